@@ -1,0 +1,79 @@
+"""Open a model package: its engine and its prompt, bound together and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tasks.engine.protocol import Engine, Generation, GenerationRequest, generate
+from tasks.errors import GraftError
+from tasks.manifest import Manifest, read_manifest
+from tasks.prompt import Answer, Prompt
+from tasks.records import Message
+from tasks.settings import EngineSettings
+
+ADAPTER = "adapter"
+PROMPT = "prompt"
+
+
+@dataclass(frozen=True)
+class Model:
+    """An engine with the prompt code that belongs to it: what evaluation asks and serving serves."""
+
+    engine: Engine
+    prompt: Prompt
+    settings: EngineSettings
+    max_prompt_tokens: int
+
+    def request(self, messages: Sequence[Message], **options: object) -> GenerationRequest:
+        """A request for the next assistant turn; `options` are fields of `GenerationRequest`.
+
+        Raises:
+            GraftError: the prompt is longer than the package allows.
+        """
+        tools = options.pop("tools", None)
+        ids = tuple(self.prompt.encode_prompt(messages, tools))  # type: ignore[arg-type]
+        if len(ids) > self.max_prompt_tokens:
+            raise GraftError(f"the prompt has {len(ids)} tokens; at most {self.max_prompt_tokens} are allowed")
+        return GenerationRequest(ids, **{"max_new_tokens": self.settings.max_new_tokens, **options})  # type: ignore[arg-type]
+
+    def answer(self, conversations: Sequence[Sequence[Message]]) -> list[tuple[Generation, Answer]]:
+        """The next assistant turn of each conversation, decoded greedily in one batch."""
+        generations = generate(self.engine, [self.request(messages) for messages in conversations])
+        return [(g, self.prompt.parse(g.text)) for g in generations]
+
+
+def open_package(package: Path, base: Path) -> Model:
+    """Load a package on the engine its manifest names, after checking that the base is its base.
+
+    File hashes are checked where packages come from outside (`verify_package`), not here.
+
+    Raises:
+        GraftError: tokenizer or prompt are not those the package was made with.
+    """
+    manifest = read_manifest(package)
+    prompt = Prompt.load(package / PROMPT, base)
+    _check_identity(manifest, prompt, package)
+    return _open(prompt, base, package / ADAPTER, manifest.engine, manifest.max_prompt_tokens)
+
+
+def open_base(package: Path, base: Path) -> Model:
+    """The package's base alone, on the same engine with the same prompt: what tuning is compared with."""
+    manifest = read_manifest(package)
+    return _open(Prompt.load(package / PROMPT, base), base, None, manifest.engine, manifest.max_prompt_tokens)
+
+
+def _open(prompt: Prompt, base: Path, adapter: Path | None, settings: EngineSettings, limit: int) -> Model:
+    # torch and transformers take seconds to import: only who opens a model pays for them.
+    from tasks.engine.transformers import TransformersEngine
+
+    engine = TransformersEngine.load(base, adapter, prompt.end_of_turn, settings.dtype)
+    return Model(engine, prompt, settings, limit)
+
+
+def _check_identity(manifest: Manifest, prompt: Prompt, package: Path) -> None:
+    for part, expected in manifest.prompt.items():
+        found = prompt.identity.get(part)
+        if found != expected:
+            raise GraftError(f"{package}: its {part} has the hash {found}, but it was trained with {expected}")

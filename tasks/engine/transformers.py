@@ -1,0 +1,175 @@
+"""The reference engine: any causal language model of transformers, decoded in batches.
+
+Rows of a batch are padded on the left and leave the batch as they finish. It is correct before it
+is fast; it is what other engines are compared with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.cache_utils import DynamicCache
+
+from tasks.engine.protocol import Chunk, FinishReason, GenerationRequest
+
+
+def choose_dtype(name: str) -> torch.dtype:
+    """The dtype to compute in: `auto` takes bfloat16 only where the hardware multiplies it.
+
+    A CPU without AVX512-BF16 or AMX emulates bfloat16, more than ten times slower than float32.
+    """
+    if name != "auto":
+        return getattr(torch, name)  # type: ignore[no-any-return]
+    if torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.bfloat16
+    return torch.float32
+
+
+def shared_prefix(prompts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """The longest opening that all `prompts` share, leaving each at least one token of its own."""
+    # The first and the last in lexicographic order differ where any two do.
+    first, last = min(prompts), max(prompts)
+    limit = min(len(prompt) for prompt in prompts) - 1
+    for place in range(limit):
+        if first[place] != last[place]:
+            return first[:place]
+    return first[:limit]
+
+
+class TransformersEngine:
+    """A base model with an adapter merged into it, or the base alone."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: Tokenizer, end_of_turn: int) -> None:
+        self.model = model
+        model.train(False)
+        self.tokenizer = tokenizer
+        self.end_of_turn = end_of_turn
+
+    @classmethod
+    def load(cls, base: Path, adapter: Path | None, end_of_turn: int, dtype: str) -> TransformersEngine:
+        """Load safetensors only; merging makes a step as cheap as the base's own."""
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        model = AutoModelForCausalLM.from_pretrained(
+            base, dtype=choose_dtype(dtype), local_files_only=True, use_safetensors=True
+        )
+        if adapter is not None:
+            model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+        tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
+        return cls(model.to(device), tokenizer, end_of_turn)
+
+    @torch.inference_mode()
+    def _prefill(self, requests: Sequence[GenerationRequest]) -> tuple[torch.Tensor, torch.Tensor, DynamicCache]:
+        """Next-token logits [batch, vocabulary], attention mask [batch, longest], filled cache.
+
+        What all prompts open with (system prompt, tools) is computed once; the rests are padded on
+        the left, behind it. Every row keeps at least one token of its own to predict from.
+        """
+        device = self.model.device
+        shared = shared_prefix([r.prompt_ids for r in requests])
+        rests = [r.prompt_ids[len(shared) :] for r in requests]
+        longest = max(len(rest) for rest in rests)
+        cache = DynamicCache(config=self.model.config)
+        mask = torch.zeros((len(requests), len(shared) + longest), dtype=torch.long)
+        mask[:, : len(shared)] = 1
+        if shared:
+            ids = torch.tensor([shared], device=device)
+            self._forward(ids, torch.ones_like(ids), torch.arange(len(shared), device=device)[None], cache)
+            cache.batch_repeat_interleave(len(requests))
+        ids = torch.full((len(requests), longest), self.end_of_turn)
+        for row, rest in enumerate(rests):
+            ids[row, longest - len(rest) :] = torch.tensor(rest)
+            mask[row, mask.shape[1] - len(rest) :] = 1
+        mask = mask.to(device)
+        positions = (mask.cumsum(-1) - 1)[:, len(shared) :]
+        return self._forward(ids.to(device), mask, positions, cache), mask, cache
+
+    @torch.inference_mode()
+    def _forward(
+        self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: DynamicCache
+    ) -> torch.Tensor:
+        out = self.model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return out.logits[:, -1].float()  # type: ignore[no-any-return]
+
+    def stream(self, requests: Sequence[GenerationRequest]) -> Iterator[Chunk]:
+        """See `Engine.stream`. One forward pass a step for all rows that are still open."""
+        if not requests:
+            return
+        logits, mask, cache = self._prefill(requests)
+        rows = [_Row(i, r, self.tokenizer, self.end_of_turn) for i, r in enumerate(requests)]
+        while True:
+            chosen = [row.choose(logits[place]) for place, row in enumerate(rows)]
+            yield from (row.accept(token) for row, token in zip(rows, chosen, strict=True))
+            open_places = [place for place, row in enumerate(rows) if row.finish_reason is None]
+            if not open_places:
+                return
+            if len(open_places) < len(rows):
+                keep = torch.tensor(open_places, device=mask.device)
+                cache.batch_select_indices(keep)
+                mask = mask[keep]
+                rows = [rows[place] for place in open_places]
+                chosen = [chosen[place] for place in open_places]
+            mask = torch.cat([mask, mask.new_ones((len(rows), 1))], dim=-1)
+            ids = torch.tensor(chosen, device=mask.device).unsqueeze(-1)
+            logits = self._forward(ids, mask, mask.sum(-1, keepdim=True) - 1, cache)
+
+
+class _Row:
+    """One request being decoded: picks its tokens and turns them into text."""
+
+    def __init__(self, index: int, request: GenerationRequest, tokenizer: Tokenizer, end_of_turn: int) -> None:
+        self.index = index
+        self.request = request
+        self.finish_reason: FinishReason | None = None
+        self._tokenizer = tokenizer
+        self._end_of_turn = end_of_turn
+        self._generator = torch.Generator().manual_seed(request.seed) if request.seed is not None else None
+        self._ids: list[int] = []
+        self._sent = ""
+
+    def choose(self, logits: torch.Tensor) -> int:
+        """The next token from `logits` [vocabulary]: greedy, or sampled from the top-p nucleus."""
+        if self.request.temperature == 0:
+            return int(logits.argmax())
+        probabilities, order = torch.softmax(logits.cpu() / self.request.temperature, -1).sort(descending=True)
+        before = probabilities.cumsum(-1) - probabilities
+        probabilities[before >= self.request.top_p] = 0
+        return int(order[torch.multinomial(probabilities, 1, generator=self._generator)])
+
+    def accept(self, token: int) -> Chunk:
+        """Take a chosen token and give what it adds to the text."""
+        self._ids.append(token)
+        if token == self._end_of_turn:
+            self.finish_reason = "stop"
+        elif len(self._ids) >= self.request.max_new_tokens:
+            self.finish_reason = "length"
+        text = self._tokenizer.decode(self._ids, skip_special_tokens=True)
+        ready = self._ready(text)
+        new, self._sent = ready[len(self._sent) :], ready
+        return Chunk(self.index, new, (token,), self.finish_reason)
+
+    def _ready(self, text: str) -> str:
+        """The part of `text` that is final: no half character, nothing that may be a stop string."""
+        for stop in self.request.stop:
+            if (found := text.find(stop)) >= 0:
+                self.finish_reason = "stop"
+                return text[:found]
+        if self.finish_reason:
+            return text
+        held = len(text.rstrip("�"))
+        for stop in self.request.stop:
+            for size in range(1, len(stop)):
+                if text.endswith(stop[:size]):
+                    held = min(held, len(text) - size)
+        return max(self._sent, text[:held], key=len)

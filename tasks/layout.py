@@ -1,0 +1,32 @@
+"""Where files lie, relative to the repository root, which is every process's working directory.
+
+`data/` is written by people, `build/` by DVC stages, `.graft/` by the running system.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+PARAMS = Path("params.yaml")
+
+RAW = Path("data/raw")
+KNOWLEDGE = Path("data/knowledge")
+PROMPTS = Path("data/prompts")
+CONTRACT = Path("data/contract.yaml")
+
+BUILD = Path("build")
+BUILT_CONTRACT = BUILD / "contract"
+BUILT_EXAMPLES = BUILD / "examples"
+BUILT_BASE = BUILD / "base"
+BUILT_ADAPTER = BUILD / "adapter"
+BUILT_PACKAGE = BUILD / "package"
+BUILT_EVALUATION = BUILD / "evaluation"
+INCUMBENT = BUILD / "incumbent.json"
+
+STATE = Path(".graft")
+REGISTRY = STATE / "registry"
+TELEMETRY = STATE / "telemetry"
+REPORTS = STATE / "reports"
+CHECKPOINTS = STATE / "checkpoints"
+LOGS = STATE / "logs"
+RUN = STATE / "run"

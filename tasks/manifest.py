@@ -1,0 +1,93 @@
+"""The manifest of a model package: what is inside, made from what, meant for what.
+
+A package is an immutable folder. Its `manifest.json` lists the sha256 of every other file, and the
+sha256 of the manifest's own bytes is the package's digest: its name everywhere. `provenance.json`
+(who built it, when, in which run) lies beside it and outside the digest, so that the same content
+has the same name wherever it was built.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tasks.errors import GraftError
+from tasks.files import sha256_file, sha256_tree
+from tasks.records import Record
+from tasks.settings import EngineSettings
+
+MANIFEST = "manifest.json"
+PROVENANCE = "provenance.json"
+
+
+class BaseModelInfo(Record):
+    """The base model: where it came from, under which licence, and its files' sha256."""
+
+    source: str
+    sha256: str
+    licence: str
+    architecture: str
+    parameters: int
+    files: dict[str, str]
+
+
+class Manifest(Record):
+    """Everything a server must know to serve a package, and a person to trust it."""
+
+    name: str
+    base: BaseModelInfo
+    prompt: dict[str, str]
+    engine: EngineSettings
+    max_prompt_tokens: int
+    data: dict[str, Any]
+    params: dict[str, Any]
+    languages: tuple[str, ...]
+    intended_use: str
+    limits: str
+    files: dict[str, str]
+
+
+def package_digest(package: Path) -> str:
+    """The package's name: sha256 of its manifest, in hexadecimal.
+
+    Raises:
+        GraftError: the folder has no manifest.
+    """
+    path = package / MANIFEST
+    if not path.is_file():
+        raise GraftError(f"{package}: not a model package (no {MANIFEST})")
+    return sha256_file(path)
+
+
+def read_manifest(package: Path) -> Manifest:
+    """The manifest of a package.
+
+    Raises:
+        GraftError: there is none, or it cannot be read.
+    """
+    package_digest(package)
+    try:
+        return Manifest.model_validate_json((package / MANIFEST).read_bytes())
+    except ValueError as error:
+        raise GraftError(f"{package / MANIFEST}: not a manifest this version can read: {error}") from error
+
+
+def verify_package(package: Path, base: Path, digest: str | None = None) -> Manifest:
+    """Check that a package and its base are byte for byte what the manifest says.
+
+    Raises:
+        GraftError: a file is missing, added or changed, or the digest is another.
+    """
+    manifest = read_manifest(package)
+    if digest is not None and package_digest(package) != digest:
+        raise GraftError(f"{package}: the manifest's digest is {package_digest(package)}, expected {digest}")
+    _compare(package, manifest.files, sha256_tree(package, frozenset({MANIFEST, PROVENANCE})))
+    _compare(base, manifest.base.files, sha256_tree(base, frozenset({"base.json"})))
+    return manifest
+
+
+def _compare(folder: Path, expected: dict[str, str], found: dict[str, str]) -> None:
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            how = "missing" if name not in found else "not listed" if name not in expected else "changed"
+            raise GraftError(f"{folder / name}: {how}; this is not what was packaged, so it is not used")

@@ -1,0 +1,198 @@
+"""Messages to token ids and back: the one place where a chat template is applied.
+
+Training, evaluation and serving all call this module, so the text a model is asked with is the
+text it was trained on. It knows nothing of torch or transformers: jinja2 renders, `tokenizers`
+encodes, and both are cheap enough for the contract check too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from tokenizers import Tokenizer
+
+from tasks.errors import GraftError
+from tasks.records import Message, ToolCall
+
+IGNORED = -100
+"""The label of a position without loss, as torch's cross entropy has it."""
+
+FILES = ("system.txt", "tools.json", "chat.jinja")
+_TOOL_CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class PromptSource:
+    """The three files of a prompt folder: system text, OpenAI tool schemas, chat template."""
+
+    system: str
+    tools: tuple[dict[str, Any], ...]
+    template: str
+
+    @classmethod
+    def read(cls, folder: Path) -> PromptSource:
+        """Read a prompt folder.
+
+        Raises:
+            GraftError: a file is missing, or `tools.json` is not a list of tool schemas.
+        """
+        try:
+            system, tools, template = ((folder / name).read_text(encoding="utf-8") for name in FILES)
+            parsed = json.loads(tools)
+            for tool in parsed:
+                tool["function"]["name"], tool["function"]["parameters"]["properties"]
+        except (OSError, UnicodeDecodeError) as error:
+            raise GraftError(f"{folder}: the prompt needs {', '.join(FILES)}: {error}") from error
+        except (json.JSONDecodeError, TypeError, KeyError) as error:
+            raise GraftError(f"{folder}/tools.json: expected a list of OpenAI tool schemas: {error!r}") from error
+        return cls(system.strip(), tuple(parsed), template)
+
+    @property
+    def tool_names(self) -> frozenset[str]:
+        return frozenset(tool["function"]["name"] for tool in self.tools)
+
+    @property
+    def digest(self) -> str:
+        """sha256 over all that shapes a prompt, in hexadecimal."""
+        content = json.dumps([self.system, self.tools, self.template], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A model's text, parsed. `valid` is false when a tool call is there but cannot be read."""
+
+    content: str
+    tool_calls: tuple[ToolCall, ...]
+    valid: bool
+
+    def message(self) -> Message:
+        return Message(role="assistant", content=self.content, tool_calls=self.tool_calls)
+
+
+class Prompt:
+    """A prompt source bound to a base model's tokenizer.
+
+    Raises:
+        GraftError: the template does not render, or its end of turn is not one of the
+            tokenizer's special tokens, so that a model could never learn to stop.
+    """
+
+    def __init__(self, source: PromptSource, tokenizer: Tokenizer) -> None:
+        self.source = source
+        self.tokenizer = tokenizer
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, autoescape=False)
+        environment.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
+        try:
+            self._template = environment.from_string(source.template)
+        except TemplateError as error:
+            raise GraftError(f"chat.jinja: {error}") from error
+        added = tokenizer.get_added_tokens_decoder()
+        self._special = {token.content: index for index, token in added.items() if token.special}
+        self.end_of_turn = self._find_end_of_turn()
+
+    @classmethod
+    def load(cls, prompts: Path, tokenizer: Path) -> Prompt:
+        """Bind a prompt folder to the `tokenizer.json` in a model folder."""
+        path = tokenizer / "tokenizer.json"
+        if not path.is_file():
+            raise GraftError(f"{path}: no tokenizer there; run the stage `base` first")
+        return cls(PromptSource.read(prompts), Tokenizer.from_file(str(path)))
+
+    def _find_end_of_turn(self) -> int:
+        ids = self._ids(self.render([Message(role="user", content="a"), Message(role="assistant", content="b")]))
+        ends = [i for i in ids if i in set(self._special.values())]
+        if not ends or self.tokenizer.decode([ids[ids.index(ends[-1]) - 1]]).strip() == "":
+            raise GraftError(
+                "chat.jinja: an assistant turn does not end in one of the base tokenizer's special "
+                f"tokens ({', '.join(sorted(self._special)[:8])}); use a template that fits the base"
+            )
+        return ends[-1]
+
+    def render(
+        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None = None, *, generate: bool = False
+    ) -> str:
+        """The conversation as text, with the shop's system prompt unless the messages bring one.
+
+        A conversation that opens with its own system message is not shown the shop's tools: pass
+        `tools` to name its own. Special tokens inside a message are defused, so that a customer
+        cannot end a turn or open a new one.
+        """
+        own = bool(messages) and messages[0].role == "system"
+        if not own and (self.source.system or self.source.tools):
+            messages = [Message(role="system", content=self.source.system), *messages]
+        shown = tools if tools is not None else () if own else self.source.tools
+        try:
+            return self._template.render(
+                messages=[self._plain(m) for m in messages], tools=list(shown), add_generation_prompt=generate
+            )
+        except TemplateError as error:
+            raise GraftError(f"chat.jinja: cannot render a conversation: {error}") from error
+
+    def _plain(self, message: Message) -> dict[str, Any]:
+        content = message.content.strip()
+        for token in self._special:
+            content = content.replace(token, f"{token[0]} {token[1:]}")
+        return {"role": message.role, "content": content, "tool_calls": [c.model_dump() for c in message.tool_calls]}
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def encode_prompt(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None = None) -> list[int]:
+        """Token ids [length] that ask for the next assistant turn."""
+        return self._ids(self.render(messages, tools, generate=True))
+
+    def encode_training(
+        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None = None
+    ) -> tuple[list[int], list[int]]:
+        """Token ids [length] of a whole conversation, and labels [length] on assistant turns only.
+
+        Each assistant turn is encoded apart from what leads to it, because that is the border at
+        which a served model starts to write; its end of turn carries loss, the rest does not.
+        """
+        ids: list[int] = []
+        labels: list[int] = []
+        done = ""
+        for index, message in enumerate(messages):
+            if message.role != "assistant":
+                continue
+            before = self.render(messages[:index], tools, generate=True)
+            after = self.render(messages[: index + 1], tools).rstrip("\n")
+            if not (before.startswith(done) and after.startswith(before)):
+                raise GraftError("chat.jinja: a conversation's text must only grow from turn to turn")
+            context, completion = self._ids(before[len(done) :]), self._ids(after[len(before) :])
+            ids += context + completion
+            labels += [IGNORED] * len(context) + completion
+            done = after
+        return ids, labels
+
+    def parse(self, text: str) -> Answer:
+        """Read tool calls out of a generated turn.
+
+        A call must be JSON with a `name` and an `arguments` object; anything else makes the
+        answer invalid, and its text is kept as content.
+        """
+        calls: list[ToolCall] = []
+        for body in _TOOL_CALL.findall(text):
+            try:
+                calls.append(ToolCall.model_validate(json.loads(body)))
+            except ValueError:
+                return Answer(text.strip(), (), valid=False)
+        content = _TOOL_CALL.sub("", text).strip()
+        broken = "<tool_call>" in content or "</tool_call>" in content
+        return Answer(content, tuple(calls), valid=not broken and bool(content or calls))
+
+    @cached_property
+    def identity(self) -> dict[str, str]:
+        """The hashes that must agree between training and serving."""
+        tokenizer = hashlib.sha256(self.tokenizer.to_str().encode()).hexdigest()
+        return {"prompt": self.source.digest, "tokenizer": tokenizer}

@@ -1,0 +1,150 @@
+"""`params.yaml` as one frozen, checked tree: everything that changes the answer.
+
+Not here: where things run (`deployments/*.yaml`) and secrets (the environment). There are no
+defaults in this module, so that a value is written in one place only.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tasks.errors import GraftError
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[int, Field(gt=0)]
+T = TypeVar("T", bound=BaseModel)
+
+
+class Section(BaseModel):
+    """A frozen section that refuses keys it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ContractSettings(Section):
+    near_duplicate: Share
+    offending_rows: Positive
+
+
+class PrepareSettings(Section):
+    seed: int
+    eval_share: Share
+    test_share: Share
+
+
+class BaseSettings(Section):
+    source: str
+    sha256: str
+    licence: str
+
+
+class PromptSettings(Section):
+    max_prompt_tokens: Positive
+
+
+class TrainSettings(Section):
+    seed: int
+    epochs: Annotated[float, Field(gt=0.0)]
+    batch_size: Positive
+    learning_rate: Annotated[float, Field(gt=0.0)]
+    warmup_share: Share
+    rank: Positive
+    alpha: Positive
+    dropout: Share
+    targets: tuple[str, ...]
+    checkpoint_steps: Positive
+
+
+class EngineSettings(Section):
+    name: Literal["transformers"]
+    dtype: Literal["auto", "float32", "bfloat16", "float16"]
+    max_new_tokens: Positive
+    batch_size: Positive
+
+
+class PackageSettings(Section):
+    name: str
+    languages: tuple[str, ...]
+    intended_use: str
+    limits: str
+
+
+class EvaluateSettings(Section):
+    refusal_phrases: tuple[str, ...]
+
+
+class GateSettings(Section):
+    min_rows: Positive
+    confidence: Share
+    resamples: Positive
+    min_gain: float
+    max_loss: float
+    min_valid_format: Share
+    seed: int
+
+
+class DriftSettings(Section):
+    min_rows: Positive
+    window_hours: Positive
+    false_alarm: Share
+    min_columns: Positive
+    resamples: Positive
+    seed: int
+
+
+class Settings(Section):
+    """The whole of `params.yaml`."""
+
+    contract: ContractSettings
+    prepare: PrepareSettings
+    base: BaseSettings
+    prompt: PromptSettings
+    train: TrainSettings
+    engine: EngineSettings
+    package: PackageSettings
+    evaluate: EvaluateSettings
+    gate: GateSettings
+    drift: DriftSettings
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        GraftError: the file is missing, is not YAML, or holds no mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise GraftError(f"{path}: cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise GraftError(f"{path}: not readable as YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise GraftError(f"{path}: expected a mapping of settings, found {type(content).__name__}")
+    return content
+
+
+def check(model: type[T], content: Any, where: str) -> T:
+    """`content` as `model`, or one error that lists each wrong key with its place.
+
+    Raises:
+        GraftError: the content does not fit; the message names every key that is wrong.
+    """
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        problems = (f"  {'.'.join(map(str, e['loc'])) or '(top)'}: {e['msg']}" for e in error.errors())
+        raise GraftError(f"{where}: not as expected:\n" + "\n".join(problems)) from error
+
+
+def load_settings(path: Path = Path("params.yaml")) -> Settings:
+    """Read and check `params.yaml`.
+
+    Raises:
+        GraftError: the file is missing, not YAML, or a key is unknown, missing or out of range.
+    """
+    return check(Settings, read_yaml(path), str(path))
