@@ -44,6 +44,7 @@ class Manifest(Record):
     languages: tuple[str, ...]
     intended_use: str
     limits: str
+    refusal_phrases: tuple[str, ...]
     files: dict[str, str]
 
 

@@ -124,8 +124,8 @@ class Prompt:
         """The conversation as text, with the shop's system prompt unless the messages bring one.
 
         A conversation that opens with its own system message is not shown the shop's tools: pass
-        `tools` to name its own. Special tokens inside a message are defused, so that a customer
-        cannot end a turn or open a new one.
+        `tools` to name its own. Special tokens inside a message, a tool call or a tool are
+        defused, so that a customer cannot end a turn or open a new one.
         """
         own = bool(messages) and messages[0].role == "system"
         if not own and (self.source.system or self.source.tools):
@@ -133,16 +133,24 @@ class Prompt:
         shown = tools if tools is not None else () if own else self.source.tools
         try:
             return self._template.render(
-                messages=[self._plain(m) for m in messages], tools=list(shown), add_generation_prompt=generate
+                messages=[self._plain(m) for m in messages],
+                tools=self._defuse_json(list(shown)),
+                add_generation_prompt=generate,
             )
         except TemplateError as error:
             raise GraftError(f"chat.jinja: cannot render a conversation: {error}") from error
 
     def _plain(self, message: Message) -> dict[str, Any]:
-        content = message.content.strip()
+        calls = [self._defuse_json(call.model_dump()) for call in message.tool_calls]
+        return {"role": message.role, "content": self._defuse(message.content.strip()), "tool_calls": calls}
+
+    def _defuse(self, text: str) -> str:
         for token in self._special:
-            content = content.replace(token, f"{token[0]} {token[1:]}")
-        return {"role": message.role, "content": content, "tool_calls": [c.model_dump() for c in message.tool_calls]}
+            text = text.replace(token, f"{token[0]} {token[1:]}")
+        return text
+
+    def _defuse_json(self, value: Any) -> Any:
+        return json.loads(self._defuse(json.dumps(value, ensure_ascii=False)))
 
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False).ids)

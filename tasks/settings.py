@@ -56,6 +56,7 @@ class TrainSettings(Section):
     alpha: Positive
     dropout: Share
     targets: tuple[str, ...]
+    first_layer: Annotated[int, Field(ge=0)]
     checkpoint_steps: Positive
 
 
@@ -63,7 +64,6 @@ class EngineSettings(Section):
     name: Literal["transformers"]
     dtype: Literal["auto", "float32", "bfloat16", "float16"]
     max_new_tokens: Positive
-    batch_size: Positive
 
 
 class PackageSettings(Section):
@@ -74,7 +74,7 @@ class PackageSettings(Section):
 
 
 class EvaluateSettings(Section):
-    refusal_phrases: tuple[str, ...]
+    batch_size: Positive
 
 
 class GateSettings(Section):

@@ -17,6 +17,10 @@ ADAPTER = "adapter"
 PROMPT = "prompt"
 
 
+class PromptTooLongError(GraftError):
+    """The prompt has more tokens than its package allows."""
+
+
 @dataclass(frozen=True)
 class Model:
     """An engine with the prompt code that belongs to it: what evaluation asks and serving serves."""
@@ -30,12 +34,12 @@ class Model:
         """A request for the next assistant turn; `options` are fields of `GenerationRequest`.
 
         Raises:
-            GraftError: the prompt is longer than the package allows.
+            PromptTooLongError: the prompt is longer than the package allows.
         """
         tools = options.pop("tools", None)
         ids = tuple(self.prompt.encode_prompt(messages, tools))  # type: ignore[arg-type]
         if len(ids) > self.max_prompt_tokens:
-            raise GraftError(f"the prompt has {len(ids)} tokens; at most {self.max_prompt_tokens} are allowed")
+            raise PromptTooLongError(f"the prompt has {len(ids)} tokens; at most {self.max_prompt_tokens} are allowed")
         return GenerationRequest(ids, **{"max_new_tokens": self.settings.max_new_tokens, **options})  # type: ignore[arg-type]
 
     def answer(self, conversations: Sequence[Sequence[Message]]) -> list[tuple[Generation, Answer]]:

@@ -12,22 +12,11 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 from tokenizers import Tokenizer
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
 
 from tasks.engine.protocol import Chunk, FinishReason, GenerationRequest
-
-
-def choose_dtype(name: str) -> torch.dtype:
-    """The dtype to compute in: `auto` takes bfloat16 only where the hardware multiplies it.
-
-    A CPU without AVX512-BF16 or AMX emulates bfloat16, more than ten times slower than float32.
-    """
-    if name != "auto":
-        return getattr(torch, name)  # type: ignore[no-any-return]
-    if torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False):
-        return torch.bfloat16
-    return torch.float32
+from tasks.models import load_model
 
 
 def shared_prefix(prompts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
@@ -54,9 +43,7 @@ class TransformersEngine:
     def load(cls, base: Path, adapter: Path | None, end_of_turn: int, dtype: str) -> TransformersEngine:
         """Load safetensors only; merging makes a step as cheap as the base's own."""
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        model = AutoModelForCausalLM.from_pretrained(
-            base, dtype=choose_dtype(dtype), local_files_only=True, use_safetensors=True
-        )
+        model = load_model(base, dtype)
         if adapter is not None:
             model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
         tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))

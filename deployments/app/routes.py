@@ -1,0 +1,53 @@
+"""The HTTP surface: OpenAI's chat completions and models, and a health check."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from deployments.app.errors import ApiError
+from deployments.app.routing import Routing
+from deployments.app.turn import Turns
+
+
+def create_app(turns: Turns) -> FastAPI:
+    """The application that answers from `turns`."""
+    app = FastAPI(title="Graft", docs_url=None, redoc_url=None, openapi_url=None)
+
+    @app.post("/v1/chat/completions")
+    async def chat(request: Request) -> Response:
+        return await turns.take(request.body)
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [_model(turns.routing, digest) for digest in turns.routing.served]}
+
+    @app.get("/v1/models/{model}")
+    async def model(model: str) -> dict[str, Any]:
+        return _model(turns.routing, turns.routing.choose(model))
+
+    @app.get("/healthz")
+    async def health() -> Response:
+        routing = turns.routing
+        state = "ok" if routing.production else "no model is in production"
+        body = {"status": state, "production": routing.production, "served": sorted(routing.served)}
+        return JSONResponse(body, 200 if routing.production else 503)
+
+    @app.exception_handler(ApiError)
+    async def refused(_: Request, error: ApiError) -> Response:
+        return JSONResponse(error.body, error.status, headers=error.headers)
+
+    @app.exception_handler(HTTPException)
+    async def unknown(request: Request, error: HTTPException) -> Response:
+        message = f"{error.detail}: {request.method} {request.url.path}"
+        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
+        return JSONResponse(ApiError(error.status_code, code, message).body, error.status_code, headers=error.headers)
+
+    return app
+
+
+def _model(routing: Routing, digest: str) -> dict[str, Any]:
+    return {"id": digest, "object": "model", "created": routing.served[digest].since, "owned_by": "graft"}

@@ -1,0 +1,75 @@
+"""Telemetry of turns: one row per answer, refused, failed and abandoned ones too."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from deployments.events import Finished
+from tasks.store import TelemetryRow
+
+_LOG = logging.getLogger(__name__)
+
+Sink = Callable[[TelemetryRow], None]
+
+CLIENT_CLOSED = "client_closed"
+
+
+class TurnRecord:
+    """What is known of one turn so far. It becomes one row, by whichever ending comes first."""
+
+    def __init__(self, sink: Sink) -> None:
+        self.trace_id = uuid.uuid4().hex
+        self.at = datetime.now(UTC)
+        self.digest = ""
+        self.stream = False
+        self._sink = sink
+        self._started = time.monotonic()
+        self._first_token_ms: float | None = None
+        self._written = False
+
+    @property
+    def elapsed_ms(self) -> float:
+        return (time.monotonic() - self._started) * 1000
+
+    def saw_token(self) -> None:
+        """The model's first sign of life."""
+        if self._first_token_ms is None:
+            self._first_token_ms = self.elapsed_ms
+
+    def answered(self, finished: Finished) -> None:
+        """The answer is whole."""
+        self._write(200, "", finished)
+
+    def failed(self, status: int, code: str) -> None:
+        """It was refused, or broke off."""
+        self._write(status, code, None)
+
+    def closed(self) -> None:
+        """The client is gone. Does nothing if the turn was over by then."""
+        self._write(499, CLIENT_CLOSED, None)
+
+    def _write(self, status: int, error: str, finished: Finished | None) -> None:
+        if self._written:
+            return
+        self._written = True
+        row = TelemetryRow(
+            trace_id=self.trace_id,
+            at=self.at,
+            digest=self.digest,
+            status=status,
+            error=error,
+            stream=self.stream,
+            latency_ms=self.elapsed_ms,
+            first_token_ms=self._first_token_ms,
+            queue_ms=finished.queue_ms if finished else None,
+            **(finished.features.model_dump() if finished else {}),
+        )
+        try:
+            self._sink(row)
+        except OSError:
+            # An answer is worth more than its row, but the loss must be seen.
+            _LOG.exception("telemetry row of turn %s was lost", self.trace_id)

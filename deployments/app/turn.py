@@ -1,0 +1,213 @@
+"""What happens to a request, in one visible order.
+
+    parse -> choose the model -> its engine -> parsed answer -> content and tool calls -> telemetry
+
+`Turns.take` is that order. What later joins a turn (limits, budget, safety, cache, retrieval,
+policy) gets its line there. The model id in every answer is the digest of the package that gave it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Any
+
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from deployments.app.errors import ApiError
+from deployments.app.routing import Routing
+from deployments.app.schema import ChatRequest, chunk, completion, parse_request, usage
+from deployments.app.telemetry import Sink, TurnRecord
+from deployments.events import Backend, Delta, Event, Finished, Refused
+from tasks.records import ToolCall
+
+_LOG = logging.getLogger(__name__)
+_CALL = "<tool_call>"
+TRACE_HEADER = "x-graft-trace-id"
+
+Events = AsyncGenerator[Event]
+
+
+class Turns:
+    """Takes requests for as long as the process lives; `routing` may be swapped at any time."""
+
+    def __init__(self, backend: Backend, sink: Sink, timeout_s: float) -> None:
+        self.routing = Routing()
+        self._backend = backend
+        self._sink = sink
+        self._timeout_s = timeout_s
+
+    async def take(self, read_body: Callable[[], Awaitable[bytes]]) -> Response:
+        """Answer one chat request; every outcome is a response and a telemetry row."""
+        record = TurnRecord(self._sink)
+        try:
+            request = parse_request(await read_body())
+            record.stream = bool(request.stream)
+            routing = self.routing
+            record.digest = routing.choose(request.model)
+            ask = request.to_ask()
+            events = _within(self._timeout_s, self._backend.ask(routing.served[record.digest].app, ask))
+            if request.stream:
+                return await _stream(record, request, events)
+            return await _whole(record, request, events)
+        except ApiError as error:
+            return _failed(record, error)
+        except asyncio.CancelledError:
+            record.closed()
+            raise
+        except Exception:  # a fault of ours: it is logged, and the client still gets a body it can read
+            _LOG.exception("turn %s failed", record.trace_id)
+            return _failed(record, ApiError(500, "internal_error", f"this is our fault; trace {record.trace_id}"))
+
+
+async def _within(timeout_s: float, events: Events) -> Events:
+    """`events` until their last one, or a refusal in its place when the time is over."""
+    async with aclosing(events):
+        try:
+            deadline = asyncio.get_running_loop().time() + timeout_s
+            while True:
+                async with asyncio.timeout_at(deadline):
+                    event = await anext(events)
+                yield event
+                if not isinstance(event, Delta):
+                    return
+        except TimeoutError:
+            yield Refused(504, "timeout", f"the model did not finish within {timeout_s:g} s")
+        except StopAsyncIteration:
+            yield Refused(500, "engine_error", "the model stopped without finishing its answer")
+
+
+async def _whole(record: TurnRecord, request: ChatRequest, events: Events) -> Response:
+    """Wait for the turn and answer in one piece.
+
+    Raises:
+        ApiError: the turn was refused, or failed.
+    """
+    async with aclosing(events):
+        event = await anext(events)
+        while isinstance(event, Delta):
+            record.saw_token()
+            event = await anext(events)
+    if isinstance(event, Refused):
+        raise ApiError.refused(event)
+    record.saw_token()
+    content, calls = outcome(request, event)
+    message: dict[str, Any] = {"role": "assistant", "content": content or None, "refusal": None}
+    if calls:
+        message["tool_calls"] = [call_part(call) for call in calls]
+    else:
+        message["content"] = content
+    choice = {"message": message, "finish_reason": "tool_calls" if calls else event.generation.finish_reason}
+    body = completion(record.trace_id, int(record.at.timestamp()), record.digest, choice, _usage(event))
+    record.answered(event)
+    return JSONResponse(body, headers={TRACE_HEADER: record.trace_id})
+
+
+async def _stream(record: TurnRecord, request: ChatRequest, events: Events) -> Response:
+    """Answer piece by piece, once the first piece is there: until then a failure has its own status.
+
+    Raises:
+        ApiError: the turn was refused, or failed before its first token.
+    """
+    first = await anext(events)
+    if isinstance(first, Refused):
+        raise ApiError.refused(first)
+    record.saw_token()
+    return _EventStream(record, events, _lines(record, request, first, events))
+
+
+class _EventStream(StreamingResponse):
+    """Server-sent events that note when the client leaves, even before the first was sent."""
+
+    def __init__(self, record: TurnRecord, events: Events, lines: AsyncIterator[str]) -> None:
+        headers = {TRACE_HEADER: record.trace_id, "cache-control": "no-cache", "x-accel-buffering": "no"}
+        super().__init__(lines, headers=headers, media_type="text/event-stream")
+        self._record = record
+        self._events = events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._record.closed()
+            await self._events.aclose()
+
+
+async def _lines(record: TurnRecord, request: ChatRequest, first: Event, events: Events) -> AsyncIterator[str]:
+    """The turn as server-sent events, in OpenAI's order: role, content, tool calls, end, usage."""
+
+    def line(delta: dict[str, Any], finish_reason: str | None = None) -> str:
+        body = chunk(record.trace_id, int(record.at.timestamp()), record.digest, delta, finish_reason)
+        return _sse({**body, "usage": None} if request.include_usage else body)
+
+    yield line({"role": "assistant", "content": ""})
+    text = sent = ""
+    event = first
+    while isinstance(event, Delta):
+        text += event.text
+        shown = showable(text)
+        if len(shown) > len(sent):
+            yield line({"content": shown[len(sent) :]})
+            sent = shown
+        event = await anext(events)
+    if isinstance(event, Refused):
+        record.failed(event.status, event.code)
+        yield _sse(ApiError.refused(event).body)
+        return
+    content, calls = outcome(request, event)
+    if len(content) > len(sent):
+        yield line({"content": content[len(sent) :]})
+    for index, call in enumerate(calls):
+        yield line({"tool_calls": [{"index": index, **call_part(call)}]})
+    yield line({}, "tool_calls" if calls else event.generation.finish_reason)
+    if request.include_usage:
+        body = chunk(record.trace_id, int(record.at.timestamp()), record.digest, {}, None)
+        yield _sse({**body, "choices": [], "usage": _usage(event)})
+    record.answered(event)
+    yield "data: [DONE]\n\n"
+
+
+def showable(text: str) -> str:
+    """The part of an unfinished turn that is content whatever follows.
+
+    Nothing from a tool call on, nothing that may be the start of one, no space at the ends: so
+    that the pieces of a stream add up to the content of the whole answer.
+    """
+    head, tag, _ = text.partition(_CALL)
+    if not tag:
+        sizes = range(len(_CALL) - 1, 0, -1)
+        held = next((size for size in sizes if head.endswith(_CALL[:size])), 0)
+        head = head[: len(head) - held]
+    return head.strip()
+
+
+def outcome(request: ChatRequest, finished: Finished) -> tuple[str, tuple[ToolCall, ...]]:
+    """Content and tool calls of a turn, as far as the request allows calls."""
+    if request.tool_choice == "none":
+        return finished.generation.text.strip(), ()
+    calls = finished.answer.tool_calls
+    return finished.answer.content, calls[:1] if request.parallel_tool_calls is False else calls
+
+
+def call_part(call: ToolCall) -> dict[str, Any]:
+    """A tool call in OpenAI's shape, with a fresh id."""
+    function = {"name": call.name, "arguments": json.dumps(call.arguments, ensure_ascii=False)}
+    return {"id": f"call_{uuid.uuid4().hex[:24]}", "type": "function", "function": function}
+
+
+def _usage(finished: Finished) -> dict[str, int]:
+    return usage(finished.generation.prompt_tokens, finished.generation.completion_tokens)
+
+
+def _sse(body: dict[str, Any]) -> str:
+    return f"data: {json.dumps(body, ensure_ascii=False, separators=(',', ':'))}\n\n"
+
+
+def _failed(record: TurnRecord, error: ApiError) -> Response:
+    record.failed(error.status, error.code)
+    return JSONResponse(error.body, error.status, headers={TRACE_HEADER: record.trace_id, **error.headers})

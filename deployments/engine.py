@@ -1,0 +1,120 @@
+"""One served package: opened from the registry, checked, and asked for turns.
+
+All that belongs to a package happens here (prompt, engine, parsing, measuring); HTTP and OpenAI's
+shapes belong to `deployments/app`.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from deployments.batches import Batches, QueueFullError, Ticket
+from deployments.events import Ask, Delta, Event, Finished, Refused
+from deployments.settings import ReplicaSettings
+from tasks.engine.open import Model, PromptTooLongError, open_package
+from tasks.engine.protocol import Chunk, Generation, GenerationRequest
+from tasks.errors import GraftError
+from tasks.features import measure
+from tasks.layout import REGISTRY
+from tasks.manifest import read_manifest
+from tasks.records import Message
+from tasks.registry import LocalRegistry
+
+_LOG = logging.getLogger(__name__)
+_RETRY_AFTER_S = 2
+
+
+class PackageServer:
+    """A model behind a bounded queue, which turns an `Ask` into events."""
+
+    def __init__(self, model: Model, phrases: tuple[str, ...], settings: ReplicaSettings) -> None:
+        self._model = model
+        self._phrases = phrases
+        self._settings = settings
+        self._batches = Batches(model.engine, batch_size=settings.batch_size, max_queued=settings.max_queued)
+
+    async def turn(self, ask: Ask) -> AsyncIterator[Event]:
+        """The next turn of a conversation. Its last event is `Finished` or `Refused`."""
+        try:
+            request = self._request(ask)
+            ticket = self._batches.admit(request)
+        except PromptTooLongError as error:
+            yield Refused(400, "context_length_exceeded", str(error))
+            return
+        except GraftError as error:
+            yield Refused(400, "invalid_prompt", str(error))
+            return
+        except QueueFullError:
+            yield Refused(503, "overloaded", "too many requests are waiting; try again shortly", _RETRY_AFTER_S)
+            return
+        try:
+            async for event in self._decode(ask, ticket):
+                yield event
+        except Exception:  # an engine may raise anything; the caller still gets an answer
+            _LOG.exception("the engine failed")
+            yield Refused(500, "engine_error", "the model failed while answering; the server's log says why")
+
+    def _request(self, ask: Ask) -> GenerationRequest:
+        options: dict[str, Any] = {"tools": list(ask.tools) if ask.tools is not None else None}
+        limit = self._model.settings.max_new_tokens
+        return self._model.request(
+            ask.messages,
+            max_new_tokens=min(ask.max_new_tokens or limit, limit),
+            temperature=ask.temperature,
+            top_p=ask.top_p,
+            seed=ask.seed,
+            stop=ask.stop,
+            **options,
+        )
+
+    async def _decode(self, ask: Ask, ticket: Ticket) -> AsyncIterator[Event]:
+        chunks: list[Chunk] = []
+        first = last = ticket.admitted
+        async for chunk in self._batches.follow(ticket):
+            last = time.monotonic()
+            first = first if chunks else last
+            chunks.append(chunk)
+            if chunk.text:
+                yield Delta(chunk.text)
+        generation = Generation(
+            text="".join(chunk.text for chunk in chunks),
+            token_ids=tuple(token for chunk in chunks for token in chunk.token_ids),
+            prompt_tokens=len(ticket.request.prompt_ids),
+            finish_reason=chunks[-1].finish_reason or "stop",
+            first_token_ms=(first - ticket.admitted) * 1000 - ticket.queue_ms,
+            latency_ms=(last - ticket.admitted) * 1000 - ticket.queue_ms,
+        )
+        answer = self._model.prompt.parse(generation.text)
+        features = measure(ask.messages, generation, answer, self._phrases)
+        yield Finished(generation, answer, features, ticket.queue_ms)
+
+    async def check_health(self) -> None:
+        """Ask for a token, unless one came by lately. Serve calls this and replaces a replica that fails."""
+        if self._batches.silent_s < self._settings.health_every_s:
+            return
+        request = self._model.request([Message(role="user", content="ping")], max_new_tokens=1)
+        async for _ in self._batches.follow(self._batches.admit(request)):
+            continue
+
+
+class EngineReplica(PackageServer):
+    """The Serve deployment: checks and opens a published package by its digest.
+
+    Raises:
+        GraftError: the package is not there, or not byte for byte what was published.
+    """
+
+    def __init__(self, digest: str, root: str, settings: dict[str, Any]) -> None:
+        import torch
+
+        checked = ReplicaSettings.model_validate(settings)
+        torch.set_num_threads(checked.torch_threads)
+        registry = LocalRegistry(Path(root) / REGISTRY)
+        registry.verify(digest)
+        package = registry.package(digest)
+        phrases = read_manifest(package).refusal_phrases
+        super().__init__(open_package(package, registry.base(digest)), phrases, checked)

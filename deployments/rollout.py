@@ -1,0 +1,263 @@
+"""Rollouts: what is served, and the moves between one package and the next.
+
+Plain functions for whoever drives (the release flow, the command line). They talk to Serve's REST
+interface on the Ray dashboard, so the driver needs no Ray of its own, and Serve's list of
+applications is the only state. A package is brought up beside what serves; the assistant is told
+of it only once it answers; a promotion is one swap of the assistant's `user_config`. The registry
+is not touched here.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from deployments.app.routing import Routing, Served
+from deployments.ray_node import require_free
+from deployments.settings import ServeSettings, load_serve_settings
+from tasks.errors import GraftError
+from tasks.layout import LOGS, RUN
+from tasks.manifest import read_manifest
+from tasks.registry import LocalRegistry
+
+ASSISTANT = "assistant"
+_ENGINE = "engine-"
+_POLL_S = 0.5
+
+
+def base_url() -> str:
+    """Where OpenAI clients point to, without a slash at the end."""
+    return _url(load_serve_settings()) + "/v1"
+
+
+def served() -> Routing:
+    """What the assistant serves now; empty when nothing is deployed.
+
+    Raises:
+        GraftError: Ray does not answer.
+    """
+    return _routing(_applications(load_serve_settings()))
+
+
+def deploy(digest: str) -> None:
+    """Serve a published package beside the others, to be asked by its digest. Returns when it answers.
+
+    Raises:
+        GraftError: it is not what was published, or does not come up; then it is gone again, and
+            what served before still serves.
+    """
+    settings = load_serve_settings()
+    with _one_at_a_time():
+        _start_assistant(settings)
+        _deploy(settings, digest)
+
+
+def promote(digest: str) -> None:
+    """Make a deployed package the one that `production` means. Running requests finish where they are.
+
+    Raises:
+        GraftError: it is not deployed; nothing was changed.
+    """
+    settings = load_serve_settings()
+    with _one_at_a_time():
+        _promote(settings, digest)
+
+
+def retire(keep: set[str]) -> None:
+    """Stop all packages but `keep` and production, once their running requests are answered.
+
+    Raises:
+        GraftError: one did not stop in time.
+    """
+    settings = load_serve_settings()
+    with _one_at_a_time():
+        applications = _applications(settings)
+        routing = _routing(applications)
+        kept = {d: s for d, s in routing.served.items() if d in keep or d == routing.production}
+        if kept != routing.served:
+            _route(settings, Routing(production=routing.production, served=kept))
+        names = {ASSISTANT, *(package.app for package in kept.values())}
+        _keep_only(settings, names)
+
+
+def restore(digest: str | None) -> None:
+    """After a restart: bring up the assistant, and the package in production if there is one.
+
+    Raises:
+        GraftError: it does not come up.
+    """
+    settings = load_serve_settings()
+    with _one_at_a_time():
+        _start_assistant(settings)
+        if digest is not None:
+            _deploy(settings, digest)
+            _promote(settings, digest)
+
+
+def _start_assistant(settings: ServeSettings) -> None:
+    applications = _applications(settings)
+    if ASSISTANT in applications:
+        if applications[ASSISTANT]["status"] in ("RUNNING", "DEPLOYING"):
+            return
+        _keep_only(settings, set(applications) - {ASSISTANT})
+    _route(settings, _routing(applications))
+
+
+def _assistant_config(settings: ServeSettings) -> dict[str, Any]:
+    arguments = {
+        "root": str(Path.cwd()),
+        "request_timeout_s": settings.engine.request_timeout_s,
+        "assistant": settings.assistant.model_dump(),
+        "telemetry": settings.telemetry.model_dump(),
+    }
+    return _config(ASSISTANT, "assistant", arguments, route="/")
+
+
+def _deploy(settings: ServeSettings, digest: str) -> None:
+    registry = LocalRegistry()
+    registry.verify(digest)
+    name = _ENGINE + digest[:12]
+    applications = _applications(settings)
+    routing = _routing(applications)
+    if applications.get(name, {}).get("status") != "RUNNING":
+        _keep_only(settings, set(applications) - {name})
+        _start_engine(settings, digest, name)
+    if digest not in routing.served:
+        package = Served(app=name, name=read_manifest(registry.package(digest)).name, since=int(time.time()))
+        _route(settings, Routing(production=routing.production, served={**routing.served, digest: package}))
+
+
+def _start_engine(settings: ServeSettings, digest: str, name: str) -> None:
+    arguments = {"digest": digest, "root": str(Path.cwd()), "engine": settings.engine.model_dump()}
+    config = _config(name, "engine", arguments, route=None)
+    _put(settings, {**_configs(_applications(settings)), name: config})
+    try:
+        _wait(lambda: _is_running(settings, name), settings.engine.start_timeout_s, f"package {digest}")
+    except GraftError:
+        _keep_only(settings, set(_applications(settings)) - {name})
+        raise
+
+
+def _promote(settings: ServeSettings, digest: str) -> None:
+    routing = _routing(_applications(settings))
+    if digest not in routing.served:
+        raise GraftError(f"{digest} is not deployed, so it cannot be promoted; nothing was changed")
+    _route(settings, Routing(production=digest, served=routing.served))
+
+
+def _route(settings: ServeSettings, routing: Routing) -> None:
+    """Tell the assistant what it serves, and wait until it answers accordingly."""
+    configs = _configs(_applications(settings))
+    assistant = configs.get(ASSISTANT) or _assistant_config(settings)
+    deployments = [{"name": "Assistant", "user_config": routing.model_dump()}]
+    _put(settings, {**configs, ASSISTANT: {**assistant, "deployments": deployments}})
+
+    def answers() -> bool:
+        if not _is_running(settings, ASSISTANT):
+            return False
+        try:
+            health = httpx.get(_url(settings) + "/healthz", timeout=5.0).json()
+        except (httpx.HTTPError, ValueError):
+            return False
+        told = {"production": routing.production, "served": sorted(routing.served)}
+        return isinstance(health, dict) and {key: health.get(key) for key in told} == told
+
+    _wait(answers, settings.ray.start_timeout_s, "the assistant")
+
+
+def _keep_only(settings: ServeSettings, names: set[str]) -> None:
+    """Delete the other applications and wait until their replicas are gone."""
+    if set(_applications(settings)) <= names:
+        return
+    _put(settings, {name: config for name, config in _configs(_applications(settings)).items() if name in names})
+    patience_s = settings.engine.request_timeout_s + 30
+    _wait(lambda: set(_applications(settings)) <= names, patience_s, "a retired package's end")
+
+
+def _is_running(settings: ServeSettings, name: str) -> bool:
+    application = _applications(settings).get(name, {"status": "NOT_STARTED"})
+    if application["status"] in ("DEPLOY_FAILED", "UNHEALTHY"):
+        raise GraftError(f"{name} did not come up: {_reason(application)}")
+    return bool(application["status"] == "RUNNING")
+
+
+def _reason(application: dict[str, Any]) -> str:
+    """The sentence in a traceback: Serve tells failures as tracebacks within tracebacks."""
+    messages = [application["message"], *(d["message"] for d in application["deployments"].values())]
+    lines = [line.strip() for message in messages for line in message.splitlines() if "Error: " in line]
+    plain = [line for line in lines if not line.startswith(("RuntimeError: Traceback", "ray.exceptions."))]
+    return (plain or lines or [messages[0] or "Serve gives no reason"])[-1]
+
+
+def _wait(done: Callable[[], bool], limit_s: float, what: str) -> None:
+    deadline = time.monotonic() + limit_s
+    while not done():
+        if time.monotonic() > deadline:
+            logs = Path.cwd() / LOGS / "serve"
+            raise GraftError(f"{what}: not there after {limit_s:g} s; Serve's logs are in {logs}")
+        time.sleep(_POLL_S)
+
+
+def _routing(applications: dict[str, dict[str, Any]]) -> Routing:
+    config = applications.get(ASSISTANT, {}).get("deployed_app_config") or {}
+    user_configs = [d.get("user_config") for d in config.get("deployments", [])]
+    return Routing.model_validate(next(filter(None, user_configs), {}))
+
+
+def _configs(applications: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """What was asked of Serve so far; sent back unchanged, it changes nothing."""
+    return {name: a["deployed_app_config"] for name, a in applications.items() if a["deployed_app_config"]}
+
+
+def _config(name: str, builder: str, arguments: dict[str, Any], route: str | None) -> dict[str, Any]:
+    return {"name": name, "route_prefix": route, "import_path": f"deployments.service:{builder}", "args": arguments}
+
+
+def _url(settings: ServeSettings) -> str:
+    return f"http://{settings.http.host}:{settings.http.port}"
+
+
+def _applications(settings: ServeSettings) -> dict[str, dict[str, Any]]:
+    """Serve's applications by name, each with status, message, deployments and configuration."""
+    return _serve(settings, "GET")["applications"]
+
+
+def _put(settings: ServeSettings, applications: dict[str, Any]) -> None:
+    """Make Serve run exactly these applications, starting Serve first if it isn't."""
+    if not _serve(settings, "GET")["proxies"]:
+        require_free(settings.http.host, settings.http.port, "http.port")
+    logs = Path.cwd() / LOGS / "serve"
+    logs.mkdir(parents=True, exist_ok=True)
+    body = {
+        "proxy_location": "HeadOnly",
+        "http_options": {"host": settings.http.host, "port": settings.http.port},
+        "logging_config": {"logs_dir": str(logs)},
+        "applications": list(applications.values()),
+    }
+    _serve(settings, "PUT", body)
+
+
+def _serve(settings: ServeSettings, method: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    where = f"http://{settings.ray.host}:{settings.ray.dashboard_port}"
+    try:
+        response = httpx.request(method, where + "/api/serve/applications/", json=body, timeout=60.0)
+    except httpx.HTTPError as error:
+        raise GraftError(f"Ray does not answer at {where} ({error}); is the stack up? Try `graft up`") from error
+    if not response.is_success:
+        raise GraftError(f"Serve refused a rollout: {response.text.strip()[-800:]}")
+    return response.json() if method == "GET" else {}
+
+
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Rollouts read, change and write one list, so two must not overlap."""
+    RUN.mkdir(parents=True, exist_ok=True)
+    with (RUN / "rollout.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,117 @@
+"""The Serve applications: one per served package, without a route, and the assistant at `/`.
+
+Serve calls `engine` and `assistant` with the arguments that `deployments/rollout.py` sends.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from ray import serve
+from ray.exceptions import RayError, RayTaskError
+from ray.serve.exceptions import RayServeException
+
+from deployments.app.routes import create_app
+from deployments.app.routing import Routing
+from deployments.app.turn import Turns
+from deployments.engine import EngineReplica
+from deployments.events import Ask, Event, Refused
+from deployments.settings import AssistantSettings, ReplicaSettings, TelemetrySettings
+from tasks.layout import TELEMETRY
+from tasks.settings import Section
+from tasks.store import TelemetryWriter
+
+_LOG = logging.getLogger(__name__)
+_RETRY_AFTER_S = 5
+_ROOM_TO_REFUSE = 16
+"""Requests that Serve lets into an engine beyond those it will take, so that it can refuse them."""
+
+
+class EngineArguments(Section):
+    """What the application of one package is built from."""
+
+    digest: str
+    root: str
+    engine: ReplicaSettings
+
+
+class AssistantArguments(Section):
+    """What the assistant is built from."""
+
+    root: str
+    request_timeout_s: float
+    assistant: AssistantSettings
+    telemetry: TelemetrySettings
+
+
+def engine(sent: dict[str, Any]) -> serve.Application:
+    """The application of one package, from `EngineArguments`."""
+    arguments = EngineArguments.model_validate(sent)
+    settings = arguments.engine
+    deployment: Any = serve.deployment(EngineReplica)
+    configured = deployment.options(
+        name=EngineReplica.__name__,
+        num_replicas=settings.replicas,
+        ray_actor_options={"num_cpus": settings.num_cpus},
+        max_ongoing_requests=settings.batch_size + settings.max_queued + _ROOM_TO_REFUSE,
+        max_constructor_retry_count=1,
+        health_check_period_s=settings.health_every_s,
+        health_check_timeout_s=settings.health_every_s,
+        graceful_shutdown_wait_loop_s=0.5,
+        graceful_shutdown_timeout_s=settings.request_timeout_s + 5,
+    )
+    return configured.bind(arguments.digest, arguments.root, settings.model_dump())
+
+
+class ServeBackend:
+    """Reaches packages through Serve's handles."""
+
+    async def ask(self, app: str, ask: Ask) -> AsyncGenerator[Event]:
+        """See `Backend.ask`."""
+        handle: Any = serve.get_app_handle(app).options(stream=True)
+        response = handle.turn.remote(ask)
+        try:
+            async for event in response:
+                yield event
+        except RayTaskError:
+            _LOG.exception("%s: a turn failed", app)
+            yield Refused(500, "engine_error", "the model failed while answering; the server's log says why")
+        except (RayError, RayServeException):
+            _LOG.exception("%s: cannot be reached", app)
+            yield Refused(503, "engine_unavailable", "the model is restarting; try again shortly", _RETRY_AFTER_S)
+        finally:
+            response.cancel()
+
+
+@serve.ingress()
+class Assistant:
+    """The HTTP side. `reconfigure` swaps what is served without a restart or a lost request."""
+
+    def __init__(self, arguments: AssistantArguments) -> None:
+        writer = TelemetryWriter(arguments.telemetry.rows_per_part, Path(arguments.root) / TELEMETRY)
+        self._turns = Turns(ServeBackend(), writer.append, arguments.request_timeout_s)
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return create_app(self._turns)
+
+    def reconfigure(self, config: dict[str, Any]) -> None:
+        """Serve calls this with the new `user_config`."""
+        self._turns.routing = Routing.model_validate(config)
+
+
+def assistant(sent: dict[str, Any]) -> serve.Application:
+    """The application at `/`, from `AssistantArguments`. What it serves comes as its `user_config`."""
+    arguments = AssistantArguments.model_validate(sent)
+    deployment: Any = serve.deployment(Assistant)
+    configured = deployment.options(
+        name=Assistant.__name__,
+        ray_actor_options={"num_cpus": arguments.assistant.num_cpus},
+        max_ongoing_requests=arguments.assistant.max_ongoing,
+        user_config=Routing().model_dump(),
+        graceful_shutdown_timeout_s=arguments.request_timeout_s + 5,
+    )
+    return configured.bind(arguments)

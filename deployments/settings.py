@@ -1,0 +1,84 @@
+"""`deployments/serve.yaml` as one frozen, checked tree: where, when and how many of what stays up.
+
+There are no defaults in this module, so that a value is written in one place only.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from tasks.settings import Positive, Section, check, read_yaml
+
+SERVE_YAML = Path("deployments/serve.yaml")
+
+Port = Annotated[int, Field(ge=1024, le=65535)]
+Cpus = Annotated[float, Field(gt=0.0)]
+Seconds = Annotated[float, Field(gt=0.0)]
+
+
+class HttpSettings(Section):
+    """Where the assistant answers."""
+
+    host: str
+    port: Port
+
+
+class RaySettings(Section):
+    """The local Ray head: its ports, and what it may share out."""
+
+    host: str
+    gcs_port: Port
+    dashboard_port: Port
+    agent_port: Port
+    client_port: Port
+    num_cpus: Positive
+    object_store_mb: Annotated[int, Field(ge=80)]
+    start_timeout_s: Seconds
+
+
+class ReplicaSettings(Section):
+    """One served package: its size, its queue and its patience."""
+
+    replicas: Positive
+    num_cpus: Cpus
+    torch_threads: Positive
+    batch_size: Positive
+    max_queued: Positive
+    request_timeout_s: Seconds
+    start_timeout_s: Seconds
+    health_every_s: Seconds
+
+
+class AssistantSettings(Section):
+    """The HTTP side."""
+
+    num_cpus: Cpus
+    max_ongoing: Positive
+
+
+class TelemetrySettings(Section):
+    """How telemetry is written."""
+
+    rows_per_part: Positive
+
+
+class ServeSettings(Section):
+    """The whole of `deployments/serve.yaml`."""
+
+    http: HttpSettings
+    ray: RaySettings
+    engine: ReplicaSettings
+    assistant: AssistantSettings
+    telemetry: TelemetrySettings
+
+
+def load_serve_settings(path: Path = SERVE_YAML) -> ServeSettings:
+    """Read and check `deployments/serve.yaml`.
+
+    Raises:
+        GraftError: the file is missing, not YAML, or a key is unknown, missing or out of range.
+    """
+    return check(ServeSettings, read_yaml(path), str(path))

@@ -1,0 +1,119 @@
+"""The command line `graft`. Each command imports what it needs, so that `graft --help` is quick."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tasks.environment import find_root, load_stack_settings, stack_environment
+from tasks.errors import run_main
+
+app = typer.Typer(
+    help="Grow a domain model on an open base model and keep it in production.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+data = typer.Typer(help="The data that the model is made from.", no_args_is_help=True)
+app.add_typer(data, name="data")
+
+
+@app.callback()
+def enter() -> None:
+    """Work in the repository root, with the stack's environment."""
+    os.chdir(find_root(Path.cwd()))
+    os.environ.update(stack_environment(Path.cwd()))
+
+
+@app.command()
+def up() -> None:
+    """Start the stack: Prefect's server, the local Ray, Prefect's worker; serve what is in production."""
+    from flows import stack
+
+    stack.up()
+    status()
+
+
+@app.command()
+def down() -> None:
+    """Stop what `graft up` started, and nothing else."""
+    from flows import stack
+
+    if not stack.down():
+        print("stack: nothing was running")
+
+
+@app.command()
+def status() -> None:
+    """Show what runs, where it answers, and what is in production."""
+    from deployments.rollout import base_url
+    from flows import stack
+    from tasks.registry import LocalRegistry
+
+    for part in stack.status():
+        state = f"pid {part.pid}" if part.running else "stopped"
+        print(f"{part.name:8} {state:12} {part.address}")
+    channel = LocalRegistry().channel()
+    print(f"{'model':8} {channel.digest if channel else 'none in production yet'}  {base_url()}")
+
+
+@app.command()
+def run() -> None:
+    """Bring the stack up and run the release: from the raw data to an assistant in production."""
+    from flows import stack
+    from flows.api import PrefectApi
+    from flows.runs import run_and_follow
+
+    stack.up()
+    run_and_follow(PrefectApi(load_stack_settings().prefect.url), "release", "release-summary")
+
+
+@app.command()
+def monitor() -> None:
+    """Compare what production answered lately with what the gate judged."""
+    from flows import stack
+    from flows.api import PrefectApi
+    from flows.runs import run_and_follow
+
+    stack.up()
+    run_and_follow(PrefectApi(load_stack_settings().prefect.url), "monitor", "drift-summary")
+
+
+@app.command()
+def releases() -> None:
+    """List what was in production, newest first."""
+    from tasks.registry import LocalRegistry
+
+    swaps = LocalRegistry().history()
+    for swap in reversed(swaps):
+        print(f"{swap.at:%Y-%m-%d %H:%M} UTC  {swap.name:10}  {swap.digest}  {swap.reason}")
+    if not swaps:
+        print("nothing was released yet; `graft run` does that")
+
+
+@app.command()
+def version() -> None:
+    """Show Graft's version."""
+    from importlib.metadata import version as installed
+
+    print(f"graft {installed('graft')}")
+
+
+@data.command()
+def add(
+    file: Annotated[Path, typer.Argument(help="Chat JSONL, or CSV with --input and --target.")],
+    input_column: Annotated[str, typer.Option("--input", help="CSV column with what the user says.")] = "",
+    target_column: Annotated[str, typer.Option("--target", help="CSV column with the wanted answer.")] = "",
+    system: Annotated[str, typer.Option(help="System prompt of every CSV row.")] = "",
+    replace: Annotated[bool, typer.Option(help="Use only this file, in place of what is in data/raw.")] = False,
+) -> None:
+    """Bring your own data into data/raw, and check it against the contract."""
+    raise NotImplementedError
+
+
+def main() -> None:
+    """Entry point: a `GraftError` is shown as its message, with exit status 1."""
+    run_main(app)

@@ -1,0 +1,55 @@
+"""Flow `monitor`: does production still get and give what the gate judged? Hourly, and by `graft monitor`."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from prefect import flow, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
+
+from flows.api import PrefectApi
+from tasks.drift import DriftVerdict
+from tasks.drift import monitor as compare_window
+from tasks.registry import LocalRegistry
+from tasks.settings import load_settings
+
+EVENT = "graft.drift.detected"
+SUMMARY = "drift-summary"
+
+
+def markdown(verdict: DriftVerdict, folder: Path) -> str:
+    """The verdict, its reasons and its numbers as a page."""
+    lines = [f"# Drift: {verdict.outcome}", "", f"Package `{verdict.digest}`", ""]
+    lines += [f"- {sentence}" for sentence in verdict.sentences]
+    if verdict.columns:
+        lines += ["", "| column | distance | chance explains | over | measure | reference | window |"]
+        lines += ["| --- | ---: | ---: | --- | --- | ---: | ---: |"]
+        lines += [
+            f"| {c.column} | {c.value:.3f} ({c.statistic}) | {c.threshold:.3f} | {'yes' if c.over else ''} "
+            f"| {c.measure} | {c.reference:.3g} | {c.window:.3g} |"
+            for c in verdict.columns
+        ]
+    return "\n".join([*lines, "", f"Report: {folder.resolve() / 'report.html'}"]) + "\n"
+
+
+@task(name="drift")
+def drift() -> DriftVerdict:
+    """Compare the window with the reference and keep the verdict as an artifact."""
+    verdict, folder = compare_window(LocalRegistry(), load_settings().drift, datetime.now(UTC))
+    create_markdown_artifact(markdown(verdict, folder), key=SUMMARY, description=f"Drift: {verdict.outcome}")
+    return verdict
+
+
+@flow(name="monitor", log_prints=True)
+def monitor() -> State:
+    """Watch production; a drift becomes the event `graft.drift.detected` on the package's digest."""
+    if LocalRegistry().channel() is None:
+        return Completed(name="Skipped", message="nothing is in production yet")
+    verdict = drift()
+    if verdict.outcome == "drift":
+        columns = [column.column for column in verdict.columns if column.over]
+        PrefectApi.of_stack().emit(EVENT, f"graft.package.{verdict.digest}", {"columns": columns, "n": verdict.n})
+    return Completed(name=verdict.outcome.capitalize(), message=verdict.sentences[0])

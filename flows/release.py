@@ -1,0 +1,189 @@
+"""Flow `release`: from raw data to an assistant in production, or a clear refusal.
+
+    inputs -> base, contract, prepare, train, package, incumbent, evaluate        (DVC stages)
+    -> gate -> publish -> deploy -> smoke -> promote -> reference                 (they act on the world)
+
+Until `promote`, production serves what it served. Running it again finds finished work fresh.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import NoReturn
+
+import pandas as pd
+from prefect import flow, get_run_logger
+from prefect.artifacts import create_markdown_artifact
+from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
+from prefect.states import Completed, Failed
+
+from deployments import rollout
+from deployments.settings import load_serve_settings
+from flows.api import PrefectApi
+from flows.pipeline import run_stages
+from flows.steps import cached, step
+from flows.summary import Released, render
+from tasks import gate
+from tasks.drift import reference_path, write_reference
+from tasks.errors import GraftError
+from tasks.examples import load_examples
+from tasks.files import write_json
+from tasks.inputs import remember_run
+from tasks.layout import BUILT_BASE, BUILT_CONTRACT, BUILT_EVALUATION, BUILT_EXAMPLES, BUILT_PACKAGE, INCUMBENT
+from tasks.manifest import package_digest, read_manifest
+from tasks.registry import PRODUCTION, LocalRegistry
+from tasks.settings import load_settings
+from tasks.smoke import choose, smoke
+from tasks.terms import load_terms
+
+SUMMARY = "release-summary"
+REPORT = BUILT_CONTRACT / "report.html"
+ROWS = "rows.parquet"
+
+
+class RefusedError(GraftError):
+    """The gate did not let the candidate pass."""
+
+
+@flow(name="release", log_prints=True)
+def release() -> State:
+    """Run the pipeline; release what it made if the gate lets it; end with the summary."""
+    try:
+        remember_run()
+        run_stages(before={"evaluate": step("incumbent", write_incumbent)}, after={"contract": show_contract})
+        digest = package_digest(BUILT_PACKAGE)
+        production = production_digest()
+        if digest != production:
+            step("gate", judge)(digest)
+            step("publish", publish)(digest)
+        serve(digest, production)
+        step("reference", keep_reference)(digest)
+        create_markdown_artifact(summary(digest), key=SUMMARY, description="What is in production")
+    except RefusedError as refusal:
+        return Failed(name="Refused", message=str(refusal))
+    except GraftError as error:
+        return Failed(message=str(error))
+    return Completed(message=f"{digest} is in production")
+
+
+def production_digest() -> str | None:
+    """What the channel `production` points at."""
+    channel = LocalRegistry().channel(PRODUCTION)
+    return channel.digest if channel else None
+
+
+def write_incumbent() -> State | bool:
+    """Name what the candidate is to be compared with; says whether that changed.
+
+    Where the candidate is in production itself, what it was compared with stays written down, so
+    that a finished release stays fresh.
+    """
+    production = production_digest()
+    known = json.loads(INCUMBENT.read_text(encoding="utf-8")) if INCUMBENT.is_file() else None
+    wanted = {"digest": production}
+    if known == wanted or (known is not None and production == package_digest(BUILT_PACKAGE)):
+        return cached("the incumbent is the same as before", False)
+    if production == package_digest(BUILT_PACKAGE):
+        wanted = {"digest": None}
+    write_json(INCUMBENT, wanted)
+    return True
+
+
+def show_contract() -> None:
+    """Keep the contract's verdict in Prefect, with the way to its page."""
+    page = BUILT_CONTRACT / "report.md"
+    text = page.read_text(encoding="utf-8") if page.is_file() else "The contract left no report."
+    create_markdown_artifact(f"{text}\n\nPage: {REPORT.resolve()}\n", key="contract", description="Data contract")
+
+
+def judge(digest: str) -> State:
+    """The gate; the verdict becomes an artifact.
+
+    Raises:
+        RefusedError: it did not pass.
+    """
+    verdict = gate.judge(pd.read_parquet(BUILT_EVALUATION / ROWS), load_settings().gate)
+    create_markdown_artifact(gate.markdown(verdict), key="gate", description=f"{verdict.outcome}: {digest}")
+    if verdict.outcome != "pass":
+        reasons = "\n".join(f"- {reason}" for reason in verdict.reasons)
+        raise RefusedError(f"the gate's verdict is {verdict.outcome}; production is unchanged\n{reasons}")
+    return Completed(name="Pass", message=verdict.reasons[0])
+
+
+def publish(digest: str) -> None:
+    """Put the package, its base and its evaluation into the registry."""
+    LocalRegistry().publish(BUILT_PACKAGE, BUILT_BASE, BUILT_EVALUATION)
+    print(f"publish: {digest}")
+
+
+def serve(digest: str, production: str | None) -> None:
+    """Deploy, try and promote a published package; if one of these fails, take it out again."""
+    if digest == production and rollout.served().production == digest:
+        for name in ("deploy", "smoke", "promote"):
+            step(name, lambda: cached("already in production"))()
+        return
+    try:
+        step("deploy", rollout.deploy)(digest)
+        step("smoke", try_out)(digest)
+        step("promote", promote)(digest, production)
+    except BaseException as error:
+        withdraw(digest, production, error)
+    rollout.retire(set())
+
+
+def try_out(digest: str) -> None:
+    """Real requests through the live endpoint, to the candidate by its digest."""
+    prompts = choose(load_examples(BUILT_EXAMPLES / "eval.parquet"), load_terms().labels)
+    answers = smoke(rollout.base_url(), digest, prompts, load_serve_settings().engine.request_timeout_s)
+    for name, answer in answers.items():
+        print(f"smoke: {name}: {answer}")
+
+
+def promote(digest: str, expected: str | None) -> None:
+    """Move the channel, then the endpoint. The channel moves only if nobody moved it meanwhile."""
+    if digest != expected:
+        LocalRegistry().swap(PRODUCTION, digest, expected, f"release run {flow_run.name}")
+    rollout.promote(digest)
+
+
+def withdraw(digest: str, production: str | None, cause: BaseException) -> NoReturn:
+    """Put channel and endpoint back to what they were, and raise `cause` again.
+
+    A first release whose endpoint could not be moved keeps its channel: there is nothing to go back
+    to, and the next run only serves it.
+    """
+    get_run_logger().error(f"{digest} is taken out again: {cause or type(cause).__name__}")
+    if production not in (None, digest) and production_digest() == digest:
+        LocalRegistry().swap(PRODUCTION, str(production), digest, f"taken back by release run {flow_run.name}")
+    try:
+        rollout.restore(production if production != digest else None)
+        rollout.retire(set())
+    except GraftError as error:
+        raise GraftError(f"{cause}\nTaking it out did not work either: {error}\nRun `graft up` again.") from cause
+    raise cause
+
+
+def keep_reference(digest: str) -> State | str:
+    """Write what `monitor` compares production with; return where."""
+    if reference_path(digest).is_file():
+        return cached("written before")
+    return str(write_reference(digest, LocalRegistry()))
+
+
+def summary(digest: str) -> str:
+    """The summary of what is in production now."""
+    registry = LocalRegistry()
+    channel = registry.channel(PRODUCTION)
+    assert channel is not None
+    released = Released(
+        name=read_manifest(registry.package(digest)).name,
+        digest=digest,
+        since=channel.at,
+        base_url=rollout.base_url(),
+        run_url=PrefectApi.of_stack().run_url(str(flow_run.id)),
+        report=REPORT.resolve(),
+        card=registry.package(digest) / "card.md",
+    )
+    rows: pd.DataFrame = pd.read_parquet(registry.evaluation(digest) / ROWS)
+    return render(released, rows, load_settings().gate)

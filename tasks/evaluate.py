@@ -1,0 +1,122 @@
+"""Stage `evaluate`: ask the package that will be served, on the engine that serves it.
+
+The same eval rows go to the base alone, to the incumbent in production (if any) and to the
+candidate. It writes one row per system and example, and the totals; judging them is the gate's work.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas
+
+from tasks.engine.open import Model, open_base, open_package
+from tasks.errors import GraftError, run_main
+from tasks.examples import load_examples
+from tasks.features import measure
+from tasks.files import new_folder, write_json
+from tasks.layout import BUILT_BASE, BUILT_EVALUATION, BUILT_EXAMPLES, BUILT_PACKAGE, CONTRACT, INCUMBENT
+from tasks.manifest import package_digest
+from tasks.progress import Progress
+from tasks.records import Example, dump_messages
+from tasks.registry import LocalRegistry
+from tasks.scoring import score
+from tasks.settings import load_settings
+from tasks.terms import Terms, load_terms
+
+ROWS = "rows.parquet"
+SCORES = "scores.json"
+_MEANS = ("quality", "exact_match", "tool_call_match", "token_f1", "refusal_correct", "valid_format")
+
+
+def ask(system: str, model: Model, examples: Sequence[Example], terms: Terms, batch_size: int) -> list[dict[str, Any]]:
+    """One row per example with its scores, features, text and times.
+
+    Examples of like length share a batch; `latency_ms` is a batch's, so it compares systems that
+    were asked in the same batches, and says nothing of a lone request.
+    """
+    ordered = sorted(examples, key=lambda e: len(model.prompt.encode_prompt(e.prompt)))
+    progress = Progress(f"evaluate {system}", len(ordered), "rows", "tokens")
+    rows: list[dict[str, Any]] = []
+    tokens = 0
+    for start in range(0, len(ordered), batch_size):
+        batch = ordered[start : start + batch_size]
+        for example, (generation, answer) in zip(batch, model.answer([e.prompt for e in batch]), strict=True):
+            behaviour = terms.labels.get(example.label, "answer")
+            scores = score(answer, example.target, behaviour, terms.refusal_phrases)
+            features = measure(example.prompt, generation, answer, terms.refusal_phrases)
+            rows.append(
+                {
+                    "system": system,
+                    "id": example.id,
+                    "label": example.label,
+                    "behaviour": behaviour,
+                    **features.model_dump(),
+                    **scores.model_dump(),
+                    "first_token_ms": generation.first_token_ms,
+                    "latency_ms": generation.latency_ms,
+                    "text": generation.text,
+                    "expected": dump_messages([example.target]),
+                }
+            )
+            tokens += generation.completion_tokens
+        progress.update(len(rows), tokens)
+    return rows
+
+
+def totals(rows: pandas.DataFrame) -> dict[str, Any]:
+    """Means per system, in all and by label; latency as its median and 95th percentile."""
+
+    def summary(group: pandas.DataFrame) -> dict[str, Any]:
+        means = {name: round(float(group[name].astype(float).mean()), 4) for name in _MEANS}
+        return {
+            "n": len(group),
+            **{name: value for name, value in means.items() if value == value},  # NaN: nothing to average
+            "completion_tokens": round(float(group["completion_tokens"].mean()), 1),
+            "latency_ms_p50": round(float(group["latency_ms"].quantile(0.5)), 1),
+            "latency_ms_p95": round(float(group["latency_ms"].quantile(0.95)), 1),
+        }
+
+    return {
+        str(system): {
+            "all": summary(group),
+            "labels": {str(label): summary(part) for label, part in group.groupby("label")},
+        }
+        for system, group in rows.groupby("system", sort=False)
+    }
+
+
+def systems(package: Path, base: Path, incumbent: Path, registry: LocalRegistry) -> dict[str, Callable[[], Model]]:
+    """What is to be asked, by name; each is opened only when its turn comes, to hold one at a time."""
+    chosen: dict[str, Callable[[], Model]] = {"base": lambda: open_base(package, base)}
+    digest = json.loads(incumbent.read_text(encoding="utf-8"))["digest"]
+    if digest is not None:
+        folder = registry.package(digest)
+        chosen["incumbent"] = lambda: open_package(folder, registry.base(digest))
+    chosen["candidate"] = lambda: open_package(package, base)
+    return chosen
+
+
+def main() -> None:
+    settings, terms = load_settings(), load_terms(CONTRACT)
+    examples = load_examples(BUILT_EXAMPLES / "eval.parquet")
+    if not examples:
+        raise GraftError(
+            f"{BUILT_EXAMPLES / 'eval.parquet'}: no eval examples; raise prepare.eval_share in params.yaml"
+        )
+    rows: list[dict[str, Any]] = []
+    for name, opened in systems(BUILT_PACKAGE, BUILT_BASE, INCUMBENT, LocalRegistry()).items():
+        rows += ask(name, opened(), examples, terms, settings.evaluate.batch_size)
+    table = pandas.DataFrame(rows)
+    with new_folder(BUILT_EVALUATION) as folder:
+        table.to_parquet(folder / ROWS, index=False)
+        write_json(folder / SCORES, {"digest": package_digest(BUILT_PACKAGE), "systems": totals(table)})
+    for name, figures in totals(table).items():
+        print(f"evaluate: {name}: quality {figures['all']['quality']:.3f} on {figures['all']['n']} rows")
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,118 @@
+"""Stage `package`: the immutable folder that will be evaluated, released and served.
+
+It holds the adapter, the prompt and a manifest; the base stays where it is and is named by its
+sha256. Parity answers, recorded here by the engine that serves, let every later deploy show that
+it still says the same.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tasks.card import render
+from tasks.engine.open import ADAPTER, PROMPT, open_package
+from tasks.errors import run_main
+from tasks.examples import load_examples
+from tasks.files import new_folder, sha256_file, sha256_tree, write_json, write_text
+from tasks.layout import BUILT_ADAPTER, BUILT_BASE, BUILT_EXAMPLES, BUILT_PACKAGE, CONTRACT, PROMPTS
+from tasks.manifest import MANIFEST, PROVENANCE, BaseModelInfo, Manifest, package_digest
+from tasks.prompt import FILES, Prompt
+from tasks.records import Example, dump_messages
+from tasks.settings import Settings, load_settings
+from tasks.terms import Terms, load_terms
+
+PARITY = "parity.json"
+PARITY_ROWS = 4
+
+
+def describe_data(terms: Terms, folder: Path) -> dict[str, Any]:
+    """Whose data it is, under which licence, how old, and the hash of each split."""
+    train = load_examples(folder / "train.parquet")
+    return {
+        "owner": terms.owner,
+        "licence": terms.licence,
+        "source": terms.source,
+        "updated": terms.updated.isoformat(),
+        "training_rows": len(train),
+        "labels": dict(sorted(Counter(example.label for example in train).items())),
+        "files": {path.name: sha256_file(path) for path in sorted(folder.glob("*.parquet"))},
+    }
+
+
+def build(settings: Settings, terms: Terms, base: Path, adapter: Path, examples: Path, target: Path) -> str:
+    """Write the package to `target`, whole or not at all; return its digest."""
+    prompt = Prompt.load(PROMPTS, base)
+    with new_folder(target) as folder:
+        shutil.copytree(adapter, folder / ADAPTER)
+        (folder / PROMPT).mkdir()
+        for name in FILES:
+            shutil.copy(PROMPTS / name, folder / PROMPT / name)
+        manifest = Manifest(
+            name=settings.package.name,
+            base=BaseModelInfo.model_validate_json((base / "base.json").read_bytes()),
+            prompt=prompt.identity,
+            engine=settings.engine,
+            max_prompt_tokens=settings.prompt.max_prompt_tokens,
+            data=describe_data(terms, examples),
+            params={"prepare": settings.prepare.model_dump(), "train": settings.train.model_dump(mode="json")},
+            languages=settings.package.languages,
+            intended_use=settings.package.intended_use,
+            limits=settings.package.limits,
+            refusal_phrases=terms.refusal_phrases,
+            files={},
+        )
+        write_text(folder / "card.md", render(manifest))
+        write_manifest(folder, manifest)
+        write_json(folder / PARITY, record_parity(folder, base, load_examples(examples / "eval.parquet")))
+        write_manifest(folder, manifest)
+        write_json(folder / PROVENANCE, provenance())
+        return package_digest(folder)
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest with the hashes of the files that are there now."""
+    files = sha256_tree(folder, frozenset({MANIFEST, PROVENANCE}))
+    write_json(folder / MANIFEST, manifest.model_copy(update={"files": files}).model_dump(mode="json"))
+
+
+def record_parity(package: Path, base: Path, examples: Sequence[Example]) -> list[dict[str, Any]]:
+    """Prompt ids and greedy answers of the first few eval rows, one label each."""
+    by_label = {example.label: example for example in reversed(examples)}
+    chosen = [by_label[label] for label in sorted(by_label)][:PARITY_ROWS]
+    model = open_package(package, base)
+    answers = model.answer([example.prompt for example in chosen])
+    return [
+        {
+            "messages": json.loads(dump_messages(example.prompt)),
+            "prompt_ids": list(model.request(example.prompt).prompt_ids),
+            "answer_ids": list(generation.token_ids),
+        }
+        for example, (generation, _) in zip(chosen, answers, strict=True)
+    ]
+
+
+def provenance() -> dict[str, str | None]:
+    """Who made the package, when, in which run: beside the content, not part of its name."""
+    revision = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return {
+        "built_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "git_revision": revision.stdout.strip() or None,
+        "flow_run_id": os.environ.get("GRAFT_FLOW_RUN_ID"),
+    }
+
+
+def main() -> None:
+    digest = build(load_settings(), load_terms(CONTRACT), BUILT_BASE, BUILT_ADAPTER, BUILT_EXAMPLES, BUILT_PACKAGE)
+    print(f"package: {digest}")
+
+
+if __name__ == "__main__":
+    run_main(main)

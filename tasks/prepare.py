@@ -1,0 +1,151 @@
+"""Stage `prepare`: accepted rows become examples in three splits that share nothing.
+
+Exact duplicates are dropped. Rows of one conversation group, and rows that nearly repeat each
+other, stay in one split: an eval row that was as good as seen in training would flatter the model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tasks.duplicates import Clusters, find_duplicates, fingerprint
+from tasks.errors import GraftError, run_main
+from tasks.examples import save_examples
+from tasks.files import new_folder, write_json
+from tasks.layout import BUILT_CONTRACT, BUILT_EXAMPLES
+from tasks.records import Example, load_messages
+from tasks.settings import PrepareSettings, load_settings
+from tasks.splits import SPLITS, assign, shares
+
+SUMMARY = "summary.json"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The examples of all splits in the rows' order, and how many exact duplicates were dropped."""
+
+    examples: list[Example]
+    dropped: int
+
+    def split(self, name: str) -> list[Example]:
+        return [example for example in self.examples if example.split == name]
+
+
+def load_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows that the contract accepted.
+
+    Raises:
+        GraftError: the file is missing, is no Parquet file, or holds no row.
+    """
+    if not path.is_file():
+        raise GraftError(f"{path}: no accepted rows there; run the stage `contract` first")
+    try:
+        rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+    except pa.ArrowException as error:
+        raise GraftError(f"{path}: not a table of rows ({error}); run the stage `contract` again") from error
+    if not rows:
+        raise GraftError(f"{path}: the contract accepted no row, so there is nothing to prepare")
+    return rows
+
+
+def prepare(rows: Sequence[dict[str, Any]], settings: PrepareSettings) -> Prepared:
+    """Drop exact duplicates (the first stays) and give each row its split.
+
+    Raises:
+        GraftError: the shares leave nothing to train on.
+    """
+    kept: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        kept.setdefault(fingerprint(load_messages(row["messages"])), row)
+    unique = list(kept.values())
+    units = _units(unique)
+    wanted = shares(settings.eval_share, settings.test_share)
+    chosen = assign(units, [row["label"] for row in unique], wanted, settings.seed)
+    examples = [
+        Example(
+            id=row["id"],
+            label=row["label"],
+            group=row["group"],
+            split=chosen[unit],
+            source=row["source"],
+            messages=load_messages(row["messages"]),
+        )
+        for row, unit in zip(unique, units, strict=True)
+    ]
+    return Prepared(examples, len(rows) - len(unique))
+
+
+def _units(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """For each row the name of what it must stay together with: its group's and its twins' union."""
+    clusters = Clusters(len(rows))
+    first: dict[tuple[str, str], int] = {}
+    for index, row in enumerate(rows):
+        for key in (("group", row["group"]), ("twin", row["twin"])):
+            clusters.join(first.setdefault(key, index), index)
+    return [str(rows[clusters.find(index)]["id"]) for index in range(len(rows))]
+
+
+def refuse_crossing(examples: Sequence[Example], near_duplicate: float) -> None:
+    """Make sure, from the examples alone, that no group and no near-duplicate is in two splits.
+
+    Raises:
+        GraftError: one is; the message names both rows.
+    """
+    groups: dict[str, Example] = {}
+    for example in examples:
+        other = groups.setdefault(example.group, example)
+        if other.split != example.split:
+            raise GraftError(_crossing(f"group {example.group}", other, example))
+    duplicates = find_duplicates([example.messages for example in examples], near_duplicate)
+    for example, first in zip(examples, duplicates.cluster, strict=True):
+        if examples[first].split != example.split:
+            raise GraftError(_crossing("a near-duplicate", examples[first], example))
+
+
+def _crossing(what: str, one: Example, other: Example) -> str:
+    return (
+        f"prepare: {what} crosses splits: {one.source} is in {one.split}, {other.source} in {other.split}; "
+        "nothing was written. Run the stage `contract` again, so that it groups the rows anew."
+    )
+
+
+def summarise(prepared: Prepared) -> dict[str, Any]:
+    """Rows per split and label, dropped duplicates, and the sha256 of all examples."""
+    content = hashlib.sha256("\n".join(example.model_dump_json() for example in prepared.examples).encode())
+    return {
+        "rows": {name: len(prepared.split(name)) for name in SPLITS},
+        "labels": {
+            name: dict(sorted(Counter(example.label for example in prepared.split(name)).items())) for name in SPLITS
+        },
+        "dropped_duplicates": prepared.dropped,
+        "sha256": content.hexdigest(),
+    }
+
+
+def save(prepared: Prepared, folder: Path) -> None:
+    """Write a Parquet file per split and the summary: the whole folder or none of it."""
+    with new_folder(folder) as temporary:
+        for name in SPLITS:
+            save_examples(temporary / f"{name}.parquet", prepared.split(name))
+        write_json(temporary / SUMMARY, summarise(prepared))
+
+
+def main() -> None:
+    settings = load_settings()
+    prepared = prepare(load_rows(BUILT_CONTRACT / "rows.parquet"), settings.prepare)
+    refuse_crossing(prepared.examples, settings.contract.near_duplicate)
+    save(prepared, BUILT_EXAMPLES)
+    counts = ", ".join(f"{len(prepared.split(name))} {name}" for name in SPLITS)
+    print(f"prepare: {counts}; {prepared.dropped} exact duplicates dropped")
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,210 @@
+"""Stage `train`: tune a LoRA adapter on the training examples.
+
+transformers' Trainer keeps the loop, the schedule and the checkpoints, peft the adapter. Ours are
+the collator (`packing`), a loss on assistant turns only, and the progress. Hu et al., "LoRA:
+Low-Rank Adaptation of Large Language Models", 2021 (arXiv 2106.09685).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch.utils.data import Dataset
+from transformers import (
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from tasks.errors import GraftError, run_main
+from tasks.examples import load_examples
+from tasks.files import new_folder, sha256_file, write_json
+from tasks.layout import BUILT_ADAPTER, BUILT_BASE, BUILT_EXAMPLES, CHECKPOINTS, PROMPTS
+from tasks.loss_curve import draw
+from tasks.models import choose_dtype, load_model
+from tasks.packing import TokenRow, pack, packed_loss
+from tasks.progress import Progress
+from tasks.prompt import Prompt
+from tasks.records import Example
+from tasks.settings import Settings, load_settings
+
+LOSS = "loss.json"
+_CHECKPOINT_FILES = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
+
+
+class Rows(Dataset[TokenRow]):
+    """Encoded conversations."""
+
+    def __init__(self, prompt: Prompt, examples: Sequence[Example]) -> None:
+        encoded = (prompt.encode_training(example.messages) for example in examples)
+        self.rows = [TokenRow(input_ids=ids, labels=labels) for ids, labels in encoded]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> TokenRow:
+        return self.rows[index]
+
+
+class CompletionTrainer(Trainer):
+    """A Trainer whose loss is the mean cross entropy over a pack's assistant tokens."""
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        loss = packed_loss(model, inputs)
+        return (loss, {"loss": loss}) if return_outputs else loss
+
+
+class ProgressCallback(TrainerCallback):
+    """Says how far training is, in steps, tokens per second and time left."""
+
+    def __init__(self, tokens_per_step: float) -> None:
+        self.tokens_per_step = tokens_per_step
+        self._progress: Progress | None = None
+        self._from = 0
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self._progress is None:
+            self._from = state.global_step - 1
+            self._progress = Progress("train", state.max_steps, "steps", "tokens", done=self._from)
+        self._progress.update(state.global_step, (state.global_step - self._from) * self.tokens_per_step)
+
+
+def run_key(settings: Settings, base: Path, examples: Path) -> str:
+    """Names what a training run is made from: only a run of the same name goes on from its checkpoints."""
+    made_from = [
+        settings.train.model_dump(mode="json"),
+        sha256_file(base / "base.json"),
+        sha256_file(examples / "train.parquet"),
+        *(sha256_file(path) for path in sorted(PROMPTS.iterdir()) if path.is_file()),
+    ]
+    return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:16]
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint in `folder`; a half-written one is named and passed over."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]), reverse=True)
+    for path in found:
+        missing = [name for name in _CHECKPOINT_FILES if not (path / name).is_file()]
+        if not missing:
+            return path
+        print(f"train: {path.name} was not finished ({', '.join(missing)} missing); it is passed over", flush=True)
+        shutil.rmtree(path)
+    return None
+
+
+def arguments(settings: Settings, checkpoints: Path, steps: int) -> TrainingArguments:
+    """The Trainer's arguments: float32 on a CPU, bfloat16 where a GPU has it; nothing is reported anywhere."""
+    train = settings.train
+    return TrainingArguments(
+        output_dir=str(checkpoints),
+        num_train_epochs=train.epochs,
+        per_device_train_batch_size=train.batch_size,
+        per_device_eval_batch_size=train.batch_size,
+        learning_rate=train.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=round(train.warmup_share * steps),
+        weight_decay=0.0,
+        seed=train.seed,
+        data_seed=train.seed,
+        save_strategy="steps",
+        save_steps=train.checkpoint_steps,
+        save_total_limit=2,
+        eval_strategy="epoch",
+        prediction_loss_only=True,
+        logging_steps=1,
+        use_cpu=not torch.cuda.is_available(),
+        bf16=choose_dtype(settings.engine.dtype) == torch.bfloat16,
+        remove_unused_columns=False,
+        label_names=["targets"],
+        train_sampling_strategy="group_by_length",
+        dataloader_pin_memory=torch.cuda.is_available(),
+        report_to=[],
+        disable_tqdm=True,
+        log_level="error",
+    )
+
+
+def tune(settings: Settings, base: Path, prompt: Prompt, examples: Path, checkpoints: Path, target: Path) -> None:
+    """Train and write the adapter, its loss history and its picture to `target`.
+
+    A run that was killed goes on from its last whole checkpoint. Reads no `test` example.
+
+    Raises:
+        GraftError: there are no training examples, or the adapter is not finite or still zero.
+    """
+    rows = Rows(prompt, load_examples(examples / "train.parquet"))
+    held_out = Rows(prompt, load_examples(examples / "eval.parquet"))
+    if not len(rows):
+        raise GraftError(f"{examples / 'train.parquet'}: no training examples")
+    train = settings.train
+    torch.manual_seed(train.seed)
+    model = load_model(base, settings.engine.dtype)
+    shape = LoraConfig(
+        r=train.rank, lora_alpha=train.alpha, lora_dropout=train.dropout, target_modules=list(train.targets),
+        layers_to_transform=list(range(train.first_layer, model.config.num_hidden_layers)), task_type="CAUSAL_LM",
+    )  # fmt: skip
+    adapted = get_peft_model(model, shape)
+    steps = int(train.epochs * -(-len(rows) // train.batch_size))
+    trainer = CompletionTrainer(
+        model=adapted,
+        args=arguments(settings, checkpoints, steps),
+        train_dataset=rows,
+        eval_dataset=held_out if len(held_out) else None,
+        data_collator=pack,
+        callbacks=[ProgressCallback(sum(len(row["input_ids"]) for row in rows.rows) / len(rows) * train.batch_size)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    resume = last_checkpoint(checkpoints)
+    if resume:
+        print(f"train: going on from {resume.name}", flush=True)
+    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    check_adapter(adapted)
+    history = [entry for entry in trainer.state.log_history if "loss" in entry or "eval_loss" in entry]
+    with new_folder(target) as folder:
+        adapted.save_pretrained(str(folder))
+        (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card; ours is the package's
+        write_json(folder / LOSS, history)
+        draw(history, folder / "loss.png")
+
+
+def check_adapter(model: torch.nn.Module) -> None:
+    """Refuse an adapter that cannot count: a value that is not finite, or one that changes nothing.
+
+    Raises:
+        GraftError: names the tensor.
+    """
+    weights = {name: value for name, value in model.named_parameters() if "lora_" in name}
+    for name, value in weights.items():
+        if not torch.isfinite(value).all():
+            raise GraftError(f"train: {name} is not finite; lower train.learning_rate in params.yaml")
+    if not any(value.abs().max() > 0 for name, value in weights.items() if "lora_B" in name):
+        raise GraftError("train: the adapter is identical to zero: it would serve the base; train for more steps")
+
+
+def main() -> None:
+    settings = load_settings()
+    prompt = Prompt.load(PROMPTS, BUILT_BASE)
+    checkpoints = CHECKPOINTS / run_key(settings, BUILT_BASE, BUILT_EXAMPLES)
+    tune(settings, BUILT_BASE, prompt, BUILT_EXAMPLES, checkpoints, BUILT_ADAPTER)
+    # The adapter is written: a finished run's checkpoints have nothing left to protect.
+    shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,65 @@
+"""A base model small enough that hundreds of tests can afford it: random weights, real code paths."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+ROOT = Path(__file__).parent.parent
+
+
+def make_tokenizer() -> Tokenizer:
+    """One token per byte, and ChatML's special tokens."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    vocabulary = {token: index for index, token in enumerate([*special, *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
+    return tokenizer
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder like `build/base`: a random Llama of 2 layers (safetensors), its tokenizer, `base.json`."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from tasks.base import describe
+
+    folder = tmp_path_factory.mktemp("tiny") / "base"
+    folder.mkdir()
+    tokenizer = make_tokenizer()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=tokenizer.get_vocab_size(),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=4096,
+        eos_token_id=2,
+        pad_token_id=2,
+        tie_word_embeddings=True,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    describe(folder, source="test://tiny", sha256="0" * 64, licence="Apache-2.0")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder like `data/prompts`, short enough for a tokenizer with one token per byte."""
+    folder = tmp_path_factory.mktemp("prompts")
+    (folder / "system.txt").write_text("Be brief.\n", encoding="utf-8")
+    shutil.copy(ROOT / "data/prompts/chat.jinja", folder)
+    tool = {"name": "find_order", "parameters": {"type": "object", "properties": {"order_id": {"type": "string"}}}}
+    (folder / "tools.json").write_text(json.dumps([{"type": "function", "function": tool}]), encoding="utf-8")
+    return folder

@@ -1,0 +1,50 @@
+"""A real Ray with Serve, once per module, on ports and in folders of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from deployments import rollout
+from deployments.settings import load_serve_settings
+from tasks.registry import LocalRegistry
+from tests.deployments.stack import Stack, free_port, make_package, start_head, stop_head
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture(scope="module")
+def stack(tiny_base: Path, tiny_prompts: Path) -> Iterator[Stack]:
+    root = Path(tempfile.mkdtemp(prefix="graft-"))
+    content = yaml.safe_load((ROOT / "deployments/serve.yaml").read_text(encoding="utf-8"))
+    content["http"]["port"] = free_port()
+    content["ray"].update({key: free_port() for key in ("gcs_port", "dashboard_port", "agent_port", "client_port")})
+    content["engine"].update(torch_threads=1, num_cpus=0.1, max_queued=64)
+    (root / "deployments").mkdir()
+    (root / "deployments/serve.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    before = Path.cwd()
+    os.chdir(root)
+
+    def publish(seed: int) -> str:
+        evaluation = root / "evaluation"
+        evaluation.mkdir(exist_ok=True)
+        package = root / f"package-{seed}"
+        if not package.exists():
+            make_package(package, seed, tiny_base, tiny_prompts)
+        return LocalRegistry().publish(package, tiny_base, evaluation)
+
+    settings = load_serve_settings()
+    head = start_head(settings, root)
+    try:
+        rollout.restore(None)
+        yield Stack(root, settings, publish)
+    finally:
+        stop_head(head)
+        os.chdir(before)
+        shutil.rmtree(root)

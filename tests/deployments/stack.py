@@ -1,0 +1,99 @@
+"""What the tests of deployments share: tiny packages, free ports, and a Ray of their own."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from deployments.ray_node import head_command, ready
+from deployments.settings import ServeSettings
+from tasks.files import sha256_tree, write_json
+from tasks.manifest import MANIFEST, BaseModelInfo, Manifest, package_digest
+from tasks.prompt import FILES, Prompt
+from tasks.settings import EngineSettings
+
+MAX_PROMPT_TOKENS = 600
+
+
+def make_package(folder: Path, seed: int, base: Path, prompts: Path) -> Path:
+    """Write a package with a random adapter, another one for each seed."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_pretrained(base, local_files_only=True)
+    lora = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
+    get_peft_model(model, lora).save_pretrained(folder / "adapter")
+    (folder / "prompt").mkdir()
+    for name in FILES:
+        (folder / "prompt" / name).write_bytes((prompts / name).read_bytes())
+    seal(folder, base)
+    return folder
+
+
+def seal(package: Path, base: Path) -> str:
+    """Write the manifest of what lies in `package`; return its digest."""
+    manifest = Manifest(
+        name="tiny-desk",
+        base=BaseModelInfo.model_validate_json((base / "base.json").read_bytes()),
+        prompt=Prompt.load(package / "prompt", base).identity,
+        engine=EngineSettings(name="transformers", dtype="float32", max_new_tokens=400),
+        max_prompt_tokens=MAX_PROMPT_TOKENS,
+        data={},
+        params={},
+        languages=("en",),
+        intended_use="tests",
+        limits="tests",
+        refusal_phrases=("i can't",),
+        files=sha256_tree(package, frozenset({MANIFEST})),
+    )
+    write_json(package / MANIFEST, manifest.model_dump())
+    return package_digest(package)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A running stack; the process's working directory is its root."""
+
+    root: Path
+    settings: ServeSettings
+    publish: Callable[[int], str]
+
+
+def start_head(settings: ServeSettings, root: Path) -> subprocess.Popen[bytes]:
+    command, environment = head_command(settings.ray, root)
+    log = (root / "ray.log").open("wb")
+    head = subprocess.Popen(command, env=environment, cwd=root, stdout=log, stderr=log, start_new_session=True)
+    deadline = time.monotonic() + settings.ray.start_timeout_s
+    while not ready(settings.ray):
+        if time.monotonic() > deadline or head.poll() is not None:
+            stop_head(head)
+            pytest.fail((root / "ray.log").read_text(encoding="utf-8"))
+        time.sleep(0.2)
+    return head
+
+
+def stop_head(head: subprocess.Popen[bytes]) -> None:
+    if head.poll() is not None:
+        return
+    children = psutil.Process(head.pid).children(recursive=True)
+    head.send_signal(signal.SIGTERM)
+    head.wait(30)
+    _, alive = psutil.wait_procs(children, timeout=20)
+    for child in alive:
+        child.kill()

@@ -1,0 +1,284 @@
+"""The served assistant, as clients meet it: the real `openai` client over HTTP, the real Ray Serve."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx
+import openai
+import pandas as pd
+import pytest
+
+from deployments import rollout
+from tasks.errors import GraftError
+from tasks.registry import LocalRegistry
+from tasks.store import read_window
+from tests.deployments.stack import MAX_PROMPT_TOKENS, Stack, make_package, seal
+
+ASK = [{"role": "user", "content": "Where is my order HL-20931?"}]
+SHORT = {"messages": ASK, "max_tokens": 12}
+LONG = {"messages": ASK, "max_tokens": 400}
+
+
+def rows() -> pd.DataFrame:
+    now = datetime.now(UTC)
+    return read_window(now - timedelta(hours=1), now + timedelta(minutes=1))
+
+
+def row(trace_id: str) -> pd.Series:
+    frame = rows()
+    (index,) = frame.index[frame["trace_id"] == trace_id]
+    return frame.loc[index]
+
+
+def newest() -> pd.Series:
+    return rows().iloc[-1]
+
+
+@pytest.fixture(scope="module")
+def first(stack: Stack) -> str:
+    """The digest in production."""
+    digest = stack.publish(1)
+    rollout.deploy(digest)
+    rollout.promote(digest)
+    return digest
+
+
+@pytest.fixture
+def client(stack: Stack) -> Iterator[openai.OpenAI]:
+    assert rollout.base_url() == f"http://127.0.0.1:{stack.settings.http.port}/v1"
+    with openai.OpenAI(base_url=rollout.base_url(), api_key="none", max_retries=0) as client:
+        yield client
+
+
+@pytest.mark.usefixtures("stack")
+def test_before_a_promotion_it_says_so(client: openai.OpenAI) -> None:
+    health = httpx.get(rollout.base_url().replace("/v1", "/healthz"))
+    assert (health.status_code, health.json()["production"]) == (503, None)
+    with pytest.raises(openai.InternalServerError) as error:
+        client.chat.completions.create(model="production", **SHORT)
+    assert error.value.code == "no_production_model"
+    assert "retry-after" in error.value.response.headers
+    assert (newest()["status"], newest()["error"]) == (503, "no_production_model")
+
+
+def test_a_candidate_answers_by_its_digest_before_it_is_promoted(stack: Stack, client: openai.OpenAI) -> None:
+    digest = stack.publish(1)
+    rollout.deploy(digest)
+    rollout.deploy(digest)
+    assert rollout.served().production is None
+    assert client.chat.completions.create(model=digest, **SHORT).model == digest
+
+
+def test_an_answer_has_openais_shape_and_a_row(client: openai.OpenAI, first: str) -> None:
+    raw = client.chat.completions.with_raw_response.create(model="production", **SHORT)
+    answer = raw.parse()
+    assert answer.model == first
+    assert answer.choices[0].message.role == "assistant"
+    assert answer.choices[0].finish_reason in {"stop", "length"}
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
+    seen = row(raw.headers["x-graft-trace-id"])
+    assert (seen["digest"], seen["status"], seen["error"], seen["stream"]) == (first, 200, "", False)
+    assert seen["prompt_tokens"] == answer.usage.prompt_tokens
+    assert seen["user_chars"] == len(ASK[0]["content"])
+    assert 0 < seen["first_token_ms"] <= seen["latency_ms"]
+
+
+def test_greedy_answers_repeat_and_seeded_ones_too(client: openai.OpenAI, first: str) -> None:
+    def say(**options: object) -> str:
+        return client.chat.completions.create(model=first, **SHORT, **options).choices[0].message.content
+
+    assert say() == say(temperature=0)
+    assert say(temperature=1.5, seed=3) == say(temperature=1.5, seed=3)
+    assert len({say(temperature=2, seed=seed) for seed in range(4)}) > 1
+
+
+def test_a_stream_adds_up_to_the_whole_answer(client: openai.OpenAI, first: str) -> None:
+    whole = client.chat.completions.create(model="tiny-desk", **SHORT)
+    chunks = list(
+        client.chat.completions.create(model="production", **SHORT, stream=True, stream_options={"include_usage": True})
+    )
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert "".join(c.choices[0].delta.content or "" for c in chunks[:-1]) == whole.choices[0].message.content
+    assert chunks[-2].choices[0].finish_reason == whole.choices[0].finish_reason
+    assert chunks[-1].choices == []
+    assert chunks[-1].usage == whole.usage
+    assert {c.model for c in chunks} == {first}
+    assert bool(newest()["stream"])
+
+
+def test_without_being_asked_a_stream_has_no_usage(client: openai.OpenAI, first: str) -> None:
+    chunks = list(client.chat.completions.create(model=first, **SHORT, stream=True))
+    assert all(c.usage is None and c.choices for c in chunks)
+
+
+def test_the_client_may_send_nulls_tools_and_harmless_fields(client: openai.OpenAI, first: str) -> None:
+    tool = {"type": "function", "function": {"name": "look_up", "description": "x"}}
+    answer = client.chat.completions.create(
+        model=first,
+        messages=[
+            {"role": "developer", "content": "Be kind."},
+            {"role": "user", "content": [{"type": "text", "text": "Hi"}]},
+            {
+                "role": "assistant",
+                "content": None,
+                "tool_calls": [
+                    {"id": "call_1", "type": "function", "function": {"name": "look_up", "arguments": '{"a": 1}'}}
+                ],
+            },
+            {"role": "tool", "tool_call_id": "call_1", "content": "nothing"},
+        ],
+        tools=[tool],
+        tool_choice="auto",
+        n=None,
+        stop=None,
+        user="someone",
+        max_completion_tokens=2,
+        top_p=0,
+        temperature=0.5,
+    )
+    assert answer.usage.completion_tokens <= 2
+
+
+def test_models_and_health(client: openai.OpenAI, first: str) -> None:
+    assert first in [model.id for model in client.models.list()]
+    assert client.models.retrieve("production").id == first
+    health = httpx.get(rollout.base_url().replace("/v1", "/healthz"))
+    assert (health.status_code, health.json()["production"]) == (200, first)
+
+
+def test_an_unknown_model_is_404(client: openai.OpenAI, first: str) -> None:
+    assert first in rollout.served().served
+    with pytest.raises(openai.NotFoundError) as error:
+        client.chat.completions.create(model="gpt-4o", **SHORT)
+    assert error.value.code == "model_not_found"
+    seen = row(error.value.response.headers["x-graft-trace-id"])
+    assert (seen["status"], seen["error"], seen["digest"]) == (404, "model_not_found", "")
+    assert pd.isna(seen["prompt_tokens"])
+
+
+def test_a_bad_parameter_is_400_and_named(client: openai.OpenAI, first: str) -> None:
+    with pytest.raises(openai.BadRequestError) as error:
+        client.chat.completions.create(model=first, **SHORT, temperature=3)
+    assert (error.value.param, error.value.type) == ("temperature", "invalid_request_error")
+    assert row(error.value.response.headers["x-graft-trace-id"])["status"] == 400
+
+
+def test_a_prompt_that_is_too_long_is_400(client: openai.OpenAI, first: str) -> None:
+    long = [{"role": "user", "content": "a" * MAX_PROMPT_TOKENS}]
+    for stream in (False, True):
+        with pytest.raises(openai.BadRequestError) as error:
+            client.chat.completions.create(model=first, messages=long, stream=stream)
+        assert error.value.code == "context_length_exceeded"
+        assert row(error.value.response.headers["x-graft-trace-id"])["error"] == "context_length_exceeded"
+
+
+@pytest.mark.usefixtures("stack")
+def test_a_wrong_path_has_openais_shape() -> None:
+    answer = httpx.get(rollout.base_url() + "/nothing")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+
+
+def wait_for_row(before: int) -> pd.Series:
+    deadline = time.monotonic() + 60
+    while len(rows()) == before and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert len(rows()) == before + 1
+    return newest()
+
+
+def test_a_client_that_hangs_up_leaves_a_row(client: openai.OpenAI, first: str) -> None:
+    before = len(rows())
+    with client.chat.completions.create(model=first, **LONG, stream=True) as stream:
+        next(iter(stream))
+    seen = wait_for_row(before)
+    assert (seen["status"], seen["error"], seen["digest"], seen["stream"]) == (499, "client_closed", first, True)
+    assert pd.isna(seen["completion_tokens"])
+
+
+def test_a_client_that_loses_patience_leaves_a_row(client: openai.OpenAI, first: str) -> None:
+    before = len(rows())
+    with pytest.raises(openai.APITimeoutError):
+        client.with_options(timeout=0.3).chat.completions.create(model=first, **LONG)
+    seen = wait_for_row(before)
+    assert (seen["status"], seen["error"], seen["stream"]) == (499, "client_closed", False)
+
+
+def test_a_package_that_is_not_what_was_published_is_not_deployed(stack: Stack, first: str) -> None:
+    digest = stack.publish(3)
+    path = LocalRegistry().package(digest) / "prompt/system.txt"
+    path.write_text("Say yes to everything.", encoding="utf-8")
+    with pytest.raises(GraftError, match=r"system\.txt: changed"):
+        rollout.deploy(digest)
+    assert digest not in rollout.served().served
+    assert rollout.served().production == first
+
+
+def test_a_deploy_that_fails_leaves_production_serving(
+    stack: Stack, client: openai.OpenAI, first: str, tiny_base: Path, tiny_prompts: Path
+) -> None:
+    """Byte for byte as published, and yet no model: the adapter's weights are no safetensors."""
+    broken = make_package(stack.root / "package-broken", 4, tiny_base, tiny_prompts)
+    (broken / "adapter/adapter_model.safetensors").write_bytes(b"not weights")
+    seal(broken, tiny_base)
+    digest = LocalRegistry().publish(broken, tiny_base, stack.root / "evaluation")
+    with pytest.raises(GraftError, match=r"did not come up: .*[Ss]afetensor"):
+        rollout.deploy(digest)
+    assert digest not in rollout.served().served
+    assert client.chat.completions.create(model="production", **SHORT).model == first
+
+
+@pytest.mark.usefixtures("stack")
+def test_what_is_not_deployed_cannot_be_promoted(first: str) -> None:
+    with pytest.raises(GraftError, match="not deployed"):
+        rollout.promote("f" * 64)
+    assert rollout.served().production == first
+
+
+@pytest.mark.usefixtures("stack")
+def test_restoring_what_serves_changes_nothing(client: openai.OpenAI, first: str) -> None:
+    rollout.restore(first)
+    assert client.chat.completions.create(model="production", **SHORT).model == first
+
+
+def test_a_promotion_loses_no_request(stack: Stack, first: str) -> None:
+    second = stack.publish(2)
+    assert second != first
+    seen: list[str] = []
+    stop = threading.Event()
+
+    def keep_asking(number: int) -> None:
+        with openai.OpenAI(base_url=rollout.base_url(), api_key="none", max_retries=0) as client:
+            while not stop.is_set():
+                if number % 2:
+                    chunks = list(client.chat.completions.create(model="production", **SHORT, stream=True))
+                    assert chunks[-1].choices[0].finish_reason
+                    seen.append(chunks[0].model)
+                else:
+                    seen.append(client.chat.completions.create(model="production", **SHORT).model)
+
+    with ThreadPoolExecutor(4) as pool:
+        asking = [pool.submit(keep_asking, number) for number in range(4)]
+        try:
+            rollout.deploy(second)
+            rollout.promote(second)
+            rollout.promote(second)
+            until = len(seen) + 8
+            while len(seen) < until and not any(a.done() for a in asking):
+                time.sleep(0.05)
+            rollout.retire(set())
+            until = len(seen) + 8
+            while len(seen) < until and not any(a.done() for a in asking):
+                time.sleep(0.05)
+        finally:
+            stop.set()
+        for done in asking:
+            done.result()
+    assert seen[0] == first
+    assert seen[-1] == second
+    assert list(rollout.served().served) == [second]

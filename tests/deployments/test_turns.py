@@ -1,0 +1,352 @@
+"""Turns over HTTP in one process, with an engine whose every word is known.
+
+The engine is scripted; queue, prompt, parsing, routes and telemetry are those that serve.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from deployments.app.routes import create_app
+from deployments.app.routing import Routing, Served
+from deployments.app.turn import Turns, showable
+from deployments.engine import PackageServer
+from deployments.events import Ask, Event
+from deployments.settings import ReplicaSettings
+from tasks.engine.open import Model
+from tasks.engine.protocol import Chunk, GenerationRequest
+from tasks.prompt import Prompt
+from tasks.settings import EngineSettings
+from tasks.store import TelemetryRow
+
+DIGEST = "d" * 64
+ASK = [{"role": "user", "content": "Where is HL-20931?"}]
+CALL = '<tool_call>{"name": "find_order", "arguments": {"order_id": "HL-20931"}}</tool_call>'
+SETTINGS = ReplicaSettings(
+    replicas=1,
+    num_cpus=0.1,
+    torch_threads=1,
+    batch_size=1,
+    max_queued=1,
+    request_timeout_s=5,
+    start_timeout_s=5,
+    health_every_s=5,
+)
+
+
+class ScriptedEngine:
+    """Says `says` in pieces of three characters, once it may."""
+
+    def __init__(self, says: str) -> None:
+        self.says = says
+        self.may_go_on = threading.Event()
+        self.may_go_on.set()
+        self.requests: list[GenerationRequest] = []
+        self.closed = threading.Event()
+
+    def stream(self, requests: Sequence[GenerationRequest]) -> Iterator[Chunk]:
+        self.requests.extend(requests)
+        pieces = [self.says[i : i + 3] for i in range(0, len(self.says), 3)] or [""]
+        try:
+            for number, piece in enumerate(pieces):
+                for index in range(len(requests)):
+                    yield Chunk(index, piece, (number,), "stop" if number == len(pieces) - 1 else None)
+                self.may_go_on.wait(30)
+        finally:
+            self.closed.set()
+
+
+class FailingEngine(ScriptedEngine):
+    def stream(self, requests: Sequence[GenerationRequest]) -> Iterator[Chunk]:
+        yield Chunk(0, self.says, (1,))
+        raise RuntimeError("the machine is on fire")
+
+
+class Desk:
+    """The assistant with one served package, and the rows it wrote."""
+
+    def __init__(self, engine: ScriptedEngine, base: Path, prompts: Path, timeout_s: float = 30.0) -> None:
+        settings = EngineSettings(name="transformers", dtype="float32", max_new_tokens=50)
+        model = Model(engine, Prompt.load(prompts, base), settings, 500)
+        self.engine = engine
+        self.server = PackageServer(model, ("i can't",), SETTINGS)
+        self.rows: list[TelemetryRow] = []
+        self.turns = Turns(self, self.rows.append, timeout_s)
+        self.turns.routing = Routing(production=DIGEST, served={DIGEST: Served(app="engine", name="desk", since=1)})
+
+    def ask(self, app: str, ask: Ask) -> AsyncGenerator[Event]:
+        assert app == "engine"
+        return self.server.turn(ask)
+
+    @asynccontextmanager
+    async def client(self) -> AsyncIterator[openai.AsyncOpenAI]:
+        transport = httpx.ASGITransport(create_app(self.turns))
+        async with (
+            httpx.AsyncClient(transport=transport) as http,
+            openai.AsyncOpenAI(base_url="http://desk/v1", api_key="none", http_client=http, max_retries=0) as client,
+        ):
+            yield client
+
+    async def whole(self, **options: Any) -> Any:
+        async with self.client() as client:
+            return await client.chat.completions.create(**{"model": "production", "messages": ASK, **options})
+
+    async def streamed(self, **options: Any) -> list[Any]:
+        async with self.client() as client:
+            create = client.chat.completions.create
+            stream = await create(**{"model": "production", "messages": ASK, **options}, stream=True)
+            return [chunk async for chunk in stream]
+
+
+def joined(chunks: list[Any]) -> tuple[str, list[tuple[str, str]]]:
+    deltas = [chunk.choices[0].delta for chunk in chunks]
+    calls = [(c.function.name, c.function.arguments) for d in deltas for c in d.tool_calls or ()]
+    return "".join(delta.content or "" for delta in deltas), calls
+
+
+TEXTS = [
+    "It left on Tuesday.",
+    CALL,
+    f"One moment.\n{CALL}",
+    f"{CALL}\n{CALL}",
+    f"Before {CALL} after",
+    "2 < 3 and a <tool is not a call",
+    "<tool_call>{broken</tool_call>",
+    "Half a <tool_call>{",
+    "  spaces around  ",
+    "",
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_stream_says_what_the_whole_answer_says(text: str, tiny_base: Path, tiny_prompts: Path) -> None:
+    async def run() -> None:
+        desk = Desk(ScriptedEngine(text), tiny_base, tiny_prompts)
+        whole = (await desk.whole()).choices[0]
+        chunks = await desk.streamed()
+        content, calls = joined(chunks)
+        assert content == (whole.message.content or "")
+        assert calls == [(c.function.name, c.function.arguments) for c in whole.message.tool_calls or ()]
+        assert chunks[-1].choices[0].finish_reason == whole.finish_reason
+        assert [row.status for row in desk.rows] == [200, 200]
+
+    asyncio.run(run())
+
+
+def test_a_tool_call_has_openais_shape(tiny_base: Path, tiny_prompts: Path) -> None:
+    async def run() -> None:
+        desk = Desk(ScriptedEngine(CALL), tiny_base, tiny_prompts)
+        choice = (await desk.whole()).choices[0]
+        assert choice.finish_reason == "tool_calls"
+        assert choice.message.content is None
+        (call,) = choice.message.tool_calls
+        assert call.id.startswith("call_")
+        assert call.function.name == "find_order"
+        assert json.loads(call.function.arguments) == {"order_id": "HL-20931"}
+        assert (desk.rows[0].tool_name, desk.rows[0].valid_format) == ("find_order", True)
+
+    asyncio.run(run())
+
+
+def test_no_piece_of_a_tool_call_is_streamed_as_content(tiny_base: Path, tiny_prompts: Path) -> None:
+    async def run() -> None:
+        content, calls = joined(await Desk(ScriptedEngine(f"Wait. {CALL}"), tiny_base, tiny_prompts).streamed())
+        assert (content, len(calls)) == ("Wait.", 1)
+
+    asyncio.run(run())
+
+
+def test_showable_never_takes_back() -> None:
+    for text in TEXTS:
+        shown = [showable(text[:size]) for size in range(len(text) + 1)]
+        assert all(later.startswith(earlier) for earlier, later in itertools.pairwise(shown))
+
+
+def test_what_the_request_says_of_tools_is_done(tiny_base: Path, tiny_prompts: Path) -> None:
+    async def run() -> None:
+        desk = Desk(ScriptedEngine(CALL + CALL), tiny_base, tiny_prompts)
+        own = {"type": "function", "function": {"name": "look_up", "parameters": {"properties": {"word": {}}}}}
+        assert len((await desk.whole(tools=[own])).choices[0].message.tool_calls) == 2
+        assert len((await desk.whole(parallel_tool_calls=False)).choices[0].message.tool_calls) == 1
+        none = (await desk.whole(tool_choice="none")).choices[0]
+        assert (none.message.tool_calls, none.message.content) == (None, CALL + CALL)
+        prompts = [desk.server._model.prompt.tokenizer.decode(r.prompt_ids) for r in desk.engine.requests]
+        assert ["look_up(word)" in p for p in prompts] == [True, False, False]
+        assert ["find_order(" in p for p in prompts] == [False, True, False]
+
+    asyncio.run(run())
+
+
+def test_decoding_options_reach_the_engine(tiny_base: Path, tiny_prompts: Path) -> None:
+    async def run() -> None:
+        desk = Desk(ScriptedEngine("ok"), tiny_base, tiny_prompts)
+        await desk.whole()
+        await desk.whole(temperature=0.7, top_p=0.9, seed=5, stop="x", max_tokens=7)
+        await desk.whole(stop=["a", "b"], max_completion_tokens=9999)
+        plain, given, large = desk.engine.requests
+        assert (plain.temperature, plain.top_p, plain.seed, plain.stop, plain.max_new_tokens) == (0, 1, None, (), 50)
+        assert (given.temperature, given.top_p, given.seed, given.stop, given.max_new_tokens) == (
+            0.7,
+            0.9,
+            5,
+            ("x",),
+            7,
+        )
+        assert (large.stop, large.max_new_tokens) == (("a", "b"), 50)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "code"),
+    [
+        (b"{", None, "invalid_json"),
+        (b'\xff{"model": "production"}', None, "invalid_json"),
+        ({"messages": ASK}, "model", "missing_required_parameter"),
+        ({"messages": []}, "messages", "invalid_value"),
+        ({"messages": [{"role": "wizard", "content": "x"}]}, "messages.0.role", "invalid_value"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, None, "invalid_value"),
+        ({"temperature": 2.5}, "temperature", "invalid_value"),
+        ({"n": 2}, "n", "invalid_value"),
+        ({"stop": ["a", "b", "c", "d", "e"]}, "stop", "invalid_value"),
+        ({"stop": ""}, "stop", "invalid_value"),
+        ({"max_tokens": 0}, "max_tokens", "invalid_value"),
+        ({"seed": 2**70}, "seed", "invalid_value"),
+        ({"logit_bias": {"1": 2}}, "logit_bias", "invalid_value"),
+        ({"response_format": {"type": "json_object"}}, "response_format", "invalid_value"),
+        ({"tool_choice": "required"}, "tool_choice", "invalid_value"),
+        (
+            {"tools": [{"type": "function", "function": {"name": "no spaces"}}]},
+            "tools.0.function.name",
+            "invalid_value",
+        ),
+        ({"stream_options": {"include_usage": True}}, "stream_options", "invalid_value"),
+        ({"temprature": 1}, "temprature", "unknown_parameter"),
+    ],
+)
+def test_a_bad_request_is_400_names_its_field_and_leaves_a_row(
+    body: bytes | dict[str, Any], param: str | None, code: str, tiny_base: Path, tiny_prompts: Path
+) -> None:
+    async def run() -> None:
+        desk = Desk(ScriptedEngine("never"), tiny_base, tiny_prompts)
+        model = {} if code == "missing_required_parameter" else {"model": "production"}
+        content = body if isinstance(body, bytes) else json.dumps({**model, "messages": ASK, **body}).encode()
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(create_app(desk.turns))) as http:
+            answer = await http.post("http://desk/v1/chat/completions", content=content)
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"], error["type"]) == (400, code, "invalid_request_error")
+        assert param is None or error["param"] == param
+        (row,) = desk.rows
+        assert (row.trace_id, row.status, row.error) == (answer.headers["x-graft-trace-id"], 400, code)
+        assert not desk.engine.requests
+
+    asyncio.run(run())
+
+
+def test_a_full_queue_is_503_with_retry_after(tiny_base: Path, tiny_prompts: Path) -> None:
+    async def run() -> None:
+        desk = Desk(ScriptedEngine("slow answer"), tiny_base, tiny_prompts)
+        desk.engine.may_go_on.clear()
+        running = asyncio.create_task(desk.whole())
+        while not desk.engine.requests:
+            await asyncio.sleep(0.005)
+        waiting = asyncio.create_task(desk.whole())
+        while not desk.server._batches._waiting:
+            await asyncio.sleep(0.005)
+        with pytest.raises(openai.InternalServerError) as error:
+            await desk.whole()
+        assert (error.value.status_code, error.value.code) == (503, "overloaded")
+        assert int(error.value.response.headers["retry-after"]) > 0
+        desk.engine.may_go_on.set()
+        await asyncio.gather(running, waiting)
+        assert sorted(row.status for row in desk.rows) == [200, 200, 503]
+        assert max(row.queue_ms or 0 for row in desk.rows) > 0
+
+    asyncio.run(run())
+
+
+def test_what_takes_too_long_is_504_and_its_work_ends(tiny_base: Path, tiny_prompts: Path) -> None:
+    async def run() -> None:
+        desk = Desk(ScriptedEngine("slow answer"), tiny_base, tiny_prompts, timeout_s=0.2)
+        desk.engine.may_go_on.clear()
+        with pytest.raises(openai.InternalServerError) as error:
+            await desk.whole()
+        assert (error.value.status_code, error.value.code) == (504, "timeout")
+        desk.engine.may_go_on.set()
+        assert await asyncio.to_thread(desk.engine.closed.wait, 30)
+        assert (desk.rows[0].status, desk.rows[0].error) == (504, "timeout")
+
+    asyncio.run(run())
+
+
+def test_a_stream_that_takes_too_long_ends_in_an_error(tiny_base: Path, tiny_prompts: Path) -> None:
+    async def run() -> None:
+        desk = Desk(ScriptedEngine("slow answer"), tiny_base, tiny_prompts, timeout_s=0.5)
+        desk.engine.may_go_on.clear()
+        with pytest.raises(openai.APIError, match="did not finish"):
+            await desk.streamed()
+        desk.engine.may_go_on.set()
+        assert [(row.status, row.error, row.stream) for row in desk.rows] == [(504, "timeout", True)]
+
+    asyncio.run(run())
+
+
+def test_an_engine_that_fails_is_500_in_openais_shape(tiny_base: Path, tiny_prompts: Path) -> None:
+    async def run() -> None:
+        desk = Desk(FailingEngine("Hello"), tiny_base, tiny_prompts)
+        with pytest.raises(openai.InternalServerError) as error:
+            await desk.whole()
+        assert error.value.code == "engine_error"
+        assert "fire" not in error.value.message
+        with pytest.raises(openai.APIError, match="failed while answering"):
+            await desk.streamed()
+        assert [(row.status, row.error) for row in desk.rows] == [(500, "engine_error")] * 2
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_hangs_up_is_noted_and_ends_the_work(stream: bool, tiny_base: Path, tiny_prompts: Path) -> None:
+    async def run() -> None:
+        desk = Desk(ScriptedEngine("slow answer"), tiny_base, tiny_prompts)
+        desk.engine.may_go_on.clear()
+        task = asyncio.create_task(desk.streamed() if stream else desk.whole())
+        while not desk.engine.requests:
+            await asyncio.sleep(0.005)
+        await asyncio.sleep(0.05)
+        task.cancel()
+        await asyncio.wait([task])
+        assert [(row.status, row.error, row.stream) for row in desk.rows] == [(499, "client_closed", stream)]
+        assert desk.rows[0].digest == DIGEST
+        desk.engine.may_go_on.set()
+        assert await asyncio.to_thread(desk.engine.closed.wait, 30)
+
+    asyncio.run(run())
+
+
+def test_health_really_asks_for_a_token_but_not_again_at_once(tiny_base: Path, tiny_prompts: Path) -> None:
+    async def run() -> None:
+        desk = Desk(ScriptedEngine("x"), tiny_base, tiny_prompts)
+        await desk.server.check_health()
+        await desk.server.check_health()
+        assert [r.max_new_tokens for r in desk.engine.requests] == [1]
+        with pytest.raises(RuntimeError, match="fire"):
+            await Desk(FailingEngine(""), tiny_base, tiny_prompts).server.check_health()
+
+    asyncio.run(run())
+
+
+def test_production_must_be_served() -> None:
+    with pytest.raises(ValueError, match="is not served"):
+        Routing(production=DIGEST)

@@ -1,0 +1,66 @@
+"""A model package in miniature: real hashes and a real manifest around files of a few bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tasks.files import sha256_file, sha256_tree, write_json, write_text
+from tasks.manifest import MANIFEST, BaseModelInfo, Manifest
+from tasks.settings import EngineSettings
+
+
+@dataclass(frozen=True)
+class Built:
+    """The folders that the stages `base`, `package` and `evaluate` leave behind."""
+
+    package: Path
+    base: Path
+    evaluation: Path
+    digest: str
+
+
+@pytest.fixture
+def build_package(tmp_path: Path) -> Callable[..., Built]:
+    """Build a package with the given adapter text and evaluation rows, all on the same base."""
+
+    def build(adapter: str = "weights", rows: pd.DataFrame | None = None) -> Built:
+        root = tmp_path / f"built-{adapter}"
+        base, package, evaluation = root / "base", root / "package", root / "evaluation"
+        write_text(base / "model.safetensors", "base weights")
+        info = BaseModelInfo(
+            source="test://tiny",
+            sha256="0" * 64,
+            licence="Apache-2.0",
+            architecture="Tiny",
+            parameters=12,
+            files=sha256_tree(base),
+        )
+        write_json(base / "base.json", info.model_dump())
+        write_text(package / "adapter" / "adapter.safetensors", adapter)
+        manifest = Manifest(
+            name="test-desk",
+            base=info,
+            prompt={"prompt": "a", "tokenizer": "b"},
+            engine=EngineSettings(name="transformers", dtype="auto", max_new_tokens=8),
+            max_prompt_tokens=64,
+            data={},
+            params={},
+            languages=("en",),
+            intended_use="tests",
+            limits="none",
+            refusal_phrases=("i can't",),
+            files=sha256_tree(package),
+        )
+        write_json(package / MANIFEST, manifest.model_dump(mode="json"))
+        write_json(package / "provenance.json", {"built_at": "2026-01-31"})
+        write_json(evaluation / "scores.json", {"quality": 0.5})
+        if rows is not None:
+            rows.to_parquet(evaluation / "rows.parquet", index=False)
+        return Built(package, base, evaluation, sha256_file(package / MANIFEST))
+
+    return build

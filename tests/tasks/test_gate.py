@@ -1,0 +1,169 @@
+"""The gate's rules on known cases, and its error rate on simulated evaluations."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tasks.errors import GraftError
+from tasks.gate import judge, markdown
+from tasks.settings import GateSettings
+
+SETTINGS = GateSettings(
+    min_rows=40, confidence=0.95, resamples=2000, min_gain=0.05, max_loss=0.05, min_valid_format=0.95, seed=7
+)
+
+
+def evaluation(n: int = 90, **quality: float | np.ndarray) -> pd.DataFrame:
+    """Rows of each named system with the given quality (one number for all, or one per row)."""
+    parts = [
+        pd.DataFrame(
+            {
+                "system": system,
+                "id": [f"row-{i}" for i in range(n)],
+                "label": ["tool" if i % 3 == 0 else "answer" for i in range(n)],
+                "quality": values,
+                "valid_format": True,
+            }
+        )
+        for system, values in quality.items()
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def noisy(mean: float, n: int = 90, seed: int = 0) -> np.ndarray:
+    return np.clip(np.random.default_rng(seed).normal(mean, 0.2, n), 0, 1)
+
+
+def test_a_clear_gain_passes_and_says_so_in_numbers() -> None:
+    verdict = judge(evaluation(base=noisy(0.3), candidate=noisy(0.7, seed=1)), SETTINGS)
+    assert verdict.outcome == "pass"
+    [overall] = [c for c in verdict.comparisons if not c.label]
+    assert overall.n == 90
+    assert overall.difference == pytest.approx(overall.candidate - overall.other)
+    assert overall.low < overall.difference < overall.high
+    assert any(f"{overall.difference:+.3f}" in reason and "base" in reason for reason in verdict.reasons)
+
+
+def test_interval_agrees_with_the_normal_approximation() -> None:
+    base, candidate = noisy(0.3), noisy(0.5, seed=1)
+    [overall, *_] = judge(evaluation(base=base, candidate=candidate), SETTINGS).comparisons
+    differences = candidate - base
+    half = 1.96 * differences.std(ddof=1) / np.sqrt(len(differences))
+    assert overall.low == pytest.approx(differences.mean() - half, abs=0.01)
+    assert overall.high == pytest.approx(differences.mean() + half, abs=0.01)
+
+
+def test_rows_are_paired_by_id_and_not_by_their_order() -> None:
+    rows = evaluation(base=noisy(0.3), candidate=noisy(0.3) * 0.9)
+    shuffled = rows.sample(frac=1, random_state=3)
+    assert judge(shuffled, SETTINGS) == judge(rows, SETTINGS)
+    [overall, *_] = judge(rows, SETTINGS).comparisons
+    assert overall.high - overall.low < 0.02  # unpaired, two such samples differ by ten times as much
+
+
+def test_same_rows_give_the_same_verdict() -> None:
+    rows = evaluation(base=noisy(0.3), incumbent=noisy(0.4, seed=2), candidate=noisy(0.5, seed=1))
+    assert judge(rows, SETTINGS) == judge(rows, SETTINGS)
+
+
+def test_identical_candidate_does_not_pass() -> None:
+    rows = evaluation(base=noisy(0.5), candidate=noisy(0.5))
+    assert judge(rows, SETTINGS).outcome == "fail"
+    assert judge(rows, SETTINGS.model_copy(update={"min_gain": 0.0})).outcome == "inconclusive"
+
+
+def test_a_gain_that_noise_could_make_is_inconclusive() -> None:
+    verdict = judge(evaluation(n=45, base=noisy(0.5, 45), candidate=noisy(0.57, 45, seed=1)), SETTINGS)
+    assert verdict.outcome == "inconclusive"
+    assert "cannot be told" in verdict.reasons[0]
+
+
+def test_too_few_rows_are_inconclusive_however_good() -> None:
+    verdict = judge(evaluation(n=39, base=0.0, candidate=1.0), SETTINGS)
+    assert verdict.outcome == "inconclusive"
+    assert verdict.reasons == ("Only 39 rows were evaluated; a judgement needs at least 40.",)
+
+
+@pytest.mark.parametrize(
+    ("incumbent", "outcome"), [(0.7, "pass"), (0.72, "pass"), (0.95, "fail")], ids=["equal", "small loss", "worse"]
+)
+def test_incumbent_may_be_lost_to_by_little(incumbent: float, outcome: str) -> None:
+    verdict = judge(evaluation(base=0.2, incumbent=incumbent, candidate=0.7), SETTINGS)
+    assert verdict.outcome == outcome
+    assert any("incumbent" in reason for reason in verdict.reasons)
+
+
+def test_uncertain_loss_to_the_incumbent_is_inconclusive() -> None:
+    rows = evaluation(n=45, base=0.0, incumbent=noisy(0.6, 45), candidate=noisy(0.6, 45, seed=1))
+    assert judge(rows, SETTINGS).outcome == "inconclusive"
+
+
+def test_answers_that_cannot_be_parsed_fail_whatever_the_quality() -> None:
+    rows = evaluation(base=0.0, candidate=1.0)
+    broken = rows["id"].isin([f"row-{i}" for i in range(9)])
+    rows.loc[broken & (rows["system"] == "base"), "valid_format"] = False
+    assert judge(rows, SETTINGS).outcome == "pass"  # the base's own failures are not the candidate's
+    rows.loc[broken & (rows["system"] == "candidate"), "valid_format"] = False
+    verdict = judge(rows, SETTINGS)
+    assert verdict.outcome == "fail"
+    assert verdict.reasons[0] == "90.0% of the answers can be parsed; at least 95.0% must."
+
+
+def test_labels_are_compared_apart() -> None:
+    rows = evaluation(base=0.2, candidate=0.6)
+    rows.loc[(rows["system"] == "candidate") & (rows["label"] == "tool"), "quality"] = 0.1
+    by_label = {c.label: c for c in judge(rows, SETTINGS).comparisons if c.label}
+    assert (by_label["tool"].n, by_label["answer"].n) == (30, 60)
+    assert by_label["tool"].difference == pytest.approx(-0.1)
+    assert by_label["answer"].difference == pytest.approx(0.4)
+
+
+def test_rows_that_cannot_be_paired_are_refused() -> None:
+    rows = evaluation(base=0.2, candidate=0.6)
+    with pytest.raises(GraftError, match=r"did not answer the same rows \(1 differ, such as row-89\)"):
+        judge(rows.iloc[:-1], SETTINGS)
+    with pytest.raises(GraftError, match="candidate answered row row-3 twice"):
+        judge(pd.concat([rows, rows.iloc[[93]]]), SETTINGS)
+    with pytest.raises(GraftError, match="none of the system candidate"):
+        judge(rows[rows["system"] == "base"], SETTINGS)
+    with pytest.raises(GraftError, match="no column quality"):
+        judge(rows.drop(columns="quality"), SETTINGS)
+    with pytest.raises(GraftError, match="row row-2 is not a number"):
+        judge(rows.assign(quality=rows["quality"].where(rows["id"] != "row-2")), SETTINGS)
+
+
+def test_equal_systems_are_rarely_promoted_as_better() -> None:
+    """Two equal systems that answer differently: at the strictest, `min_gain` 0, 2.5% pass by chance."""
+    settings = SETTINGS.model_copy(update={"min_gain": 0.0, "resamples": 500})
+    generator = np.random.default_rng(11)
+    outcomes = []
+    for _ in range(300):
+        difficulty = generator.beta(2, 2, 90)
+        base, candidate = (generator.random((2, 90)) < difficulty).astype(float)
+        outcomes.append(judge(evaluation(base=base, candidate=candidate), settings).outcome)
+    assert outcomes.count("pass") <= 0.05 * 300
+    assert outcomes.count("fail") <= 0.05 * 300
+
+
+def test_a_real_gain_is_usually_seen() -> None:
+    generator = np.random.default_rng(12)
+    passed = sum(
+        judge(
+            evaluation(base=generator.random(90) < 0.3, candidate=generator.random(90) < 0.7),
+            SETTINGS.model_copy(update={"resamples": 500}),
+        ).outcome
+        == "pass"
+        for _ in range(50)
+    )
+    assert passed >= 45
+
+
+def test_markdown_shows_outcome_reasons_and_every_comparison() -> None:
+    verdict = judge(evaluation(base=0.2, incumbent=0.5, candidate=0.6), SETTINGS)
+    page = markdown(verdict)
+    assert page.startswith("# Gate: pass\n")
+    assert all(f"- {reason}" in page for reason in verdict.reasons)
+    assert "| base | 90 | 0.600 | 0.200 | +0.400 | +0.400 | +0.400 |" in page
+    assert "| incumbent, tool | 30 | 0.600 | 0.500 | +0.100 | +0.100 | +0.100 |" in page
