@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from tasks.environment import find_root, load_stack_settings, stack_environment
+from tasks.environment import find_root, stack_environment
 from tasks.errors import run_main
 
 app = typer.Typer(
@@ -22,8 +22,9 @@ app.add_typer(data, name="data")
 
 
 @app.callback()
-def enter() -> None:
-    """Work in the repository root, with the stack's environment."""
+def enter(context: typer.Context) -> None:
+    """Work in the repository root, with the stack's environment; remember where the person stood."""
+    context.obj = Path.cwd()
     os.chdir(find_root(Path.cwd()))
     os.environ.update(stack_environment(Path.cwd()))
 
@@ -63,23 +64,22 @@ def status() -> None:
 @app.command()
 def run() -> None:
     """Bring the stack up and run the release: from the raw data to an assistant in production."""
-    from flows import stack
-    from flows.api import PrefectApi
-    from flows.runs import run_and_follow
-
-    stack.up()
-    run_and_follow(PrefectApi(load_stack_settings().prefect.url), "release", "release-summary")
+    _run("release", "release-summary")
 
 
 @app.command()
 def monitor() -> None:
     """Compare what production answered lately with what the gate judged."""
+    _run("monitor", "drift-summary")
+
+
+def _run(deployment: str, summary: str) -> None:
     from flows import stack
     from flows.api import PrefectApi
     from flows.runs import run_and_follow
 
     stack.up()
-    run_and_follow(PrefectApi(load_stack_settings().prefect.url), "monitor", "drift-summary")
+    run_and_follow(PrefectApi.of_stack(), deployment, summary)
 
 
 @app.command()
@@ -104,14 +104,21 @@ def version() -> None:
 
 @data.command()
 def add(
+    context: typer.Context,
     file: Annotated[Path, typer.Argument(help="Chat JSONL, or CSV with --input and --target.")],
-    input_column: Annotated[str, typer.Option("--input", help="CSV column with what the user says.")] = "",
-    target_column: Annotated[str, typer.Option("--target", help="CSV column with the wanted answer.")] = "",
-    system: Annotated[str, typer.Option(help="System prompt of every CSV row.")] = "",
-    replace: Annotated[bool, typer.Option(help="Use only this file, in place of what is in data/raw.")] = False,
+    input_column: Annotated[str | None, typer.Option("--input", help="CSV column with what the user says.")] = None,
+    target_column: Annotated[str | None, typer.Option("--target", help="CSV column with the wanted answer.")] = None,
+    system: Annotated[str | None, typer.Option(help="System text for these rows.")] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Use only this file; what is there is kept aside.")
+    ] = False,
 ) -> None:
     """Bring your own data into data/raw, and check it against the contract."""
-    raise NotImplementedError
+    from tasks.data import add as add_file
+
+    path = context.obj / file.expanduser()
+    added = add_file(path, input_column=input_column, target_column=target_column, system=system, replace=replace)
+    print(added.describe())
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -9,6 +10,9 @@ from datetime import datetime, timedelta
 from flows.api import OPEN_STATES, Json, PrefectApi
 
 _POLL_S = 1.0
+_NOT_SHOWN = ("prefect.flow_runs.worker", "prefect.runner")
+_ENDED = "Finished in state "
+_CACHED = re.compile(_ENDED + r"Cached\((?:message=)?['\"](?P<reason>.*)['\"], type=COMPLETED\)", re.DOTALL)
 _LATE_S = 15.0  # lines are sent in batches, so an older one may arrive after a newer one
 
 
@@ -24,7 +28,8 @@ def follow(api: PrefectApi, run_id: str, write: Callable[[str], None]) -> Json:
             if line["id"] not in seen:
                 seen.add(line["id"])
                 since = _earlier(line["timestamp"])
-                write(render(line))
+                if text := render(line):
+                    write(text)
         if ended:
             return run
 
@@ -34,6 +39,18 @@ def _earlier(timestamp: str) -> str:
 
 
 def render(line: Json) -> str:
-    """One log line with the local time it was written."""
+    """A log line with the local time it was written; empty for what a person need not read.
+
+    Prefect says of every task how it ended: worth a line only where there was nothing to do. A
+    failure's message comes once more at the end.
+    """
+    text = line["message"]
+    if line["name"].startswith(_NOT_SHOWN):
+        return ""
+    if text.startswith(_ENDED):
+        match = _CACHED.match(text)
+        if not match:
+            return ""
+        text = match["reason"]
     at = datetime.fromisoformat(line["timestamp"]).astimezone()
-    return f"{at:%H:%M:%S}  {line['message']}"
+    return f"{at:%H:%M:%S}  {text}"

@@ -97,13 +97,19 @@ def reproduce(stage: str) -> State | None:
             line = raw.rstrip()
             if line.strip() and not line.strip().startswith(_NOISE):
                 lines.append(line)
-                logger.info(line)
+                if not _is_fresh_note(line):
+                    logger.info(line)
                 show(line)
         status = process.wait()
     if status != 0:
         raise GraftError(_explain(stage, lines))
-    skipped = [line for line in lines if f"'{stage}'" in line and any(mark in line for mark in _UNCHANGED)]
+    skipped = [line for line in lines if f"'{stage}'" in line and _is_fresh_note(line)]
     return cached(skipped[0]) if skipped else None
+
+
+def _is_fresh_note(line: str) -> bool:
+    """DVC says so of every stage before the one that was asked for."""
+    return any(mark in line for mark in _UNCHANGED)
 
 
 @contextmanager

@@ -38,8 +38,8 @@ from tasks.smoke import choose, smoke
 from tasks.terms import load_terms
 
 SUMMARY = "release-summary"
-REPORT = BUILT_CONTRACT / "report.html"
-ROWS = "rows.parquet"
+REPORT, RESULT = "report.html", "result.json"  # of the contract
+ROWS = "rows.parquet"  # of the evaluation
 
 
 class RefusedError(GraftError):
@@ -92,9 +92,18 @@ def write_incumbent() -> State | bool:
 
 def show_contract() -> None:
     """Keep the contract's verdict in Prefect, with the way to its page."""
-    page = BUILT_CONTRACT / "report.md"
-    text = page.read_text(encoding="utf-8") if page.is_file() else "The contract left no report."
-    create_markdown_artifact(f"{text}\n\nPage: {REPORT.resolve()}\n", key="contract", description="Data contract")
+    path = BUILT_CONTRACT / RESULT
+    if not path.is_file():
+        return  # it failed before it could judge
+    result = json.loads(path.read_text(encoding="utf-8"))
+    lines = ["# Contract: " + ("kept" if result["ok"] else "broken"), "", f"{result['lines']} lines", ""]
+    lines += ["| rule | severity | verdict | offences | allowed | first |", "| --- | --- | --- | ---: | --- | --- |"]
+    for rule in result["rules"]:
+        first = "; ".join(f"{o['source']} {o['reason']}" for o in rule["offending"][:1]).replace("|", "\\|")
+        cells = (rule["rule"], rule["severity"], rule["verdict"], str(rule["count"]), rule["limit"], first)
+        lines.append(f"| {' | '.join(cells)} |")
+    page = "\n".join([*lines, "", f"Page: {(BUILT_CONTRACT / REPORT).resolve()}"])
+    create_markdown_artifact(page + "\n", key="contract", description="Data contract")
 
 
 def judge(digest: str) -> State:
@@ -182,7 +191,7 @@ def summary(digest: str) -> str:
         since=channel.at,
         base_url=rollout.base_url(),
         run_url=PrefectApi.of_stack().run_url(str(flow_run.id)),
-        report=REPORT.resolve(),
+        report=(BUILT_CONTRACT / REPORT).resolve(),
         card=registry.package(digest) / "card.md",
     )
     rows: pd.DataFrame = pd.read_parquet(registry.evaluation(digest) / ROWS)

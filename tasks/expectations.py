@@ -95,10 +95,8 @@ def validate(table: pd.DataFrame, expectations: Sequence[Expectation]) -> list[F
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
     asset = context.data_sources.add_pandas("rows").add_dataframe_asset("rows")
     batch = asset.add_batch_definition_whole_dataframe("all").get_batch({"dataframe": table})
-    suite = context.suites.add(gx.ExpectationSuite(name="contract"))
-    for one in expectations:
-        configuration = ExpectationConfiguration(type=one.type, kwargs=one.kwargs, meta={"rule": one.rule})
-        suite.add_expectation(configuration.to_domain_obj())
+    configurations = [ExpectationConfiguration(one.type, one.kwargs, meta={"rule": one.rule}) for one in expectations]
+    suite = gx.ExpectationSuite(name="contract", expectations=[one.to_domain_obj() for one in configurations])
     result = batch.validate(suite, result_format={"result_format": "COMPLETE"})
     if len(result.results) != len(expectations):
         raise GraftError(f"contract: Great Expectations answered {len(result.results)} of {len(expectations)} rules")

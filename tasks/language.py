@@ -8,6 +8,7 @@ support chat is not flagged while a four-word message in German or Spanish is.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from tasks.errors import GraftError
@@ -36,6 +37,7 @@ def main_language(text: str) -> str:
     return str(identifier.classify(text)[0])
 
 
+@cache
 def language_of(expected: str) -> Callable[[str], str]:
     """A function from text to its language code: `expected`, unless the text is surely in another.
 

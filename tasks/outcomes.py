@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -120,11 +121,10 @@ def _freshness(table: pd.DataFrame, terms: Terms) -> list[Offence]:
 
 def _balance(table: pd.DataFrame, terms: Terms) -> list[Offence]:
     rule = terms.rules.balance
-    counts = table["label"].value_counts().to_dict()
-    labels = sorted(terms.labels.keys() | counts.keys(), key=lambda label: (counts.get(label, 0), label))
-    total = max(1, sum(counts.values()))
+    found = Counter(label for label in table["label"] if label is not None)
+    labels = sorted(terms.labels, key=lambda label: (found[label], label))
     return [
-        Offence(source=f"label {label or '(none)'}", reason=f"{counts.get(label, 0)} rows")
+        Offence(source=f"label {label}", reason=f"{found[label]} rows")
         for label in labels
-        if counts.get(label, 0) < rule.min_rows or counts[label] / total > rule.max_share
+        if found[label] < rule.min_rows or found[label] / found.total() > rule.max_share
     ]

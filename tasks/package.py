@@ -47,14 +47,16 @@ def describe_data(terms: Terms, folder: Path) -> dict[str, Any]:
     }
 
 
-def build(settings: Settings, terms: Terms, base: Path, adapter: Path, examples: Path, target: Path) -> str:
+def build(
+    settings: Settings, terms: Terms, base: Path, adapter: Path, prompts: Path, examples: Path, target: Path
+) -> str:
     """Write the package to `target`, whole or not at all; return its digest."""
-    prompt = Prompt.load(PROMPTS, base)
+    prompt = Prompt.load(prompts, base)
     with new_folder(target) as folder:
         shutil.copytree(adapter, folder / ADAPTER)
         (folder / PROMPT).mkdir()
         for name in FILES:
-            shutil.copy(PROMPTS / name, folder / PROMPT / name)
+            shutil.copy(prompts / name, folder / PROMPT / name)
         manifest = Manifest(
             name=settings.package.name,
             base=BaseModelInfo.model_validate_json((base / "base.json").read_bytes()),
@@ -110,7 +112,9 @@ def provenance() -> dict[str, str | None]:
 
 
 def main() -> None:
-    digest = build(load_settings(), load_terms(CONTRACT), BUILT_BASE, BUILT_ADAPTER, BUILT_EXAMPLES, BUILT_PACKAGE)
+    digest = build(
+        load_settings(), load_terms(CONTRACT), BUILT_BASE, BUILT_ADAPTER, PROMPTS, BUILT_EXAMPLES, BUILT_PACKAGE
+    )
     print(f"package: {digest}")
 
 

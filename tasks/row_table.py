@@ -2,8 +2,8 @@
 
 Columns: `source` (file:line); a column per check that holds a short fault or None; `label`,
 `language`, `n_tokens`; `exact_duplicate` and `near_duplicate` (what the row repeats, or None);
-`personal_data`; `label_rows` and `label_share` (how common the row's label is); `readable_rows` (1
-or 0) and `age_days`. A line that holds no row has None everywhere but in its fault.
+`personal_data`; `label_rows` and `label_share` (how common the row's label is, if the contract
+knows it); `readable_rows` (1 or 0) and `age_days`. A line without a row has None but in its fault.
 """
 
 from __future__ import annotations
@@ -112,9 +112,9 @@ def build_table(
     check = RowChecker(terms, prompt)
     checked = _map_rows(rows, check)
     duplicates = find_duplicates([row.messages for row in rows], near_duplicate)
-    counts = Counter(row.label for row in rows)
+    counts = Counter(row.label for row in rows if row.label in terms.labels)
     columns = iter(
-        own | repeated | {"label_rows": counts[row.label], "label_share": counts[row.label] / len(rows)}
+        own | repeated | {"label_rows": counts.get(row.label), "label_share": counts[row.label] / len(rows)}
         for row, own, repeated in zip(rows, checked, _repeats(readable, duplicates), strict=True)
     )
     age_days = (today - terms.updated).days

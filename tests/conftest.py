@@ -63,3 +63,23 @@ def tiny_prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tool = {"name": "find_order", "parameters": {"type": "object", "properties": {"order_id": {"type": "string"}}}}
     (folder / "tools.json").write_text(json.dumps([{"type": "function", "function": tool}]), encoding="utf-8")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_adapter(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LoRA adapter for `tiny_base` with weights large enough to change its answers."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    from tasks.models import load_model
+
+    torch.manual_seed(5)
+    adapted = get_peft_model(load_model(tiny_base, "float32"), LoraConfig(r=4, target_modules=["q_proj", "down_proj"]))
+    with torch.no_grad():
+        for name, value in adapted.named_parameters():
+            if "lora_" in name:
+                value.normal_(0, 0.5)
+    folder = tmp_path_factory.mktemp("adapter") / "adapter"
+    adapted.save_pretrained(str(folder))
+    (folder / "README.md").unlink()
+    return folder

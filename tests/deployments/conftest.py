@@ -43,7 +43,7 @@ def stack(tiny_base: Path, tiny_prompts: Path) -> Iterator[Stack]:
     head = start_head(settings, root)
     try:
         rollout.restore(None)
-        yield Stack(root, settings, publish)
+        yield Stack(root, settings, publish, head)
     finally:
         stop_head(head)
         os.chdir(before)

@@ -73,6 +73,7 @@ class Stack:
     root: Path
     settings: ServeSettings
     publish: Callable[[int], str]
+    head: subprocess.Popen[bytes]
 
 
 def start_head(settings: ServeSettings, root: Path) -> subprocess.Popen[bytes]:

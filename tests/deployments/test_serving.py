@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import openai
 import pandas as pd
+import psutil
 import pytest
 
 from deployments import rollout
@@ -150,6 +151,13 @@ def test_models_and_health(client: openai.OpenAI, first: str) -> None:
     assert client.models.retrieve("production").id == first
     health = httpx.get(rollout.base_url().replace("/v1", "/healthz"))
     assert (health.status_code, health.json()["production"]) == (200, first)
+
+
+def test_everything_listens_on_loopback_only(stack: Stack) -> None:
+    processes = psutil.Process(stack.head.pid).children(recursive=True)
+    sockets = [s for p in processes for s in p.net_connections("inet") if s.status == psutil.CONN_LISTEN]
+    assert stack.settings.http.port in {s.laddr.port for s in sockets}
+    assert {s.laddr.ip.removeprefix("::ffff:") for s in sockets} <= {"127.0.0.1", "::1"}
 
 
 def test_an_unknown_model_is_404(client: openai.OpenAI, first: str) -> None:

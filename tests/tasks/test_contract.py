@@ -187,7 +187,7 @@ def test_a_file_that_is_not_utf8_is_named_by_its_line(desk: Desk) -> None:
     path = desk.write()
     path.write_bytes(path.read_bytes().replace(b"Isle of Man", b"C\xf4te d'Azur"))
     message, broken = desk.refused()
-    assert list(broken)[0] == "readable"
+    assert next(iter(broken)) == "readable"
     assert f"{path.as_posix()}:3  not UTF-8" in message
 
 
@@ -220,7 +220,7 @@ def test_the_report_stands_alone_and_escapes_what_it_shows(desk: Desk) -> None:
     assert "prefers-color-scheme" in page or "light dark" in page
 
 
-def test_great_expectations_writes_nothing_to_the_home_folder(desk: Desk, tmp_path: Path) -> None:
+def test_great_expectations_writes_nothing_to_the_home_folder(tmp_path: Path) -> None:
     code = (
         "import pandas as pd\nfrom tasks.expectations import Expectation, validate\n"
         "found = validate(pd.DataFrame({'a': [None, 'x']}, dtype=object),"

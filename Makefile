@@ -1,0 +1,32 @@
+# `make run`: from a bare clone to an assistant that answers. `make test`: everything that is checked.
+
+BIN := .venv/bin
+# What is installed bears the lock's checksum: another lock, another installation.
+INSTALLED := .venv/installed-$(shell cat requirements.lock pyproject.toml | cksum | cut -d' ' -f1)
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --no-cache-dir
+FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+	$$p -c '$(FITS)' 2>/dev/null && echo $$p && break; done)
+
+.PHONY: run test down
+
+run: $(INSTALLED)
+	$(BIN)/graft run
+
+test: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+down:
+	$(BIN)/graft down
+
+$(INSTALLED):
+	@test -n '$(PYTHON)' && '$(PYTHON)' -c '$(FITS)' || \
+		{ echo 'error: Graft needs Python 3.11 to 3.13; say where: make PYTHON=/path/to/python3.11' >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) -r requirements.lock
+	$(PIP) --no-deps --no-build-isolation -e .
+	rm -f .venv/installed-*
+	touch $@

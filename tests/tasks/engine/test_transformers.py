@@ -1,0 +1,74 @@
+"""The reference engine: a batch says what each row says alone, and transformers' own greedy search too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+
+from tasks.engine.protocol import GenerationRequest, generate
+from tasks.engine.transformers import TransformersEngine, shared_prefix
+from tasks.models import load_model
+
+END = 2
+PROMPTS = [(1, 40, 50, 60, 70), (1, 40, 50, 61), (1, 40, 50, 60, 71, 80, 90, 99), (1, 40, 50, 9)]
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_base: Path) -> TransformersEngine:
+    return TransformersEngine.load(tiny_base, None, END, "float32")
+
+
+def requests(**options: object) -> list[GenerationRequest]:
+    return [GenerationRequest(prompt, **{"max_new_tokens": 12, **options}) for prompt in PROMPTS]  # type: ignore[arg-type]
+
+
+def test_a_batch_says_what_each_row_says_alone(engine: TransformersEngine) -> None:
+    together = generate(engine, requests())
+    alone = [generate(engine, [request])[0] for request in requests()]
+    assert [g.token_ids for g in together] == [g.token_ids for g in alone]
+    assert [g.text for g in together] == [g.text for g in alone]
+
+
+def test_greedy_equals_transformers_generate(engine: TransformersEngine, tiny_base: Path) -> None:
+    model = load_model(tiny_base, "float32")
+    for request, found in zip(requests(), generate(engine, requests()), strict=True):
+        ids = torch.tensor([request.prompt_ids])
+        expected = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)
+        assert list(found.token_ids) == expected[0, len(request.prompt_ids) :].tolist()
+
+
+def test_a_seed_repeats_a_sample_in_any_batch(engine: TransformersEngine) -> None:
+    sampled = requests(temperature=1.0, top_p=0.9, seed=11)
+    together = [g.token_ids for g in generate(engine, sampled)]
+    assert together == [generate(engine, [request])[0].token_ids for request in sampled]
+    other = [g.token_ids for g in generate(engine, requests(temperature=1.0, top_p=0.9, seed=12))]
+    assert together != other
+
+
+def test_a_stop_string_is_not_part_of_the_text(engine: TransformersEngine) -> None:
+    whole = generate(engine, requests()[:1])[0].text
+    stop = whole[3:5]
+    stopped = generate(engine, [GenerationRequest(PROMPTS[0], 12, stop=(stop,))])[0]
+    assert (stopped.text, stopped.finish_reason) == (whole[: whole.index(stop)], "stop")
+
+
+def test_streamed_text_adds_up_and_half_characters_wait(engine: TransformersEngine) -> None:
+    tokenizer: Tokenizer = engine.tokenizer
+    chunks = list(engine.stream(requests(temperature=2.0, seed=3)))
+    for index in range(len(PROMPTS)):
+        own = [chunk for chunk in chunks if chunk.index == index]
+        ids = [token for chunk in own for token in chunk.token_ids]
+        assert "".join(chunk.text for chunk in own) == tokenizer.decode(ids, skip_special_tokens=True)
+        assert [chunk.finish_reason for chunk in own[:-1]] == [None] * (len(own) - 1)
+        assert own[-1].finish_reason is not None
+
+
+@pytest.mark.parametrize(
+    ("prompts", "shared"),
+    [([(1, 2, 3), (1, 2, 4)], (1, 2)), ([(1, 2), (1, 2)], (1,)), ([(1,), (2,)], ()), ([(7, 8, 9)], (7, 8))],
+)
+def test_every_row_keeps_a_token_of_its_own(prompts: list[tuple[int, ...]], shared: tuple[int, ...]) -> None:
+    assert shared_prefix(prompts) == shared

@@ -1,0 +1,87 @@
+"""Evaluation asks every system the same rows, and its totals are means of what it saved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pandas
+import pytest
+
+from tasks.engine.open import Model
+from tasks.engine.protocol import Chunk, GenerationRequest
+from tasks.evaluate import ask, totals
+from tasks.features import Features
+from tasks.prompt import Prompt
+from tasks.records import Example, Message, ToolCall
+from tasks.scoring import Score
+from tasks.settings import EngineSettings
+from tasks.terms import load_terms
+from tests.conftest import ROOT
+
+CALL = ToolCall(name="find_order", arguments={"order_id": "HL-12345"})
+
+
+class Scripted:
+    """An engine that says the words it is given, whatever it is asked."""
+
+    def __init__(self, prompt: Prompt, text: str) -> None:
+        self.ids = tuple(prompt.tokenizer.encode(text).ids)
+        self.text = text
+        self.batches: list[int] = []
+
+    def stream(self, requests: Sequence[GenerationRequest]) -> Iterator[Chunk]:
+        self.batches.append(len(requests))
+        for index in range(len(requests)):
+            yield Chunk(index, self.text, self.ids, "stop")
+
+
+def example(number: int, label: str, target: Message) -> Example:
+    asked = Message(role="user", content="please " * number)
+    return Example(
+        id=str(number), label=label, group=str(number), split="eval", source="x:1", messages=(asked, target)
+    )  # fmt: skip
+
+
+@pytest.fixture
+def rows(tiny_base: Path, tiny_prompts: Path) -> pandas.DataFrame:
+    prompt = Prompt.load(tiny_prompts, tiny_base)
+    terms = load_terms(ROOT / "data/contract.yaml")
+    examples = [
+        example(3, "order_status", Message(role="assistant", tool_calls=(CALL,))),
+        example(1, "off_topic", Message(role="assistant", content="I can't help with that.")),
+        example(2, "plant_care", Message(role="assistant", content="Water it twice a week.")),
+    ]
+    settings = EngineSettings(name="transformers", dtype="float32", max_new_tokens=64)
+    caller = Scripted(
+        prompt, prompt.render([Message(role="assistant", tool_calls=(CALL,))]).split("assistant\n")[1][:-11]
+    )
+    refuser = Scripted(prompt, "I can't say.")
+    found = [
+        row
+        for name, engine in (("candidate", caller), ("base", refuser))
+        for row in ask(name, Model(engine, prompt, settings, 768), examples, terms, batch_size=2)
+    ]
+    assert caller.batches == [2, 1]
+    return pandas.DataFrame(found)
+
+
+def test_each_system_answers_each_row(rows: pandas.DataFrame) -> None:
+    assert {*Features.model_fields, *Score.model_fields} <= set(rows.columns)
+    by = rows.set_index(["system", "label"])
+    assert by.loc[("candidate", "order_status"), "quality"] == 1.0
+    assert by.loc[("candidate", "off_topic"), "quality"] == 0.0
+    assert by.loc[("base", "off_topic"), "quality"] == 1.0
+    assert by.loc[("base", "plant_care"), "quality"] == 0.0  # it declined where it should have spoken
+    assert by.loc[("candidate", "plant_care"), "tool_name"] == "find_order"
+
+
+def test_totals_are_the_means_of_the_rows(rows: pandas.DataFrame) -> None:
+    found = totals(rows)
+    assert list(found) == ["candidate", "base"]
+    for system, figures in found.items():
+        part = rows[rows["system"] == system]
+        assert figures["all"]["n"] == 3
+        assert figures["all"]["quality"] == round(part["quality"].mean(), 4)
+        assert figures["labels"]["order_status"]["n"] == 1
+    assert "tool_call_match" not in found["base"]["labels"]["plant_care"]

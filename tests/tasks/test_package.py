@@ -1,0 +1,107 @@
+"""Packaging on a tiny model: the same content has the same name, and parity is what the engine says."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tasks.engine.open import open_base, open_package
+from tasks.errors import GraftError
+from tasks.examples import save_examples
+from tasks.manifest import MANIFEST, PROVENANCE, package_digest, read_manifest, verify_package
+from tasks.package import PARITY, build
+from tasks.records import Example, Message
+from tasks.settings import load_settings
+from tasks.terms import load_terms
+from tests.conftest import ROOT
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("examples")
+    for split in ("train", "eval", "test"):
+        rows = [
+            Example(
+                id=f"{split}{number}",
+                label=f"kind{number % 3}",
+                group=f"{split}{number}",
+                split=split,
+                source="x.jsonl:1",
+                messages=(
+                    Message(role="user", content=f"question {number}"),
+                    Message(role="assistant", content=f"answer {number}"),
+                ),
+            )
+            for number in range(6)
+        ]
+        save_examples(folder / f"{split}.parquet", rows)
+    return folder
+
+
+def package(base: Path, adapter: Path, prompts: Path, examples: Path, target: Path) -> str:
+    settings, terms = load_settings(ROOT / "params.yaml"), load_terms(ROOT / "data/contract.yaml")
+    return build(settings, terms, base, adapter, prompts, examples, target)
+
+
+def test_same_content_has_the_same_digest(
+    tiny_base: Path, tiny_adapter: Path, tiny_prompts: Path, examples: Path, tmp_path: Path
+) -> None:
+    one = package(tiny_base, tiny_adapter, tiny_prompts, examples, tmp_path / "one")
+    two = package(tiny_base, tiny_adapter, tiny_prompts, examples, tmp_path / "two")
+    assert one == two == package_digest(tmp_path / "one")
+    assert json.loads((tmp_path / "one" / PROVENANCE).read_text())["built_at"]
+    manifest = verify_package(tmp_path / "one", tiny_base, one)
+    assert manifest.data["labels"] == {"kind0": 2, "kind1": 2, "kind2": 2}
+    assert {"card.md", PARITY, "prompt/chat.jinja", "adapter/adapter_model.safetensors"} <= manifest.files.keys()
+
+
+def test_parity_is_what_the_opened_package_answers(
+    tiny_base: Path, tiny_adapter: Path, tiny_prompts: Path, examples: Path, tmp_path: Path
+) -> None:
+    package(tiny_base, tiny_adapter, tiny_prompts, examples, tmp_path / "package")
+    recorded = json.loads((tmp_path / "package" / PARITY).read_text())
+    assert len(recorded) == 3
+    tuned, base = open_package(tmp_path / "package", tiny_base), open_base(tmp_path / "package", tiny_base)
+    differs = False
+    for row in recorded:
+        messages = [Message.model_validate(message) for message in row["messages"]]
+        request = tuned.request(messages)
+        assert list(request.prompt_ids) == row["prompt_ids"]
+        assert list(tuned.answer([messages])[0][0].token_ids) == row["answer_ids"]
+        differs |= list(base.answer([messages])[0][0].token_ids) != row["answer_ids"]
+    assert differs, "the adapter answers as its base does"
+
+
+def test_a_swapped_template_is_refused(
+    tiny_base: Path, tiny_adapter: Path, tiny_prompts: Path, examples: Path, tmp_path: Path
+) -> None:
+    package(tiny_base, tiny_adapter, tiny_prompts, examples, tmp_path / "package")
+    (tmp_path / "package/prompt/system.txt").write_text("You are another desk.")
+    with pytest.raises(GraftError, match="its prompt has the hash"):
+        open_package(tmp_path / "package", tiny_base)
+    with pytest.raises(GraftError, match=r"prompt/system.txt: changed"):
+        verify_package(tmp_path / "package", tiny_base)
+
+
+def test_another_base_is_refused(
+    tiny_base: Path, tiny_adapter: Path, tiny_prompts: Path, examples: Path, tmp_path: Path
+) -> None:
+    package(tiny_base, tiny_adapter, tiny_prompts, examples, tmp_path / "package")
+    other = tmp_path / "base"
+    shutil.copytree(tiny_base, other)
+    (other / "model.safetensors").write_bytes(b"not the same")
+    with pytest.raises(GraftError, match=r"model.safetensors: changed"):
+        verify_package(tmp_path / "package", other)
+
+
+def test_a_long_prompt_is_refused_not_cut(
+    tiny_base: Path, tiny_adapter: Path, tiny_prompts: Path, examples: Path, tmp_path: Path
+) -> None:
+    package(tiny_base, tiny_adapter, tiny_prompts, examples, tmp_path / "package")
+    limit = read_manifest(tmp_path / "package").max_prompt_tokens
+    with pytest.raises(GraftError, match=f"at most {limit} are allowed"):
+        open_package(tmp_path / "package", tiny_base).request([Message(role="user", content="x" * limit)])
+    assert (tmp_path / "package" / MANIFEST).is_file()
