@@ -14,13 +14,13 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from tasks.records import Message
 
 PERMUTATIONS = 128
-MISS_WEIGHT = 0.9
-"""How much a missed pair weighs against a needless comparison: every candidate is verified anyway."""
+WEIGHTS = (0.1, 0.9)
+"""How bad a needless comparison and a missed pair are: every pair that is proposed is verified anyway."""
+MAX_PROPOSING = 0.9
+"""Hashing proposes pairs from this similarity at the latest; it has no setting for 1.0."""
 
 _WORD = re.compile(r"\w+")
 
@@ -133,8 +133,7 @@ def _join_similar(
     from datasketch import MinHash, MinHashLSH
 
     index_of_set: dict[frozenset[str], int] = {}
-    # From 1.0 the hashing needs no tolerance, and datasketch takes no threshold of exactly 0.
-    lsh = MinHashLSH(min(max(threshold, 0.01), 1.0), PERMUTATIONS, weights=(1 - MISS_WEIGHT, MISS_WEIGHT))
+    lsh = MinHashLSH(min(threshold, MAX_PROPOSING), PERMUTATIONS, weights=WEIGHTS)
     blank = MinHash(PERMUTATIONS)
     sets: dict[int, frozenset[str]] = {}
     for index, row in enumerate(rows):
@@ -160,8 +159,3 @@ def _join_similar(
         for other in similar:
             clusters.join(other, index)
             near[index] = other if near[index] is None else near[index]
-
-
-def share(flags: Sequence[int | None]) -> float:
-    """The share of rows that repeat an earlier one."""
-    return float(np.mean([flag is not None for flag in flags])) if flags else 0.0

@@ -1,72 +1,177 @@
-"""A copy of the repository with ports of its own, so that its stack meets nobody else's."""
+"""A copy of the repository with a tiny base, little data and ports of its own, and a real stack on it."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-import socket
-from collections.abc import Iterator
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 import yaml
 
+from flows.api import OPEN_STATES, Json, PrefectApi
+from tasks.base import source_sha256
+from tasks.environment import load_stack_settings
 from tests.conftest import ROOT
+from tests.deployments.stack import free_port
 
-COPIED = ("tasks", "flows", "deployments", "data", ".dvc/config", "params.yaml", "dvc.yaml", "pyproject.toml")
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now."""
-    sockets = [socket.socket() for _ in range(count)]
-    for s in sockets:
-        s.bind(("127.0.0.1", 0))
-    ports = [int(s.getsockname()[1]) for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
+COPIED = ("tasks", "flows", "deployments", "data", ".dvc/config", ".dvcignore", "params.yaml", "dvc.yaml")
+LABELS = {"order_status": "tool", "plant_care": "answer", "private_data": "refusal"}
+ROWS_PER_LABEL = 20
+WATCH_EVERY_S = 6
 
 
-def edit_yaml(path: Path, **changes: int) -> None:
-    """Set keys such as `prefect__port` in a YAML file."""
+def edit_yaml(path: Path, changes: dict[str, Any]) -> None:
+    """Set keys such as `prefect.port` in a YAML file."""
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     for key, value in changes.items():
-        *parents, last = key.split("__")
+        *parents, last = key.split(".")
         section = content
         for parent in parents:
-            section = section[parent]
+            section = section[int(parent) if isinstance(section, list) else parent]
         section[last] = value
     path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
 
 
 def copy_repository(target: Path) -> Path:
-    """Copy what a clone holds into `target`, and give it free ports."""
+    """Copy what a clone holds into `target`, and give it free ports and a quick watch."""
+    target.mkdir()
     for name in COPIED:
-        source = ROOT / name
-        if source.is_dir():
-            shutil.copytree(source, target / name, ignore=shutil.ignore_patterns("__pycache__"))
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(source, target / name)
-    prefect, http, gcs, dashboard, agent, client = free_ports(6)
-    edit_yaml(target / "deployments/stack.yaml", prefect__port=prefect)
-    edit_yaml(
-        target / "deployments/serve.yaml",
-        http__port=http,
-        ray__gcs_port=gcs,
-        ray__dashboard_port=dashboard,
-        ray__agent_port=agent,
-        ray__client_port=client,
-    )
+            shutil.copy(ROOT / name, target / name)
+    subprocess.run(["git", "init", "--quiet", "."], cwd=target, check=True)
+    edit_yaml(target / "deployments/stack.yaml", {"prefect.port": free_port(), "worker.poll_s": 1})
+    ray_ports = ("gcs_port", "dashboard_port", "agent_port", "client_port")
+    ports = {f"ray.{key}": free_port() for key in ray_ports}
+    edit_yaml(target / "deployments/serve.yaml", {"http.port": free_port(), **ports})
+    edit_yaml(target / "deployments/prefect.yaml", {"deployments.2.schedules": [{"interval": WATCH_EVERY_S}]})
     return target
 
 
+def make_small(root: Path, base: Path, prompts: Path) -> None:
+    """Make the copy's walk short: a random tiny base, three labels, a few rows, one short training."""
+    for file in (root / "data/raw").iterdir():
+        if file.stem not in LABELS:
+            file.unlink()
+            continue
+        lines = [line for line in file.read_text(encoding="utf-8").splitlines() if '"tool"' not in line]
+        file.write_text("\n".join(lines[:ROWS_PER_LABEL]) + "\n", encoding="utf-8")
+    shutil.rmtree(root / "data/prompts")
+    shutil.copytree(prompts, root / "data/prompts")
+    rules = {"rules.volume.min": 10, "rules.tokens.max": 5000, "rules.balance.severity": "warn"}
+    edit_yaml(root / "data/contract.yaml", {"labels": LABELS, **rules})
+    edit_yaml(
+        root / "params.yaml",
+        {
+            "base.source": str(base),
+            "base.sha256": source_sha256(base),
+            "prompt.max_prompt_tokens": 3000,
+            "train.epochs": 0.2,
+            "train.first_layer": 0,
+            "engine.max_new_tokens": 12,
+            "gate.min_rows": 5,
+        },
+    )
+
+
 @pytest.fixture
-def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the repository, without a stack, as the working directory."""
     copied = copy_repository(tmp_path / "repository")
     monkeypatch.chdir(copied)
-    yield copied
+    return copied
 
 
-__all__ = ["copy_repository", "edit_yaml", "free_ports", "os"]
+@dataclass(frozen=True)
+class Stack:
+    """A running stack on a small copy of the repository, and how to command it."""
+
+    root: Path
+    home: Path
+    api: PrefectApi
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """`graft ARGUMENTS` as a person's shell runs it; its output can be read."""
+        argv = [sys.executable, "-c", "from flows.cli import main; main()", *arguments]
+        environment = {**os.environ, "HOME": str(self.home), "PYTHONPATH": str(self.root), "PYTHONUNBUFFERED": "1"}
+        return subprocess.Popen(
+            argv, cwd=self.root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    def graft(self, *arguments: str) -> tuple[int, str]:
+        """Exit status and output of `graft ARGUMENTS`."""
+        process = self.start(*arguments)
+        output, _ = process.communicate(timeout=400)
+        return process.returncode, output
+
+    def pids(self) -> dict[str, int]:
+        """Pids of the stack's parts, as recorded."""
+        run = self.root / ".graft/run"
+        return {path.stem: json.loads(path.read_text(encoding="utf-8"))["pid"] for path in run.glob("*.json")}
+
+    def releases(self, states: tuple[str, ...] = (*OPEN_STATES, "COMPLETED", "FAILED", "CRASHED", "CANCELLED")) -> Json:
+        """Runs of the release so far, by id."""
+        return {run["id"]: run for run in self.api.runs(states, self.api.deployment("release", "release")["id"])}
+
+    def wait(self, what: str, found: Callable[[], Any], limit_s: float = 120.0) -> Any:
+        """What `found` gives as soon as it gives something; fails the test when it never does."""
+        deadline = time.monotonic() + limit_s
+        while not (value := found()):
+            if time.monotonic() > deadline:
+                pytest.fail(f"{what}: not seen within {limit_s} s")
+            time.sleep(0.5)
+        return value
+
+    def production(self) -> str | None:
+        """What the channel `production` points at."""
+        path = self.root / ".graft/registry/channels/production.json"
+        return json.loads(path.read_text(encoding="utf-8"))["digest"] if path.is_file() else None
+
+
+def descendants(pid: int) -> list[psutil.Process]:
+    """A process and everything below it."""
+    process = psutil.Process(pid)
+    return [process, *process.children(recursive=True)]
+
+
+@pytest.fixture(scope="session")
+def stack(tiny_base: Path, tiny_prompts: Path) -> Iterator[Stack]:
+    """A real stack, up; whatever of it is left is stopped at the end."""
+    folder = Path(tempfile.mkdtemp(prefix="gs-"))  # short: Ray's sockets lie below it
+    root = copy_repository(folder / "r")
+    make_small(root, tiny_base, tiny_prompts)
+    (folder / "home").mkdir()
+    found = Stack(root, folder / "home", PrefectApi(load_stack_settings(root).prefect.url))
+    try:
+        status, output = found.graft("up")
+        assert status == 0, output
+        yield found
+    finally:
+        found.graft("down")
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def refused(stack: Stack) -> tuple[int, str]:
+    """The first `graft run`: random weights gain nothing, so the gate refuses."""
+    return stack.graft("run")
+
+
+@pytest.fixture(scope="session")
+def released(stack: Stack, refused: tuple[int, str]) -> tuple[int, str]:
+    """The second `graft run`, with a gate that asks for nothing."""
+    assert refused[0] == 1
+    edit_yaml(stack.root / "params.yaml", {"gate.min_gain": -1.0, "gate.max_loss": 1.0, "gate.min_valid_format": 0.0})
+    return stack.graft("run")

@@ -63,7 +63,7 @@ def test_a_chain_of_near_rows_is_one_cluster() -> None:
     words = [f"word{n}" for n in range(40)]
     chain = [chat(" ".join(words[shift : shift + 30]), "yes") for shift in range(0, 6, 2)]
     assert jaccard(shingles(chain[0]), shingles(chain[2])) < 0.8
-    found = find_duplicates([chat("an odd one out")] + chain, 0.8)
+    found = find_duplicates([chat("an odd one out"), *chain], 0.8)
     assert found.cluster == (0, 1, 1, 1)
     assert found.near == (None, None, 1, 2)
 

@@ -1,0 +1,184 @@
+"""The whole of `graft run` on a real stack with a tiny model: refused, released, repeated, watched, cancelled.
+
+The tests share one stack and run in the order they are written in.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+
+import httpx
+import psutil
+
+from flows.api import Json
+from tasks.registry import LocalRegistry
+from tests.flows.conftest import WATCH_EVERY_S, Stack, descendants, edit_yaml
+
+STAGES = ["base", "contract", "prepare", "train", "package", "incumbent", "evaluate"]
+SLOW = "python -c 'import time; time.sleep(600)'"
+
+
+def task_states(stack: Stack, run_id: str) -> dict[str, str]:
+    """State names of a run's tasks by name, in the order they began."""
+    body = {"flow_runs": {"id": {"any_": [run_id]}}, "sort": "EXPECTED_START_TIME_ASC"}
+    found = httpx.post(f"{stack.api.url}/api/task_runs/filter", json=body).json()
+    return {task["name"]: task["state_name"] for task in sorted(found, key=lambda t: t["start_time"])}
+
+
+def newest(stack: Stack) -> Json:
+    return max(stack.releases().values(), key=lambda run: run["created"])
+
+
+def test_up_again_changes_nothing(stack: Stack) -> None:
+    before = stack.pids()
+    assert set(before) == {"prefect", "ray", "worker"}
+    status, output = stack.graft("up")
+    assert status == 0, output
+    assert stack.pids() == before
+    assert "starting" not in output
+    assert "deploying" not in output
+
+
+def test_schedule_plans_runs_by_itself(stack: Stack) -> None:
+    watch = stack.api.deployment("watch", "watch")["id"]
+    assert stack.wait("a finished watch run", lambda: stack.api.runs(("COMPLETED",), watch))
+
+
+def test_gate_refuses_and_nothing_is_released(stack: Stack, refused: tuple[int, str]) -> None:
+    status, output = refused
+    assert status == 1, output
+    assert "release ended Refused: the gate's verdict is" in output
+    assert "required gain" in output
+    assert stack.production() is None
+    states = task_states(stack, newest(stack)["id"])
+    assert list(states) == [*STAGES, "gate"]
+    artifacts = {a["key"]: a["data"] for a in stack.api.artifacts(newest(stack)["id"])}
+    assert artifacts["gate"].startswith("# Gate: ")
+    assert artifacts["contract"].startswith("# Contract: kept")
+    assert any(key.endswith("-progress") for key in artifacts)
+
+
+def test_release_serves_and_prints_the_summary(stack: Stack, released: tuple[int, str]) -> None:
+    status, output = released
+    assert status == 0, output
+    digest = stack.production()
+    assert digest
+    assert f"- model: {digest}" in output
+    assert "| candidate" in output
+    base_url = next(line.split()[-1] for line in output.splitlines() if "base URL" in line)
+    assert base_url.endswith("/v1")
+    question = {"model": "production", "messages": [{"role": "user", "content": "Where is HL-12345?"}]}
+    answer = httpx.post(f"{base_url}/chat/completions", json=question, timeout=60.0).json()
+    assert answer["model"] == digest
+    states = task_states(stack, newest(stack)["id"])
+    assert {states[name] for name in STAGES if name != "incumbent"} == {"Cached"}
+    assert list(states)[len(STAGES) :] == ["gate", "publish", "deploy", "smoke", "promote", "reference"]
+    assert LocalRegistry(stack.root / ".graft/registry").history()[-1].digest == digest
+
+
+def test_second_run_finds_everything_fresh(stack: Stack, released: tuple[int, str]) -> None:
+    status, output = stack.graft("run")
+    assert status == 0, output
+    assert f"- model: {stack.production()}" in output
+    states = task_states(stack, newest(stack)["id"])
+    assert set(states.values()) == {"Cached"}
+    assert list(states) == [*STAGES, "deploy", "smoke", "promote", "reference"]
+
+
+def test_changed_data_leads_to_a_run_and_unchanged_data_to_none(stack: Stack, released: tuple[int, str]) -> None:
+    watch = stack.api.deployment("watch", "watch")["id"]
+    production, runs = stack.production(), stack.releases()
+    ticks = len(stack.api.runs(("COMPLETED",), watch))
+    stack.wait("two more ticks", lambda: len(stack.api.runs(("COMPLETED",), watch)) >= ticks + 2)
+    assert stack.releases().keys() == runs.keys()
+
+    changed = stack.root / "data/raw/plant_care.jsonl"
+    good = changed.read_text(encoding="utf-8")
+    row = {"id": "broken", "label": "plant_care", "messages": [{"role": "assistant", "content": "I speak first"}]}
+    changed.write_text(good + json.dumps(row) + "\n", encoding="utf-8")
+    stack.wait("a run that nobody asked for", lambda: len(stack.releases()) > len(runs))
+    run = stack.wait("its end", lambda: stack.releases(("FAILED", "COMPLETED")).get(newest(stack)["id"]), 200)
+    assert run["state_name"] == "Failed"
+    assert "role_order" in run["state"]["message"]
+    assert f"plant_care.jsonl:{len(good.splitlines()) + 1}" in run["state"]["message"]
+    assert "prepare" not in task_states(stack, run["id"])
+    assert stack.production() == production
+
+    changed.write_text(good, encoding="utf-8")
+    stack.wait("the run on mended data", lambda: len(stack.releases()) > len(runs) + 1)
+    run = stack.wait("its end", lambda: stack.releases(("FAILED", "COMPLETED")).get(newest(stack)["id"]), 200)
+    assert run["state_name"] == "Completed", run["state"]["message"]
+    time.sleep(2 * WATCH_EVERY_S)
+    assert len(stack.releases()) == len(runs) + 2
+
+
+def begin_slow_run(stack: Stack) -> subprocess.Popen[str]:
+    """`graft run` whose first stage sleeps; returns once it does."""
+    edit_yaml(stack.root / "dvc.yaml", {"stages.base.cmd": SLOW})
+    process = stack.start("run")
+    assert process.stdout is not None
+    for line in process.stdout:
+        if f"> {SLOW}" in line:
+            return process
+    raise AssertionError("the slow stage never began")
+
+
+def sleepers(stack: Stack) -> list[psutil.Process]:
+    return [p for p in descendants(stack.pids()["worker"]) if "time.sleep(600)" in " ".join(p.cmdline())]
+
+
+def test_a_run_beside_another_is_refused_and_ctrl_c_cancels(stack: Stack, released: tuple[int, str]) -> None:
+    process = begin_slow_run(stack)
+    runs = stack.releases()
+    status, output = stack.graft("run")
+    assert status == 1
+    assert "is running already" in output
+    assert newest(stack)["name"] in output
+    assert stack.releases().keys() == runs.keys()
+
+    stages = sleepers(stack)
+    assert stages
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "release ended Cancelled" in output
+    _, left = psutil.wait_procs(stages, timeout=30)
+    assert not left
+
+
+def test_a_killed_worker_is_replaced_and_its_run_closed(stack: Stack, released: tuple[int, str]) -> None:
+    process = begin_slow_run(stack)
+    before, run, stages = stack.pids(), newest(stack), sleepers(stack)
+    psutil.Process(before["worker"]).kill()
+    process.kill()
+    status, output = stack.graft("up")
+    assert status == 0, output
+    assert f"worker (pid {before['worker']}) had died" in output
+    after = stack.pids()
+    assert {name for name in before if before[name] != after[name]} == {"worker"}
+    assert stack.api.run(run["id"])["state_name"] == "Crashed"
+    _, left = psutil.wait_procs(stages, timeout=5)
+    assert not left
+
+
+def test_nothing_is_written_to_the_home_folder(stack: Stack, released: tuple[int, str]) -> None:
+    assert list(stack.home.rglob("*")) == []
+
+
+def test_down_stops_what_up_started_and_nothing_else(stack: Stack) -> None:
+    bystander = subprocess.Popen(["sleep", "600"], cwd=stack.root)
+    family = [p for pid in stack.pids().values() for p in descendants(pid)]
+    try:
+        status, output = stack.graft("down")
+        assert status == 0, output
+        assert [line.split()[2] for line in output.splitlines() if "stopped" in line] == ["worker", "ray", "prefect"]
+        assert not [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+        assert bystander.poll() is None
+        assert stack.pids() == {}
+        assert "nothing was running" in stack.graft("down")[1]
+    finally:
+        bystander.kill()
+        bystander.wait()
