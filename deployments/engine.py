@@ -14,6 +14,7 @@ from typing import Any
 
 from deployments.batches import Batches, QueueFullError, Ticket
 from deployments.events import Ask, Delta, Event, Finished, Refused
+from deployments.loopback import stay_on_loopback
 from deployments.settings import ReplicaSettings
 from tasks.engine.open import Model, PromptTooLongError, open_package
 from tasks.engine.protocol import Chunk, Generation, GenerationRequest
@@ -111,6 +112,7 @@ class EngineReplica(PackageServer):
     def __init__(self, digest: str, root: str, settings: dict[str, Any]) -> None:
         import torch
 
+        stay_on_loopback()
         checked = ReplicaSettings.model_validate(settings)
         torch.set_num_threads(checked.torch_threads)
         registry = LocalRegistry(Path(root) / REGISTRY)

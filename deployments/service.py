@@ -20,6 +20,7 @@ from deployments.app.routing import Routing
 from deployments.app.turn import Turns
 from deployments.engine import EngineReplica
 from deployments.events import Ask, Event, Refused
+from deployments.loopback import stay_on_loopback
 from deployments.settings import AssistantSettings, ReplicaSettings, TelemetrySettings
 from tasks.layout import TELEMETRY
 from tasks.settings import Section
@@ -92,6 +93,7 @@ class Assistant:
     """The HTTP side. `reconfigure` swaps what is served without a restart or a lost request."""
 
     def __init__(self, arguments: AssistantArguments) -> None:
+        stay_on_loopback()
         writer = TelemetryWriter(arguments.telemetry.rows_per_part, Path(arguments.root) / TELEMETRY)
         self._turns = Turns(ServeBackend(), writer.append, arguments.request_timeout_s)
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tasks.records import Message
@@ -102,10 +102,8 @@ def _firsts(keys: Sequence[str]) -> list[int | None]:
     return [None if (first := seen.setdefault(key, i)) == i else first for i, key in enumerate(keys)]
 
 
-def find_duplicates(
-    rows: Sequence[Sequence[Message]], threshold: float, progress: Callable[[int], None] | None = None
-) -> Duplicates:
-    """Exact and near duplicates among `rows`; `progress` is told how many rows are done.
+def find_duplicates(rows: Sequence[Sequence[Message]], threshold: float) -> Duplicates:
+    """Exact and near duplicates among `rows`, in rows' order.
 
     Time is linear in the rows unless many of them are near each other: locality-sensitive hashing
     (MinHash) proposes pairs, and the exact Jaccard similarity decides.
@@ -117,7 +115,7 @@ def find_duplicates(
         for other in earlier:
             if other is not None:
                 clusters.join(other, index)
-    _join_similar(rows, threshold, exact, near, clusters, progress)
+    _join_similar(rows, threshold, exact, near, clusters)
     return Duplicates(tuple(exact), tuple(near), tuple(clusters.find(i) for i in range(len(rows))))
 
 
@@ -127,7 +125,6 @@ def _join_similar(
     exact: Sequence[int | None],
     near: list[int | None],
     clusters: Clusters,
-    progress: Callable[[int], None] | None,
 ) -> None:
     """Note in `near` and `clusters` each row that is similar to one before it."""
     from datasketch import MinHash, MinHashLSH
@@ -137,8 +134,6 @@ def _join_similar(
     blank = MinHash(PERMUTATIONS)
     sets: dict[int, frozenset[str]] = {}
     for index, row in enumerate(rows):
-        if progress:
-            progress(index + 1)
         if exact[index] is not None:
             continue
         own = shingles(row)

@@ -123,7 +123,9 @@ def _read_csv(file: Path, input_column: str | None, target_column: str | None) -
 
 def _header(file: Path, text: str, input_column: str | None, target_column: str | None) -> tuple[str, list[str]]:
     """The delimiter under which the header has both columns, and the header."""
-    headers = {d: next(csv.reader(io.StringIO(text, newline=""), delimiter=d), []) for d in DELIMITERS}
+    headers: dict[str, list[str]] = {
+        delimiter: next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), []) for delimiter in DELIMITERS
+    }
     for delimiter, header in headers.items():
         if input_column in header and target_column in header:
             return delimiter, header

@@ -95,6 +95,17 @@ def stop_head(head: subprocess.Popen[bytes]) -> None:
     children = psutil.Process(head.pid).children(recursive=True)
     head.send_signal(signal.SIGTERM)
     head.wait(30)
-    _, alive = psutil.wait_procs(children, timeout=20)
+    deadline = time.monotonic() + 20
+    while (alive := [c for c in children if _is_alive(c)]) and time.monotonic() < deadline:
+        time.sleep(0.1)
     for child in alive:
         child.kill()
+    assert not alive, "Ray left processes behind"
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    """Not gone, and no zombie that a careless init has yet to bury."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

@@ -17,7 +17,7 @@ from tasks.records import Example, Message, ToolCall, dump_messages
 from tasks.settings import PrepareSettings
 
 SETTINGS = PrepareSettings(seed=7, eval_share=0.2, test_share=0.1)
-WORDS = "oak elm fir ash yew box bay fig pea leek kale chard sage mint dill rose lily iris reed moss".split()
+WORDS = [f"word{n}" for n in range(20)]
 
 
 def chat(number: int, extra: str = "") -> tuple[Message, ...]:

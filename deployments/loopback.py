@@ -1,0 +1,26 @@
+"""Keep Serve's replicas on loopback.
+
+Every replica opens a port on which it unpickles what it is sent, on all interfaces, without a
+password and without a setting to prevent it. Nothing here uses that port (handles go through Ray
+itself), so a replica binds it to loopback, where the rest of this Ray listens.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+
+def stay_on_loopback() -> None:
+    """Call in a replica's constructor, which Serve runs before it opens the port.
+
+    Raises:
+        AttributeError: this Ray has no such function; look again at how its replicas listen.
+    """
+    replica: Any = import_module("ray.serve._private.replica")
+    add_port = replica.add_port_to_grpc_server
+
+    def bind(server: Any, address: str) -> int:
+        return int(add_port(server, address.replace("[::]", "127.0.0.1")))
+
+    replica.add_port_to_grpc_server = bind
