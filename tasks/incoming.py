@@ -129,9 +129,9 @@ def _header(file: Path, text: str, input_column: str | None, target_column: str 
     for delimiter, header in headers.items():
         if input_column in header and target_column in header:
             return delimiter, header
-    columns = ", ".join(max(headers.values(), key=len))
+    widest: list[str] = max(headers.values(), key=len)
     missing = [name for name in (input_column, target_column) if name]
-    found = f"it has the columns {columns}"
+    found = f"it has the columns {', '.join(widest)}"
     if len(missing) < 2:
         raise GraftError(f"{file}: say which columns to use, --input COLUMN --target COLUMN; {found}")
     raise GraftError(f"{file}: no columns {' and '.join(missing)} there; {found}")
