@@ -5,6 +5,7 @@ Importing Prefect takes four seconds on a small machine; a command that only ask
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
@@ -18,6 +19,7 @@ from tasks.errors import GraftError
 Json = dict[str, Any]
 OPEN_STATES = ("SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING")
 _PAGE = 200
+_PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0)
 
 
 class PrefectApi:
@@ -32,11 +34,20 @@ class PrefectApi:
         """The server of `deployments/stack.yaml`."""
         return cls(load_stack_settings().prefect.url)
 
-    def _ask(self, method: str, path: str, json: Any = None) -> Any:
+    def _send(self, method: str, path: str, json: Any = None) -> httpx.Response:
+        """Ask, and ask again while the server says 503: its database was locked, and nothing was done."""
         try:
-            answer = self._client.request(method, path, json=json)
+            for pause_s in _PAUSES_S:
+                answer = self._client.request(method, path, json=json)
+                if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                    return answer
+                time.sleep(pause_s)
+            return self._client.request(method, path, json=json)
         except httpx.HTTPError as error:
             raise GraftError(f"Prefect's server at {self.url} does not answer ({error}); run `graft up`") from error
+
+    def _ask(self, method: str, path: str, json: Any = None) -> Any:
+        answer = self._send(method, path, json)
         if answer.is_error:
             raise GraftError(f"Prefect's server: {method} {path} gave {answer.status_code}: {answer.text[:500]}")
         return answer.json() if answer.content else None
@@ -50,7 +61,7 @@ class PrefectApi:
 
     def ensure_pool(self, name: str) -> None:
         """Create a process work pool unless it is there."""
-        if self._client.get(f"/work_pools/{name}").status_code == httpx.codes.NOT_FOUND:
+        if self._send("GET", f"/work_pools/{name}").status_code == httpx.codes.NOT_FOUND:
             self._ask("POST", "/work_pools/", {"name": name, "type": "process"})
 
     def deployment(self, flow: str, name: str) -> Json:
@@ -81,7 +92,8 @@ class PrefectApi:
 
     def create_run(self, deployment_id: str) -> Json:
         """Ask for a run of a deployment, now."""
-        body = {"state": {"type": "SCHEDULED", "message": "Asked for by graft run"}}
+        state = {"type": "SCHEDULED", "message": "Asked for from the terminal"}
+        body = {"state": state, "idempotency_key": str(uuid4())}
         created: Json = self._ask("POST", f"/deployments/{deployment_id}/create_flow_run", body)
         return created
 

@@ -10,9 +10,9 @@ from datetime import datetime, timedelta
 from flows.api import OPEN_STATES, Json, PrefectApi
 
 _POLL_S = 1.0
-_NOT_SHOWN = ("prefect.flow_runs.worker", "prefect.runner")
-_ENDED = "Finished in state "
-_CACHED = re.compile(_ENDED + r"Cached\((?:message=)?['\"](?P<reason>.*)['\"], type=COMPLETED\)", re.DOTALL)
+_NOT_SHOWN = ("prefect.flow_runs.worker", "prefect.runner", "prefect.engine")
+_ENDED = ("Finished in state ", "Task run failed with state: ")
+_CACHED = re.compile(r"Finished in state Cached\((?:message=)?['\"](?P<reason>.*)['\"], type=COMPLETED\)", re.DOTALL)
 _LATE_S = 15.0  # lines are sent in batches, so an older one may arrive after a newer one
 
 

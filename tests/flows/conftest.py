@@ -27,7 +27,7 @@ from tests.deployments.stack import free_port
 COPIED = ("tasks", "flows", "deployments", "data", ".dvc/config", ".dvcignore", "params.yaml", "dvc.yaml")
 LABELS = {"order_status": "tool", "plant_care": "answer", "private_data": "refusal"}
 ROWS_PER_LABEL = 20
-WATCH_EVERY_S = 6
+WATCH_EVERY_S = 15
 
 
 def edit_yaml(path: Path, changes: dict[str, Any]) -> None:
@@ -84,6 +84,23 @@ def make_small(root: Path, base: Path, prompts: Path) -> None:
             "gate.min_rows": 5,
         },
     )
+
+
+def talkative(base: Path, target: Path) -> Path:
+    """A copy of the tiny base that says `aaa`: an empty answer would fail the smoke test.
+
+    Random weights repeat the prompt's last token, a line break; `a` now looks like it, only louder.
+    """
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(base, target)
+    (target / "base.json").unlink()
+    vocabulary = json.loads((base / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+    weights = load_file(target / "model.safetensors")
+    table = weights["model.embed_tokens.weight"]
+    table[vocabulary["a"]] = 2 * table[vocabulary["Ċ"]]  # how the byte-level alphabet writes a line break
+    save_file(weights, target / "model.safetensors", {"format": "pt"})
+    return target
 
 
 @pytest.fixture
@@ -151,7 +168,7 @@ def stack(tiny_base: Path, tiny_prompts: Path) -> Iterator[Stack]:
     """A real stack, up; whatever of it is left is stopped at the end."""
     folder = Path(tempfile.mkdtemp(prefix="gs-"))  # short: Ray's sockets lie below it
     root = copy_repository(folder / "r")
-    make_small(root, tiny_base, tiny_prompts)
+    make_small(root, talkative(tiny_base, folder / "base"), tiny_prompts)
     (folder / "home").mkdir()
     found = Stack(root, folder / "home", PrefectApi(load_stack_settings(root).prefect.url))
     try:

@@ -12,6 +12,7 @@ import time
 
 import httpx
 import psutil
+import pytest
 
 from flows.api import Json
 from tasks.registry import LocalRegistry
@@ -79,7 +80,8 @@ def test_release_serves_and_prints_the_summary(stack: Stack, released: tuple[int
     assert LocalRegistry(stack.root / ".graft/registry").history()[-1].digest == digest
 
 
-def test_second_run_finds_everything_fresh(stack: Stack, released: tuple[int, str]) -> None:
+@pytest.mark.usefixtures("released")
+def test_second_run_finds_everything_fresh(stack: Stack) -> None:
     status, output = stack.graft("run")
     assert status == 0, output
     assert f"- model: {stack.production()}" in output
@@ -88,7 +90,8 @@ def test_second_run_finds_everything_fresh(stack: Stack, released: tuple[int, st
     assert list(states) == [*STAGES, "deploy", "smoke", "promote", "reference"]
 
 
-def test_changed_data_leads_to_a_run_and_unchanged_data_to_none(stack: Stack, released: tuple[int, str]) -> None:
+@pytest.mark.usefixtures("released")
+def test_changed_data_leads_to_a_run_and_unchanged_data_to_none(stack: Stack) -> None:
     watch = stack.api.deployment("watch", "watch")["id"]
     production, runs = stack.production(), stack.releases()
     ticks = len(stack.api.runs(("COMPLETED",), watch))
@@ -130,7 +133,8 @@ def sleepers(stack: Stack) -> list[psutil.Process]:
     return [p for p in descendants(stack.pids()["worker"]) if "time.sleep(600)" in " ".join(p.cmdline())]
 
 
-def test_a_run_beside_another_is_refused_and_ctrl_c_cancels(stack: Stack, released: tuple[int, str]) -> None:
+@pytest.mark.usefixtures("released")
+def test_a_run_beside_another_is_refused_and_ctrl_c_cancels(stack: Stack) -> None:
     process = begin_slow_run(stack)
     runs = stack.releases()
     status, output = stack.graft("run")
@@ -149,7 +153,8 @@ def test_a_run_beside_another_is_refused_and_ctrl_c_cancels(stack: Stack, releas
     assert not left
 
 
-def test_a_killed_worker_is_replaced_and_its_run_closed(stack: Stack, released: tuple[int, str]) -> None:
+@pytest.mark.usefixtures("released")
+def test_a_killed_worker_is_replaced_and_its_run_closed(stack: Stack) -> None:
     process = begin_slow_run(stack)
     before, run, stages = stack.pids(), newest(stack), sleepers(stack)
     psutil.Process(before["worker"]).kill()
@@ -164,7 +169,8 @@ def test_a_killed_worker_is_replaced_and_its_run_closed(stack: Stack, released: 
     assert not left
 
 
-def test_nothing_is_written_to_the_home_folder(stack: Stack, released: tuple[int, str]) -> None:
+@pytest.mark.usefixtures("released")
+def test_nothing_is_written_to_the_home_folder(stack: Stack) -> None:
     assert list(stack.home.rglob("*")) == []
 
 

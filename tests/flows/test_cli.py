@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.conftest import ROOT
+
+HEAVY = ("prefect", "ray", "torch", "transformers", "great_expectations", "evidently", "pandas")
+
+
+def graft(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """`graft ARGUMENTS` as a shell runs it."""
+    argv = [sys.executable, "-c", "from flows.cli import main; main()", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(argv, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from flows.cli import app; from typer.testing import CliRunner\n"
+        "assert 'monitor' in CliRunner().invoke(app, ['--help']).output\n"
+        f"print([name for name in {HEAVY} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_outside_a_repository_it_says_so(tmp_path: Path) -> None:
+    done = graft("releases", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert "not inside a Graft repository" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_it_works_from_a_folder_below_the_root(repository: Path) -> None:
+    done = graft("releases", cwd=repository / "data" / "raw")
+    assert done.returncode == 0, done.stderr
+    assert "nothing was released yet" in done.stdout
+
+
+def test_data_add_takes_a_path_from_where_the_person_stands(repository: Path, tiny_base: Path) -> None:
+    (repository / "build").mkdir()
+    (repository / "build/base").symlink_to(tiny_base)
+    (repository / "data/mine.txt").write_text("no rows", encoding="utf-8")
+    done = graft("data", "add", "mine.txt", cwd=repository / "data")
+    assert done.returncode == 1
+    assert "mine.txt" in done.stderr
+    assert "Traceback" not in done.stderr
+    absent = graft("data", "add", "absent.jsonl", cwd=repository / "data")
+    assert absent.returncode == 1
+    assert "absent.jsonl" in absent.stderr
+    assert "Traceback" not in absent.stderr

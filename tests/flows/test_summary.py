@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pandas as pd
+
+from flows.summary import Released, figures, render
+from tasks.settings import load_settings
+from tests.conftest import ROOT
+
+GATE = load_settings(ROOT / "params.yaml").gate
+
+
+def rows() -> pd.DataFrame:
+    """Two systems on four rows; the candidate is right three times, the base never."""
+    table = pd.DataFrame({"system": ["base"] * 4 + ["candidate"] * 4, "id": list("abcd") * 2})
+    table["quality"] = [0.0] * 4 + [1.0, 1.0, 1.0, 0.0]
+    table["exact_match"] = table["quality"] == 1.0
+    table["tool_call_match"] = [0.0, None, None, None, 1.0, None, None, None]
+    table["refusal_correct"] = None
+    return table
+
+
+def test_figures_give_each_system_its_means_and_interval() -> None:
+    head, _, base, candidate = figures(rows(), GATE)
+    assert [cell.strip() for cell in base.split("|")][1:4] == ["base", "4", "0.000 (0.000 to 0.000)"]
+    cells = [cell.strip() for cell in candidate.split("|")]
+    assert cells[1] == "candidate"
+    assert cells[3].startswith("0.750 (")
+    assert cells[4:6] == ["0.750", "1.000"]  # of exact match, and of the one row that wants a tool
+    assert "refusal" not in head  # no row wants one
+
+
+def test_summary_names_all_that_a_person_needs() -> None:
+    released = Released(
+        name="desk",
+        digest="ab" * 32,
+        since=datetime(2026, 1, 31, 10, 0, tzinfo=UTC),
+        base_url="http://127.0.0.1:8000/v1",
+        run_url="http://127.0.0.1:4200/runs/flow-run/x",
+        report=Path("/r/report.html"),
+        card=Path("/r/card.md"),
+    )
+    text = render(released, rows(), GATE)
+    for told in ("desk is in production", "http://127.0.0.1:8000/v1\n", "key: none", "ab" * 32, "/r/report.html"):
+        assert told in text
+    assert "http://127.0.0.1:4200/runs/flow-run/x" in text
+    assert "2026-01-31 10:00 UTC" in text
