@@ -30,6 +30,7 @@ def load_model(folder: Path, dtype: str) -> Any:
     Typed as Any because transformers' auto classes are not typed.
     """
     logging.disable_progress_bar()  # its bars write over our progress lines
+    torch.set_flush_denormal(True)  # a CPU multiplies numbers near zero many times slower than zero
     return AutoModelForCausalLM.from_pretrained(
         folder, dtype=choose_dtype(dtype), local_files_only=True, use_safetensors=True
     )

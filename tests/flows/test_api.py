@@ -64,5 +64,5 @@ def test_a_server_that_stays_busy_or_refuses_is_named_with_what_it_said(server: 
 def test_no_server_is_one_clear_message() -> None:
     nobody = PrefectApi("http://127.0.0.1:9")
     assert not nobody.healthy()
-    with pytest.raises(GraftError, match="does not answer.*graft up"):
+    with pytest.raises(GraftError, match=r"does not answer.*graft up"):
         nobody.run("x")

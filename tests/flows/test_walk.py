@@ -91,6 +91,15 @@ def test_second_run_finds_everything_fresh(stack: Stack) -> None:
 
 
 @pytest.mark.usefixtures("released")
+def test_monitor_says_what_it_can_of_a_handful_of_answers(stack: Stack) -> None:
+    status, output = stack.graft("monitor")
+    assert status == 0, output
+    assert "# Drift: inconclusive" in output
+    assert str(stack.production()) in output
+    assert list((stack.root / ".graft/reports/drift").glob("*/verdict.json"))
+
+
+@pytest.mark.usefixtures("released")
 def test_changed_data_leads_to_a_run_and_unchanged_data_to_none(stack: Stack) -> None:
     watch = stack.api.deployment("watch", "watch")["id"]
     production, runs = stack.production(), stack.releases()
