@@ -22,13 +22,15 @@ from tasks.prompt import IGNORED
 
 
 class TokenRow(TypedDict):
-    """One conversation: token ids [length], and labels [length] with `IGNORED` where no loss is.
+    """One conversation: token ids [length], labels [length] with `IGNORED` where no loss is, and
+    how much each label counts, `weights` [length].
 
     A mapping, and `input_ids` by name, because the Trainer groups rows by the length it finds there.
     """
 
     input_ids: list[int]
     labels: list[int]
+    weights: list[float]
 
 
 def context_length(row: TokenRow) -> int:
@@ -53,8 +55,8 @@ def pack(rows: Sequence[TokenRow]) -> dict[str, torch.Tensor]:
     Returns:
         prefix_ids [1, shared]; input_ids, position_ids [rows, own]; attention_mask
         [rows, shared + own]; logits_to_keep [kept], the columns in which any row predicts; and for
-        each of the batch's `targets` [n], its row `target_rows` [n] and its place among the kept
-        columns `target_columns` [n].
+        each of the batch's `targets` [n], its `target_weights` [n], its row `target_rows` [n] and
+        its place among the kept columns `target_columns` [n].
     """
     shared = shared_length(rows)
     own = max(len(row["input_ids"]) for row in rows) - shared
@@ -62,12 +64,14 @@ def pack(rows: Sequence[TokenRow]) -> dict[str, torch.Tensor]:
     mask = torch.zeros((len(rows), shared + own), dtype=torch.long)
     mask[:, :shared] = 1
     labels = torch.full((len(rows), own), IGNORED)
+    weights = torch.zeros((len(rows), own))
     for number, row in enumerate(rows):
         start = own - (len(row["input_ids"]) - shared)
         input_ids[number, start:] = torch.tensor(row["input_ids"][shared:])
         mask[number, shared + start :] = 1
         # A position predicts the token after it.
         labels[number, start : own - 1] = torch.tensor(row["labels"][shared + 1 :])
+        weights[number, start : own - 1] = torch.tensor(row["weights"][shared + 1 :])
     kept = (labels != IGNORED).any(0).nonzero().squeeze(-1)
     target_rows, target_columns = (labels[:, kept] != IGNORED).nonzero(as_tuple=True)
     return {
@@ -79,11 +83,12 @@ def pack(rows: Sequence[TokenRow]) -> dict[str, torch.Tensor]:
         "target_rows": target_rows,
         "target_columns": target_columns,
         "targets": labels[:, kept][target_rows, target_columns],
+        "target_weights": weights[:, kept][target_rows, target_columns],
     }
 
 
 def packed_loss(model: PreTrainedModel | torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Mean cross entropy (nats per token) over a pack's targets.
+    """Weighted mean cross entropy (nats per token) over a pack's targets.
 
     The output head runs only on columns in which some row predicts.
     """
@@ -100,4 +105,5 @@ def packed_loss(model: PreTrainedModel | torch.nn.Module, batch: dict[str, torch
         logits_to_keep=batch["logits_to_keep"],
     )
     logits = outputs.logits[batch["target_rows"], batch["target_columns"]]
-    return cross_entropy(logits.float(), batch["targets"])
+    losses = cross_entropy(logits.float(), batch["targets"], reduction="none")
+    return (losses * batch["target_weights"]).sum() / batch["target_weights"].sum()

@@ -183,6 +183,17 @@ class Prompt:
             done = after
         return ids, labels
 
+    def in_tool_call(self, labels: Sequence[int]) -> list[bool]:
+        """For each of `labels` [length], whether it belongs to an assistant turn that opens with a tool call."""
+        opening = self._ids("<tool_call>")
+        inside = [False] * len(labels)
+        for place, label in enumerate(labels):
+            if label == IGNORED:
+                continue
+            begins = place == 0 or labels[place - 1] == IGNORED
+            inside[place] = list(labels[place : place + len(opening)]) == opening if begins else inside[place - 1]
+        return inside
+
     def parse(self, text: str) -> Answer:
         """Read tool calls out of a generated turn.
 

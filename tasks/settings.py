@@ -57,6 +57,7 @@ class TrainSettings(Section):
     dropout: Share
     targets: tuple[str, ...]
     first_layer: Annotated[int, Field(ge=0)]
+    tool_call_weight: Annotated[float, Field(gt=0.0)]
     checkpoint_steps: Positive
 
 

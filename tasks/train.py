@@ -43,11 +43,14 @@ _CHECKPOINT_FILES = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt"
 
 
 class Rows(Dataset[TokenRow]):
-    """Encoded conversations."""
+    """Encoded conversations, a tool call's tokens counting `tool_call_weight` times."""
 
-    def __init__(self, prompt: Prompt, examples: Sequence[Example]) -> None:
-        encoded = (prompt.encode_training(example.messages) for example in examples)
-        self.rows = [TokenRow(input_ids=ids, labels=labels) for ids, labels in encoded]
+    def __init__(self, prompt: Prompt, examples: Sequence[Example], tool_call_weight: float) -> None:
+        self.rows: list[TokenRow] = []
+        for example in examples:
+            ids, labels = prompt.encode_training(example.messages)
+            weights = [tool_call_weight if called else 1.0 for called in prompt.in_tool_call(labels)]
+            self.rows.append(TokenRow(input_ids=ids, labels=labels, weights=weights))
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -148,8 +151,9 @@ def tune(settings: Settings, base: Path, prompt: Prompt, examples: Path, checkpo
     Raises:
         GraftError: there are no training examples, or the adapter is not finite or still zero.
     """
-    rows = Rows(prompt, load_examples(examples / "train.parquet"))
-    held_out = Rows(prompt, load_examples(examples / "eval.parquet"))
+    weight = settings.train.tool_call_weight
+    rows = Rows(prompt, load_examples(examples / "train.parquet"), weight)
+    held_out = Rows(prompt, load_examples(examples / "eval.parquet"), weight)
     if not len(rows):
         raise GraftError(f"{examples / 'train.parquet'}: no training examples")
     train = settings.train

@@ -32,7 +32,7 @@ def make_rows(seed: int, count: int, shared: int) -> list[TokenRow]:
         for _ in range(1 + number % 2):
             more, loss = turn(2 + number, 1 + number % 3)
             ids, labels = ids + more, labels + loss
-        rows.append(TokenRow(input_ids=ids, labels=labels))
+        rows.append(TokenRow(input_ids=ids, labels=labels, weights=[1.0] * len(ids)))
     return rows
 
 
@@ -77,8 +77,20 @@ def test_loss_equals_the_models_own(adapted: Any) -> None:
 def test_prefix_stops_before_what_is_predicted() -> None:
     """Two rows with one prompt and two answers: the last prompt token predicts both, so each keeps it."""
     rows = [
-        TokenRow(input_ids=[5, 6, 7, 8], labels=[IGNORED, IGNORED, IGNORED, 8]),
-        TokenRow(input_ids=[5, 6, 7, 9], labels=[IGNORED, IGNORED, IGNORED, 9]),
+        TokenRow(input_ids=[5, 6, 7, 8], labels=[IGNORED, IGNORED, IGNORED, 8], weights=[1.0] * 4),
+        TokenRow(input_ids=[5, 6, 7, 9], labels=[IGNORED, IGNORED, IGNORED, 9], weights=[1.0] * 4),
     ]
     assert shared_length(rows) == 2
     assert sorted(pack(rows)["targets"].tolist()) == [8, 9]
+
+
+def test_a_weight_counts_as_that_many_tokens(adapted: Any) -> None:
+    row = make_rows(4, 1, 6)[0]
+    losses = []
+    for weight in (1.0, 3.0):
+        weighted = TokenRow(**{**row, "weights": [weight, *row["weights"][1:-1], weight]})
+        losses.append(float(packed_loss(adapted, pack([weighted]))))
+    last = TokenRow(**{**row, "labels": [IGNORED] * (len(row["labels"]) - 1) + row["labels"][-1:]})
+    alone = float(packed_loss(adapted, pack([last])))
+    targets = sum(label != IGNORED for label in row["labels"])
+    assert losses[1] == pytest.approx((losses[0] * targets + 2 * alone) / (targets + 2), rel=1e-4)
