@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
@@ -35,12 +36,17 @@ class PrefectApi:
         return cls(load_stack_settings().prefect.url)
 
     def _send(self, method: str, path: str, json: Any = None) -> httpx.Response:
-        """Ask, and ask again while the server says 503: its database was locked, and nothing was done."""
+        """Ask, and ask again while the server is too busy to answer.
+
+        It says 503 while its database is locked, and is late while every core trains. Asking twice
+        does no harm: a run is created under an idempotency key, everything else repeats itself.
+        """
         try:
             for pause_s in _PAUSES_S:
-                answer = self._client.request(method, path, json=json)
-                if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
-                    return answer
+                with suppress(httpx.TimeoutException):
+                    answer = self._client.request(method, path, json=json)
+                    if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                        return answer
                 time.sleep(pause_s)
             return self._client.request(method, path, json=json)
         except httpx.HTTPError as error:

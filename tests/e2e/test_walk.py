@@ -25,6 +25,7 @@ from tasks.store import read_window
 from tests.flows.conftest import Stack, copy_repository, edit_yaml
 
 pytestmark = pytest.mark.e2e
+RUN_LIMIT_S = 2400.0
 SIZES = {
     "prepare.eval_share": 0.07,
     "train.epochs": 0.3,
@@ -42,6 +43,7 @@ def clone() -> Iterator[Stack]:
     folder = Path(tempfile.mkdtemp(prefix="ge-"))  # short: Ray's sockets lie below it
     root = copy_repository(folder / "r")
     edit_yaml(root / "params.yaml", SIZES)
+    edit_yaml(root / "deployments/prefect.yaml", {"deployments.2.schedules": [{"interval": 3600}]})
     (folder / "home").mkdir()
     made = Stack(root, folder / "home", PrefectApi(load_stack_settings(root).prefect.url))
     try:
@@ -52,7 +54,7 @@ def clone() -> Iterator[Stack]:
 
 
 def test_the_whole_walk(clone: Stack) -> None:
-    status, output = clone.graft("run")
+    status, output = clone.graft("run", limit_s=RUN_LIMIT_S)
     assert status == 0, output
     digest = clone.production()
     assert digest == package_digest(clone.root / "build/package")

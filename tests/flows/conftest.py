@@ -127,10 +127,10 @@ class Stack:
             argv, cwd=self.root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
 
-    def graft(self, *arguments: str) -> tuple[int, str]:
+    def graft(self, *arguments: str, limit_s: float = 400.0) -> tuple[int, str]:
         """Exit status and output of `graft ARGUMENTS`."""
         process = self.start(*arguments)
-        output, _ = process.communicate(timeout=400)
+        output, _ = process.communicate(timeout=limit_s)
         return process.returncode, output
 
     def pids(self) -> dict[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -18,6 +19,7 @@ class Busy(ThreadingHTTPServer):
 
     refusals = 0
     asked = 0
+    late = 0
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -25,6 +27,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.asked += 1
+        if self.server.asked <= self.server.late:
+            time.sleep(1.0)
         busy = self.server.asked <= self.server.refusals
         self.send_response(503 if busy else 200 if "known" in self.path else 404)
         self.end_headers()
@@ -51,6 +55,13 @@ def test_a_busy_server_is_asked_again(server: Busy) -> None:
     server.refusals = 2
     assert api(server).run("known")["id"] == "known"
     assert server.asked == 3
+
+
+def test_a_late_server_is_asked_again(server: Busy) -> None:
+    server.late = 1
+    found = PrefectApi(f"http://127.0.0.1:{server.server_address[1]}", timeout_s=0.3)
+    assert found.run("known")["id"] == "known"
+    assert server.asked == 2
 
 
 def test_a_server_that_stays_busy_or_refuses_is_named_with_what_it_said(server: Busy) -> None:
