@@ -73,7 +73,9 @@ def test_the_whole_walk(clone: Stack) -> None:
     status, output = clone.graft("monitor")
     assert status == 0, output
     assert "inconclusive" in output  # a handful of answers proves nothing
-    assert list((clone.home).iterdir()) == [], "something was written to the home folder"
+    # pip, which fetches the base, asks `rustc` for its version, and rustup's stand-in for it makes a folder.
+    written = {path.name for path in clone.home.iterdir()} - {".rustup"}
+    assert written == set(), "something was written to the home folder"
 
 
 def check_answers(base_url: str, digest: str) -> None:
