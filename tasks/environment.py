@@ -109,7 +109,6 @@ def stack_environment(root: Path) -> dict[str, str]:
         "PREFECT_CLI_PROMPT": "false",
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
-        "THP_MEM_ALLOC_ENABLE": "1",  # torch asks for huge pages: fewer page faults in a training step
         "PYTHONWARNINGS": "ignore::FutureWarning",  # of transformers, about itself
         "TQDM_DISABLE": "1",  # its bars redraw a line, and a log has no line to redraw
         "GRAFT_ROOT": str(root),
