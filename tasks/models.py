@@ -9,11 +9,23 @@ import torch
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
+_MULTIPLIES_BFLOAT16 = ("avx512_bf16", "amx_bf16")
+"""What torch calls the parts of a CPU that do: the others emulate it, ten times slower than float32."""
 
-def choose_dtype(name: str) -> torch.dtype:
-    """The dtype to compute in: `auto` takes bfloat16 only where a GPU multiplies it, else float32.
 
-    A CPU without AVX512-BF16 or AMX emulates bfloat16, more than ten times slower than float32.
+def training_dtype(name: str) -> torch.dtype:
+    """The dtype to train in: `auto` takes bfloat16 wherever the hardware multiplies it, else float32."""
+    if name == "auto" and not torch.cuda.is_available():
+        able = torch.cpu.get_capabilities()
+        return torch.bfloat16 if any(able.get(part) for part in _MULTIPLIES_BFLOAT16) else torch.float32
+    return serving_dtype(name)
+
+
+def serving_dtype(name: str) -> torch.dtype:
+    """The dtype to answer in: `auto` takes bfloat16 only where a GPU multiplies it, else float32.
+
+    In bfloat16 a greedy answer may change with the other requests of its batch; a CPU gains little
+    from it there, because decoding waits for memory.
     """
     if name != "auto":
         dtype = getattr(torch, name)
@@ -24,13 +36,11 @@ def choose_dtype(name: str) -> torch.dtype:
     return torch.float32
 
 
-def load_model(folder: Path, dtype: str) -> Any:
-    """A transformers model in the dtype that `choose_dtype` gives for `dtype`, on the CPU.
+def load_model(folder: Path, dtype: torch.dtype) -> Any:
+    """A transformers model on the CPU.
 
     Typed as Any because transformers' auto classes are not typed.
     """
     logging.disable_progress_bar()  # its bars write over our progress lines
     torch.set_flush_denormal(True)  # a CPU multiplies numbers near zero many times slower than zero
-    return AutoModelForCausalLM.from_pretrained(
-        folder, dtype=choose_dtype(dtype), local_files_only=True, use_safetensors=True
-    )
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True, use_safetensors=True)

@@ -10,7 +10,8 @@ block mask would cost the square of its length.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypedDict
 
 import torch
@@ -90,20 +91,35 @@ def pack(rows: Sequence[TokenRow]) -> dict[str, torch.Tensor]:
 def packed_loss(model: PreTrainedModel | torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """Weighted mean cross entropy (nats per token) over a pack's targets.
 
-    The output head runs only on columns in which some row predicts.
+    The output head runs on the targets' positions alone.
     """
     cache = DynamicCache()
     if batch["prefix_ids"].shape[1]:
         model(input_ids=batch["prefix_ids"], past_key_values=cache, use_cache=True, logits_to_keep=1)
         cache.batch_repeat_interleave(batch["input_ids"].shape[0])
-    outputs = model(
-        input_ids=batch["input_ids"],
-        position_ids=batch["position_ids"],
-        attention_mask=batch["attention_mask"],
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=batch["logits_to_keep"],
-    )
-    logits = outputs.logits[batch["target_rows"], batch["target_columns"]]
-    losses = cross_entropy(logits.float(), batch["targets"], reduction="none")
+    with _head_on(model, batch["target_rows"], batch["target_columns"]):
+        outputs = model(
+            input_ids=batch["input_ids"],
+            position_ids=batch["position_ids"],
+            attention_mask=batch["attention_mask"],
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=batch["logits_to_keep"],
+        )
+    losses = cross_entropy(outputs.logits[0].float(), batch["targets"], reduction="none")
     return (losses * batch["target_weights"]).sum() / batch["target_weights"].sum()
+
+
+@contextmanager
+def _head_on(model: PreTrainedModel | torch.nn.Module, rows: torch.Tensor, columns: torch.Tensor) -> Iterator[None]:
+    """Within the block the output head sees only the hidden states at (`rows` [n], `columns` [n]), as [1, n, hidden].
+
+    A hook on the head, not a call of it: what an architecture does to its logits afterwards (a
+    scale, a soft cap) still happens.
+    """
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    hook = head.register_forward_pre_hook(lambda _, inputs: (inputs[0][rows, columns].unsqueeze(0),))
+    try:
+        yield
+    finally:
+        hook.remove()

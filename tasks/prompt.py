@@ -183,16 +183,23 @@ class Prompt:
             done = after
         return ids, labels
 
-    def in_tool_call(self, labels: Sequence[int]) -> list[bool]:
-        """For each of `labels` [length], whether it belongs to an assistant turn that opens with a tool call."""
+    def decides(self, labels: Sequence[int]) -> list[bool]:
+        """For each of `labels` [length], whether it decides what kind of turn this is.
+
+        That is the first token of every assistant turn, whether words or a call follow, and all of
+        a turn that opens with a tool call.
+        """
         opening = self._ids("<tool_call>")
-        inside = [False] * len(labels)
+        decides = [False] * len(labels)
         for place, label in enumerate(labels):
             if label == IGNORED:
                 continue
-            begins = place == 0 or labels[place - 1] == IGNORED
-            inside[place] = list(labels[place : place + len(opening)]) == opening if begins else inside[place - 1]
-        return inside
+            if place == 0 or labels[place - 1] == IGNORED:
+                calls = list(labels[place : place + len(opening)]) == opening
+                decides[place] = True
+            else:
+                decides[place] = calls
+        return decides
 
     def parse(self, text: str) -> Answer:
         """Read tool calls out of a generated turn.

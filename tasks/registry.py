@@ -25,6 +25,7 @@ from tasks.manifest import package_digest, read_manifest, verify_package
 from tasks.records import Record
 
 PRODUCTION = "production"
+HISTORY = "history.jsonl"
 
 
 class Channel(Record):
@@ -108,19 +109,35 @@ class LocalRegistry:
             found = current.digest if current else None
             if found != expected:
                 raise ChannelConflictError(f"channel {name}: points at {found}, not at {expected}; nothing was changed")
+            self._record_swaps()
             swapped = Channel(name=name, digest=digest, previous=found, at=datetime.now(UTC), reason=reason)
-            with (self.root / "history.jsonl").open("a", encoding="utf-8") as history:
-                history.write(swapped.model_dump_json() + "\n")
-                history.flush()
-                os.fsync(history.fileno())
             write_text(self.root / "channels" / f"{name}.json", swapped.model_dump_json(indent=2) + "\n")
+            self._record_swaps()
         return swapped
 
     def history(self) -> list[Channel]:
         """Every swap so far, oldest first."""
-        path = self.root / "history.jsonl"
+        return [*self._recorded(), *self._unrecorded()]
+
+    def _recorded(self) -> list[Channel]:
+        path = self.root / HISTORY
         lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
         return [Channel.model_validate(json.loads(line)) for line in lines]
+
+    def _unrecorded(self) -> list[Channel]:
+        """Swaps that happened but whose process was killed before it wrote them down."""
+        recorded = {(swap.name, swap.at) for swap in self._recorded()}
+        current = [self.channel(path.stem) for path in sorted((self.root / "channels").glob("*.json"))]
+        return [channel for channel in current if channel and (channel.name, channel.at) not in recorded]
+
+    def _record_swaps(self) -> None:
+        """Append to the history what it lacks: the pointer is moved first, so it never tells of what did not happen."""
+        lines = "".join(swap.model_dump_json() + "\n" for swap in self._unrecorded())
+        if lines:
+            with (self.root / HISTORY).open("a", encoding="utf-8") as history:
+                history.write(lines)
+                history.flush()
+                os.fsync(history.fileno())
 
     @contextmanager
     def _lock(self) -> Iterator[None]:

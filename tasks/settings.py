@@ -16,6 +16,7 @@ from tasks.errors import GraftError
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(gt=0)]
+Dtype = Literal["auto", "float32", "bfloat16"]
 T = TypeVar("T", bound=BaseModel)
 
 
@@ -48,6 +49,7 @@ class PromptSettings(Section):
 
 class TrainSettings(Section):
     seed: int
+    dtype: Dtype
     epochs: Annotated[float, Field(gt=0.0)]
     batch_size: Positive
     learning_rate: Annotated[float, Field(gt=0.0)]
@@ -57,13 +59,13 @@ class TrainSettings(Section):
     dropout: Share
     targets: tuple[str, ...]
     first_layer: Annotated[int, Field(ge=0)]
-    tool_call_weight: Annotated[float, Field(gt=0.0)]
+    decision_weight: Annotated[float, Field(gt=0.0)]
     checkpoint_steps: Positive
 
 
 class EngineSettings(Section):
     name: Literal["transformers"]
-    dtype: Literal["auto", "float32", "bfloat16", "float16"]
+    dtype: Literal[Dtype, "float16"]
     max_new_tokens: Positive
 
 

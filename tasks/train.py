@@ -31,7 +31,7 @@ from tasks.examples import load_examples
 from tasks.files import new_folder, sha256_file, write_json
 from tasks.layout import BUILT_ADAPTER, BUILT_BASE, BUILT_EXAMPLES, CHECKPOINTS, PROMPTS
 from tasks.loss_curve import draw
-from tasks.models import choose_dtype, load_model
+from tasks.models import load_model, training_dtype
 from tasks.packing import TokenRow, pack, packed_loss
 from tasks.progress import Progress
 from tasks.prompt import Prompt
@@ -43,13 +43,13 @@ _CHECKPOINT_FILES = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt"
 
 
 class Rows(Dataset[TokenRow]):
-    """Encoded conversations, a tool call's tokens counting `tool_call_weight` times."""
+    """Encoded conversations, the tokens that decide counting `decision_weight` times."""
 
-    def __init__(self, prompt: Prompt, examples: Sequence[Example], tool_call_weight: float) -> None:
+    def __init__(self, prompt: Prompt, examples: Sequence[Example], decision_weight: float) -> None:
         self.rows: list[TokenRow] = []
         for example in examples:
             ids, labels = prompt.encode_training(example.messages)
-            weights = [tool_call_weight if called else 1.0 for called in prompt.in_tool_call(labels)]
+            weights = [decision_weight if decides else 1.0 for decides in prompt.decides(labels)]
             self.rows.append(TokenRow(input_ids=ids, labels=labels, weights=weights))
 
     def __len__(self) -> int:
@@ -112,7 +112,7 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 
 def arguments(settings: Settings, checkpoints: Path, steps: int) -> TrainingArguments:
-    """The Trainer's arguments: float32 on a CPU, bfloat16 where a GPU has it; nothing is reported anywhere."""
+    """The Trainer's arguments; nothing is reported anywhere."""
     train = settings.train
     return TrainingArguments(
         output_dir=str(checkpoints),
@@ -132,7 +132,7 @@ def arguments(settings: Settings, checkpoints: Path, steps: int) -> TrainingArgu
         prediction_loss_only=True,
         logging_steps=1,
         use_cpu=not torch.cuda.is_available(),
-        bf16=choose_dtype(settings.engine.dtype) == torch.bfloat16,
+        bf16=training_dtype(train.dtype) == torch.bfloat16,
         remove_unused_columns=False,
         label_names=["targets"],
         train_sampling_strategy="group_by_length",
@@ -151,14 +151,14 @@ def tune(settings: Settings, base: Path, prompt: Prompt, examples: Path, checkpo
     Raises:
         GraftError: there are no training examples, or the adapter is not finite or still zero.
     """
-    weight = settings.train.tool_call_weight
+    weight = settings.train.decision_weight
     rows = Rows(prompt, load_examples(examples / "train.parquet"), weight)
     held_out = Rows(prompt, load_examples(examples / "eval.parquet"), weight)
     if not len(rows):
         raise GraftError(f"{examples / 'train.parquet'}: no training examples")
     train = settings.train
     torch.manual_seed(train.seed)
-    model = load_model(base, settings.engine.dtype)
+    model = load_model(base, training_dtype(train.dtype))
     shape = LoraConfig(
         r=train.rank, lora_alpha=train.alpha, lora_dropout=train.dropout, target_modules=list(train.targets),
         layers_to_transform=list(range(train.first_layer, model.config.num_hidden_layers)), task_type="CAUSAL_LM",

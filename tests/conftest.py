@@ -74,7 +74,9 @@ def tiny_adapter(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     from tasks.models import load_model
 
     torch.manual_seed(5)
-    adapted = get_peft_model(load_model(tiny_base, "float32"), LoraConfig(r=4, target_modules=["q_proj", "down_proj"]))
+    adapted = get_peft_model(
+        load_model(tiny_base, torch.float32), LoraConfig(r=4, target_modules=["q_proj", "down_proj"])
+    )
     with torch.no_grad():
         for name, value in adapted.named_parameters():
             if "lora_" in name:

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
 
 from tasks.engine.protocol import Chunk, FinishReason, GenerationRequest
-from tasks.models import load_model
+from tasks.models import load_model, serving_dtype
 
 
 def shared_prefix(prompts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
@@ -43,7 +43,7 @@ class TransformersEngine:
     def load(cls, base: Path, adapter: Path | None, end_of_turn: int, dtype: str) -> TransformersEngine:
         """Load safetensors only; merging makes a step as cheap as the base's own."""
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        model = load_model(base, dtype)
+        model = load_model(base, serving_dtype(dtype))
         if adapter is not None:
             model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
         tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))

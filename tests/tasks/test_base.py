@@ -34,10 +34,10 @@ def test_brings_in_a_folder_with_the_same_weights(source: Path, tmp_path: Path) 
     info = bring_in(settings(source, source_sha256(source)), tmp_path / "base")
     assert info == BaseModelInfo.model_validate_json((tmp_path / "base" / BASE).read_bytes())
     assert info.architecture == "LlamaForCausalLM"
-    before, after = (load_model(folder, "float32").state_dict() for folder in (source, tmp_path / "base"))
+    before, after = (load_model(folder, torch.float32).state_dict() for folder in (source, tmp_path / "base"))
     assert all(torch.equal(before[name], after[name]) for name in before)
     # A tied output head is one tensor, and is counted once.
-    assert info.parameters == sum(p.numel() for p in load_model(source, "float32").parameters())
+    assert info.parameters == sum(p.numel() for p in load_model(source, torch.float32).parameters())
 
 
 def test_another_sha256_is_refused_and_nothing_is_lost(source: Path, tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ def test_another_sha256_is_refused_and_nothing_is_lost(source: Path, tmp_path: P
 
 def test_a_pickle_is_not_read(source: Path, tmp_path: Path) -> None:
     weights = source / "model.safetensors"
-    torch.save(load_model(source, "float32").state_dict(), source / "pytorch_model.bin")
+    torch.save(load_model(source, torch.float32).state_dict(), source / "pytorch_model.bin")
     weights.unlink()
     with pytest.raises(OSError, match="safetensors"):
         bring_in(settings(source, source_sha256(source)), tmp_path / "base")

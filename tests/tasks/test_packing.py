@@ -40,7 +40,7 @@ def make_rows(seed: int, count: int, shared: int) -> list[TokenRow]:
 def adapted(tiny_base: Path) -> Any:
     torch.manual_seed(1)
     model = get_peft_model(
-        load_model(tiny_base, "float32"), LoraConfig(r=4, target_modules=["q_proj", "v_proj", "down_proj"])
+        load_model(tiny_base, torch.float32), LoraConfig(r=4, target_modules=["q_proj", "v_proj", "down_proj"])
     )
     with torch.no_grad():
         for name, value in model.named_parameters():
@@ -89,8 +89,8 @@ def test_a_weight_counts_as_that_many_tokens(adapted: Any) -> None:
     losses = []
     for weight in (1.0, 3.0):
         weighted = TokenRow(**{**row, "weights": [weight, *row["weights"][1:-1], weight]})
-        losses.append(float(packed_loss(adapted, pack([weighted]))))
+        losses.append(packed_loss(adapted, pack([weighted])).item())
     last = TokenRow(**{**row, "labels": [IGNORED] * (len(row["labels"]) - 1) + row["labels"][-1:]})
-    alone = float(packed_loss(adapted, pack([last])))
+    alone = packed_loss(adapted, pack([last])).item()
     targets = sum(label != IGNORED for label in row["labels"])
     assert losses[1] == pytest.approx((losses[0] * targets + 2 * alone) / (targets + 2), rel=1e-4)

@@ -111,6 +111,27 @@ def test_history_keeps_every_swap_and_only_grows(registry: LocalRegistry, digest
     assert [swap.previous for swap in registry.history()] == [None, *digests]
 
 
+def test_a_swap_killed_before_its_line_is_written_down_by_the_next(
+    registry: LocalRegistry, digests: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.swap(PRODUCTION, digests[0], None, "first")
+    lines = (registry.root / "history.jsonl").read_bytes()
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tasks.registry.os.fsync", killed)
+    with pytest.raises(KeyboardInterrupt):
+        registry.swap(PRODUCTION, digests[1], digests[0], "second")
+    monkeypatch.undo()
+    (registry.root / "history.jsonl").write_bytes(lines)  # nothing had reached the disk yet
+    assert registry.channel().digest == digests[1]  # type: ignore[union-attr]
+    assert [swap.reason for swap in registry.history()] == ["first", "second"]
+    registry.swap(PRODUCTION, digests[2], digests[1], "third")
+    assert [swap.reason for swap in registry.history()] == ["first", "second", "third"]
+    assert len((registry.root / "history.jsonl").read_bytes().splitlines()) == 3
+
+
 def test_a_swap_from_a_stale_view_changes_nothing(registry: LocalRegistry, digests: list[str]) -> None:
     registry.swap(PRODUCTION, digests[0], None, "first")
     before = sha256_tree(registry.root)

@@ -33,7 +33,7 @@ def test_a_batch_says_what_each_row_says_alone(engine: TransformersEngine) -> No
 
 
 def test_greedy_equals_transformers_generate(engine: TransformersEngine, tiny_base: Path) -> None:
-    model = load_model(tiny_base, "float32")
+    model = load_model(tiny_base, torch.float32)
     for request, found in zip(requests(), generate(engine, requests()), strict=True):
         ids = torch.tensor([request.prompt_ids])
         expected = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)
