@@ -25,8 +25,6 @@ from tasks.prompt import IGNORED
 class TokenRow(TypedDict):
     """One conversation: token ids [length], labels [length] with `IGNORED` where no loss is, and
     how much each label counts, `weights` [length].
-
-    A mapping, and `input_ids` by name, because the Trainer groups rows by the length it finds there.
     """
 
     input_ids: list[int]

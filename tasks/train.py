@@ -36,6 +36,7 @@ from tasks.packing import TokenRow, pack, packed_loss
 from tasks.progress import Progress
 from tasks.prompt import Prompt
 from tasks.records import Example
+from tasks.sampling import LengthBuckets
 from tasks.settings import Settings, load_settings
 
 LOSS = "loss.json"
@@ -60,7 +61,13 @@ class Rows(Dataset[TokenRow]):
 
 
 class CompletionTrainer(Trainer):
-    """A Trainer whose loss is the mean cross entropy over a pack's assistant tokens."""
+    """A Trainer whose loss is the mean cross entropy over a pack's assistant tokens, with batches of like length."""
+
+    def _get_train_sampler(self, train_dataset: Dataset[TokenRow] | None = None) -> LengthBuckets:
+        rows = train_dataset if train_dataset is not None else self.train_dataset
+        assert isinstance(rows, Rows)
+        lengths = [len(row["input_ids"]) for row in rows.rows]
+        return LengthBuckets(lengths, self.args.train_batch_size, self.args.seed)
 
     def compute_loss(
         self,
@@ -124,7 +131,6 @@ def arguments(settings: Settings, checkpoints: Path, steps: int) -> TrainingArgu
         warmup_steps=round(train.warmup_share * steps),
         weight_decay=0.0,
         seed=train.seed,
-        data_seed=train.seed,
         save_strategy="steps",
         save_steps=train.checkpoint_steps,
         save_total_limit=2,
@@ -135,7 +141,6 @@ def arguments(settings: Settings, checkpoints: Path, steps: int) -> TrainingArgu
         bf16=training_dtype(train.dtype) == torch.bfloat16,
         remove_unused_columns=False,
         label_names=["targets"],
-        train_sampling_strategy="group_by_length",
         dataloader_pin_memory=torch.cuda.is_available(),
         report_to=[],
         disable_tqdm=True,

@@ -27,8 +27,8 @@ from tests.flows.conftest import Stack, copy_repository, edit_yaml
 pytestmark = pytest.mark.e2e
 RUN_LIMIT_S = 2400.0
 SIZES = {
-    "prepare.eval_share": 0.07,
-    "train.epochs": 0.3,
+    "prepare.eval_share": 0.03,
+    "train.epochs": 0.1,
     "engine.max_new_tokens": 48,
     # A few steps show the way, not the quality: that is what `make run` measures.
     "gate.min_rows": 20,

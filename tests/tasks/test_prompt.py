@@ -71,6 +71,16 @@ def test_what_is_learned_is_what_is_parsed(prompt: Prompt) -> None:
         assert answer.message() == CONVERSATION[index]
 
 
+def test_a_call_decides_whole_and_words_by_their_first_token(prompt: Prompt) -> None:
+    _, labels = prompt.encode_training(CONVERSATION)
+    decides = prompt.decides(labels)
+    deciding = prompt.tokenizer.decode(
+        [label for label, told in zip(labels, decides, strict=True) if told], skip_special_tokens=False
+    )
+    call = '<tool_call>{"name": "find_order", "arguments": {"order_id": "HL-20931"}}</tool_call><|im_end|>'
+    assert deciding == call + "I" + "Y"
+
+
 def test_the_shops_system_prompt_and_tools_come_first(prompt: Prompt) -> None:
     text = prompt.render([Message(role="user", content="hi")], generate=True)
     assert text.startswith("<|im_start|>system\nBe brief.\nTools: find_order(order_id)\n")

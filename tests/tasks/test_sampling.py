@@ -1,0 +1,46 @@
+"""Batches of like length, in an order that has nothing to do with length."""
+
+from __future__ import annotations
+
+import random
+from itertools import pairwise
+
+from tasks.sampling import LengthBuckets
+
+LENGTHS = random.Random(3).choices(range(10, 300), k=1003)
+BATCH = 8
+
+
+def batches(order: list[int]) -> list[list[int]]:
+    return [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
+
+
+def padded(order: list[int]) -> int:
+    """Tokens that are computed when each batch is padded to its longest row."""
+    return sum(max(LENGTHS[row] for row in batch) * len(batch) for batch in batches(order))
+
+
+def test_every_row_comes_once() -> None:
+    assert sorted(LengthBuckets(LENGTHS, BATCH, seed=1)) == list(range(len(LENGTHS)))
+
+
+def test_like_lengths_share_a_batch() -> None:
+    shuffled = random.Random(1).sample(range(len(LENGTHS)), len(LENGTHS))
+    waste = padded(list(LengthBuckets(LENGTHS, BATCH, seed=1))) - sum(LENGTHS)
+    assert waste < 0.4 * (padded(shuffled) - sum(LENGTHS))
+
+
+def test_length_says_nothing_of_when_a_batch_comes() -> None:
+    """A run that goes from long to short would have hardly any step up."""
+    means = [sum(LENGTHS[row] for row in batch) / len(batch) for batch in batches(list(LengthBuckets(LENGTHS, 8, 1)))]
+    up = sum(after > before for before, after in pairwise(means))
+    assert 0.4 < up / (len(means) - 1) < 0.6
+    thirds = [sum(means[start : start + 42]) / 42 for start in (0, 42, 84)]
+    assert max(thirds) - min(thirds) < 0.2 * sum(means) / len(means)
+
+
+def test_the_order_follows_from_seed_and_epoch() -> None:
+    first, same, other = (LengthBuckets(LENGTHS, BATCH, seed) for seed in (1, 1, 2))
+    assert list(first) == list(first) == list(same) != list(other)
+    same.set_epoch(1)
+    assert list(first) != list(same)
