@@ -64,7 +64,13 @@ class CompletionTrainer(Trainer):
     """A Trainer whose loss is the mean cross entropy over a pack's assistant tokens, with batches of like length."""
 
     def _get_train_sampler(self, train_dataset: Dataset[TokenRow] | None = None) -> LengthBuckets:
-        rows = train_dataset if train_dataset is not None else self.train_dataset
+        return self._buckets(train_dataset if train_dataset is not None else self.train_dataset)
+
+    def _get_eval_sampler(self, eval_dataset: Dataset[TokenRow]) -> LengthBuckets:
+        # The Trainer averages over batches: eval batches as mixed as the training ones make their losses comparable.
+        return self._buckets(eval_dataset)
+
+    def _buckets(self, rows: object) -> LengthBuckets:
         assert isinstance(rows, Rows)
         lengths = [len(row["input_ids"]) for row in rows.rows]
         return LengthBuckets(lengths, self.args.train_batch_size, self.args.seed)
