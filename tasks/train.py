@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
+from peft.helpers import disable_input_dtype_casting
 from torch.utils.data import Dataset
 from transformers import (
     PrinterCallback,
@@ -188,7 +189,9 @@ def tune(settings: Settings, base: Path, prompt: Prompt, examples: Path, checkpo
     resume = last_checkpoint(checkpoints)
     if resume:
         print(f"train: going on from {resume.name}", flush=True)
-    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    # peft would cast a layer's input to the adapter's float32, and autocast cast it back.
+    with disable_input_dtype_casting(adapted):
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     check_adapter(adapted)
     history = [entry for entry in trainer.state.log_history if "loss" in entry or "eval_loss" in entry]
     with new_folder(target) as folder:
