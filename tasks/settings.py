@@ -59,6 +59,7 @@ class TrainSettings(Section):
     dropout: Share
     targets: tuple[str, ...]
     first_layer: Annotated[int, Field(ge=0)]
+    window: Positive
     decision_weight: Annotated[float, Field(gt=0.0)]
     checkpoint_steps: Positive
 

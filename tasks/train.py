@@ -27,6 +27,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from tasks.checkpoints import SealCallback, last_checkpoint
 from tasks.errors import GraftError, run_main
 from tasks.examples import load_examples
 from tasks.files import new_folder, sha256_file, write_json
@@ -38,21 +39,34 @@ from tasks.progress import Progress
 from tasks.prompt import Prompt
 from tasks.records import Example
 from tasks.sampling import LengthBuckets
-from tasks.settings import Settings, load_settings
+from tasks.settings import Settings, TrainSettings, load_settings
 
 LOSS = "loss.json"
-_CHECKPOINT_FILES = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
+NAMED = 5
+"""How many left out rows are named."""
 
 
 class Rows(Dataset[TokenRow]):
-    """Encoded conversations, the tokens that decide counting `decision_weight` times."""
+    """Encoded conversations, the tokens that decide counting `decision_weight` times.
 
-    def __init__(self, prompt: Prompt, examples: Sequence[Example], decision_weight: float) -> None:
+    A conversation of more than `window` tokens is left out and named, never cut: its answer may
+    lie in the part that would go.
+    """
+
+    def __init__(self, prompt: Prompt, examples: Sequence[Example], train: TrainSettings) -> None:
         self.rows: list[TokenRow] = []
+        too_long: list[str] = []
         for example in examples:
             ids, labels = prompt.encode_training(example.messages)
-            weights = [decision_weight if decides else 1.0 for decides in prompt.decides(labels)]
+            if len(ids) > train.window:
+                too_long.append(f"{example.id} ({len(ids)} tokens)")
+                continue
+            weights = [train.decision_weight if decides else 1.0 for decides in prompt.decides(labels)]
             self.rows.append(TokenRow(input_ids=ids, labels=labels, weights=weights))
+        if too_long:
+            named = ", ".join(too_long[:NAMED]) + (", …" if len(too_long) > NAMED else "")
+            left_out = f"{len(too_long)} of {len(examples)} rows are left out"
+            print(f"train: {left_out}, longer than train.window ({train.window} tokens): {named}", flush=True)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -113,18 +127,6 @@ def run_key(settings: Settings, base: Path, examples: Path) -> str:
     return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:16]
 
 
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint in `folder`; a half-written one is named and passed over."""
-    found = sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]), reverse=True)
-    for path in found:
-        missing = [name for name in _CHECKPOINT_FILES if not (path / name).is_file()]
-        if not missing:
-            return path
-        print(f"train: {path.name} was not finished ({', '.join(missing)} missing); it is passed over", flush=True)
-        shutil.rmtree(path)
-    return None
-
-
 def arguments(settings: Settings, checkpoints: Path, steps: int) -> TrainingArguments:
     """The Trainer's arguments; nothing is reported anywhere."""
     train = settings.train
@@ -163,12 +165,11 @@ def tune(settings: Settings, base: Path, prompt: Prompt, examples: Path, checkpo
     Raises:
         GraftError: there are no training examples, or the adapter is not finite or still zero.
     """
-    weight = settings.train.decision_weight
-    rows = Rows(prompt, load_examples(examples / "train.parquet"), weight)
-    held_out = Rows(prompt, load_examples(examples / "eval.parquet"), weight)
-    if not len(rows):
-        raise GraftError(f"{examples / 'train.parquet'}: no training examples")
     train = settings.train
+    rows = Rows(prompt, load_examples(examples / "train.parquet"), train)
+    held_out = Rows(prompt, load_examples(examples / "eval.parquet"), train)
+    if not len(rows):
+        raise GraftError(f"{examples / 'train.parquet'}: no training examples of at most {train.window} tokens")
     torch.manual_seed(train.seed)
     model = load_model(base, training_dtype(train.dtype))
     shape = LoraConfig(
@@ -183,7 +184,10 @@ def tune(settings: Settings, base: Path, prompt: Prompt, examples: Path, checkpo
         train_dataset=rows,
         eval_dataset=held_out if len(held_out) else None,
         data_collator=pack,
-        callbacks=[ProgressCallback(sum(len(row["input_ids"]) for row in rows.rows) / len(rows) * train.batch_size)],
+        callbacks=[
+            ProgressCallback(sum(len(row["input_ids"]) for row in rows.rows) / len(rows) * train.batch_size),
+            SealCallback(),
+        ],
     )
     trainer.remove_callback(PrinterCallback)
     resume = last_checkpoint(checkpoints)

@@ -14,12 +14,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tasks.checkpoints import SEAL
 from tasks.errors import GraftError
-from tasks.examples import save_examples
+from tasks.examples import load_examples, save_examples
 from tasks.prompt import Prompt
 from tasks.records import Example, Message, ToolCall
 from tasks.settings import Settings, load_settings
-from tasks.train import LOSS, check_adapter, last_checkpoint, tune
+from tasks.train import LOSS, Rows, check_adapter, tune
 from tests.conftest import ROOT
 
 RUN = """
@@ -84,7 +85,7 @@ def test_killed_run_resumes_to_the_same_weights(
 
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     killed = subprocess.Popen(command("killed"), env=environment, cwd=ROOT, stdout=subprocess.PIPE)
-    while killed.poll() is None and not last_checkpoint_exists(tmp_path / "killed/checkpoints"):
+    while killed.poll() is None and not list((tmp_path / "killed/checkpoints").glob(f"checkpoint-*/{SEAL}")):
         time.sleep(0.01)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
@@ -97,21 +98,6 @@ def test_killed_run_resumes_to_the_same_weights(
     assert all(torch.equal(one[name], other[name]) for name in other)
 
 
-def last_checkpoint_exists(folder: Path) -> bool:
-    return any((path / "trainer_state.json").is_file() for path in folder.glob("checkpoint-*"))
-
-
-def test_half_written_checkpoint_is_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    names = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
-    for step, present in ((4, names), (8, names[:2])):
-        folder = tmp_path / f"checkpoint-{step}"
-        folder.mkdir()
-        for name in present:
-            (folder / name).touch()
-    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-4"
-    assert "checkpoint-8 was not finished" in capsys.readouterr().out
-
-
 def test_adapter_that_changes_nothing_is_refused() -> None:
     layer = torch.nn.Linear(2, 2)
     layer.register_parameter("lora_A", torch.nn.Parameter(torch.ones(2, 2)))
@@ -122,6 +108,19 @@ def test_adapter_that_changes_nothing_is_refused() -> None:
         layer.lora_B.fill_(float("nan"))
     with pytest.raises(GraftError, match="lora_B is not finite"):
         check_adapter(layer)
+
+
+def test_a_row_longer_than_the_window_is_left_out_and_named(
+    tiny_base: Path, tiny_prompts: Path, examples: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompt = Prompt.load(tiny_prompts, tiny_base)
+    one, *others = load_examples(examples / "eval.parquet")
+    longer = one.model_copy(update={"messages": (Message(role="user", content="please " * 90), *one.messages[1:])})
+    sizes = [len(prompt.encode_training(example.messages)[0]) for example in (longer, *others)]
+    rows = Rows(prompt, [longer, *others], small(window=max(sizes[1:])).train)
+    assert [len(row["input_ids"]) for row in rows.rows] == sizes[1:]
+    said = f"1 of 4 rows are left out, longer than train.window ({max(sizes[1:])} tokens): r24 ({sizes[0]} tokens)"
+    assert said in capsys.readouterr().out
 
 
 def test_no_examples_is_one_error(tiny_base: Path, tiny_prompts: Path, tmp_path: Path) -> None:
