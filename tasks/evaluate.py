@@ -89,20 +89,6 @@ def totals(rows: pandas.DataFrame) -> dict[str, Any]:
     }
 
 
-def check_effect(rows: pandas.DataFrame) -> None:
-    """Refuse a candidate that says the base's words: its adapter is missing, or moves no answer.
-
-    Raises:
-        GraftError: on every row the two texts are the same.
-    """
-    texts = rows.pivot(index="id", columns="system", values="text")
-    if (texts["base"] == texts["candidate"]).all():
-        raise GraftError(
-            f"evaluate: the candidate's answers are the base's, word for word, on all {len(texts)} rows: "
-            "the adapter has no effect; train for more steps, or at a higher train.learning_rate"
-        )
-
-
 def systems(package: Path, base: Path, incumbent: Path, registry: LocalRegistry) -> dict[str, Callable[[], Model]]:
     """What is to be asked, by name; each is opened only when its turn comes, to hold one at a time."""
     chosen: dict[str, Callable[[], Model]] = {"base": lambda: open_base(package, base)}
@@ -125,7 +111,6 @@ def main() -> None:
     for name, opened in systems(BUILT_PACKAGE, BUILT_BASE, INCUMBENT, LocalRegistry()).items():
         rows += ask(name, opened(), examples, terms, settings.evaluate.batch_size)
     table = pandas.DataFrame(rows)
-    check_effect(table)
     with new_folder(BUILT_EVALUATION) as folder:
         table.to_parquet(folder / ROWS, index=False)
         write_json(folder / SCORES, {"digest": package_digest(BUILT_PACKAGE), "systems": totals(table)})
