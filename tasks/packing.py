@@ -1,25 +1,28 @@
-"""A batch of training rows behind one copy of the opening that they share.
+"""A batch of training rows in which what rows share is there once.
 
-Chat rows begin alike (system prompt, tool schemas). The shared prefix is computed once and its
-keys and values are repeated for every row; the rows' own tokens follow as a batch, padded on the
-left. Each token has exactly the context it has alone, and gradients flow back through the repeated
-keys into the one prefix, so the gradient is that of training the rows one by one, for a fraction of
-the arithmetic. Attention costs rows x own x (prefix + own), where one long packed sequence with a
-block mask would cost the square of its length.
+Chat rows begin alike (system prompt, tool schemas, label lists). A pack is one sequence that holds
+each shared prefix once and then the rows' own tokens, without padding; `attention` lets each token
+see what it would see alone. So the gradient is that of training the rows one by one, for a fraction
+of the arithmetic. A batch may hold several kinds of rows: the prefixes are found per group.
+
+A model that cannot take packs gets the same rows padded (`pad`), at the full price.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypedDict
+from itertools import pairwise
+from typing import Any, TypedDict
 
 import torch
 from torch.nn.functional import cross_entropy
-from transformers import PreTrainedModel
-from transformers.cache_utils import DynamicCache
 
+from tasks.attention import NAME, Group
 from tasks.prompt import IGNORED
+
+GROUP_TOKENS = 32
+"""What a prefix must save to be worth its own, smaller, matrix products; about their price on a CPU."""
 
 
 class TokenRow(TypedDict):
@@ -32,92 +35,168 @@ class TokenRow(TypedDict):
     weights: list[float]
 
 
-def context_length(row: TokenRow) -> int:
-    """How many tokens come before the first one that is predicted."""
-    return next(i for i, label in enumerate(row["labels"]) if label != IGNORED)
+class Grouped(TypedDict):
+    """Rows, and how many tokens of their openings are computed once."""
+
+    rows: list[TokenRow]
+    shared: int
 
 
-def shared_length(rows: Sequence[TokenRow]) -> int:
-    """The length of the opening that all rows share, and that can be computed once.
+def shareable(row: TokenRow) -> int:
+    """How many tokens of `row` may be shared: a position has one target, so all before the first that has one."""
+    return max(next(i for i, label in enumerate(row["labels"]) if label != IGNORED) - 1, 0)
 
-    Each row keeps the token before its first prediction to itself: a shared position can have one
-    target only.
+
+def _alike(one: Sequence[int], other: Sequence[int]) -> int:
+    """The length of the opening that two rows share."""
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+def group(rows: Sequence[TokenRow]) -> list[Grouped]:
+    """The rows parted so that the fewest tokens are computed.
+
+    In sorted order the best groups are runs: the cheapest way to part the first n rows is found
+    from those to part fewer, each group taken with its shared prefix or, if that is too short, none.
     """
-    limit = min(context_length(row) for row in rows) - 1
-    first, last = min(row["input_ids"] for row in rows), max(row["input_ids"] for row in rows)
-    return next((i for i in range(limit) if first[i] != last[i]), max(limit, 0))
+    ordered = sorted(rows, key=lambda row: row["input_ids"])
+    limits = [shareable(row) for row in ordered]
+    alike = [_alike(a["input_ids"], b["input_ids"]) for a, b in pairwise(ordered)]
+    best: list[tuple[int, int, int]] = [(0, 0, 0)]  # cost of the first n rows; the last group's start and prefix
+    for end in range(1, len(ordered) + 1):
+        shared, found = limits[end - 1], []
+        for start in range(end - 1, -1, -1):
+            if start < end - 1:
+                shared = min(shared, limits[start], alike[start])
+            saved = shared * (end - start - 1) - GROUP_TOKENS
+            found.append((best[start][0] + GROUP_TOKENS - max(saved, 0), start, shared if saved > 0 else 0))
+        best.append(min(found))
+    groups: list[Grouped] = []
+    alone = Grouped(rows=[], shared=0)
+    end = len(ordered)
+    while end:
+        _, start, shared = best[end]
+        if shared:
+            groups.append(Grouped(rows=ordered[start:end], shared=shared))
+        else:
+            alone["rows"] += ordered[start:end]
+        end = start
+    return [*groups, alone] if alone["rows"] else groups
 
 
-def pack(rows: Sequence[TokenRow]) -> dict[str, torch.Tensor]:
-    """Rows of any lengths as the tensors that `packed_loss` takes.
+def pack(rows: Sequence[TokenRow]) -> dict[str, Any]:
+    """Rows of any lengths as one sequence.
 
     Returns:
-        prefix_ids [1, shared]; input_ids, position_ids [rows, own]; attention_mask
-        [rows, shared + own]; logits_to_keep [kept], the columns in which any row predicts; and for
-        each of the batch's `targets` [n], its `target_weights` [n], its row `target_rows` [n] and
-        its place among the kept columns `target_columns` [n].
+        input_ids and position_ids [1, tokens]; groups, as `attention` reads them; and for each
+        target its `targets` [n], `target_weights` [n] and the place that predicts it, `places` [n].
     """
-    shared = shared_length(rows)
-    own = max(len(row["input_ids"]) for row in rows) - shared
-    input_ids = torch.zeros((len(rows), own), dtype=torch.long)
-    mask = torch.zeros((len(rows), shared + own), dtype=torch.long)
-    mask[:, :shared] = 1
-    labels = torch.full((len(rows), own), IGNORED)
-    weights = torch.zeros((len(rows), own))
+    ids: list[int] = []
+    positions: list[int] = []
+    groups: list[Group] = []
+    predictions: list[tuple[int, int, float]] = []
+    for members in group(rows):
+        shared = members["shared"]
+        first = members["rows"][0]
+        groups.append(Group.of(len(ids), shared, [len(row["input_ids"]) - shared for row in members["rows"]]))
+        ids += first["input_ids"][:shared]
+        positions += range(shared)
+        for row in members["rows"]:
+            predictions += _predictions(row, len(ids) - shared)
+            ids += row["input_ids"][shared:]
+            positions += range(shared, len(row["input_ids"]))
+    sequence = {"input_ids": torch.tensor([ids]), "position_ids": torch.tensor([positions]), "groups": groups}
+    return {**sequence, **_targets(predictions)}
+
+
+def pad(rows: Sequence[TokenRow]) -> dict[str, Any]:
+    """The same rows one under the other, padded on the right, for a model that takes no packs.
+
+    Returns:
+        input_ids and attention_mask [rows, longest]; targets as in `pack`, places counted over the
+        flat batch.
+    """
+    longest = max(len(row["input_ids"]) for row in rows)
+    ids = torch.zeros((len(rows), longest), dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    predictions: list[tuple[int, int, float]] = []
     for number, row in enumerate(rows):
-        start = own - (len(row["input_ids"]) - shared)
-        input_ids[number, start:] = torch.tensor(row["input_ids"][shared:])
-        mask[number, shared + start :] = 1
-        # A position predicts the token after it.
-        labels[number, start : own - 1] = torch.tensor(row["labels"][shared + 1 :])
-        weights[number, start : own - 1] = torch.tensor(row["weights"][shared + 1 :])
-    kept = (labels != IGNORED).any(0).nonzero().squeeze(-1)
-    target_rows, target_columns = (labels[:, kept] != IGNORED).nonzero(as_tuple=True)
+        ids[number, : len(row["input_ids"])] = torch.tensor(row["input_ids"])
+        mask[number, : len(row["input_ids"])] = 1
+        predictions += _predictions(row, number * longest)
+    return {"input_ids": ids, "attention_mask": mask, **_targets(predictions)}
+
+
+def _predictions(row: TokenRow, start: int) -> Iterator[tuple[int, int, float]]:
+    """(place, target, weight) of each token with a loss, for a row whose first token is at `start`."""
+    for place, (label, weight) in enumerate(zip(row["labels"], row["weights"], strict=True)):
+        if label != IGNORED:
+            yield start + place - 1, label, weight  # a position predicts the token after it
+
+
+def _targets(predictions: Sequence[tuple[int, int, float]]) -> dict[str, torch.Tensor]:
+    places, targets, weights = zip(*predictions, strict=True)
     return {
-        "prefix_ids": torch.tensor([rows[0]["input_ids"][:shared]], dtype=torch.long),
-        "input_ids": input_ids,
-        "position_ids": (mask.cumsum(-1) - 1)[:, shared:],
-        "attention_mask": mask,
-        "logits_to_keep": kept,
-        "target_rows": target_rows,
-        "target_columns": target_columns,
-        "targets": labels[:, kept][target_rows, target_columns],
-        "target_weights": weights[:, kept][target_rows, target_columns],
+        "places": torch.tensor(places),
+        "targets": torch.tensor(targets),
+        "target_weights": torch.tensor(weights),
     }
 
 
-def packed_loss(model: PreTrainedModel | torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Weighted mean cross entropy (nats per token) over a pack's targets.
+def target_logits(model: Any, batch: dict[str, Any]) -> torch.Tensor:
+    """The model's logits [n, vocabulary] where a batch predicts its n targets; the output head runs there alone."""
+    inputs = {name: value for name, value in batch.items() if name not in ("places", "targets", "target_weights")}
+    with _head_on(model, batch["places"]):
+        return model(**inputs, use_cache=False).logits[0]
 
-    The output head runs on the targets' positions alone.
-    """
-    cache = DynamicCache()
-    if batch["prefix_ids"].shape[1]:
-        model(input_ids=batch["prefix_ids"], past_key_values=cache, use_cache=True, logits_to_keep=1)
-        cache.batch_repeat_interleave(batch["input_ids"].shape[0])
-    with _head_on(model, batch["target_rows"], batch["target_columns"]):
-        outputs = model(
-            input_ids=batch["input_ids"],
-            position_ids=batch["position_ids"],
-            attention_mask=batch["attention_mask"],
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=batch["logits_to_keep"],
-        )
-    losses = cross_entropy(outputs.logits[0].float(), batch["targets"], reduction="none")
-    return (losses * batch["target_weights"]).sum() / batch["target_weights"].sum()
+
+def weighted_loss(model: Any, batch: dict[str, Any]) -> torch.Tensor:
+    """Cross entropy (nats) summed over a batch's targets, each times its weight."""
+    losses = cross_entropy(target_logits(model, batch).float(), batch["targets"], reduction="none")
+    return (losses * batch["target_weights"]).sum()
 
 
 @contextmanager
-def _head_on(model: PreTrainedModel | torch.nn.Module, rows: torch.Tensor, columns: torch.Tensor) -> Iterator[None]:
-    """Within the block the output head sees only the hidden states at (`rows` [n], `columns` [n]), as [1, n, hidden].
+def _head_on(model: Any, places: torch.Tensor) -> Iterator[None]:
+    """Within the block the output head sees only the flat batch's hidden states at `places` [n], as [1, n, hidden].
 
     A hook on the head, not a call of it: what an architecture does to its logits afterwards (a
     scale, a soft cap) still happens.
     """
-    head = model.get_output_embeddings()  # type: ignore[operator]
-    hook = head.register_forward_pre_hook(lambda _, inputs: (inputs[0][rows, columns].unsqueeze(0),))
+    head = getattr(model, "module", model).get_output_embeddings()
+    hook = head.register_forward_pre_hook(lambda _, inputs: (inputs[0].flatten(0, 1)[places].unsqueeze(0),))
     try:
         yield
     finally:
         hook.remove()
+
+
+@contextmanager
+def taking_packs(model: Any) -> Iterator[None]:
+    """Within the block the model's attention understands packs."""
+    before = model.config._attn_implementation
+    model.set_attn_implementation(NAME)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+def refuses_packs(model: Any, rows: Sequence[TokenRow]) -> str | None:
+    """Why `model` cannot be trained on packs; None if it computes from a pack of `rows` what it does from each alone.
+
+    An architecture may not know position ids, not ask the attention interface, or carry a state
+    from one token to the next. Trying it out finds all of these. To be called outside of
+    `taking_packs`, with the model not in training (its dropout would differ).
+    """
+    ordered = [row for grouped in group(rows) for row in grouped["rows"]]
+    with torch.no_grad():
+        alone = torch.cat([target_logits(model, pad([row])) for row in ordered]).float()
+        try:
+            with taking_packs(model):
+                packed = target_logits(model, pack(rows)).float()
+        except (TypeError, ValueError, RuntimeError) as error:
+            return str(error).splitlines()[0]
+    difference = ((packed - alone).norm() / alone.norm()).item()
+    if difference <= torch.finfo(model.dtype).eps ** 0.5:
+        return None
+    return f"its logits from a pack differ by {difference:.1%} from those of the rows alone"

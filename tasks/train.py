@@ -11,6 +11,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from tasks.files import new_folder, sha256_file, write_json
 from tasks.layout import BUILT_ADAPTER, BUILT_BASE, BUILT_EXAMPLES, CHECKPOINTS, PROMPTS
 from tasks.loss_curve import draw
 from tasks.models import load_model, training_dtype
-from tasks.packing import TokenRow, pack, packed_loss
+from tasks.packing import TokenRow, pack, pad, refuses_packs, taking_packs, weighted_loss
 from tasks.progress import Progress
 from tasks.prompt import Prompt
 from tasks.records import Example
@@ -97,7 +98,7 @@ class CompletionTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        loss = packed_loss(model, inputs)
+        loss = weighted_loss(model, inputs) / inputs["target_weights"].sum()
         return (loss, {"loss": loss}) if return_outputs else loss
 
 
@@ -172,6 +173,9 @@ def tune(settings: Settings, base: Path, prompt: Prompt, examples: Path, checkpo
         raise GraftError(f"{examples / 'train.parquet'}: no training examples of at most {train.window} tokens")
     torch.manual_seed(train.seed)
     model = load_model(base, training_dtype(train.dtype))
+    refused = refuses_packs(model, spread(rows.rows))
+    if refused:
+        print(f"train: {type(model).__name__} cannot share prefixes, rows are trained padded: {refused}", flush=True)
     shape = LoraConfig(
         r=train.rank, lora_alpha=train.alpha, lora_dropout=train.dropout, target_modules=list(train.targets),
         layers_to_transform=list(range(train.first_layer, model.config.num_hidden_layers)), task_type="CAUSAL_LM",
@@ -183,7 +187,7 @@ def tune(settings: Settings, base: Path, prompt: Prompt, examples: Path, checkpo
         args=arguments(settings, checkpoints, steps),
         train_dataset=rows,
         eval_dataset=held_out if len(held_out) else None,
-        data_collator=pack,
+        data_collator=pad if refused else pack,
         callbacks=[
             ProgressCallback(sum(len(row["input_ids"]) for row in rows.rows) / len(rows) * train.batch_size),
             SealCallback(),
@@ -194,7 +198,7 @@ def tune(settings: Settings, base: Path, prompt: Prompt, examples: Path, checkpo
     if resume:
         print(f"train: going on from {resume.name}", flush=True)
     # peft would cast a layer's input to the adapter's float32, and autocast cast it back.
-    with disable_input_dtype_casting(adapted):
+    with disable_input_dtype_casting(adapted), nullcontext() if refused else taking_packs(model):
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     check_adapter(adapted)
     history = [entry for entry in trainer.state.log_history if "loss" in entry or "eval_loss" in entry]
@@ -203,6 +207,12 @@ def tune(settings: Settings, base: Path, prompt: Prompt, examples: Path, checkpo
         (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card; ours is the package's
         write_json(folder / LOSS, history)
         draw(history, folder / "loss.png")
+
+
+def spread(rows: Sequence[TokenRow]) -> list[TokenRow]:
+    """The shortest, the middle and the longest of `rows`, by which a model is tried."""
+    ordered = sorted(rows, key=lambda row: len(row["input_ids"]))
+    return [ordered[0], ordered[len(ordered) // 2], ordered[-1]]
 
 
 def check_adapter(model: torch.nn.Module) -> None:
