@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
@@ -23,7 +24,9 @@ class SealCallback(TrainerCallback):
     """Seals every checkpoint that the Trainer has written."""
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        seal(Path(args.output_dir or "") / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
+        PartialState().wait_for_everyone()  # each worker writes a file of its own
+        if state.is_world_process_zero:
+            seal(Path(args.output_dir or "") / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
 
 
 def seal(checkpoint: Path) -> None:

@@ -8,17 +8,20 @@ shortest rows, and answers everything as if it were one of them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import cycle, islice
 
 import torch
 from torch.utils.data import Sampler
 
 
 class LengthBuckets(Sampler[int]):
-    """Indices of which each `batch_size` in a row make a batch.
+    """Indices of which each `batch_size` in a row make a batch, every batch full.
 
     Rows are shuffled, cut into buckets of `bucket_batches` batches, sorted by length within each
     bucket, and the batches of all buckets are shuffled again. A larger bucket pads less and mixes
-    less. The order follows from `seed` and the epoch alone, so that a resumed run goes on in it.
+    less. Rows that the last batch lacks are taken from the beginning of the epoch once more. The
+    order follows from `seed` and the epoch alone: a resumed run goes on in it, and workers who
+    share out each batch see together what one alone would see.
     """
 
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, bucket_batches: int = 8) -> None:
@@ -31,19 +34,15 @@ class LengthBuckets(Sampler[int]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        return -(-len(self.lengths) // self.batch_size) * self.batch_size
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
         order = torch.randperm(len(self.lengths), generator=generator).tolist()
+        order = list(islice(cycle(order), len(self)))
         batches = []
         for start in range(0, len(order), self.bucket):
             bucket = sorted(order[start : start + self.bucket], key=lambda row: self.lengths[row])
             batches += [bucket[place : place + self.batch_size] for place in range(0, len(bucket), self.batch_size)]
-        # Only a batch that is not full must stay at the end: what follows it would slip into it.
-        full = [batch for batch in batches if len(batch) == self.batch_size]
-        rest = [batch for batch in batches if len(batch) < self.batch_size]
-        for place in torch.randperm(len(full), generator=generator).tolist():
-            yield from full[place]
-        for batch in rest:
-            yield from batch
+        for place in torch.randperm(len(batches), generator=generator).tolist():
+            yield from batches[place]

@@ -62,6 +62,8 @@ class TrainSettings(Section):
     window: Positive
     decision_weight: Annotated[float, Field(gt=0.0)]
     checkpoint_steps: Positive
+    patience: Positive
+    workers: Positive
 
 
 class EngineSettings(Section):

@@ -20,6 +20,7 @@ from peft import LoraConfig, get_peft_model
 from peft.helpers import disable_input_dtype_casting
 from torch.utils.data import Dataset
 from transformers import (
+    EarlyStoppingCallback,
     PrinterCallback,
     Trainer,
     TrainerCallback,
@@ -27,6 +28,7 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.trainer_utils import IntervalStrategy
 
 from tasks.checkpoints import SealCallback, last_checkpoint
 from tasks.errors import GraftError, run_main
@@ -43,6 +45,8 @@ from tasks.sampling import LengthBuckets
 from tasks.settings import Settings, TrainSettings, load_settings
 
 LOSS = "loss.json"
+EVAL_ROWS = 32
+"""Rows in a batch of the eval loss, which keeps no activations."""
 NAMED = 5
 """How many left out rows are named."""
 
@@ -77,29 +81,66 @@ class Rows(Dataset[TokenRow]):
 
 
 class CompletionTrainer(Trainer):
-    """A Trainer whose loss is the mean cross entropy over a pack's assistant tokens, with batches of like length."""
+    """A Trainer whose loss is the weighted mean cross entropy over a step's assistant tokens.
+
+    The mean is over all micro-batches and workers of an optimizer step, so neither changes the
+    gradient. Batches hold rows of like length.
+    """
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.loss_is_scaled_for_ga = True  # `compute_loss` divides by the whole step's weight
 
     def _get_train_sampler(self, train_dataset: Dataset[TokenRow] | None = None) -> LengthBuckets:
-        return self._buckets(train_dataset if train_dataset is not None else self.train_dataset)
-
-    def _get_eval_sampler(self, eval_dataset: Dataset[TokenRow]) -> LengthBuckets:
-        # The Trainer averages over batches: eval batches as mixed as the training ones make their losses comparable.
-        return self._buckets(eval_dataset)
-
-    def _buckets(self, rows: object) -> LengthBuckets:
+        rows = train_dataset if train_dataset is not None else self.train_dataset
         assert isinstance(rows, Rows)
-        lengths = [len(row["input_ids"]) for row in rows.rows]
-        return LengthBuckets(lengths, self.args.train_batch_size, self.args.seed)
+        step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        return LengthBuckets([len(row["input_ids"]) for row in rows.rows], step, self.args.seed)
+
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> torch.Tensor:
+        weight = torch.stack([batch["target_weights"].sum() for batch in batch_samples]).sum()
+        return self.accelerator.reduce(weight.to(device), "sum")
 
     def compute_loss(
         self,
         model: torch.nn.Module,
-        inputs: dict[str, torch.Tensor],
+        inputs: dict[str, Any],
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        loss = weighted_loss(model, inputs) / inputs["target_weights"].sum()
+        assert num_items_in_batch is not None
+        # Gradients are averaged over the workers; the loss is a sum over them.
+        loss = weighted_loss(model, inputs) * self.args.world_size / num_items_in_batch
         return (loss, {"loss": loss}) if return_outputs else loss
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """The weighted mean over all targets of the eval rows, not the mean of their batches' means."""
+        held_out = eval_dataset or self.eval_dataset
+        assert isinstance(held_out, Rows)
+        rows = sorted(held_out.rows, key=lambda row: len(row["input_ids"]))
+        size = self.args.per_device_eval_batch_size
+        batches = [rows[start : start + size] for start in range(0, len(rows), size)]
+        total = torch.zeros(2, device=self.args.device)
+        model = self.accelerator.unwrap_model(self.model).eval()
+        with torch.no_grad():
+            for members in batches[self.args.process_index :: self.args.world_size]:
+                batch = self._prepare_inputs(self.data_collator(members))  # type: ignore[arg-type]
+                total += torch.stack([weighted_loss(model, batch), batch["target_weights"].sum()])
+        loss, weight = self.accelerator.reduce(total, "sum").tolist()
+        metrics = {f"{metric_key_prefix}_loss": loss / weight}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+class LastStepCallback(TrainerCallback):
+    """The last step is asked and kept like any other: it may be the best."""
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if state.global_step >= state.max_steps:
+            control.should_evaluate = control.should_save = args.eval_strategy != IntervalStrategy.NO
 
 
 class ProgressCallback(TrainerCallback):
@@ -111,6 +152,8 @@ class ProgressCallback(TrainerCallback):
         self._from = 0
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if not state.is_world_process_zero:
+            return
         if self._progress is None:
             self._from = state.global_step - 1
             self._progress = Progress("train", state.max_steps, "steps", "tokens", done=self._from)
@@ -128,14 +171,18 @@ def run_key(settings: Settings, base: Path, examples: Path) -> str:
     return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:16]
 
 
-def arguments(settings: Settings, checkpoints: Path, steps: int) -> TrainingArguments:
-    """The Trainer's arguments; nothing is reported anywhere."""
-    train = settings.train
+def arguments(train: TrainSettings, checkpoints: Path, steps: int, asks: bool) -> TrainingArguments:
+    """The Trainer's arguments; nothing is reported anywhere.
+
+    Args:
+        steps: optimizer steps of the whole run.
+        asks: whether there are eval rows, and so a best checkpoint.
+    """
     return TrainingArguments(
         output_dir=str(checkpoints),
         num_train_epochs=train.epochs,
-        per_device_train_batch_size=train.batch_size,
-        per_device_eval_batch_size=train.batch_size,
+        per_device_train_batch_size=train.batch_size // train.workers,
+        per_device_eval_batch_size=EVAL_ROWS,
         learning_rate=train.learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=round(train.warmup_share * steps),
@@ -144,14 +191,17 @@ def arguments(settings: Settings, checkpoints: Path, steps: int) -> TrainingArgu
         save_strategy="steps",
         save_steps=train.checkpoint_steps,
         save_total_limit=2,
-        eval_strategy="epoch",
-        prediction_loss_only=True,
+        eval_strategy="steps" if asks else "no",
+        eval_steps=train.checkpoint_steps,
+        load_best_model_at_end=asks,
+        metric_for_best_model="eval_loss",
+        greater_is_better=False,
         logging_steps=1,
         use_cpu=not torch.cuda.is_available(),
         bf16=training_dtype(train.dtype) == torch.bfloat16,
         remove_unused_columns=False,
-        label_names=["targets"],
         dataloader_pin_memory=torch.cuda.is_available(),
+        ddp_find_unused_parameters=False,
         report_to=[],
         disable_tqdm=True,
         log_level="error",
@@ -159,49 +209,72 @@ def arguments(settings: Settings, checkpoints: Path, steps: int) -> TrainingArgu
 
 
 def tune(settings: Settings, base: Path, prompt: Prompt, examples: Path, checkpoints: Path, target: Path) -> None:
-    """Train and write the adapter, its loss history and its picture to `target`.
+    """Train and write the adapter of the lowest eval loss, its loss history and its picture to `target`.
 
-    A run that was killed goes on from its last whole checkpoint. Reads no `test` example.
+    A run that was killed goes on from its last whole checkpoint. Reads no `test` example. Where
+    several workers call it together, each trains on its share of every batch and the first one writes.
 
     Raises:
-        GraftError: there are no training examples, or the adapter is not finite or still zero.
+        GraftError: there are no training examples, the batch cannot be shared out, or the adapter
+            is not finite or still zero.
     """
     train = settings.train
+    if train.batch_size % train.workers:
+        raise GraftError(
+            f"params.yaml: train.batch_size {train.batch_size} is no multiple of train.workers {train.workers}"
+        )
     rows = Rows(prompt, load_examples(examples / "train.parquet"), train)
     held_out = Rows(prompt, load_examples(examples / "eval.parquet"), train)
     if not len(rows):
         raise GraftError(f"{examples / 'train.parquet'}: no training examples of at most {train.window} tokens")
-    torch.manual_seed(train.seed)
     model = load_model(base, training_dtype(train.dtype))
     refused = refuses_packs(model, spread(rows.rows))
     if refused:
         print(f"train: {type(model).__name__} cannot share prefixes, rows are trained padded: {refused}", flush=True)
-    shape = LoraConfig(
-        r=train.rank, lora_alpha=train.alpha, lora_dropout=train.dropout, target_modules=list(train.targets),
-        layers_to_transform=list(range(train.first_layer, model.config.num_hidden_layers)), task_type="CAUSAL_LM",
-    )  # fmt: skip
-    adapted = get_peft_model(model, shape)
+    adapted = with_adapter(model, train)
     steps = int(train.epochs * -(-len(rows) // train.batch_size))
     trainer = CompletionTrainer(
         model=adapted,
-        args=arguments(settings, checkpoints, steps),
+        args=arguments(train, checkpoints, steps, asks=len(held_out) > 0),
         train_dataset=rows,
         eval_dataset=held_out if len(held_out) else None,
         data_collator=pad if refused else pack,
         callbacks=[
             ProgressCallback(sum(len(row["input_ids"]) for row in rows.rows) / len(rows) * train.batch_size),
             SealCallback(),
+            LastStepCallback(),
+            *([EarlyStoppingCallback(train.patience)] if len(held_out) else []),
         ],
     )
     trainer.remove_callback(PrinterCallback)
-    resume = last_checkpoint(checkpoints)
-    if resume:
+    with trainer.args.main_process_first(local=False):
+        resume = last_checkpoint(checkpoints)
+    if resume and trainer.is_world_process_zero():
         print(f"train: going on from {resume.name}", flush=True)
     # peft would cast a layer's input to the adapter's float32, and autocast cast it back.
     with disable_input_dtype_casting(adapted), nullcontext() if refused else taking_packs(model):
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     check_adapter(adapted)
-    history = [entry for entry in trainer.state.log_history if "loss" in entry or "eval_loss" in entry]
+    if trainer.is_world_process_zero():
+        write(adapted, trainer.state, target)
+
+
+def with_adapter(model: Any, train: TrainSettings) -> Any:
+    """The base with a fresh adapter of the configured shape, the same for the same seed."""
+    torch.manual_seed(train.seed)
+    shape = LoraConfig(
+        r=train.rank, lora_alpha=train.alpha, lora_dropout=train.dropout, target_modules=list(train.targets),
+        layers_to_transform=list(range(train.first_layer, model.config.num_hidden_layers)), task_type="CAUSAL_LM",
+    )  # fmt: skip
+    return get_peft_model(model, shape)
+
+
+def write(adapted: Any, state: TrainerState, target: Path) -> None:
+    """The adapter, its loss history and its picture, all or nothing."""
+    history = [entry for entry in state.log_history if "loss" in entry or "eval_loss" in entry]
+    kept = state.best_model_checkpoint
+    if kept:
+        print(f"train: kept {Path(kept).name}, eval loss {state.best_metric:.4f}", flush=True)
     with new_folder(target) as folder:
         adapted.save_pretrained(str(folder))
         (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card; ours is the package's

@@ -20,8 +20,18 @@ def padded(order: list[int]) -> int:
     return sum(max(LENGTHS[row] for row in batch) * len(batch) for batch in batches(order))
 
 
-def test_every_row_comes_once() -> None:
-    assert sorted(LengthBuckets(LENGTHS, BATCH, seed=1)) == list(range(len(LENGTHS)))
+def test_every_row_comes_and_the_last_batch_is_filled() -> None:
+    """1,003 rows in batches of 8: five come twice."""
+    sampler = LengthBuckets(LENGTHS, BATCH, seed=1)
+    order = list(sampler)
+    assert len(order) == len(sampler) == 1008
+    assert sorted(set(order)) == list(range(len(LENGTHS)))
+
+
+def test_fewer_rows_than_a_batch_are_repeated() -> None:
+    order = list(LengthBuckets([5, 9, 7], BATCH, seed=1))
+    assert len(order) == BATCH
+    assert set(order) == {0, 1, 2}
 
 
 def test_like_lengths_share_a_batch() -> None:

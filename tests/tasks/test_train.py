@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,15 +14,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, BloomConfig
 
 from tasks.checkpoints import SEAL
 from tasks.errors import GraftError
 from tasks.examples import load_examples, save_examples
+from tasks.models import load_model
+from tasks.packing import pack, pad, taking_packs, weighted_loss
 from tasks.prompt import Prompt
 from tasks.records import Example, Message, ToolCall
 from tasks.settings import Settings, load_settings
-from tasks.train import LOSS, Rows, check_adapter, tune
+from tasks.train import LOSS, CompletionTrainer, Rows, arguments, check_adapter, tune, with_adapter
 from tests.conftest import ROOT
 
 RUN = """
@@ -73,29 +79,99 @@ def test_learns_and_writes_an_adapter(tiny_base: Path, tiny_prompts: Path, examp
     }
 
 
+@pytest.mark.parametrize("seed", [7, 8])
 def test_killed_run_resumes_to_the_same_weights(
-    tiny_base: Path, tiny_prompts: Path, examples: Path, tmp_path: Path
+    tiny_base: Path, tiny_prompts: Path, examples: Path, tmp_path: Path, seed: int
 ) -> None:
-    """SIGKILL after the first checkpoint, then again: the adapter equals an undisturbed run's."""
-    settings = small(epochs=12.0)
+    """SIGKILL after a checkpoint, twice, then to the end: the adapter equals an undisturbed run's, bit by bit."""
+    settings = small(epochs=12.0, seed=seed, patience=100)
 
     def command(name: str) -> list[str]:
         paths = [tiny_base, tiny_prompts, examples, tmp_path / name / "checkpoints", tmp_path / name / "adapter"]
         return [sys.executable, "-c", RUN, settings.model_dump_json(), *map(str, paths)]
 
+    def newest() -> int:
+        sealed = (tmp_path / "killed/checkpoints").glob(f"checkpoint-*/{SEAL}")
+        return max((int(seal.parent.name.rpartition("-")[2]) for seal in sealed), default=0)
+
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    killed = subprocess.Popen(command("killed"), env=environment, cwd=ROOT, stdout=subprocess.PIPE)
-    while killed.poll() is None and not list((tmp_path / "killed/checkpoints").glob(f"checkpoint-*/{SEAL}")):
-        time.sleep(0.01)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
-    assert killed.returncode == -signal.SIGKILL
+    for _ in range(2):
+        before = newest()
+        killed = subprocess.Popen(command("killed"), env=environment, cwd=ROOT, stdout=subprocess.DEVNULL)
+        while killed.poll() is None and newest() == before:
+            time.sleep(0.01)
+        killed.send_signal(signal.SIGKILL)
+        assert killed.wait() == -signal.SIGKILL
+        assert newest() > before
     assert not (tmp_path / "killed/adapter").exists()
     resumed = subprocess.run(command("killed"), env=environment, cwd=ROOT, capture_output=True, text=True, check=True)
     assert "going on from checkpoint-" in resumed.stdout
     subprocess.run(command("whole"), env=environment, cwd=ROOT, capture_output=True, check=True)
     one, other = (load_file(tmp_path / n / "adapter/adapter_model.safetensors") for n in ("killed", "whole"))
     assert all(torch.equal(one[name], other[name]) for name in other)
+
+
+def test_the_best_checkpoint_is_kept_and_a_run_that_gains_no_more_ends(
+    tiny_base: Path, tiny_prompts: Path, examples: Path, tmp_path: Path
+) -> None:
+    """A rate that learns the rows by heart: the eval loss rises again long before 40 epochs."""
+    settings = small(epochs=40.0, learning_rate=3e-2, patience=2)
+    prompt = Prompt.load(tiny_prompts, tiny_base)
+    tune(settings, tiny_base, prompt, examples, tmp_path / "c", tmp_path / "adapter")
+    history = json.loads((tmp_path / "adapter" / LOSS).read_text())
+    steps = -(-24 // settings.train.batch_size) * 40
+    assert max(entry["step"] for entry in history) < steps
+    asked = [(entry["eval_loss"], entry["step"]) for entry in history if "eval_loss" in entry]
+    best, last = min(asked), asked[-1]
+    assert best < last
+    rows = Rows(prompt, load_examples(examples / "eval.parquet"), settings.train).rows
+    model = PeftModel.from_pretrained(load_model(tiny_base, torch.float32), str(tmp_path / "adapter"))
+    batch = pad(rows)
+    with torch.no_grad():
+        loss = weighted_loss(model, batch) / batch["target_weights"].sum()
+    assert loss.item() == pytest.approx(best[0], rel=1e-3)
+
+
+def test_micro_batches_change_no_step(tiny_base: Path, tiny_prompts: Path, examples: Path, tmp_path: Path) -> None:
+    """Gradient accumulation divides by the whole step's weight, however it is cut."""
+    train = small().train
+    prompt = Prompt.load(tiny_prompts, tiny_base)
+    rows = Rows(prompt, load_examples(examples / "train.parquet"), train)
+    told = []
+    for pieces in (1, 2):
+        model = with_adapter(load_model(tiny_base, torch.float32), train)
+        changed = {"per_device_train_batch_size": 8 // pieces, "gradient_accumulation_steps": pieces, "max_steps": 3}
+        args = dataclasses.replace(arguments(train, tmp_path / str(pieces), 3, asks=False), **changed)
+        with taking_packs(model):
+            trainer = CompletionTrainer(model=model, args=args, train_dataset=rows, data_collator=pack)
+            trainer.train()
+        told.append([(e["loss"], e["grad_norm"]) for e in trainer.state.log_history if "loss" in e])
+    for whole, cut in zip(*told, strict=True):
+        assert cut == pytest.approx(whole, rel=1e-2)
+        assert cut[0] == pytest.approx(whole[0], rel=1e-4)
+
+
+def test_a_model_that_takes_no_packs_is_trained_padded(
+    tiny_base: Path, tiny_prompts: Path, examples: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(tiny_base, base)
+    vocabulary = json.loads((base / "config.json").read_text())["vocab_size"]
+    config = BloomConfig(vocab_size=vocabulary, hidden_size=32, n_layer=2, n_head=4, initializer_range=0.3)
+    torch.manual_seed(1)
+    AutoModelForCausalLM.from_config(config).save_pretrained(base)
+    settings = small(targets=["query_key_value"])
+    tune(settings, base, Prompt.load(tiny_prompts, base), examples, tmp_path / "c", tmp_path / "adapter")
+    history = losses(tmp_path / "adapter")
+    assert history[-1] < history[0]
+    assert "BloomForCausalLM cannot share prefixes, rows are trained padded" in capsys.readouterr().out
+
+
+def test_a_batch_that_cannot_be_shared_out_is_one_error(
+    tiny_base: Path, tiny_prompts: Path, examples: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(GraftError, match=r"batch_size 4 is no multiple of train\.workers 3"):
+        tune(small(workers=3), tiny_base, Prompt.load(tiny_prompts, tiny_base), examples, tmp_path, tmp_path / "a")
 
 
 def test_adapter_that_changes_nothing_is_refused() -> None:
