@@ -1,4 +1,4 @@
-"""Keep Serve's replicas on loopback.
+"""Keep Ray on loopback: its processes by their environment, Serve's replicas by hand.
 
 Every replica opens a port on which it unpickles what it is sent, on all interfaces, without a
 password and without a setting to prevent it. Nothing here uses that port (handles go through Ray
@@ -9,6 +9,12 @@ from __future__ import annotations
 
 from importlib import import_module
 from typing import Any
+
+LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""For a head on 127.0.0.1 and all who join it. On Linux Ray puts the machine's own address in place of
+127.0.0.1, and then listens on every interface, without a password. Where it believes that clusters
+are not supported it stays on loopback.
+"""
 
 
 def stay_on_loopback() -> None:

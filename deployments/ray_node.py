@@ -18,6 +18,7 @@ from pathlib import Path
 
 import httpx
 
+from deployments.loopback import LOOPBACK
 from deployments.settings import SERVE_YAML, RaySettings, ServeSettings
 from tasks.errors import GraftError
 from tasks.layout import STATE
@@ -81,10 +82,7 @@ def head_command(settings: RaySettings, root: Path) -> tuple[list[str], dict[str
         **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, [str(CODE_ROOT), os.environ.get("PYTHONPATH", "")])),
         "RAY_USAGE_STATS_ENABLED": "0",
-        # On Linux Ray puts the machine's own address in place of 127.0.0.1 and then listens on every
-        # interface, without a password. Where it believes that clusters are not supported it stays
-        # on loopback.
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        **LOOPBACK,
         # With one node there is nowhere to drain to, and SIGTERM would wait for it in vain.
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
         "HF_HUB_OFFLINE": "1",

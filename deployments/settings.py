@@ -1,4 +1,4 @@
-"""`deployments/serve.yaml` as one frozen, checked tree: where, when and how many of what stays up.
+"""`deployments/serve.yaml` and `train.yaml` as frozen, checked trees: where, when and how many of what runs.
 
 There are no defaults in this module, so that a value is written in one place only.
 """
@@ -13,6 +13,7 @@ from pydantic import Field
 from tasks.settings import Positive, Section, check, read_yaml
 
 SERVE_YAML = Path("deployments/serve.yaml")
+TRAIN_YAML = Path("deployments/train.yaml")
 
 Port = Annotated[int, Field(ge=1024, le=65535)]
 Cpus = Annotated[float, Field(gt=0.0)]
@@ -82,3 +83,20 @@ def load_serve_settings(path: Path = SERVE_YAML) -> ServeSettings:
         GraftError: the file is missing, not YAML, or a key is unknown, missing or out of range.
     """
     return check(ServeSettings, read_yaml(path), str(path))
+
+
+class WorkerSettings(Section):
+    """The whole of `deployments/train.yaml`: what one training worker takes."""
+
+    cpus: Cpus
+    torch_threads: Positive
+    gpu: bool
+
+
+def load_worker_settings(path: Path = TRAIN_YAML) -> WorkerSettings:
+    """Read and check `deployments/train.yaml`.
+
+    Raises:
+        GraftError: the file is missing, not YAML, or a key is unknown, missing or out of range.
+    """
+    return check(WorkerSettings, read_yaml(path), str(path))

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from peft import LoraConfig, get_peft_model
 from peft.helpers import disable_input_dtype_casting
 from torch.utils.data import Dataset
@@ -247,6 +248,11 @@ def tune(settings: Settings, base: Path, prompt: Prompt, examples: Path, checkpo
         ],
     )
     trainer.remove_callback(PrinterCallback)
+    if trainer.args.world_size != train.workers:
+        here = f"this is one of {trainer.args.world_size}"
+        raise GraftError(
+            f"params.yaml: train.workers is {train.workers}, {here}: `python -m deployments.train` runs them"
+        )
     with trainer.args.main_process_first(local=False):
         resume = last_checkpoint(checkpoints)
     if resume and trainer.is_world_process_zero():
@@ -308,7 +314,9 @@ def main() -> None:
     checkpoints = CHECKPOINTS / run_key(settings, BUILT_BASE, BUILT_EXAMPLES)
     tune(settings, BUILT_BASE, prompt, BUILT_EXAMPLES, checkpoints, BUILT_ADAPTER)
     # The adapter is written: a finished run's checkpoints have nothing left to protect.
-    shutil.rmtree(checkpoints, ignore_errors=True)
+    PartialState().wait_for_everyone()
+    if PartialState().is_main_process:
+        shutil.rmtree(checkpoints, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -117,15 +117,21 @@ def test_a_stage_is_a_module_a_section_and_a_test(stage: str) -> None:
     assert (ROOT / f"tasks/{stage}.py").is_file(), f"stage {stage}: write tasks/{stage}.py"
     assert stage in params, f"stage {stage}: give it a section of that name in params.yaml"
     assert (ROOT / f"tests/tasks/test_{stage}.py").is_file(), f"stage {stage}: write tests/tasks/test_{stage}.py"
-    command = DVC["stages"][stage]["cmd"]
-    assert command == f"python -m tasks.{stage}", f"stage {stage}: its cmd must be `python -m tasks.{stage}`"
+    wanted = f"python -m {launcher(stage)}"
+    assert DVC["stages"][stage]["cmd"] == wanted, f"stage {stage}: its cmd must be `{wanted}`"
+
+
+def launcher(stage: str) -> str:
+    """The module that runs a stage: the stage's own, or that of the same name in deployments/, which places it."""
+    folder = "deployments" if (ROOT / f"deployments/{stage}.py").is_file() else "tasks"
+    return f"{folder}.{stage}"
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_depends_on_the_code_it_imports(stage: str) -> None:
     deps = {dep if isinstance(dep, str) else next(iter(dep)) for dep in DVC["stages"][stage].get("deps", [])}
     code = {dep for dep in deps if dep.endswith(".py")}
-    wanted = closure(ROOT, f"tasks/{stage}.py")
+    wanted = closure(ROOT, launcher(stage).replace(".", "/") + ".py")
     assert code == wanted, "\n".join(
         [
             f"dvc.yaml, stages.{stage}.deps",

@@ -24,10 +24,11 @@ from tasks.examples import load_examples, save_examples
 from tasks.models import load_model
 from tasks.packing import pack, pad, taking_packs, weighted_loss
 from tasks.prompt import Prompt
-from tasks.records import Example, Message, ToolCall
+from tasks.records import Message
 from tasks.settings import Settings, load_settings
 from tasks.train import LOSS, CompletionTrainer, Rows, arguments, check_adapter, tune, with_adapter
 from tests.conftest import ROOT
+from tests.examples import write_examples
 
 RUN = """
 import sys
@@ -48,19 +49,7 @@ def small(**changes: object) -> Settings:
 
 @pytest.fixture(scope="module")
 def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("examples")
-
-    def example(number: int, split: str) -> Example:
-        call = ToolCall(name="find_order", arguments={"order_id": f"HL-{number:05}"})
-        messages = (
-            Message(role="user", content=f"where is order {number:05}?"),
-            Message(role="assistant", tool_calls=(call,)),
-        )
-        return Example(id=f"r{number}", label="a", group=f"r{number}", split=split, source="x:1", messages=messages)
-
-    save_examples(folder / "train.parquet", [example(n, "train") for n in range(24)])
-    save_examples(folder / "eval.parquet", [example(n, "eval") for n in range(24, 28)])
-    return folder
+    return write_examples(tmp_path_factory.mktemp("examples"))
 
 
 def losses(folder: Path) -> list[float]:
