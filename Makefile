@@ -8,7 +8,7 @@ FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c '$(FITS)' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: run test down
+.PHONY: run test down bench-train
 
 run: $(INSTALLED)
 	$(BIN)/graft run
@@ -18,6 +18,12 @@ test: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest
+
+# Against TRL's SFTTrainer, which nothing else here needs. About half an hour; docs/benchmarks.md has the figures.
+bench-train: $(INSTALLED)
+	$(PIP) -q 'trl==1.16.0'
+	test -d build/base || $(BIN)/dvc repro base
+	$(BIN)/python -m benchmarks.train $(BENCH)
 
 down:
 	$(BIN)/graft down

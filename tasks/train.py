@@ -53,32 +53,38 @@ NAMED = 5
 
 
 class Rows(Dataset[TokenRow]):
-    """Encoded conversations, the tokens that decide counting `decision_weight` times.
+    """Encoded conversations."""
 
-    A conversation of more than `window` tokens is left out and named, never cut: its answer may
-    lie in the part that would go.
-    """
-
-    def __init__(self, prompt: Prompt, examples: Sequence[Example], train: TrainSettings) -> None:
-        self.rows: list[TokenRow] = []
-        too_long: list[str] = []
-        for example in examples:
-            ids, labels = prompt.encode_training(example.messages)
-            if len(ids) > train.window:
-                too_long.append(f"{example.id} ({len(ids)} tokens)")
-                continue
-            weights = [train.decision_weight if decides else 1.0 for decides in prompt.decides(labels)]
-            self.rows.append(TokenRow(input_ids=ids, labels=labels, weights=weights))
-        if too_long:
-            named = ", ".join(too_long[:NAMED]) + (", …" if len(too_long) > NAMED else "")
-            left_out = f"{len(too_long)} of {len(examples)} rows are left out"
-            print(f"train: {left_out}, longer than train.window ({train.window} tokens): {named}", flush=True)
+    def __init__(self, rows: Sequence[TokenRow]) -> None:
+        self.rows = rows
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> TokenRow:
         return self.rows[index]
+
+
+def encode(prompt: Prompt, examples: Sequence[Example], train: TrainSettings) -> Rows:
+    """Conversations as rows, the tokens that decide counting `decision_weight` times.
+
+    A conversation of more than `window` tokens is left out and named, never cut: its answer may
+    lie in the part that would go.
+    """
+    rows: list[TokenRow] = []
+    too_long: list[str] = []
+    for example in examples:
+        ids, labels = prompt.encode_training(example.messages)
+        if len(ids) > train.window:
+            too_long.append(f"{example.id} ({len(ids)} tokens)")
+            continue
+        weights = [train.decision_weight if decides else 1.0 for decides in prompt.decides(labels)]
+        rows.append(TokenRow(input_ids=ids, labels=labels, weights=weights))
+    if too_long:
+        named = ", ".join(too_long[:NAMED]) + (", …" if len(too_long) > NAMED else "")
+        left_out = f"{len(too_long)} of {len(examples)} rows are left out"
+        print(f"train: {left_out}, longer than train.window ({train.window} tokens): {named}", flush=True)
+    return Rows(rows)
 
 
 class CompletionTrainer(Trainer):
@@ -224,8 +230,8 @@ def tune(settings: Settings, base: Path, prompt: Prompt, examples: Path, checkpo
         raise GraftError(
             f"params.yaml: train.batch_size {train.batch_size} is no multiple of train.workers {train.workers}"
         )
-    rows = Rows(prompt, load_examples(examples / "train.parquet"), train)
-    held_out = Rows(prompt, load_examples(examples / "eval.parquet"), train)
+    rows = encode(prompt, load_examples(examples / "train.parquet"), train)
+    held_out = encode(prompt, load_examples(examples / "eval.parquet"), train)
     if not len(rows):
         raise GraftError(f"{examples / 'train.parquet'}: no training examples of at most {train.window} tokens")
     model = load_model(base, training_dtype(train.dtype))

@@ -26,7 +26,7 @@ from tasks.packing import pack, pad, taking_packs, weighted_loss
 from tasks.prompt import Prompt
 from tasks.records import Message
 from tasks.settings import Settings, load_settings
-from tasks.train import LOSS, CompletionTrainer, Rows, arguments, check_adapter, tune, with_adapter
+from tasks.train import LOSS, CompletionTrainer, arguments, check_adapter, encode, tune, with_adapter
 from tests.conftest import ROOT
 from tests.examples import write_examples
 
@@ -113,7 +113,7 @@ def test_the_best_checkpoint_is_kept_and_a_run_that_gains_no_more_ends(
     asked = [(entry["eval_loss"], entry["step"]) for entry in history if "eval_loss" in entry]
     best, last = min(asked), asked[-1]
     assert best < last
-    rows = Rows(prompt, load_examples(examples / "eval.parquet"), settings.train).rows
+    rows = encode(prompt, load_examples(examples / "eval.parquet"), settings.train).rows
     model = PeftModel.from_pretrained(load_model(tiny_base, torch.float32), str(tmp_path / "adapter"))
     batch = pad(rows)
     with torch.no_grad():
@@ -125,7 +125,7 @@ def test_micro_batches_change_no_step(tiny_base: Path, tiny_prompts: Path, examp
     """Gradient accumulation divides by the whole step's weight, however it is cut."""
     train = small().train
     prompt = Prompt.load(tiny_prompts, tiny_base)
-    rows = Rows(prompt, load_examples(examples / "train.parquet"), train)
+    rows = encode(prompt, load_examples(examples / "train.parquet"), train)
     told = []
     for pieces in (1, 2):
         model = with_adapter(load_model(tiny_base, torch.float32), train)
@@ -182,7 +182,7 @@ def test_a_row_longer_than_the_window_is_left_out_and_named(
     one, *others = load_examples(examples / "eval.parquet")
     longer = one.model_copy(update={"messages": (Message(role="user", content="please " * 90), *one.messages[1:])})
     sizes = [len(prompt.encode_training(example.messages)[0]) for example in (longer, *others)]
-    rows = Rows(prompt, [longer, *others], small(window=max(sizes[1:])).train)
+    rows = encode(prompt, [longer, *others], small(window=max(sizes[1:])).train)
     assert [len(row["input_ids"]) for row in rows.rows] == sizes[1:]
     said = f"1 of 4 rows are left out, longer than train.window ({max(sizes[1:])} tokens): r24 ({sizes[0]} tokens)"
     assert said in capsys.readouterr().out
