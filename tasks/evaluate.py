@@ -7,6 +7,7 @@ candidate. It writes one row per system and example, and the totals; judging the
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,9 @@ def main() -> None:
         )
     rows: list[dict[str, Any]] = []
     for name, opened in systems(BUILT_PACKAGE, BUILT_BASE, INCUMBENT, LocalRegistry()).items():
-        rows += ask(name, opened(), examples, terms, settings.evaluate.batch_size)
+        model, start = opened(), time.perf_counter()
+        rows += ask(name, model, examples, terms, settings.evaluate.batch_size)
+        print(f"evaluate {name}: {len(examples) / (time.perf_counter() - start):.2f} rows/s", flush=True)
     table = pandas.DataFrame(rows)
     with new_folder(BUILT_EVALUATION) as folder:
         table.to_parquet(folder / ROWS, index=False)
