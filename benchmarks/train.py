@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -93,13 +93,32 @@ def make_rows(data: Path, prefix: int, count: int, seed: int) -> list[TokenRow]:
 
 
 class Clock(TrainerCallback):
-    """The times at which steps ended."""
+    """The times at which steps ended, and the tokens of each batch that was taken."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
+        self.tokens: list[int] = []
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         self.ends.append(time.perf_counter())
+
+    def counting(self, collate: Callable[[Any], dict[str, Any]]) -> Callable[[Any], dict[str, Any]]:
+        """`collate`, counted."""
+
+        def counted(rows: Any) -> dict[str, Any]:
+            batch = collate(rows)
+            self.tokens.append(batch["input_ids"].numel())
+            return batch
+
+        return counted
+
+    def seconds_per_step(self) -> float:
+        """Over all steps but the first."""
+        return (self.ends[-1] - self.ends[0]) / (len(self.ends) - 1)
+
+    def tokens_per_step(self) -> float:
+        """Over the same steps; a batch may have been taken ahead of the last."""
+        return statistics.mean(self.tokens[1 : len(self.ends)])
 
 
 def settings(run: Run, folder: str) -> dict[str, Any]:
@@ -165,12 +184,13 @@ def train(run: Run) -> Outcome:
             trainer = trl_trainer(run, model, rows, folder)
             trainer.add_callback(clock)
             trainer.remove_callback(PrinterCallback)
+            trainer.data_collator = clock.counting(trainer.data_collator)
             trainer.train()
-    seconds = (clock.ends[-1] - clock.ends[0]) / (len(clock.ends) - 1)
-    done = len(rows) / len(clock.ends)  # in TRL's packing a step holds about a batch of rows
+    seconds, mean = clock.seconds_per_step(), statistics.mean(len(row["input_ids"]) for row in rows)
+    # A packed sequence has no fixed number of rows: as many as its tokens make.
+    done = clock.tokens_per_step() / mean if run.trainer == "trl_packing" else run.batch
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     unique = pack(rows[: run.batch])["input_ids"].numel()
-    mean = sum(len(row["input_ids"]) for row in rows) / len(rows)
     loss = held_out_loss(trainer.model, held_out)
     return Outcome(done / seconds, done / seconds * mean, unique / run.batch, peak_mb, loss)
 
