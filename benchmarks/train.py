@@ -44,7 +44,9 @@ from tasks.prompt import IGNORED
 from tasks.train import CompletionTrainer, Rows
 
 PREFIXES = (0, 60, 450)
-TRL_MODES = ("padded", "padding_free", "packing")
+TRL_MODES = ("padded", "padding_free", "packing", "padded_micro", "padding_free_micro")
+"""`micro`: in micro-batches of `MICRO` rows, whose activations and logits fit where a whole batch's do not."""
+MICRO = 4
 HELD_OUT = 64
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -156,8 +158,10 @@ def trl_trainer(run: Run, model: Any, rows: Sequence[TokenRow], folder: str) -> 
     if mode == "packing":
         told |= {"packing": True, "max_length": round(mean * run.batch), "per_device_train_batch_size": 1}
     else:
-        told |= {"padding_free": mode == "padding_free", "max_length": None}
-    if mode == "padded":
+        told |= {"padding_free": mode.startswith("padding_free"), "max_length": None}
+    if mode.endswith("_micro"):
+        told |= {"per_device_train_batch_size": MICRO, "gradient_accumulation_steps": run.batch // MICRO}
+    if mode.startswith("padded"):
         told |= {"train_sampling_strategy": "group_by_length"}
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_file=str(BUILT_BASE / "tokenizer.json"), pad_token="<|im_end|>", eos_token="<|im_end|>"

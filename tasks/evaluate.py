@@ -90,6 +90,23 @@ def totals(rows: pandas.DataFrame) -> dict[str, Any]:
     }
 
 
+def check_effect(rows: pandas.DataFrame) -> None:
+    """Refuse a candidate that says what its base says: an adapter that is not applied, or taught nothing.
+
+    Raises:
+        GraftError: not one answer differs.
+    """
+    said = {str(system): group.set_index("id")["text"] for system, group in rows.groupby("system")}
+    base, candidate = said["base"], said["candidate"]
+    differing = int((candidate.loc[base.index] != base).sum())
+    print(f"evaluate: {differing} of {len(base)} answers differ from the base's", flush=True)
+    if not differing:
+        raise GraftError(
+            f"evaluate: the candidate's answers to all {len(base)} eval rows are the base's: "
+            "its adapter is not applied or has learnt nothing; raise train.epochs or train.learning_rate in params.yaml"
+        )
+
+
 def systems(package: Path, base: Path, incumbent: Path, registry: LocalRegistry) -> dict[str, Callable[[], Model]]:
     """What is to be asked, by name; each is opened only when its turn comes, to hold one at a time."""
     chosen: dict[str, Callable[[], Model]] = {"base": lambda: open_base(package, base)}
@@ -114,6 +131,7 @@ def main() -> None:
         rows += ask(name, model, examples, terms, settings.evaluate.batch_size)
         print(f"evaluate {name}: {len(examples) / (time.perf_counter() - start):.2f} rows/s", flush=True)
     table = pandas.DataFrame(rows)
+    check_effect(table)
     with new_folder(BUILT_EVALUATION) as folder:
         table.to_parquet(folder / ROWS, index=False)
         write_json(folder / SCORES, {"digest": package_digest(BUILT_PACKAGE), "systems": totals(table)})

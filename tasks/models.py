@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.utils import logging
+
+from tasks.errors import GraftError
 
 _MULTIPLIES_BFLOAT16 = ("avx512_bf16", "amx_bf16")
 """What torch calls the parts of a CPU that do: the others emulate it, ten times slower than float32."""
@@ -41,6 +44,32 @@ def load_model(folder: Path, dtype: torch.dtype) -> Any:
 
     Typed as Any because transformers' auto classes are not typed.
     """
+    return _load(folder, dtype)
+
+
+def load_quantised(folder: Path, dtype: torch.dtype) -> Any:
+    """A model whose linear layers hold 4 bits a weight and multiply in `dtype`, on the GPU if there is one.
+
+    Dettmers et al., "QLoRA: Efficient Finetuning of Quantized LLMs", 2023 (arXiv 2305.14314).
+
+    Raises:
+        GraftError: bitsandbytes is not installed.
+    """
+    if find_spec("bitsandbytes") is None:
+        raise GraftError("params.yaml: train.quantisation nf4 needs bitsandbytes: pip install -e '.[nf4]'")
+    quantisation = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+    place = torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
+    model = _load(folder, dtype, quantization_config=quantisation, device_map={"": place})
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            # At the first evaluation it would repack its weights for a kernel that has no backward pass.
+            module.support_avx512bf16_for_cpu = False
+    return model
+
+
+def _load(folder: Path, dtype: torch.dtype, **options: Any) -> Any:
     logging.disable_progress_bar()  # its bars write over our progress lines
     torch.set_flush_denormal(True)  # a CPU multiplies numbers near zero many times slower than zero
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True, use_safetensors=True)
+    return AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, local_files_only=True, use_safetensors=True, **options
+    )

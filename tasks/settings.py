@@ -50,6 +50,7 @@ class PromptSettings(Section):
 class TrainSettings(Section):
     seed: int
     dtype: Dtype
+    quantisation: Literal["none", "nf4"]
     epochs: Annotated[float, Field(gt=0.0)]
     batch_size: Positive
     learning_rate: Annotated[float, Field(gt=0.0)]

@@ -37,7 +37,7 @@ from tasks.examples import load_examples
 from tasks.files import new_folder, sha256_file, write_json
 from tasks.layout import BUILT_ADAPTER, BUILT_BASE, BUILT_EXAMPLES, CHECKPOINTS, PROMPTS
 from tasks.loss_curve import draw
-from tasks.models import load_model, training_dtype
+from tasks.models import load_model, load_quantised, training_dtype
 from tasks.packing import TokenRow, pack, pad, refuses_packs, taking_packs, weighted_loss
 from tasks.progress import Progress
 from tasks.prompt import Prompt
@@ -234,7 +234,8 @@ def tune(settings: Settings, base: Path, prompt: Prompt, examples: Path, checkpo
     held_out = encode(prompt, load_examples(examples / "eval.parquet"), train)
     if not len(rows):
         raise GraftError(f"{examples / 'train.parquet'}: no training examples of at most {train.window} tokens")
-    model = load_model(base, training_dtype(train.dtype))
+    load = load_quantised if train.quantisation == "nf4" else load_model
+    model = load(base, training_dtype(train.dtype))
     refused = refuses_packs(model, spread(rows.rows))
     if refused:
         print(f"train: {type(model).__name__} cannot share prefixes, rows are trained padded: {refused}", flush=True)

@@ -79,6 +79,7 @@ def make_small(root: Path, base: Path, prompts: Path) -> None:
             "base.sha256": source_sha256(base),
             "prompt.max_prompt_tokens": 3000,
             "train.epochs": 0.2,
+            "train.learning_rate": 0.03,
             "train.first_layer": 0,
             "engine.max_new_tokens": 12,
             "gate.min_rows": 5,
@@ -87,9 +88,10 @@ def make_small(root: Path, base: Path, prompts: Path) -> None:
 
 
 def talkative(base: Path, target: Path) -> Path:
-    """A copy of the tiny base that says `aaa`: an empty answer would fail the smoke test.
+    """A copy of the tiny base that says `~~~`: an empty answer would fail the smoke test.
 
-    Random weights repeat the prompt's last token, a line break; `a` now looks like it, only louder.
+    Random weights repeat the prompt's last token, a line break; `~` now looks like it, only louder.
+    No row of data holds one, so training moves the answers away from it.
     """
     from safetensors.torch import load_file, save_file
 
@@ -98,7 +100,7 @@ def talkative(base: Path, target: Path) -> Path:
     vocabulary = json.loads((base / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
     weights = load_file(target / "model.safetensors")
     table = weights["model.embed_tokens.weight"]
-    table[vocabulary["a"]] = 2 * table[vocabulary["Ċ"]]  # how the byte-level alphabet writes a line break
+    table[vocabulary["~"]] = 1.5 * table[vocabulary["Ċ"]]  # how the byte-level alphabet writes a line break
     save_file(weights, target / "model.safetensors", {"format": "pt"})
     return target
 

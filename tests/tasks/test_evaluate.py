@@ -10,7 +10,8 @@ import pytest
 
 from tasks.engine.open import Model
 from tasks.engine.protocol import Chunk, GenerationRequest
-from tasks.evaluate import ask, totals
+from tasks.errors import GraftError
+from tasks.evaluate import ask, check_effect, totals
 from tasks.features import Features
 from tasks.prompt import Prompt
 from tasks.records import Example, Message, ToolCall
@@ -85,3 +86,13 @@ def test_totals_are_the_means_of_the_rows(rows: pandas.DataFrame) -> None:
         assert figures["all"]["quality"] == round(part["quality"].mean(), 4)
         assert figures["labels"]["order_status"]["n"] == 1
     assert "tool_call_match" not in found["base"]["labels"]["plant_care"]
+
+
+def test_a_candidate_that_says_what_its_base_says_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """The systems may have been asked in different orders."""
+    base = [{"system": "base", "id": name, "text": f"about {name}"} for name in ("a", "b", "c")]
+    same = [{**row, "system": "candidate"} for row in reversed(base)]
+    with pytest.raises(GraftError, match="all 3 eval rows are the base's"):
+        check_effect(pandas.DataFrame(base + same))
+    check_effect(pandas.DataFrame([*base, *same[:2], {**same[2], "text": "something else"}]))
+    assert "1 of 3 answers differ from the base's" in capsys.readouterr().out

@@ -156,6 +156,23 @@ def test_a_model_that_takes_no_packs_is_trained_padded(
     assert "BloomForCausalLM cannot share prefixes, rows are trained padded" in capsys.readouterr().out
 
 
+@pytest.mark.filterwarnings("error:.*autograd kernel was not registered")
+def test_a_base_of_four_bits_is_trained(tiny_base: Path, tiny_prompts: Path, examples: Path, tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    prompt = Prompt.load(tiny_prompts, tiny_base)
+    tune(small(quantisation="nf4"), tiny_base, prompt, examples, tmp_path / "c", tmp_path / "adapter")
+    history = losses(tmp_path / "adapter")
+    assert history[-1] < history[0]
+
+
+def test_four_bits_without_bitsandbytes_is_one_error(
+    tiny_base: Path, tiny_prompts: Path, examples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.models.find_spec", lambda _: None)
+    with pytest.raises(GraftError, match=r"pip install -e '\.\[nf4\]'"):
+        tune(small(quantisation="nf4"), tiny_base, Prompt.load(tiny_prompts, tiny_base), examples, tmp_path, tmp_path)
+
+
 def test_a_batch_that_cannot_be_shared_out_is_one_error(
     tiny_base: Path, tiny_prompts: Path, examples: Path, tmp_path: Path
 ) -> None:
