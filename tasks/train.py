@@ -46,6 +46,7 @@ from tasks.sampling import LengthBuckets
 from tasks.settings import Settings, TrainSettings, load_settings
 
 LOSS = "loss.json"
+METRICS = "metrics.json"
 EVAL_ROWS = 32
 """Rows in a batch of the eval loss, which keeps no activations."""
 NAMED = 5
@@ -283,15 +284,17 @@ def with_adapter(model: Any, train: TrainSettings) -> Any:
 
 
 def write(adapted: Any, state: TrainerState, target: Path) -> None:
-    """The adapter, its loss history and its picture, all or nothing."""
+    """The adapter, its loss history and picture, and what `dvc metrics` compares, all or nothing."""
     history = [entry for entry in state.log_history if "loss" in entry or "eval_loss" in entry]
-    kept = state.best_model_checkpoint
-    if kept:
-        print(f"train: kept {Path(kept).name}, eval loss {state.best_metric:.4f}", flush=True)
+    metrics: dict[str, float] = {"steps": state.global_step}
+    if state.best_global_step is not None and state.best_metric is not None:
+        metrics |= {"kept_step": state.best_global_step, "eval_loss": round(state.best_metric, 4)}
+        print(f"train: kept step {metrics['kept_step']}, eval loss {metrics['eval_loss']}", flush=True)
     with new_folder(target) as folder:
         adapted.save_pretrained(str(folder))
         (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card; ours is the package's
         write_json(folder / LOSS, history)
+        write_json(folder / METRICS, metrics)
         draw(history, folder / "loss.png")
 
 

@@ -1,11 +1,13 @@
 """The reference engine: any causal language model of transformers, decoded in batches.
 
-Rows of a batch are padded on the left and leave the batch as they finish. It is correct before it
-is fast; it is what other engines are compared with.
+Rows of a batch are padded on the left and leave the batch as they finish. What they all open with is
+computed once and kept for the next batch. It is correct before it is fast; it is what other engines
+are compared with.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import torch
 from peft import PeftModel
 from tokenizers import Tokenizer
 from transformers import PreTrainedModel
-from transformers.cache_utils import DynamicCache
+from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from tasks.engine.protocol import Chunk, FinishReason, GenerationRequest
 from tasks.models import load_model, serving_dtype
@@ -22,12 +24,14 @@ from tasks.models import load_model, serving_dtype
 def shared_prefix(prompts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
     """The longest opening that all `prompts` share, leaving each at least one token of its own."""
     # The first and the last in lexicographic order differ where any two do.
-    first, last = min(prompts), max(prompts)
-    limit = min(len(prompt) for prompt in prompts) - 1
-    for place in range(limit):
-        if first[place] != last[place]:
-            return first[:place]
-    return first[:limit]
+    shared = shared_length(min(prompts), max(prompts))
+    return prompts[0][: min(shared, *(len(prompt) - 1 for prompt in prompts))]
+
+
+def shared_length(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many tokens the two begin with alike."""
+    shorter = min(len(first), len(second))
+    return next((place for place in range(shorter) if first[place] != second[place]), shorter)
 
 
 class TransformersEngine:
@@ -38,6 +42,7 @@ class TransformersEngine:
         model.train(False)
         self.tokenizer = tokenizer
         self.end_of_turn = end_of_turn
+        self._held: tuple[tuple[int, ...], DynamicCache] = ((), DynamicCache(config=model.config))
 
     @classmethod
     def load(cls, base: Path, adapter: Path | None, end_of_turn: int, dtype: str) -> TransformersEngine:
@@ -53,19 +58,17 @@ class TransformersEngine:
     def _prefill(self, requests: Sequence[GenerationRequest]) -> tuple[torch.Tensor, torch.Tensor, DynamicCache]:
         """Next-token logits [batch, vocabulary], attention mask [batch, longest], filled cache.
 
-        What all prompts open with (system prompt, tools) is computed once; the rests are padded on
-        the left, behind it. Every row keeps at least one token of its own to predict from.
+        The rests of the prompts are padded on the left, behind what all of them open with (system
+        prompt, tools). Every row keeps at least one token of its own to predict from.
         """
         device = self.model.device
         shared = shared_prefix([r.prompt_ids for r in requests])
         rests = [r.prompt_ids[len(shared) :] for r in requests]
         longest = max(len(rest) for rest in rests)
-        cache = DynamicCache(config=self.model.config)
+        cache = self._opening(shared)
         mask = torch.zeros((len(requests), len(shared) + longest), dtype=torch.long)
         mask[:, : len(shared)] = 1
         if shared:
-            ids = torch.tensor([shared], device=device)
-            self._forward(ids, torch.ones_like(ids), torch.arange(len(shared), device=device)[None], cache)
             cache.batch_repeat_interleave(len(requests))
         ids = torch.full((len(requests), longest), self.end_of_turn)
         for row, rest in enumerate(rests):
@@ -74,6 +77,23 @@ class TransformersEngine:
         mask = mask.to(device)
         positions = (mask.cumsum(-1) - 1)[:, len(shared) :]
         return self._forward(ids.to(device), mask, positions, cache), mask, cache
+
+    @torch.inference_mode()
+    def _opening(self, shared: tuple[int, ...]) -> DynamicCache:
+        """A cache of one row that holds `shared`; what the last batch's opening has of it is not computed again."""
+        held, cache = self._held
+        # A sliding window, or a recurrent state, cannot be cut back.
+        known = shared_length(held, shared) if all(type(layer) is DynamicLayer for layer in cache.layers) else 0
+        cache = copy.deepcopy(cache) if known else DynamicCache(config=self.model.config)
+        if 0 < known < len(held):
+            cache.crop(known - len(held))  # a negative number: how many to remove
+        if known < len(shared):
+            device = self.model.device
+            positions = torch.arange(known, len(shared), device=device)[None]
+            ids = torch.tensor([shared[known:]], device=device)
+            self._forward(ids, ids.new_ones((1, len(shared))), positions, cache)
+            self._held = (shared, copy.deepcopy(cache))
+        return cache
 
     @torch.inference_mode()
     def _forward(

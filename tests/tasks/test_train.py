@@ -26,7 +26,7 @@ from tasks.packing import pack, pad, taking_packs, weighted_loss
 from tasks.prompt import Prompt
 from tasks.records import Message
 from tasks.settings import Settings, load_settings
-from tasks.train import LOSS, CompletionTrainer, arguments, check_adapter, encode, tune, with_adapter
+from tasks.train import LOSS, METRICS, CompletionTrainer, arguments, check_adapter, encode, tune, with_adapter
 from tests.conftest import ROOT
 from tests.examples import write_examples
 
@@ -65,7 +65,9 @@ def test_learns_and_writes_an_adapter(tiny_base: Path, tiny_prompts: Path, examp
         "adapter_model.safetensors",
         "loss.json",
         "loss.png",
+        "metrics.json",
     }
+    assert json.loads((tmp_path / "adapter" / METRICS).read_text())["eval_loss"] == round(min(history), 4)
 
 
 @pytest.mark.parametrize("seed", [7, 8])

@@ -40,6 +40,34 @@ def test_greedy_equals_transformers_generate(engine: TransformersEngine, tiny_ba
         assert list(found.token_ids) == expected[0, len(request.prompt_ids) :].tolist()
 
 
+def test_what_the_last_batch_opened_with_is_not_computed_again(
+    engine: TransformersEngine, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Openings that grow, shrink, part and come again: the answers of a fresh engine, from fewer tokens."""
+    opening = tuple(range(20, 60))
+    rests = [(70, 71), (70, 71, 72, 73), (90,), (70, 99), (91, 92)]
+    prompts = [*(opening + rest for rest in rests), (5, 6, 7), (*opening[:10], 80)]
+    computed = []
+    forward = TransformersEngine._forward
+
+    def counted(self: TransformersEngine, ids: torch.Tensor, *rest: object) -> torch.Tensor:
+        computed.append(ids.numel())
+        return forward(self, ids, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(TransformersEngine, "_forward", counted)
+    for prompt in prompts:
+        request = GenerationRequest(prompt, 1)
+        fresh = TransformersEngine.load(tiny_base, None, END, "float32")
+        before = len(computed)
+        expected = fresh._prefill([request])[0]
+        alone = sum(computed[before:])
+        before = len(computed)
+        found = engine._prefill([request])[0]
+        torch.testing.assert_close(found, expected)
+        if prompt[:40] == opening and prompt != prompts[0]:
+            assert sum(computed[before:]) < 6 < alone
+
+
 def test_a_seed_repeats_a_sample_in_any_batch(engine: TransformersEngine) -> None:
     sampled = requests(temperature=1.0, top_p=0.9, seed=11)
     together = [g.token_ids for g in generate(engine, sampled)]
