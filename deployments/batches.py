@@ -1,8 +1,7 @@
 """The queue before an engine: asyncio callers on one side, one decoding thread on the other.
 
-Waiting requests are taken together, up to `batch_size`, and decoded as one batch; who comes later
-waits for the next. This is the place for continuous batching: callers see only `admit` and
-`follow`. It knows nothing of ray or HTTP.
+Between two decoding steps those who wait take the places that are free, and those who left give
+theirs back. It knows nothing of ray or HTTP.
 """
 
 from __future__ import annotations
@@ -11,16 +10,23 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Generator
-from contextlib import closing
-from dataclasses import dataclass, field, replace
-from typing import cast
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import count
 
 from tasks.engine.protocol import Chunk, Engine, GenerationRequest
 
+_NEWEST = 0.2
+"""Weight of the newest request in the moving mean of the time that a place is held."""
 
-class QueueFullError(Exception):
-    """As many requests wait as may."""
+
+class OverloadedError(Exception):
+    """As many requests wait as may, or so many that another would wait too long; `wait_s` is the guess how long."""
+
+    def __init__(self, wait_s: float) -> None:
+        super().__init__(f"a free place is {wait_s:.1f} s away")
+        self.wait_s = wait_s
 
 
 @dataclass(eq=False)
@@ -36,13 +42,17 @@ class Ticket:
 
 
 class Batches:
-    """Serves requests from a bounded queue, a batch at a time, in a thread of its own."""
+    """Serves requests from a bounded queue, `at_once` of them in the engine, in a thread of its own."""
 
-    def __init__(self, engine: Engine, *, batch_size: int, max_queued: int) -> None:
+    def __init__(self, engine: Engine, *, at_once: int, max_queued: int, max_wait_s: float) -> None:
         self._engine = engine
-        self._batch_size = batch_size
+        self._max_wait_s = max_wait_s
+        self._at_once = at_once
         self._max_queued = max_queued
         self._waiting: deque[Ticket] = deque()
+        self._working: dict[int, Ticket] = {}
+        self._keys = count()
+        self._place_s = 0.0
         self._changed = threading.Condition()
         self._last_chunk = float("-inf")
         threading.Thread(target=self._run, name="engine", daemon=True).start()
@@ -52,22 +62,30 @@ class Batches:
         """Seconds since the engine last gave a token; infinite before its first."""
         return time.monotonic() - self._last_chunk
 
+    @property
+    def expected_wait_s(self) -> float:
+        """How long one more request would wait for a place, by how long the last ones held theirs."""
+        ahead = len(self._waiting) + len(self._working) - self._at_once + 1
+        return max(0, ahead) * self._place_s / self._at_once
+
     def admit(self, request: GenerationRequest) -> Ticket:
         """Queue a request. Call from the event loop that will `follow` it, and do follow it.
 
         Raises:
-            QueueFullError: too many wait already.
+            OverloadedError: too many wait already, or it would not get a place in time: who cannot
+                be served is told so at once.
         """
         ticket = Ticket(request, asyncio.get_running_loop())
         with self._changed:
-            if len(self._waiting) >= self._max_queued:
-                raise QueueFullError
+            wait_s = self.expected_wait_s
+            if len(self._waiting) >= self._max_queued or wait_s > self._max_wait_s:
+                raise OverloadedError(wait_s)
             self._waiting.append(ticket)
             self._changed.notify()
         return ticket
 
     async def follow(self, ticket: Ticket) -> AsyncIterator[Chunk]:
-        """The request's chunks. Leaving early frees its place, and ends a batch that all have left.
+        """The request's chunks. Leaving early frees its place within one decoding step.
 
         Raises:
             Exception: what the engine raised.
@@ -96,29 +114,49 @@ class Batches:
 
     def _run(self) -> None:
         while True:
-            batch = self._take()
+            taken = self._take()
             try:
-                self._decode(batch)
+                for ticket in taken:
+                    key = next(self._keys)
+                    self._working[key] = ticket
+                    self._engine.submit(key, ticket.request)
+                for chunk in self._engine.step():
+                    self._pass_on(chunk)
             except Exception as error:  # whatever an engine raises belongs to those who asked it
-                for ticket in batch:
-                    self._send(ticket, error)
+                self._fail(error)
 
     def _take(self) -> list[Ticket]:
+        """Those whose turn it is; lets go of those who left, and waits while there is nothing to do."""
         with self._changed:
-            while not self._waiting:
+            self._let_go()
+            while not self._waiting and not self._working:
                 self._changed.wait()
-            batch = [self._waiting.popleft() for _ in range(min(self._batch_size, len(self._waiting)))]
+            room = self._at_once - len(self._working)
+            taken = [self._waiting.popleft() for _ in range(min(room, len(self._waiting)))]
         now = time.monotonic()
-        for ticket in batch:
+        for ticket in taken:
             ticket.queue_ms = (now - ticket.admitted) * 1000
-        return batch
+        return taken
 
-    def _decode(self, batch: list[Ticket]) -> None:
-        # Engines stream from generators: closing one is how decoding is ended early.
-        chunks = cast("Generator[Chunk]", self._engine.stream([ticket.request for ticket in batch]))
-        with closing(chunks):
-            for chunk in chunks:
-                self._last_chunk = time.monotonic()
-                self._send(batch[chunk.index], replace(chunk, index=0))
-                if all(ticket.left for ticket in batch):
-                    return
+    def _let_go(self) -> None:
+        for key in [key for key, ticket in self._working.items() if ticket.left]:
+            del self._working[key]
+            self._cancel(key)
+
+    def _cancel(self, key: int) -> None:
+        with suppress(Exception):  # an engine that failed may fail again; the next step will tell
+            self._engine.cancel(key)
+
+    def _pass_on(self, chunk: Chunk) -> None:
+        self._last_chunk = time.monotonic()
+        self._send(self._working[chunk.key], chunk)
+        if chunk.finish_reason:
+            ticket = self._working.pop(chunk.key)
+            held_s = self._last_chunk - ticket.admitted - ticket.queue_ms / 1000
+            self._place_s += (held_s - self._place_s) * (_NEWEST if self._place_s else 1)
+
+    def _fail(self, error: Exception) -> None:
+        for key, ticket in self._working.items():
+            self._cancel(key)
+            self._send(ticket, error)
+        self._working.clear()

@@ -7,12 +7,13 @@ shapes belong to `deployments/app`.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from deployments.batches import Batches, QueueFullError, Ticket
+from deployments.batches import Batches, OverloadedError, Ticket
 from deployments.events import Ask, Delta, Event, Finished, Refused
 from deployments.loopback import stay_on_loopback
 from deployments.settings import ReplicaSettings
@@ -26,7 +27,6 @@ from tasks.records import Message
 from tasks.registry import LocalRegistry
 
 _LOG = logging.getLogger(__name__)
-_RETRY_AFTER_S = 2
 
 
 class PackageServer:
@@ -36,7 +36,12 @@ class PackageServer:
         self._model = model
         self._phrases = phrases
         self._settings = settings
-        self._batches = Batches(model.engine, batch_size=settings.batch_size, max_queued=settings.max_queued)
+        self._batches = Batches(
+            model.engine,
+            at_once=settings.at_once,
+            max_queued=settings.max_queued,
+            max_wait_s=settings.first_token_timeout_s,
+        )
 
     async def turn(self, ask: Ask) -> AsyncIterator[Event]:
         """The next turn of a conversation. Its last event is `Finished` or `Refused`."""
@@ -49,8 +54,9 @@ class PackageServer:
         except GraftError as error:
             yield Refused(400, "invalid_prompt", str(error))
             return
-        except QueueFullError:
-            yield Refused(503, "overloaded", "too many requests are waiting; try again shortly", _RETRY_AFTER_S)
+        except OverloadedError as error:
+            after = max(1, math.ceil(error.wait_s))
+            yield Refused(503, "overloaded", f"too many requests are waiting; try again in {after} s", after)
             return
         try:
             async for event in self._decode(ask, ticket):

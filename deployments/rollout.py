@@ -112,8 +112,12 @@ def _start_assistant(settings: ServeSettings) -> None:
 def _assistant_config(settings: ServeSettings) -> dict[str, Any]:
     arguments = {
         "root": str(Path.cwd()),
-        "request_timeout_s": settings.engine.request_timeout_s,
+        "timeouts": {
+            "first_token_s": settings.engine.first_token_timeout_s,
+            "request_s": settings.engine.request_timeout_s,
+        },
         "assistant": settings.assistant.model_dump(),
+        "limits": settings.limits.model_dump(),
         "telemetry": settings.telemetry.model_dump(),
     }
     return _config(ASSISTANT, "assistant", arguments, route="/")
@@ -129,7 +133,9 @@ def _deploy(settings: ServeSettings, digest: str) -> None:
         _keep_only(settings, set(applications) - {name})
         _start_engine(settings, digest, name)
     if digest not in routing.served:
-        package = Served(app=name, name=read_manifest(registry.package(digest)).name, since=int(time.time()))
+        manifest = read_manifest(registry.package(digest))
+        limit = manifest.engine.max_new_tokens
+        package = Served(app=name, name=manifest.name, max_new_tokens=limit, since=int(time.time()))
         _route(settings, Routing(production=routing.production, served={**routing.served, digest: package}))
 
 

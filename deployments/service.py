@@ -15,13 +15,14 @@ from ray import serve
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 
+from deployments.app.keys import Keys
 from deployments.app.routes import create_app
 from deployments.app.routing import Routing
-from deployments.app.turn import Turns
+from deployments.app.turn import Timeouts, Turns
 from deployments.engine import EngineReplica
 from deployments.events import Ask, Event, Refused
 from deployments.loopback import stay_on_loopback
-from deployments.settings import AssistantSettings, ReplicaSettings, TelemetrySettings
+from deployments.settings import AssistantSettings, LimitSettings, ReplicaSettings, TelemetrySettings
 from tasks.layout import TELEMETRY
 from tasks.settings import Section
 from tasks.store import TelemetryWriter
@@ -44,8 +45,9 @@ class AssistantArguments(Section):
     """What the assistant is built from."""
 
     root: str
-    request_timeout_s: float
+    timeouts: Timeouts
     assistant: AssistantSettings
+    limits: LimitSettings
     telemetry: TelemetrySettings
 
 
@@ -58,7 +60,7 @@ def engine(sent: dict[str, Any]) -> serve.Application:
         name=EngineReplica.__name__,
         num_replicas=settings.replicas,
         ray_actor_options={"num_cpus": settings.num_cpus},
-        max_ongoing_requests=settings.batch_size + settings.max_queued + _ROOM_TO_REFUSE,
+        max_ongoing_requests=settings.at_once + settings.max_queued + _ROOM_TO_REFUSE,
         max_constructor_retry_count=1,
         health_check_period_s=settings.health_every_s,
         health_check_timeout_s=settings.health_every_s,
@@ -95,7 +97,8 @@ class Assistant:
     def __init__(self, arguments: AssistantArguments) -> None:
         stay_on_loopback()
         writer = TelemetryWriter(arguments.telemetry.rows_per_part, Path(arguments.root) / TELEMETRY)
-        self._turns = Turns(ServeBackend(), writer.append, arguments.request_timeout_s)
+        keys = Keys.from_environment()
+        self._turns = Turns(ServeBackend(), writer.append, keys, arguments.limits, arguments.timeouts)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return create_app(self._turns)
@@ -114,6 +117,6 @@ def assistant(sent: dict[str, Any]) -> serve.Application:
         ray_actor_options={"num_cpus": arguments.assistant.num_cpus},
         max_ongoing_requests=arguments.assistant.max_ongoing,
         user_config=Routing().model_dump(),
-        graceful_shutdown_timeout_s=arguments.request_timeout_s + 5,
+        graceful_shutdown_timeout_s=arguments.timeouts.request_s + 5,
     )
     return configured.bind(arguments)

@@ -46,8 +46,9 @@ class ReplicaSettings(Section):
     replicas: Positive
     num_cpus: Cpus
     torch_threads: Positive
-    batch_size: Positive
+    at_once: Positive
     max_queued: Positive
+    first_token_timeout_s: Seconds
     request_timeout_s: Seconds
     start_timeout_s: Seconds
     health_every_s: Seconds
@@ -58,6 +59,15 @@ class AssistantSettings(Section):
 
     num_cpus: Cpus
     max_ongoing: Positive
+
+
+class LimitSettings(Section):
+    """What one API key may ask, of one HTTP replica."""
+
+    requests_per_minute: Positive
+    tokens_per_minute: Positive
+    streams: Positive
+    body_bytes: Positive
 
 
 class TelemetrySettings(Section):
@@ -73,6 +83,7 @@ class ServeSettings(Section):
     ray: RaySettings
     engine: ReplicaSettings
     assistant: AssistantSettings
+    limits: LimitSettings
     telemetry: TelemetrySettings
 
 

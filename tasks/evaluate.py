@@ -15,6 +15,7 @@ from typing import Any
 import pandas
 
 from tasks.engine.open import Model, open_base, open_package
+from tasks.engine.protocol import Generation
 from tasks.errors import GraftError, run_main
 from tasks.examples import load_examples
 from tasks.features import measure
@@ -22,6 +23,7 @@ from tasks.files import new_folder, write_json
 from tasks.layout import BUILT_BASE, BUILT_EVALUATION, BUILT_EXAMPLES, BUILT_PACKAGE, CONTRACT, INCUMBENT
 from tasks.manifest import package_digest
 from tasks.progress import Progress
+from tasks.prompt import Answer
 from tasks.records import Example, dump_messages
 from tasks.registry import LocalRegistry
 from tasks.scoring import score
@@ -33,39 +35,37 @@ SCORES = "scores.json"
 _MEANS = ("quality", "exact_match", "tool_call_match", "token_f1", "refusal_correct", "valid_format")
 
 
-def ask(system: str, model: Model, examples: Sequence[Example], terms: Terms, batch_size: int) -> list[dict[str, Any]]:
-    """One row per example with its scores, features, text and times.
+def ask(system: str, model: Model, examples: Sequence[Example], terms: Terms, at_once: int) -> list[dict[str, Any]]:
+    """One row per example with its scores, features, text and times, `at_once` of them in the engine together.
 
-    Examples of like length share a batch; `latency_ms` is a batch's, so it compares systems that
-    were asked in the same batches, and says nothing of a lone request.
+    `latency_ms` is that of a full engine, so it compares systems that were asked alike, and says
+    nothing of a lone request.
     """
     ordered = sorted(examples, key=lambda e: len(model.prompt.encode_prompt(e.prompt)))
     progress = Progress(f"evaluate {system}", len(ordered), "rows", "tokens")
     rows: list[dict[str, Any]] = []
     tokens = 0
-    for start in range(0, len(ordered), batch_size):
-        batch = ordered[start : start + batch_size]
-        for example, (generation, answer) in zip(batch, model.answer([e.prompt for e in batch]), strict=True):
-            behaviour = terms.labels.get(example.label, "answer")
-            scores = score(answer, example.target, behaviour, terms.refusal_phrases)
-            features = measure(example.prompt, generation, answer, terms.refusal_phrases)
-            rows.append(
-                {
-                    "system": system,
-                    "id": example.id,
-                    "label": example.label,
-                    "behaviour": behaviour,
-                    **features.model_dump(),
-                    **scores.model_dump(),
-                    "first_token_ms": generation.first_token_ms,
-                    "latency_ms": generation.latency_ms,
-                    "text": generation.text,
-                    "expected": dump_messages([example.target]),
-                }
-            )
-            tokens += generation.completion_tokens
+    for place, generation, answer in model.answers([example.prompt for example in ordered], at_once):
+        rows.append({"system": system, **judge(ordered[place], generation, answer, terms)})
+        tokens += generation.completion_tokens
         progress.update(len(rows), tokens)
     return rows
+
+
+def judge(example: Example, generation: Generation, answer: Answer, terms: Terms) -> dict[str, Any]:
+    """The row of one answer."""
+    behaviour = terms.labels.get(example.label, "answer")
+    return {
+        "id": example.id,
+        "label": example.label,
+        "behaviour": behaviour,
+        **measure(example.prompt, generation, answer, terms.refusal_phrases).model_dump(),
+        **score(answer, example.target, behaviour, terms.refusal_phrases).model_dump(),
+        "first_token_ms": generation.first_token_ms,
+        "latency_ms": generation.latency_ms,
+        "text": generation.text,
+        "expected": dump_messages([example.target]),
+    }
 
 
 def totals(rows: pandas.DataFrame) -> dict[str, Any]:
@@ -128,7 +128,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for name, opened in systems(BUILT_PACKAGE, BUILT_BASE, INCUMBENT, LocalRegistry()).items():
         model, start = opened(), time.perf_counter()
-        rows += ask(name, model, examples, terms, settings.evaluate.batch_size)
+        rows += ask(name, model, examples, terms, settings.evaluate.at_once)
         print(f"evaluate {name}: {len(examples) / (time.perf_counter() - start):.2f} rows/s", flush=True)
     table = pandas.DataFrame(rows)
     check_effect(table)

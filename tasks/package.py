@@ -14,6 +14,7 @@ import subprocess
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -90,14 +91,14 @@ def record_parity(package: Path, base: Path, examples: Sequence[Example]) -> lis
     by_label = {example.label: example for example in reversed(examples)}
     chosen = [by_label[label] for label in sorted(by_label)][:PARITY_ROWS]
     model = open_package(package, base)
-    answers = model.answer([example.prompt for example in chosen])
+    answers = sorted(model.answers([example.prompt for example in chosen], PARITY_ROWS), key=itemgetter(0))
     return [
         {
             "messages": json.loads(dump_messages(example.prompt)),
             "prompt_ids": list(model.request(example.prompt).prompt_ids),
             "answer_ids": list(generation.token_ids),
         }
-        for example, (generation, _) in zip(chosen, answers, strict=True)
+        for example, (_, generation, _) in zip(chosen, answers, strict=True)
     ]
 
 

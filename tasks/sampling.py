@@ -1,4 +1,4 @@
-"""In which order training rows are taken: rows of like length share a batch, and batches come in random order.
+"""In which order training rows are taken: at random, or with rows of like length in a batch where they are padded.
 
 transformers' `group_by_length` takes the batches of some hundred rows from the longest to the
 shortest. Lengths go with request kinds, so a model trained in that order ends on the kinds with the
@@ -19,12 +19,12 @@ class LengthBuckets(Sampler[int]):
 
     Rows are shuffled, cut into buckets of `bucket_batches` batches, sorted by length within each
     bucket, and the batches of all buckets are shuffled again. A larger bucket pads less and mixes
-    less. Rows that the last batch lacks are taken from the beginning of the epoch once more. The
-    order follows from `seed` and the epoch alone: a resumed run goes on in it, and workers who
-    share out each batch see together what one alone would see.
+    less; one of one batch is a random order. Rows that the last batch lacks are taken from the
+    beginning of the epoch once more. The order follows from `seed` and the epoch alone: a resumed
+    run goes on in it, and workers who share out each batch see together what one alone would see.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, bucket_batches: int = 8) -> None:
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, bucket_batches: int) -> None:
         self.lengths, self.batch_size, self.seed = lengths, batch_size, seed
         self.bucket = batch_size * bucket_batches
         self.epoch = 0

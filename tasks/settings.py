@@ -81,7 +81,7 @@ class PackageSettings(Section):
 
 
 class EvaluateSettings(Section):
-    batch_size: Positive
+    at_once: Positive
 
 
 class GateSettings(Section):

@@ -46,8 +46,9 @@ class TelemetryRow(Record):
     """One answer. Times are measured where HTTP arrives, so they hold the wait in the queue.
 
     `status` is the HTTP status, or the one that a stream would have had it failed before it began;
-    `error` is empty when all went well. `digest` is empty where no package was chosen. What could
-    not be measured is None; the last fields are those of `tasks.features.Features`.
+    `error` is empty when all went well. `digest` is empty where no package was chosen, `owner` (the
+    name of who asked) where no key was known. What could not be measured is None; the last fields
+    are those of `tasks.features.Features`.
     """
 
     trace_id: str
@@ -57,6 +58,7 @@ class TelemetryRow(Record):
     error: str
     stream: bool
     latency_ms: float
+    owner: str = ""
     first_token_ms: float | None = None
     queue_ms: float | None = None
     user_chars: int | None = None

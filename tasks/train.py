@@ -49,6 +49,8 @@ LOSS = "loss.json"
 METRICS = "metrics.json"
 EVAL_ROWS = 32
 """Rows in a batch of the eval loss, which keeps no activations."""
+PADDED_BUCKET = 8
+"""Batches among which padded rows are sorted by length: fewer pad more, more mix less."""
 NAMED = 5
 """How many left out rows are named."""
 
@@ -103,7 +105,8 @@ class CompletionTrainer(Trainer):
         rows = train_dataset if train_dataset is not None else self.train_dataset
         assert isinstance(rows, Rows)
         step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        return LengthBuckets([len(row["input_ids"]) for row in rows.rows], step, self.args.seed)
+        bucket_batches = PADDED_BUCKET if self.data_collator is pad else 1  # a pack has no padding to save
+        return LengthBuckets([len(row["input_ids"]) for row in rows.rows], step, self.args.seed, bucket_batches)
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> torch.Tensor:
         weight = torch.stack([batch["target_weights"].sum() for batch in batch_samples]).sum()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from deployments.events import Refused
@@ -16,10 +17,18 @@ class ApiError(Exception):
         message: what is wrong and what to do, for a person.
         param: the request's field that is at fault.
         retry_after_s: when it makes sense to try again.
+        headers: what else the answer's head says.
     """
 
     def __init__(
-        self, status: int, code: str, message: str, *, param: str | None = None, retry_after_s: int | None = None
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        param: str | None = None,
+        retry_after_s: int | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -27,6 +36,7 @@ class ApiError(Exception):
         self.message = message
         self.param = param
         self.retry_after_s = retry_after_s
+        self._headers = dict(headers or {})
 
     @classmethod
     def refused(cls, refused: Refused) -> ApiError:
@@ -41,4 +51,5 @@ class ApiError(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
-        return {} if self.retry_after_s is None else {"retry-after": str(self.retry_after_s)}
+        after = {} if self.retry_after_s is None else {"retry-after": str(self.retry_after_s)}
+        return {**self._headers, **after}

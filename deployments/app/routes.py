@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
@@ -19,13 +19,16 @@ def create_app(turns: Turns) -> FastAPI:
 
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
-        return await turns.take(request.body)
+        return await turns.take(request)
 
-    @app.get("/v1/models")
+    def known(request: Request) -> None:
+        turns.keys.owner(request.headers.get("authorization"))
+
+    @app.get("/v1/models", dependencies=[Depends(known)])
     async def models() -> dict[str, Any]:
         return {"object": "list", "data": [_model(turns.routing, digest) for digest in turns.routing.served]}
 
-    @app.get("/v1/models/{model}")
+    @app.get("/v1/models/{model}", dependencies=[Depends(known)])
     async def model(model: str) -> dict[str, Any]:
         return _model(turns.routing, turns.routing.choose(model))
 

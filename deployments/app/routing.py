@@ -10,11 +10,16 @@ from tasks.registry import PRODUCTION
 
 
 class Served(Record):
-    """One served package: its Serve application, its manifest's name, and since when (Unix seconds)."""
+    """One served package: its Serve application, what its manifest says, and since when (Unix seconds)."""
 
     app: str
     name: str
+    max_new_tokens: int
     since: int
+
+    def new_tokens(self, wanted: int | None) -> int:
+        """How many tokens an answer may have that `wanted` so many."""
+        return min(wanted or self.max_new_tokens, self.max_new_tokens)
 
 
 class Routing(Record):

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+from deployments.app.limits import Permit
 from deployments.events import Finished
 from tasks.store import TelemetryRow
 
@@ -16,6 +17,7 @@ _LOG = logging.getLogger(__name__)
 Sink = Callable[[TelemetryRow], None]
 
 CLIENT_CLOSED = "client_closed"
+TRACE_HEADER = "x-graft-trace-id"
 
 
 class TurnRecord:
@@ -26,10 +28,17 @@ class TurnRecord:
         self.at = datetime.now(UTC)
         self.digest = ""
         self.stream = False
+        self.owner = ""
+        self.permit: Permit | None = None
         self._sink = sink
         self._started = time.monotonic()
         self._first_token_ms: float | None = None
         self._written = False
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What the answer's head says of the turn."""
+        return {TRACE_HEADER: self.trace_id, **(self.permit.headers if self.permit else {})}
 
     @property
     def elapsed_ms(self) -> float:
@@ -56,10 +65,13 @@ class TurnRecord:
         if self._written:
             return
         self._written = True
+        if self.permit:
+            self.permit.settle(self._used(finished))
         row = TelemetryRow(
             trace_id=self.trace_id,
             at=self.at,
             digest=self.digest,
+            owner=self.owner,
             status=status,
             error=error,
             stream=self.stream,
@@ -73,3 +85,9 @@ class TurnRecord:
         except OSError:
             # An answer is worth more than its row, but the loss must be seen.
             _LOG.exception("telemetry row of turn %s was lost", self.trace_id)
+
+    def _used(self, finished: Finished | None) -> int | None:
+        """Tokens to charge: none if the model never began, an unknown number if it broke off."""
+        if finished:
+            return finished.generation.prompt_tokens + finished.generation.completion_tokens
+        return 0 if self._first_token_ms is None else None

@@ -1,9 +1,10 @@
 """What happens to a request, in one visible order.
 
-    parse -> choose the model -> its engine -> parsed answer -> content and tool calls -> telemetry
+    key -> body -> parse -> choose the model -> limits -> its engine -> parsed answer -> content and
+    tool calls -> telemetry
 
-`Turns.take` is that order. What later joins a turn (limits, budget, safety, cache, retrieval,
-policy) gets its line there. The model id in every answer is the digest of the package that gave it.
+`Turns.take` is that order. What later joins a turn (budget, safety, cache, retrieval, policy) gets
+its line there. The model id in every answer is the digest of the package that gave it.
 """
 
 from __future__ import annotations
@@ -12,46 +13,68 @@ import asyncio
 import json
 import logging
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from deployments.app.errors import ApiError
+from deployments.app.keys import Keys
+from deployments.app.limits import Limits
 from deployments.app.routing import Routing
 from deployments.app.schema import ChatRequest, chunk, completion, parse_request, usage
 from deployments.app.telemetry import Sink, TurnRecord
 from deployments.events import Backend, Delta, Event, Finished, Refused
+from deployments.settings import LimitSettings
 from tasks.records import ToolCall
+from tasks.settings import Section
 
 _LOG = logging.getLogger(__name__)
 _CALL = "<tool_call>"
-TRACE_HEADER = "x-graft-trace-id"
 
 Events = AsyncGenerator[Event]
+
+
+class Timeouts(Section):
+    """How long a turn may take, from its arrival: to its first token, and in all."""
+
+    first_token_s: float
+    request_s: float
+
+    @property
+    def first_s(self) -> float:
+        return min(self.first_token_s, self.request_s)
 
 
 class Turns:
     """Takes requests for as long as the process lives; `routing` may be swapped at any time."""
 
-    def __init__(self, backend: Backend, sink: Sink, timeout_s: float) -> None:
+    def __init__(self, backend: Backend, sink: Sink, keys: Keys, limits: LimitSettings, timeouts: Timeouts) -> None:
         self.routing = Routing()
+        self.keys = keys
         self._backend = backend
         self._sink = sink
-        self._timeout_s = timeout_s
+        self._limits = Limits(limits)
+        self._body_bytes = limits.body_bytes
+        self._timeouts = timeouts
 
-    async def take(self, read_body: Callable[[], Awaitable[bytes]]) -> Response:
+    async def take(self, asked: Request) -> Response:
         """Answer one chat request; every outcome is a response and a telemetry row."""
         record = TurnRecord(self._sink)
         try:
-            request = parse_request(await read_body())
+            record.owner = self.keys.owner(asked.headers.get("authorization"))
+            body = await read_body(asked, self._body_bytes)
+            request = parse_request(body)
             record.stream = bool(request.stream)
             routing = self.routing
             record.digest = routing.choose(request.model)
+            served = routing.served[record.digest]
             ask = request.to_ask()
-            events = _within(self._timeout_s, self._backend.ask(routing.served[record.digest].app, ask))
+            record.permit = self._limits.admit(record.owner, len(body), served.new_tokens(ask.max_new_tokens))
+            events = _within(self._timeouts, self._backend.ask(served.app, ask))
             if request.stream:
                 return await _stream(record, request, events)
             return await _whole(record, request, events)
@@ -65,19 +88,36 @@ class Turns:
             return _failed(record, ApiError(500, "internal_error", f"this is our fault; trace {record.trace_id}"))
 
 
-async def _within(timeout_s: float, events: Events) -> Events:
+async def read_body(request: Request, limit: int) -> bytes:
+    """The body, as far as it may be long; what is longer is not read to its end.
+
+    Raises:
+        ApiError: 413.
+    """
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > limit:
+            raise ApiError(413, "request_too_large", f"the request's body has more than {limit} bytes")
+    return bytes(body)
+
+
+async def _within(timeouts: Timeouts, events: Events) -> Events:
     """`events` until their last one, or a refusal in its place when the time is over."""
     async with aclosing(events):
+        begun = False
         try:
-            deadline = asyncio.get_running_loop().time() + timeout_s
+            started = asyncio.get_running_loop().time()
             while True:
-                async with asyncio.timeout_at(deadline):
+                async with asyncio.timeout_at(started + (timeouts.request_s if begun else timeouts.first_s)):
                     event = await anext(events)
+                begun = True
                 yield event
                 if not isinstance(event, Delta):
                     return
         except TimeoutError:
-            yield Refused(504, "timeout", f"the model did not finish within {timeout_s:g} s")
+            what, limit_s = ("finish", timeouts.request_s) if begun else ("begin", timeouts.first_s)
+            yield Refused(504, "timeout", f"the model did not {what} within {limit_s:g} s")
         except StopAsyncIteration:
             yield Refused(500, "engine_error", "the model stopped without finishing its answer")
 
@@ -105,7 +145,7 @@ async def _whole(record: TurnRecord, request: ChatRequest, events: Events) -> Re
     choice = {"message": message, "finish_reason": "tool_calls" if calls else event.generation.finish_reason}
     body = completion(record.trace_id, int(record.at.timestamp()), record.digest, choice, _usage(event))
     record.answered(event)
-    return JSONResponse(body, headers={TRACE_HEADER: record.trace_id})
+    return JSONResponse(body, headers=record.headers)
 
 
 async def _stream(record: TurnRecord, request: ChatRequest, events: Events) -> Response:
@@ -125,7 +165,7 @@ class _EventStream(StreamingResponse):
     """Server-sent events that note when the client leaves, even before the first was sent."""
 
     def __init__(self, record: TurnRecord, events: Events, lines: AsyncIterator[str]) -> None:
-        headers = {TRACE_HEADER: record.trace_id, "cache-control": "no-cache", "x-accel-buffering": "no"}
+        headers = {**record.headers, "cache-control": "no-cache", "x-accel-buffering": "no"}
         super().__init__(lines, headers=headers, media_type="text/event-stream")
         self._record = record
         self._events = events
@@ -210,4 +250,4 @@ def _sse(body: dict[str, Any]) -> str:
 
 def _failed(record: TurnRecord, error: ApiError) -> Response:
     record.failed(error.status, error.code)
-    return JSONResponse(error.body, error.status, headers={TRACE_HEADER: record.trace_id, **error.headers})
+    return JSONResponse(error.body, error.status, headers={**record.headers, **error.headers})

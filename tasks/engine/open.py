@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,10 +42,13 @@ class Model:
             raise PromptTooLongError(f"the prompt has {len(ids)} tokens; at most {self.max_prompt_tokens} are allowed")
         return GenerationRequest(ids, **{"max_new_tokens": self.settings.max_new_tokens, **options})  # type: ignore[arg-type]
 
-    def answer(self, conversations: Sequence[Sequence[Message]]) -> list[tuple[Generation, Answer]]:
-        """The next assistant turn of each conversation, decoded greedily in one batch."""
-        generations = generate(self.engine, [self.request(messages) for messages in conversations])
-        return [(g, self.prompt.parse(g.text)) for g in generations]
+    def answers(
+        self, conversations: Sequence[Sequence[Message]], at_once: int
+    ) -> Iterator[tuple[int, Generation, Answer]]:
+        """The next assistant turn of each conversation, decoded greedily; each with its place, as it finishes."""
+        requests = [self.request(messages) for messages in conversations]
+        for place, generation in generate(self.engine, requests, at_once):
+            yield place, generation, self.prompt.parse(generation.text)
 
 
 def open_package(package: Path, base: Path) -> Model:

@@ -1,4 +1,4 @@
-"""What an engine is: token ids in, streamed tokens out, for one request or a batch of them.
+"""What an engine is: token ids in, streamed tokens out, many requests at once, each joining when it likes.
 
 Evaluation and serving both stand behind this seam, so what is measured is what is served.
 """
@@ -18,7 +18,8 @@ class GenerationRequest:
     """One prompt and how to continue it.
 
     `temperature` 0 is greedy. `seed` makes sampling repeatable. Generation ends at the end-of-turn
-    token, at a stop string (which is not part of the text), or after `max_new_tokens`.
+    token, at a stop string (which is not part of the text), or after `max_new_tokens`. `logprobs`
+    asks for the log-probability (natural, before temperature and nucleus) of each token.
     """
 
     prompt_ids: tuple[int, ...]
@@ -27,21 +28,26 @@ class GenerationRequest:
     top_p: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    logprobs: bool = False
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """New text of request `index` (its place in the batch); the last one has a finish reason."""
+    """What request `key` gained: text that is final, and tokens; the last one has a finish reason.
 
-    index: int
+    `logprobs` has one entry for each token, or none if they were not asked for.
+    """
+
+    key: int
     text: str
     token_ids: tuple[int, ...]
     finish_reason: FinishReason | None = None
+    logprobs: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
 class Generation:
-    """One finished continuation. Times are from the batch's start, in milliseconds."""
+    """One finished continuation. Times are from when it was submitted, in milliseconds."""
 
     text: str
     token_ids: tuple[int, ...]
@@ -56,31 +62,68 @@ class Generation:
 
 
 class Engine(Protocol):
-    """An engine holds one model, ready to answer."""
+    """An engine holds one model and the requests it is working on. It belongs to one thread."""
 
-    def stream(self, requests: Sequence[GenerationRequest]) -> Iterator[Chunk]:
-        """Continue all `requests` together, yielding text as it appears.
+    def submit(self, key: int, request: GenerationRequest) -> None:
+        """Take a request in, beside those that run; the steps that follow work on it.
 
-        Closing the iterator ends the work within one decoding step.
+        Raises:
+            ValueError: an open request has this key.
+        """
+        ...
+
+    def cancel(self, key: int) -> None:
+        """Forget a request; no later step works on it. One that is not open is no error."""
+        ...
+
+    def step(self) -> list[Chunk]:
+        """One decoding step for all open requests; a finished one is open no longer.
+
+        Requests need not gain a token in every step. Without open requests it returns at once.
         """
         ...
 
 
-def generate(engine: Engine, requests: Sequence[GenerationRequest]) -> list[Generation]:
-    """Continue all `requests` and wait for the whole of each, in the order they were given."""
-    started = time.perf_counter()
-    texts: list[list[str]] = [[] for _ in requests]
-    tokens: list[list[int]] = [[] for _ in requests]
-    first: dict[int, float] = {}
-    done: dict[int, tuple[FinishReason, float]] = {}
-    for chunk in engine.stream(requests):
-        elapsed_ms = (time.perf_counter() - started) * 1000
-        first.setdefault(chunk.index, elapsed_ms)
-        texts[chunk.index].append(chunk.text)
-        tokens[chunk.index].extend(chunk.token_ids)
-        if chunk.finish_reason:
-            done[chunk.index] = (chunk.finish_reason, elapsed_ms)
-    return [
-        Generation("".join(texts[i]), tuple(tokens[i]), len(r.prompt_ids), done[i][0], first[i], done[i][1])
-        for i, r in enumerate(requests)
-    ]
+def generate(engine: Engine, requests: Sequence[GenerationRequest], at_once: int) -> Iterator[tuple[int, Generation]]:
+    """Continue `requests`, at most `at_once` together: each with its place among them, as it finishes.
+
+    Closing the iterator cancels what is still open.
+    """
+    waiting = iter(enumerate(requests))
+    working: dict[int, _Working] = {}
+    try:
+        while True:
+            while len(working) < at_once and (following := next(waiting, None)):
+                place, request = following
+                engine.submit(place, request)
+                working[place] = _Working(request)
+            if not working:
+                return
+            for chunk in engine.step():
+                working[chunk.key].take(chunk)
+                if chunk.finish_reason:
+                    yield chunk.key, working.pop(chunk.key).finished(chunk.finish_reason)
+    finally:
+        for place in working:
+            engine.cancel(place)
+
+
+class _Working:
+    """What one request gained so far, and when."""
+
+    def __init__(self, request: GenerationRequest) -> None:
+        self._request = request
+        self._started = time.perf_counter()
+        self._first_ms = self._last_ms = 0.0
+        self._text = ""
+        self._ids: tuple[int, ...] = ()
+
+    def take(self, chunk: Chunk) -> None:
+        self._last_ms = (time.perf_counter() - self._started) * 1000
+        self._first_ms = self._first_ms or self._last_ms
+        self._text += chunk.text
+        self._ids += chunk.token_ids
+
+    def finished(self, reason: FinishReason) -> Generation:
+        prompt_tokens = len(self._request.prompt_ids)
+        return Generation(self._text, self._ids, prompt_tokens, reason, self._first_ms, self._last_ms)

@@ -1,15 +1,17 @@
-"""The reference engine: any causal language model of transformers, decoded in batches.
+"""The reference engine: any causal language model of transformers, with continuous batching.
 
-Rows of a batch are padded on the left and leave the batch as they finish. What they all open with is
-computed once and kept for the next batch. It is correct before it is fast; it is what other engines
-are compared with.
+Rows are padded on the left; new ones are prefilled together and set beside those that run, and each
+leaves as it finishes. What prompts open with is computed once and kept for the next. A model with a
+sliding window or a recurrent state, whose cache cannot be padded, takes new rows when none runs. It
+is correct before it is fast; it is what other engines are compared with.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -17,7 +19,8 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from tasks.engine.protocol import Chunk, FinishReason, GenerationRequest
+from tasks.engine.decoding import Decoding
+from tasks.engine.protocol import Chunk, GenerationRequest
 from tasks.models import load_model, serving_dtype
 
 
@@ -42,7 +45,12 @@ class TransformersEngine:
         model.train(False)
         self.tokenizer = tokenizer
         self.end_of_turn = end_of_turn
+        self._new: dict[int, GenerationRequest] = {}
+        self._rows: list[_Row] = []
+        self._mask = torch.zeros((0, 0), dtype=torch.long, device=model.device)
+        self._cache = DynamicCache(config=model.config)
         self._held: tuple[tuple[int, ...], DynamicCache] = ((), DynamicCache(config=model.config))
+        self._joins = all(type(layer) is DynamicLayer for layer in self._cache.layers)
 
     @classmethod
     def load(cls, base: Path, adapter: Path | None, end_of_turn: int, dtype: str) -> TransformersEngine:
@@ -82,8 +90,7 @@ class TransformersEngine:
     def _opening(self, shared: tuple[int, ...]) -> DynamicCache:
         """A cache of one row that holds `shared`; what the last batch's opening has of it is not computed again."""
         held, cache = self._held
-        # A sliding window, or a recurrent state, cannot be cut back.
-        known = shared_length(held, shared) if all(type(layer) is DynamicLayer for layer in cache.layers) else 0
+        known = shared_length(held, shared) if self._joins else 0  # what cannot be padded cannot be cut back
         cache = copy.deepcopy(cache) if known else DynamicCache(config=self.model.config)
         if 0 < known < len(held):
             cache.crop(known - len(held))  # a negative number: how many to remove
@@ -109,74 +116,102 @@ class TransformersEngine:
         )
         return out.logits[:, -1].float()  # type: ignore[no-any-return]
 
-    def stream(self, requests: Sequence[GenerationRequest]) -> Iterator[Chunk]:
-        """See `Engine.stream`. One forward pass a step for all rows that are still open."""
-        if not requests:
+    def submit(self, key: int, request: GenerationRequest) -> None:
+        """See `Engine.submit`."""
+        if key in self._new or any(row.key == key for row in self._rows):
+            raise ValueError(f"request {key} is open already")
+        self._new[key] = request
+
+    def cancel(self, key: int) -> None:
+        """See `Engine.cancel`."""
+        self._new.pop(key, None)
+        self._keep([place for place, row in enumerate(self._rows) if row.key != key])
+
+    @torch.inference_mode()
+    def step(self) -> list[Chunk]:
+        """See `Engine.step`. One forward pass for the rows that run, and one to bring new ones beside them."""
+        chunks = self._decode() if self._rows else []
+        if self._new and (self._joins or not self._rows):
+            chunks += self._admit()
+        return chunks
+
+    def _decode(self) -> list[Chunk]:
+        self._mask = torch.cat([self._mask, self._mask.new_ones((len(self._rows), 1))], dim=-1)
+        ids = torch.tensor([row.ids[-1:] for row in self._rows], device=self._mask.device)
+        logits = self._forward(ids, self._mask, self._mask.sum(-1, keepdim=True) - 1, self._cache)
+        return self._accept(logits)
+
+    def _admit(self) -> list[Chunk]:
+        """Prefill all new requests together, give them their first token and set them beside the others."""
+        logits, mask, cache = self._prefill(list(self._new.values()))
+        running = (self._rows, self._mask, self._cache)
+        self._rows = [_Row(key, request, self.tokenizer, self.end_of_turn) for key, request in self._new.items()]
+        self._mask, self._cache = mask, cache
+        self._new.clear()
+        chunks = self._accept(logits)
+        self._join(*running)
+        return chunks
+
+    def _accept(self, logits: torch.Tensor) -> list[Chunk]:
+        """Choose a token for each row from `logits` [rows, vocabulary]; finished rows leave."""
+        chunks = [row.choose(logits[place]) for place, row in enumerate(self._rows)]
+        self._keep([place for place, row in enumerate(self._rows) if row.finish_reason is None])
+        return chunks
+
+    def _keep(self, places: list[int]) -> None:
+        """Let go of all rows but those at `places`, and of the columns that only the others filled."""
+        if len(places) == len(self._rows):
             return
-        logits, mask, cache = self._prefill(requests)
-        rows = [_Row(i, r, self.tokenizer, self.end_of_turn) for i, r in enumerate(requests)]
-        while True:
-            chosen = [row.choose(logits[place]) for place, row in enumerate(rows)]
-            yield from (row.accept(token) for row, token in zip(rows, chosen, strict=True))
-            open_places = [place for place, row in enumerate(rows) if row.finish_reason is None]
-            if not open_places:
-                return
-            if len(open_places) < len(rows):
-                keep = torch.tensor(open_places, device=mask.device)
-                cache.batch_select_indices(keep)
-                mask = mask[keep]
-                rows = [rows[place] for place in open_places]
-                chosen = [chosen[place] for place in open_places]
-            mask = torch.cat([mask, mask.new_ones((len(rows), 1))], dim=-1)
-            ids = torch.tensor(chosen, device=mask.device).unsqueeze(-1)
-            logits = self._forward(ids, mask, mask.sum(-1, keepdim=True) - 1, cache)
+        self._rows = [self._rows[place] for place in places]
+        keep = torch.tensor(places, device=self._mask.device, dtype=torch.long)
+        self._mask = self._mask[keep]
+        self._cache.batch_select_indices(keep)
+        if self._joins and self._rows:
+            empty = int(self._mask.any(0).int().argmax())
+            self._mask = self._mask[:, empty:]
+            layers: Any = self._cache.layers
+            for layer in layers:
+                layer.keys, layer.values = layer.keys[:, :, empty:], layer.values[:, :, empty:]
+
+    def _join(self, rows: list[_Row], mask: torch.Tensor, cache: DynamicCache) -> None:
+        """Set other rows first in the batch; the shorter side is padded on the left."""
+        if not rows:
+            return
+        if not self._rows:
+            self._rows, self._mask, self._cache = rows, mask, cache
+            return
+        self._rows = rows + self._rows
+        width = max(mask.shape[1], self._mask.shape[1])
+        self._mask = torch.cat([_wider(mask, width, 1), _wider(self._mask, width, 1)])
+        layers: Any = self._cache.layers
+        others: Any = cache.layers
+        for layer, other in zip(layers, others, strict=True):
+            layer.keys = torch.cat([_wider(other.keys, width, 2), _wider(layer.keys, width, 2)])
+            layer.values = torch.cat([_wider(other.values, width, 2), _wider(layer.values, width, 2)])
 
 
-class _Row:
-    """One request being decoded: picks its tokens and turns them into text."""
+def _wider(value: torch.Tensor, width: int, dim: int) -> torch.Tensor:
+    """`value` with zeros before it along `dim`, to `width`."""
+    before = (0, 0) * (value.dim() - 1 - dim) + (width - value.shape[dim], 0)
+    return torch.nn.functional.pad(value, before)
 
-    def __init__(self, index: int, request: GenerationRequest, tokenizer: Tokenizer, end_of_turn: int) -> None:
-        self.index = index
-        self.request = request
-        self.finish_reason: FinishReason | None = None
-        self._tokenizer = tokenizer
-        self._end_of_turn = end_of_turn
+
+class _Row(Decoding):
+    """A request in the batch, which picks its own tokens."""
+
+    def __init__(self, key: int, request: GenerationRequest, tokenizer: Tokenizer, end_of_turn: int) -> None:
+        super().__init__(key, request, tokenizer, end_of_turn)
         self._generator = torch.Generator().manual_seed(request.seed) if request.seed is not None else None
-        self._ids: list[int] = []
-        self._sent = ""
 
-    def choose(self, logits: torch.Tensor) -> int:
-        """The next token from `logits` [vocabulary]: greedy, or sampled from the top-p nucleus."""
+    def choose(self, logits: torch.Tensor) -> Chunk:
+        """Take the next token from `logits` [vocabulary]: greedy, or sampled from the top-p nucleus."""
+        token = self._pick(logits)
+        return self.accept(token, float(logits.log_softmax(-1)[token]) if self.request.logprobs else None)
+
+    def _pick(self, logits: torch.Tensor) -> int:
         if self.request.temperature == 0:
             return int(logits.argmax())
         probabilities, order = torch.softmax(logits.cpu() / self.request.temperature, -1).sort(descending=True)
         before = probabilities.cumsum(-1) - probabilities
         probabilities[before >= self.request.top_p] = 0
         return int(order[torch.multinomial(probabilities, 1, generator=self._generator)])
-
-    def accept(self, token: int) -> Chunk:
-        """Take a chosen token and give what it adds to the text."""
-        self._ids.append(token)
-        if token == self._end_of_turn:
-            self.finish_reason = "stop"
-        elif len(self._ids) >= self.request.max_new_tokens:
-            self.finish_reason = "length"
-        text = self._tokenizer.decode(self._ids, skip_special_tokens=True)
-        ready = self._ready(text)
-        new, self._sent = ready[len(self._sent) :], ready
-        return Chunk(self.index, new, (token,), self.finish_reason)
-
-    def _ready(self, text: str) -> str:
-        """The part of `text` that is final: no half character, nothing that may be a stop string."""
-        for stop in self.request.stop:
-            if (found := text.find(stop)) >= 0:
-                self.finish_reason = "stop"
-                return text[:found]
-        if self.finish_reason:
-            return text
-        held = len(text.rstrip("�"))
-        for stop in self.request.stop:
-            for size in range(1, len(stop)):
-                if text.endswith(stop[:size]):
-                    held = min(held, len(text) - size)
-        return max(self._sent, text[:held], key=len)

@@ -9,7 +9,7 @@ import asyncio
 import itertools
 import json
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -18,17 +18,20 @@ import httpx
 import openai
 import pytest
 
+from deployments.app.keys import Keys
+from deployments.app.limits import Limits
 from deployments.app.routes import create_app
 from deployments.app.routing import Routing, Served
-from deployments.app.turn import Turns, showable
+from deployments.app.turn import Timeouts, Turns, showable
 from deployments.engine import PackageServer
 from deployments.events import Ask, Event
-from deployments.settings import ReplicaSettings
+from deployments.settings import LimitSettings, ReplicaSettings
 from tasks.engine.open import Model
 from tasks.engine.protocol import Chunk, GenerationRequest
 from tasks.prompt import Prompt
 from tasks.settings import EngineSettings
 from tasks.store import TelemetryRow
+from tests.engines import Piece, ScriptedEngine, says
 
 DIGEST = "d" * 64
 ASK = [{"role": "user", "content": "Where is HL-20931?"}]
@@ -37,53 +40,55 @@ SETTINGS = ReplicaSettings(
     replicas=1,
     num_cpus=0.1,
     torch_threads=1,
-    batch_size=1,
+    at_once=1,
     max_queued=1,
+    first_token_timeout_s=5,
     request_timeout_s=5,
     start_timeout_s=5,
     health_every_s=5,
 )
 
 
-class ScriptedEngine:
-    """Says `says` in pieces of three characters, once it may."""
+SERVED = Served(app="engine", name="desk", max_new_tokens=50, since=1)
+LIMITS = LimitSettings(requests_per_minute=1000, tokens_per_minute=100000, streams=10, body_bytes=100000)
 
-    def __init__(self, says: str) -> None:
-        self.says = says
+
+class TellingEngine(ScriptedEngine):
+    """Says `text` in pieces of three characters, once it may."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(says(text))
         self.may_go_on = threading.Event()
         self.may_go_on.set()
-        self.requests: list[GenerationRequest] = []
-        self.closed = threading.Event()
+        self.left = threading.Event()
 
-    def stream(self, requests: Sequence[GenerationRequest]) -> Iterator[Chunk]:
-        self.requests.extend(requests)
-        pieces = [self.says[i : i + 3] for i in range(0, len(self.says), 3)] or [""]
-        try:
-            for number, piece in enumerate(pieces):
-                for index in range(len(requests)):
-                    yield Chunk(index, piece, (number,), "stop" if number == len(pieces) - 1 else None)
-                self.may_go_on.wait(30)
-        finally:
-            self.closed.set()
+    def step(self) -> list[Chunk]:
+        self.may_go_on.wait(30)
+        return super().step()
+
+    def cancel(self, key: int) -> None:
+        super().cancel(key)
+        self.left.set()
 
 
-class FailingEngine(ScriptedEngine):
-    def stream(self, requests: Sequence[GenerationRequest]) -> Iterator[Chunk]:
-        yield Chunk(0, self.says, (1,))
-        raise RuntimeError("the machine is on fire")
+def failing(_: GenerationRequest) -> Iterator[Piece]:
+    yield "Hello", (1,), None
+    raise RuntimeError("the machine is on fire")
 
 
 class Desk:
     """The assistant with one served package, and the rows it wrote."""
 
-    def __init__(self, engine: ScriptedEngine, base: Path, prompts: Path, timeout_s: float = 30.0) -> None:
+    def __init__(self, engine: Any, base: Path, prompts: Path, timeout_s: float = 30.0, **limits: Any) -> None:
         settings = EngineSettings(name="transformers", dtype="float32", max_new_tokens=50)
         model = Model(engine, Prompt.load(prompts, base), settings, 500)
         self.engine = engine
         self.server = PackageServer(model, ("i can't",), SETTINGS)
         self.rows: list[TelemetryRow] = []
-        self.turns = Turns(self, self.rows.append, timeout_s)
-        self.turns.routing = Routing(production=DIGEST, served={DIGEST: Served(app="engine", name="desk", since=1)})
+        keys = Keys(limits.pop("keys", {}))
+        timeouts = Timeouts(first_token_s=limits.pop("first_token_s", timeout_s), request_s=timeout_s)
+        self.turns = Turns(self, self.rows.append, keys, LIMITS.model_copy(update=limits), timeouts)
+        self.turns.routing = Routing(production=DIGEST, served={DIGEST: SERVED})
 
     def ask(self, app: str, ask: Ask) -> AsyncGenerator[Event]:
         assert app == "engine"
@@ -132,7 +137,7 @@ TEXTS = [
 @pytest.mark.parametrize("text", TEXTS)
 def test_a_stream_says_what_the_whole_answer_says(text: str, tiny_base: Path, tiny_prompts: Path) -> None:
     async def run() -> None:
-        desk = Desk(ScriptedEngine(text), tiny_base, tiny_prompts)
+        desk = Desk(TellingEngine(text), tiny_base, tiny_prompts)
         whole = (await desk.whole()).choices[0]
         chunks = await desk.streamed()
         content, calls = joined(chunks)
@@ -146,7 +151,7 @@ def test_a_stream_says_what_the_whole_answer_says(text: str, tiny_base: Path, ti
 
 def test_a_tool_call_has_openais_shape(tiny_base: Path, tiny_prompts: Path) -> None:
     async def run() -> None:
-        desk = Desk(ScriptedEngine(CALL), tiny_base, tiny_prompts)
+        desk = Desk(TellingEngine(CALL), tiny_base, tiny_prompts)
         choice = (await desk.whole()).choices[0]
         assert choice.finish_reason == "tool_calls"
         assert choice.message.content is None
@@ -161,7 +166,7 @@ def test_a_tool_call_has_openais_shape(tiny_base: Path, tiny_prompts: Path) -> N
 
 def test_no_piece_of_a_tool_call_is_streamed_as_content(tiny_base: Path, tiny_prompts: Path) -> None:
     async def run() -> None:
-        content, calls = joined(await Desk(ScriptedEngine(f"Wait. {CALL}"), tiny_base, tiny_prompts).streamed())
+        content, calls = joined(await Desk(TellingEngine(f"Wait. {CALL}"), tiny_base, tiny_prompts).streamed())
         assert (content, len(calls)) == ("Wait.", 1)
 
     asyncio.run(run())
@@ -175,7 +180,7 @@ def test_showable_never_takes_back() -> None:
 
 def test_what_the_request_says_of_tools_is_done(tiny_base: Path, tiny_prompts: Path) -> None:
     async def run() -> None:
-        desk = Desk(ScriptedEngine(CALL + CALL), tiny_base, tiny_prompts)
+        desk = Desk(TellingEngine(CALL + CALL), tiny_base, tiny_prompts)
         own = {"type": "function", "function": {"name": "look_up", "parameters": {"properties": {"word": {}}}}}
         assert len((await desk.whole(tools=[own])).choices[0].message.tool_calls) == 2
         assert len((await desk.whole(parallel_tool_calls=False)).choices[0].message.tool_calls) == 1
@@ -190,7 +195,7 @@ def test_what_the_request_says_of_tools_is_done(tiny_base: Path, tiny_prompts: P
 
 def test_decoding_options_reach_the_engine(tiny_base: Path, tiny_prompts: Path) -> None:
     async def run() -> None:
-        desk = Desk(ScriptedEngine("ok"), tiny_base, tiny_prompts)
+        desk = Desk(TellingEngine("ok"), tiny_base, tiny_prompts)
         await desk.whole()
         await desk.whole(temperature=0.7, top_p=0.9, seed=5, stop="x", max_tokens=7)
         await desk.whole(stop=["a", "b"], max_completion_tokens=9999)
@@ -239,7 +244,7 @@ def test_a_bad_request_is_400_names_its_field_and_leaves_a_row(
     body: bytes | dict[str, Any], param: str | None, code: str, tiny_base: Path, tiny_prompts: Path
 ) -> None:
     async def run() -> None:
-        desk = Desk(ScriptedEngine("never"), tiny_base, tiny_prompts)
+        desk = Desk(TellingEngine("never"), tiny_base, tiny_prompts)
         model = {} if code == "missing_required_parameter" else {"model": "production"}
         content = body if isinstance(body, bytes) else json.dumps({**model, "messages": ASK, **body}).encode()
         async with httpx.AsyncClient(transport=httpx.ASGITransport(create_app(desk.turns))) as http:
@@ -256,7 +261,7 @@ def test_a_bad_request_is_400_names_its_field_and_leaves_a_row(
 
 def test_a_full_queue_is_503_with_retry_after(tiny_base: Path, tiny_prompts: Path) -> None:
     async def run() -> None:
-        desk = Desk(ScriptedEngine("slow answer"), tiny_base, tiny_prompts)
+        desk = Desk(TellingEngine("slow answer"), tiny_base, tiny_prompts)
         desk.engine.may_go_on.clear()
         running = asyncio.create_task(desk.whole())
         while not desk.engine.requests:
@@ -276,15 +281,93 @@ def test_a_full_queue_is_503_with_retry_after(tiny_base: Path, tiny_prompts: Pat
     asyncio.run(run())
 
 
+def test_a_key_is_asked_for_and_named_in_the_row(tiny_base: Path, tiny_prompts: Path) -> None:
+    async def run() -> None:
+        desk = Desk(TellingEngine("ok"), tiny_base, tiny_prompts, keys={"shop": "sk-0123456789abcdef"})
+        with pytest.raises(openai.AuthenticationError) as error:
+            await desk.whole()
+        assert error.value.code == "invalid_api_key"
+        await desk.whole(extra_headers={"Authorization": "Bearer sk-0123456789abcdef"})
+        assert [(row.status, row.owner) for row in desk.rows] == [(401, ""), (200, "shop")]
+        assert len(desk.engine.requests) == 1
+        async with desk.client() as client:
+            with pytest.raises(openai.AuthenticationError):
+                await client.models.list()
+
+    asyncio.run(run())
+
+
+def test_a_body_that_is_too_long_is_413(tiny_base: Path, tiny_prompts: Path) -> None:
+    async def run() -> None:
+        desk = Desk(TellingEngine("ok"), tiny_base, tiny_prompts, body_bytes=300)
+        await desk.whole()
+        with pytest.raises(openai.APIStatusError) as error:
+            await desk.whole(messages=[{"role": "user", "content": "x" * 300}])
+        assert (error.value.status_code, error.value.code) == (413, "request_too_large")
+        assert len(desk.engine.requests) == 1
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_rate_limit_is_429_with_openais_headers_and_counts_what_was_used(
+    stream: bool, tiny_base: Path, tiny_prompts: Path
+) -> None:
+    async def run() -> None:
+        desk = Desk(TellingEngine("ok"), tiny_base, tiny_prompts)
+        limits = LIMITS.model_copy(update={"requests_per_minute": 2})
+        desk.turns._limits = Limits(limits, clock=lambda: 0.0)  # nothing flows back meanwhile
+        ask = desk.streamed if stream else desk.whole
+        for _ in range(2):
+            await ask()
+        with pytest.raises(openai.RateLimitError) as error:
+            await ask()
+        headers = error.value.response.headers
+        assert error.value.code == "rate_limit_exceeded"
+        assert headers["retry-after"] == "30"
+        assert headers["x-ratelimit-limit-requests"] == "2"
+        (account,) = desk.turns._limits._accounts.values()
+        used = sum(r.prompt_tokens + r.completion_tokens for r in desk.rows[:2])  # type: ignore[operator]
+        assert account.tokens.level == 100000 - used
+        assert account.open == 0
+        assert [row.status for row in desk.rows] == [200, 200, 429]
+
+    asyncio.run(run())
+
+
+def test_a_refused_request_is_not_charged_for_tokens(tiny_base: Path, tiny_prompts: Path) -> None:
+    async def run() -> None:
+        desk = Desk(TellingEngine("ok"), tiny_base, tiny_prompts)
+        with pytest.raises(openai.BadRequestError) as error:
+            await desk.whole(messages=[{"role": "user", "content": "x" * 3000}])
+        assert error.value.code == "context_length_exceeded"
+        (account,) = desk.turns._limits._accounts.values()
+        assert (account.tokens.level, account.open) == (100000, 0)
+
+    asyncio.run(run())
+
+
+def test_what_does_not_begin_in_time_is_504(tiny_base: Path, tiny_prompts: Path) -> None:
+    async def run() -> None:
+        desk = Desk(TellingEngine("slow answer"), tiny_base, tiny_prompts, first_token_s=0.2)
+        desk.engine.may_go_on.clear()
+        with pytest.raises(openai.InternalServerError, match=r"did not begin within 0\.2 s"):
+            await desk.streamed()
+        desk.engine.may_go_on.set()
+        assert await asyncio.to_thread(desk.engine.left.wait, 30)
+
+    asyncio.run(run())
+
+
 def test_what_takes_too_long_is_504_and_its_work_ends(tiny_base: Path, tiny_prompts: Path) -> None:
     async def run() -> None:
-        desk = Desk(ScriptedEngine("slow answer"), tiny_base, tiny_prompts, timeout_s=0.2)
+        desk = Desk(TellingEngine("slow answer"), tiny_base, tiny_prompts, timeout_s=0.2)
         desk.engine.may_go_on.clear()
         with pytest.raises(openai.InternalServerError) as error:
             await desk.whole()
         assert (error.value.status_code, error.value.code) == (504, "timeout")
         desk.engine.may_go_on.set()
-        assert await asyncio.to_thread(desk.engine.closed.wait, 30)
+        assert await asyncio.to_thread(desk.engine.left.wait, 30)
         assert (desk.rows[0].status, desk.rows[0].error) == (504, "timeout")
 
     asyncio.run(run())
@@ -292,9 +375,9 @@ def test_what_takes_too_long_is_504_and_its_work_ends(tiny_base: Path, tiny_prom
 
 def test_a_stream_that_takes_too_long_ends_in_an_error(tiny_base: Path, tiny_prompts: Path) -> None:
     async def run() -> None:
-        desk = Desk(ScriptedEngine("slow answer"), tiny_base, tiny_prompts, timeout_s=0.5)
+        desk = Desk(TellingEngine("slow answer"), tiny_base, tiny_prompts, timeout_s=0.5)
         desk.engine.may_go_on.clear()
-        with pytest.raises(openai.APIError, match="did not finish"):
+        with pytest.raises(openai.APIError, match=r"did not (begin|finish)"):
             await desk.streamed()
         desk.engine.may_go_on.set()
         assert [(row.status, row.error, row.stream) for row in desk.rows] == [(504, "timeout", True)]
@@ -304,7 +387,7 @@ def test_a_stream_that_takes_too_long_ends_in_an_error(tiny_base: Path, tiny_pro
 
 def test_an_engine_that_fails_is_500_in_openais_shape(tiny_base: Path, tiny_prompts: Path) -> None:
     async def run() -> None:
-        desk = Desk(FailingEngine("Hello"), tiny_base, tiny_prompts)
+        desk = Desk(ScriptedEngine(failing), tiny_base, tiny_prompts)
         with pytest.raises(openai.InternalServerError) as error:
             await desk.whole()
         assert error.value.code == "engine_error"
@@ -319,7 +402,7 @@ def test_an_engine_that_fails_is_500_in_openais_shape(tiny_base: Path, tiny_prom
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_hangs_up_is_noted_and_ends_the_work(stream: bool, tiny_base: Path, tiny_prompts: Path) -> None:
     async def run() -> None:
-        desk = Desk(ScriptedEngine("slow answer"), tiny_base, tiny_prompts)
+        desk = Desk(TellingEngine("slow answer"), tiny_base, tiny_prompts)
         desk.engine.may_go_on.clear()
         task = asyncio.create_task(desk.streamed() if stream else desk.whole())
         while not desk.engine.requests:
@@ -330,19 +413,19 @@ def test_a_client_that_hangs_up_is_noted_and_ends_the_work(stream: bool, tiny_ba
         assert [(row.status, row.error, row.stream) for row in desk.rows] == [(499, "client_closed", stream)]
         assert desk.rows[0].digest == DIGEST
         desk.engine.may_go_on.set()
-        assert await asyncio.to_thread(desk.engine.closed.wait, 30)
+        assert await asyncio.to_thread(desk.engine.left.wait, 30)
 
     asyncio.run(run())
 
 
 def test_health_really_asks_for_a_token_but_not_again_at_once(tiny_base: Path, tiny_prompts: Path) -> None:
     async def run() -> None:
-        desk = Desk(ScriptedEngine("x"), tiny_base, tiny_prompts)
+        desk = Desk(TellingEngine("x"), tiny_base, tiny_prompts)
         await desk.server.check_health()
         await desk.server.check_health()
         assert [r.max_new_tokens for r in desk.engine.requests] == [1]
         with pytest.raises(RuntimeError, match="fire"):
-            await Desk(FailingEngine(""), tiny_base, tiny_prompts).server.check_health()
+            await Desk(ScriptedEngine(failing), tiny_base, tiny_prompts).server.check_health()
 
     asyncio.run(run())
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pandas
 import pytest
 
 from tasks.engine.open import Model
-from tasks.engine.protocol import Chunk, GenerationRequest
 from tasks.errors import GraftError
 from tasks.evaluate import ask, check_effect, totals
 from tasks.features import Features
@@ -19,22 +17,15 @@ from tasks.scoring import Score
 from tasks.settings import EngineSettings
 from tasks.terms import load_terms
 from tests.conftest import ROOT
+from tests.engines import ScriptedEngine
 
 CALL = ToolCall(name="find_order", arguments={"order_id": "HL-12345"})
 
 
-class Scripted:
-    """An engine that says the words it is given, whatever it is asked."""
-
-    def __init__(self, prompt: Prompt, text: str) -> None:
-        self.ids = tuple(prompt.tokenizer.encode(text).ids)
-        self.text = text
-        self.batches: list[int] = []
-
-    def stream(self, requests: Sequence[GenerationRequest]) -> Iterator[Chunk]:
-        self.batches.append(len(requests))
-        for index in range(len(requests)):
-            yield Chunk(index, self.text, self.ids, "stop")
+def scripted(prompt: Prompt, text: str) -> ScriptedEngine:
+    """An engine that says `text` at once, whatever it is asked."""
+    ids = tuple(prompt.tokenizer.encode(text).ids)
+    return ScriptedEngine(lambda _: iter([(text, ids, "stop")]))
 
 
 def example(number: int, label: str, target: Message) -> Example:
@@ -54,16 +45,16 @@ def rows(tiny_base: Path, tiny_prompts: Path) -> pandas.DataFrame:
         example(2, "plant_care", Message(role="assistant", content="Water it twice a week.")),
     ]
     settings = EngineSettings(name="transformers", dtype="float32", max_new_tokens=64)
-    caller = Scripted(
+    caller = scripted(
         prompt, prompt.render([Message(role="assistant", tool_calls=(CALL,))]).split("assistant\n")[1][:-11]
     )
-    refuser = Scripted(prompt, "I can't say.")
+    refuser = scripted(prompt, "I can't say.")
     found = [
         row
         for name, engine in (("candidate", caller), ("base", refuser))
-        for row in ask(name, Model(engine, prompt, settings, 768), examples, terms, batch_size=2)
+        for row in ask(name, Model(engine, prompt, settings, 768), examples, terms, at_once=2)
     ]
-    assert caller.batches == [2, 1]
+    assert caller.together == [2, 1]
     return pandas.DataFrame(found)
 
 
