@@ -15,7 +15,7 @@ from ray import serve
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 
-from deployments.app.keys import Keys
+from deployments.app.keys import Keys, read_keys
 from deployments.app.routes import create_app
 from deployments.app.routing import Routing
 from deployments.app.turn import Timeouts, Turns
@@ -97,7 +97,7 @@ class Assistant:
     def __init__(self, arguments: AssistantArguments) -> None:
         stay_on_loopback()
         writer = TelemetryWriter(arguments.telemetry.rows_per_part, Path(arguments.root) / TELEMETRY)
-        keys = Keys.from_environment()
+        keys = Keys(read_keys())
         self._turns = Turns(ServeBackend(), writer.append, keys, arguments.limits, arguments.timeouts)
 
     def __serve_build_asgi_app__(self) -> FastAPI:

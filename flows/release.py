@@ -19,6 +19,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
 from deployments import rollout
+from deployments.app.keys import VARIABLE, read_keys
 from deployments.settings import load_serve_settings
 from flows.api import PrefectApi
 from flows.pipeline import run_stages
@@ -144,7 +145,8 @@ def serve(digest: str, production: str | None) -> None:
 def try_out(digest: str) -> None:
     """Real requests through the live endpoint, to the candidate by its digest."""
     prompts = choose(load_examples(BUILT_EXAMPLES / "eval.parquet"), load_terms().labels)
-    answers = smoke(rollout.base_url(), digest, prompts, load_serve_settings().engine.request_timeout_s)
+    key = next(iter(read_keys().values()), "none")
+    answers = smoke(rollout.base_url(), key, digest, prompts, load_serve_settings().engine.request_timeout_s)
     for name, answer in answers.items():
         print(f"smoke: {name}: {answer}")
 
@@ -190,6 +192,7 @@ def summary(digest: str) -> str:
         digest=digest,
         since=channel.at,
         base_url=rollout.base_url(),
+        key=f"one of {VARIABLE}" if read_keys() else "none",
         run_url=PrefectApi.of_stack().run_url(str(flow_run.id)),
         report=(BUILT_CONTRACT / REPORT).resolve(),
         card=registry.package(digest) / "card.md",

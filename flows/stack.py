@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deployments import ray_node, rollout
+from deployments.app.keys import read_keys
 from deployments.settings import ServeSettings, load_serve_settings
 from flows.api import PrefectApi
 from flows.processes import Recorded, records, start, stop, wait_ready
@@ -88,6 +89,7 @@ def _living(root: Path, settings: StackSettings) -> set[str]:
 def _start_missing(
     root: Path, settings: StackSettings, serve: ServeSettings, alive: set[str], began: list[Recorded]
 ) -> None:
+    read_keys()  # said here rather than by a replica that does not come up
     api, environment = PrefectApi(settings.prefect.url), stack_environment(root)
     prefect = [sys.executable, "-m", "prefect"]
     if SERVER not in alive:

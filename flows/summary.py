@@ -29,6 +29,7 @@ class Released:
     digest: str
     since: datetime
     base_url: str
+    key: str
     run_url: str
     report: Path
     card: Path
@@ -44,7 +45,7 @@ def render(released: Released, rows: pd.DataFrame, settings: GateSettings) -> st
         f"# {released.name} is in production",
         "",
         f"- base URL: {released.base_url}",
-        "- key: none",
+        f"- key: {released.key}",
         f"- model: {released.digest} (or: production)",
         f"- in production since: {released.since:%Y-%m-%d %H:%M} UTC",
         "",

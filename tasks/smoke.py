@@ -32,11 +32,14 @@ def choose(examples: Sequence[Example], labels: Mapping[str, Behaviour]) -> dict
     return {**chosen, "streamed answer": plain[0].prompt}
 
 
-def smoke(base_url: str, model: str, prompts: Mapping[str, Sequence[Message]], timeout_s: float) -> dict[str, str]:
+def smoke(
+    base_url: str, key: str, model: str, prompts: Mapping[str, Sequence[Message]], timeout_s: float
+) -> dict[str, str]:
     """Ask each prompt of `model` over HTTP; return what was answered, by what it tried.
 
     Args:
         base_url: ends in `/v1`.
+        key: an API key; any word where none is asked for.
         model: the package's digest.
         prompts: as `choose` gives them; a name with "stream" in it is streamed.
 
@@ -44,7 +47,8 @@ def smoke(base_url: str, model: str, prompts: Mapping[str, Sequence[Message]], t
         GraftError: an answer is missing, malformed, empty or another model's.
     """
     answers = {}
-    with httpx.Client(base_url=base_url, timeout=timeout_s) as client:
+    headers = {"authorization": f"Bearer {key}"}
+    with httpx.Client(base_url=base_url, headers=headers, timeout=timeout_s) as client:
         for name, messages in prompts.items():
             body = {"model": model, "messages": [{"role": m.role, "content": m.content} for m in messages]}
             ask: Callable[[httpx.Client, Json], Json] = _stream if "stream" in name else _whole

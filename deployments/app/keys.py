@@ -18,31 +18,29 @@ ANONYMOUS = "anonymous"
 _SHORTEST = 16
 
 
+def read_keys() -> dict[str, str]:
+    """`GRAFT_API_KEYS` as keys by their owners' names.
+
+    Raises:
+        GraftError: an entry is not NAME=KEY, a key is shorter than 16 characters, or a name or key
+            is there twice. The message shows no key.
+    """
+    owners: dict[str, str] = {}
+    for number, entry in enumerate(os.environ.get(VARIABLE, "").split(), 1):
+        name, separator, key = entry.partition("=")
+        if not (name and separator and len(key) >= _SHORTEST):
+            raise GraftError(f"{VARIABLE}: entry {number} is not NAME=KEY with a key of {_SHORTEST} characters or more")
+        if name in owners or key in owners.values():
+            raise GraftError(f"{VARIABLE}: entry {number} has a name or a key that was there before")
+        owners[name] = key
+    return owners
+
+
 class Keys:
     """The owners' names by the sha256 of their keys: a comparison of hashes tells no timing."""
 
     def __init__(self, owners: Mapping[str, str]) -> None:
         self._owners = {_hash(key): name for name, key in owners.items()}
-
-    @classmethod
-    def from_environment(cls) -> Keys:
-        """Read `GRAFT_API_KEYS`.
-
-        Raises:
-            GraftError: an entry is not NAME=KEY, a key is shorter than 16 characters, or a name or
-                key is there twice. The message shows no key.
-        """
-        owners: dict[str, str] = {}
-        for number, entry in enumerate(os.environ.get(VARIABLE, "").split(), 1):
-            name, separator, key = entry.partition("=")
-            if not (name and separator and len(key) >= _SHORTEST):
-                raise GraftError(
-                    f"{VARIABLE}: entry {number} is not NAME=KEY with a key of {_SHORTEST} characters or more"
-                )
-            if name in owners or key in owners.values():
-                raise GraftError(f"{VARIABLE}: entry {number} has a name or a key that was there before")
-            owners[name] = key
-        return cls(owners)
 
     def owner(self, authorization: str | None) -> str:
         """The name behind a request's `Authorization` header.

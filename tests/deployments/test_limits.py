@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from deployments.app.errors import ApiError
-from deployments.app.keys import ANONYMOUS, VARIABLE, Keys
+from deployments.app.keys import ANONYMOUS, VARIABLE, Keys, read_keys
 from deployments.app.limits import Limits
 from deployments.settings import LimitSettings
 from tasks.errors import GraftError
@@ -36,7 +36,7 @@ def refusal(limits: Limits, owner: str = "a", characters: int = 0, tokens: int =
 
 def test_a_key_has_its_owner_and_others_are_401(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, f"shop={KEY} batch=sk-another-long-key")
-    keys = Keys.from_environment()
+    keys = Keys(read_keys())
     assert keys.owner(f"Bearer {KEY}") == "shop"
     assert keys.owner("bearer  sk-another-long-key") == "batch"
     for header in (None, "", "Bearer", f"Basic {KEY}", "Bearer sk-wrong-wrong-wrong"):
@@ -49,8 +49,8 @@ def test_a_key_has_its_owner_and_others_are_401(monkeypatch: pytest.MonkeyPatch)
 
 def test_without_keys_everybody_is_let_in(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(VARIABLE, raising=False)
-    assert Keys.from_environment().owner(None) == ANONYMOUS
-    assert Keys.from_environment().owner("Bearer none") == ANONYMOUS
+    assert Keys(read_keys()).owner(None) == ANONYMOUS
+    assert Keys(read_keys()).owner("Bearer none") == ANONYMOUS
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_without_keys_everybody_is_let_in(monkeypatch: pytest.MonkeyPatch) -> No
 def test_keys_that_cannot_be_read_are_one_error_without_the_key(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, value)
     with pytest.raises(GraftError, match="entry") as error:
-        Keys.from_environment()
+        read_keys()
     assert KEY not in str(error.value)
 
 

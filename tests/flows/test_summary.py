@@ -38,6 +38,7 @@ def test_summary_names_all_that_a_person_needs() -> None:
         digest="ab" * 32,
         since=datetime(2026, 1, 31, 10, 0, tzinfo=UTC),
         base_url="http://127.0.0.1:8000/v1",
+        key="none",
         run_url="http://127.0.0.1:4200/runs/flow-run/x",
         report=Path("/r/report.html"),
         card=Path("/r/card.md"),

@@ -69,7 +69,7 @@ def endpoint() -> Iterator[Endpoint]:
 
 def ask(endpoint: Endpoint, answer: str, name: str = "answer question", status: int = 200) -> dict[str, str]:
     endpoint.answer, endpoint.status = answer, status
-    return smoke(endpoint.url, MODEL, {name: [Message(role="user", content="hello")]}, 10.0)
+    return smoke(endpoint.url, "none", MODEL, {name: [Message(role="user", content="hello")]}, 10.0)
 
 
 def test_whole_tool_and_streamed_answers_pass(endpoint: Endpoint) -> None:
@@ -105,7 +105,7 @@ def test_an_error_status_and_a_dead_endpoint_are_named(endpoint: Endpoint) -> No
     with pytest.raises(GraftError, match="status 503: busy"):
         ask(endpoint, "busy", status=503)
     with pytest.raises(GraftError, match="ConnectError"):
-        smoke("http://127.0.0.1:9/v1", MODEL, {"a": [Message(role="user", content="x")]}, 2.0)
+        smoke("http://127.0.0.1:9/v1", "none", MODEL, {"a": [Message(role="user", content="x")]}, 2.0)
 
 
 def example(label: str, *messages: Message) -> Example:
