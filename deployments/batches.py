@@ -115,26 +115,25 @@ class Batches:
     def _run(self) -> None:
         while True:
             taken = self._take()
+            self._working.update(taken)  # all of them first: a failure reaches every one
             try:
-                for ticket in taken:
-                    key = next(self._keys)
-                    self._working[key] = ticket
+                for key, ticket in taken.items():
                     self._engine.submit(key, ticket.request)
                 for chunk in self._engine.step():
                     self._pass_on(chunk)
             except Exception as error:  # whatever an engine raises belongs to those who asked it
                 self._fail(error)
 
-    def _take(self) -> list[Ticket]:
-        """Those whose turn it is; lets go of those who left, and waits while there is nothing to do."""
+    def _take(self) -> dict[int, Ticket]:
+        """Those whose turn it is, by new keys; lets go of those who left, and waits while there is nothing to do."""
         with self._changed:
             self._let_go()
             while not self._waiting and not self._working:
                 self._changed.wait()
             room = self._at_once - len(self._working)
-            taken = [self._waiting.popleft() for _ in range(min(room, len(self._waiting)))]
+            taken = {next(self._keys): self._waiting.popleft() for _ in range(min(room, len(self._waiting)))}
         now = time.monotonic()
-        for ticket in taken:
+        for ticket in taken.values():
             ticket.queue_ms = (now - ticket.admitted) * 1000
         return taken
 

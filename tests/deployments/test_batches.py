@@ -161,3 +161,26 @@ def test_who_would_wait_too_long_is_refused_at_once() -> None:
         assert await asyncio.gather(*others) == ["1.1 ", "2.1 ", "3.1 "]
 
     asyncio.run(run())
+
+
+class Refusing(SteppedEngine):
+    """Takes no request whose prompt begins with 1."""
+
+    def submit(self, key: int, request: GenerationRequest) -> None:
+        if request.prompt_ids[0] == 1:
+            raise ValueError("not this one")
+        super().submit(key, request)
+
+
+def test_a_request_that_the_engine_refuses_leaves_nobody_waiting() -> None:
+    async def run() -> None:
+        engine = Refusing()
+        batches = Batches(engine, at_once=2, max_queued=4, max_wait_s=60)
+        engine.may_step.release(10)
+        async with asyncio.timeout(30):
+            found = await asyncio.gather(*(text(batches, n, 1) for n in (1, 2, 3)), return_exceptions=True)
+        assert isinstance(found[0], ValueError)
+        assert found[2] == "3.1 " or isinstance(found[2], ValueError)
+        assert await text(batches, 4, 1) == "4.1 "
+
+    asyncio.run(run())
