@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -126,7 +127,14 @@ class Stack:
         argv = [sys.executable, "-c", "from flows.cli import main; main()", *arguments]
         environment = {**os.environ, "HOME": str(self.home), "PYTHONPATH": str(self.root), "PYTHONUNBUFFERED": "1"}
         return subprocess.Popen(
-            argv, cwd=self.root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            argv,
+            cwd=self.root,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            # Tests that were started in the background ignore Ctrl-C, and what they start would too.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def graft(self, *arguments: str, limit_s: float = 400.0) -> tuple[int, str]:
