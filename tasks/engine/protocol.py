@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal, Protocol
 
 FinishReason = Literal["stop", "length"]
@@ -87,16 +88,18 @@ class Engine(Protocol):
 def generate(engine: Engine, requests: Sequence[GenerationRequest], at_once: int) -> Iterator[tuple[int, Generation]]:
     """Continue `requests`, at most `at_once` together: each with its place among them, as it finishes.
 
-    Closing the iterator cancels what is still open.
+    Nobody waits for a first token here, so new ones are let in many at a time, once half of the
+    places are free: a prefill beside every step would cost more than the empty places do. Closing
+    the iterator cancels what is still open.
     """
     waiting = iter(enumerate(requests))
     working: dict[int, _Working] = {}
     try:
         while True:
-            while len(working) < at_once and (following := next(waiting, None)):
-                place, request = following
-                engine.submit(place, request)
-                working[place] = _Working(request)
+            if len(working) <= at_once // 2:
+                for place, request in islice(waiting, at_once - len(working)):
+                    engine.submit(place, request)
+                    working[place] = _Working(request)
             if not working:
                 return
             for chunk in engine.step():
