@@ -140,7 +140,7 @@ def lora() -> LoraConfig:
 def graft_trainer(run: Run, model: Any, rows: Sequence[TokenRow], folder: str) -> Any:
     args = TrainingArguments(**settings(run, folder), remove_unused_columns=False)
     return CompletionTrainer(
-        model=get_peft_model(model, lora()), args=args, train_dataset=Rows(rows), data_collator=pack
+        model=get_peft_model(model, lora()), args=args, train_dataset=Rows(rows), data_collator=pack, bucket_batches=1
     )
 
 

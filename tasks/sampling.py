@@ -1,4 +1,4 @@
-"""In which order training rows are taken: at random, or with rows of like length in a batch where they are padded.
+"""In which order training rows are taken: rows of like length share a batch, and batches come in random order.
 
 transformers' `group_by_length` takes the batches of some hundred rows from the longest to the
 shortest. Lengths go with request kinds, so a model trained in that order ends on the kinds with the

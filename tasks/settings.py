@@ -53,6 +53,7 @@ class TrainSettings(Section):
     quantisation: Literal["none", "nf4"]
     epochs: Annotated[float, Field(gt=0.0)]
     batch_size: Positive
+    bucket_batches: Positive
     learning_rate: Annotated[float, Field(gt=0.0)]
     warmup_share: Share
     rank: Positive

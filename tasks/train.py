@@ -49,8 +49,6 @@ LOSS = "loss.json"
 METRICS = "metrics.json"
 EVAL_ROWS = 32
 """Rows in a batch of the eval loss, which keeps no activations."""
-PADDED_BUCKET = 8
-"""Batches among which padded rows are sorted by length: fewer pad more, more mix less."""
 NAMED = 5
 """How many left out rows are named."""
 
@@ -94,19 +92,19 @@ class CompletionTrainer(Trainer):
     """A Trainer whose loss is the weighted mean cross entropy over a step's assistant tokens.
 
     The mean is over all micro-batches and workers of an optimizer step, so neither changes the
-    gradient. Batches hold rows of like length.
+    gradient. `bucket_batches` is that of `LengthBuckets`, which orders the rows.
     """
 
-    def __init__(self, **arguments: Any) -> None:
+    def __init__(self, *, bucket_batches: int, **arguments: Any) -> None:
         super().__init__(**arguments)
+        self._bucket_batches = bucket_batches
         self.loss_is_scaled_for_ga = True  # `compute_loss` divides by the whole step's weight
 
     def _get_train_sampler(self, train_dataset: Dataset[TokenRow] | None = None) -> LengthBuckets:
         rows = train_dataset if train_dataset is not None else self.train_dataset
         assert isinstance(rows, Rows)
         step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        bucket_batches = PADDED_BUCKET if self.data_collator is pad else 1  # a pack has no padding to save
-        return LengthBuckets([len(row["input_ids"]) for row in rows.rows], step, self.args.seed, bucket_batches)
+        return LengthBuckets([len(row["input_ids"]) for row in rows.rows], step, self.args.seed, self._bucket_batches)
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> torch.Tensor:
         weight = torch.stack([batch["target_weights"].sum() for batch in batch_samples]).sum()
@@ -251,6 +249,7 @@ def tune(settings: Settings, base: Path, prompt: Prompt, examples: Path, checkpo
         train_dataset=rows,
         eval_dataset=held_out if len(held_out) else None,
         data_collator=pad if refused else pack,
+        bucket_batches=train.bucket_batches,
         callbacks=[
             ProgressCallback(sum(len(row["input_ids"]) for row in rows.rows) / len(rows) * train.batch_size),
             SealCallback(),

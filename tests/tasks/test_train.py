@@ -134,7 +134,9 @@ def test_micro_batches_change_no_step(tiny_base: Path, tiny_prompts: Path, examp
         changed = {"per_device_train_batch_size": 8 // pieces, "gradient_accumulation_steps": pieces, "max_steps": 3}
         args = dataclasses.replace(arguments(train, tmp_path / str(pieces), 3, asks=False), **changed)
         with taking_packs(model):
-            trainer = CompletionTrainer(model=model, args=args, train_dataset=rows, data_collator=pack)
+            trainer = CompletionTrainer(
+                model=model, args=args, train_dataset=rows, data_collator=pack, bucket_batches=8
+            )
             trainer.train()
         told.append([(e["loss"], e["grad_norm"]) for e in trainer.state.log_history if "loss" in e])
     for whole, cut in zip(*told, strict=True):
