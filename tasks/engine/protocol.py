@@ -11,7 +11,30 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Literal, Protocol
 
+from tasks.errors import GraftError
+
 FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class JsonSchema:
+    """The whole text must be JSON that this schema (as JSON text) allows."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Regex:
+    """The whole text must match this regular expression."""
+
+    pattern: str
+
+
+Constraint = JsonSchema | Regex
+
+
+class ConstraintError(GraftError):
+    """A constraint that is malformed, or that the engine cannot hold."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +44,8 @@ class GenerationRequest:
     `temperature` 0 is greedy. `seed` makes sampling repeatable. Generation ends at the end-of-turn
     token, at a stop string (which is not part of the text), or after `max_new_tokens`. `logprobs`
     asks for the log-probability (natural, before temperature and nucleus) of each token.
+    `constraint` lets through only tokens that keep the text on its way to a match; a text that ends
+    with `length` is then the beginning of one.
     """
 
     prompt_ids: tuple[int, ...]
@@ -30,6 +55,7 @@ class GenerationRequest:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     logprobs: bool = False
+    constraint: Constraint | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +96,7 @@ class Engine(Protocol):
 
         Raises:
             ValueError: an open request has this key.
+            ConstraintError: the request's constraint is one that this engine cannot hold.
         """
         ...
 
