@@ -18,6 +18,7 @@ BUILD = Path("build")
 BUILT_CONTRACT = BUILD / "contract"
 BUILT_EXAMPLES = BUILD / "examples"
 BUILT_BASE = BUILD / "base"
+BUILT_BASELINE = BUILD / "baseline"
 BUILT_ADAPTER = BUILD / "adapter"
 BUILT_PACKAGE = BUILD / "package"
 BUILT_EVALUATION = BUILD / "evaluation"

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from tokenizers import Tokenizer
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from tasks.engine.decoding import Decoding
 from tasks.engine.protocol import Chunk, GenerationRequest
-from tasks.models import load_model, serving_dtype
+from tasks.engine.resources import Resources
+from tasks.models import load_merged, serving_dtype
 
 
 def shared_prefix(prompts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
@@ -53,12 +53,14 @@ class TransformersEngine:
         self._joins = all(type(layer) is DynamicLayer for layer in self._cache.layers)
 
     @classmethod
-    def load(cls, base: Path, adapter: Path | None, end_of_turn: int, dtype: str) -> TransformersEngine:
+    def load(
+        cls, base: Path, adapter: Path | None, end_of_turn: int, dtype: str, resources: Resources
+    ) -> TransformersEngine:
         """Load safetensors only; merging makes a step as cheap as the base's own."""
+        if resources.threads is not None:
+            torch.set_num_threads(resources.threads)
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        model = load_model(base, serving_dtype(dtype))
-        if adapter is not None:
-            model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+        model = load_merged(base, adapter, serving_dtype(dtype))
         tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
         return cls(model.to(device), tokenizer, end_of_turn)
 

@@ -10,6 +10,7 @@ import torch
 from tokenizers import Tokenizer
 
 from tasks.engine.protocol import Engine, Generation, GenerationRequest, generate
+from tasks.engine.resources import ALONE
 from tasks.engine.transformers import TransformersEngine, shared_prefix
 from tasks.models import load_model
 
@@ -19,7 +20,7 @@ PROMPTS = [(1, 40, 50, 60, 70), (1, 40, 50, 61), (1, 40, 50, 60, 71, 80, 90, 99)
 
 @pytest.fixture(scope="module")
 def engine(tiny_base: Path) -> TransformersEngine:
-    return TransformersEngine.load(tiny_base, None, END, "float32")
+    return TransformersEngine.load(tiny_base, None, END, "float32", ALONE)
 
 
 def requests(**options: object) -> list[GenerationRequest]:
@@ -101,7 +102,7 @@ def test_what_the_last_batch_opened_with_is_not_computed_again(
     monkeypatch.setattr(TransformersEngine, "_forward", counted)
     for prompt in prompts:
         request = GenerationRequest(prompt, 1)
-        fresh = TransformersEngine.load(tiny_base, None, END, "float32")
+        fresh = TransformersEngine.load(tiny_base, None, END, "float32", ALONE)
         before = len(computed)
         expected = fresh._prefill([request])[0]
         alone = sum(computed[before:])
