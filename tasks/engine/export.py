@@ -9,7 +9,6 @@ Model Serving with PagedAttention", 2023 (arXiv 2309.06180).
 from __future__ import annotations
 
 import logging
-import sys
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -45,8 +44,6 @@ def export(base: Path, adapter: Path | None, target: Path) -> None:
 
 
 def _export(base: Path, adapter: Path | None, target: Path) -> None:
-    # OpenVINO's tools would report their use to its makers and leave files at home; without it they go on in silence.
-    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
     import nncf
     import openvino
 
@@ -73,7 +70,7 @@ def convert(model: Any) -> Any:
     shapes = cache_shapes(model)
     with torch.inference_mode(), warnings.catch_warnings():
         # Tracing warns of every branch; whether the graph is the model is measured (`fidelity`).
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        warnings.simplefilter("ignore", torch.jit._trace.TracerWarning)
         graph = openvino.convert_model(_Step(model), example_input=_example(shapes))
     pasts = [f"past.{layer}.{part}" for layer in range(len(shapes)) for part in ("key", "value")]
     presents = [name.replace("past", "present") for name in pasts]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,6 +27,7 @@ from tasks.engine.resources import ALONE
 from tasks.errors import GraftError
 from tasks.files import sha256_tree
 from tasks.prompt import IGNORED
+from tests.conftest import ROOT
 
 SHAPE = {
     "hidden_size": 64,
@@ -85,3 +89,9 @@ def test_a_cache_that_cannot_be_paged_is_refused(tiny_base: Path, tmp_path: Path
     with pytest.raises(GraftError, match="set it to transformers"):
         export(base, None, tmp_path / "exported")
     assert not (tmp_path / "exported").exists()
+
+
+def test_openvino_reports_nothing_and_leaves_nothing_at_home(tmp_path: Path) -> None:
+    program = "import tasks.engine.openvino, sys; assert not sys.modules['openvino_telemetry']"
+    subprocess.run([sys.executable, "-c", program], env={**os.environ, "HOME": str(tmp_path)}, cwd=ROOT, check=True)
+    assert not list(tmp_path.iterdir())
