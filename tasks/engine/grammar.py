@@ -74,9 +74,8 @@ def _grammar(constraint: Constraint) -> str:
         schema = json.loads(constraint.text)
     except (ValueError, RecursionError) as error:
         raise ConstraintError(_refusal(constraint, str(error))) from None
-    text = json.dumps({} if schema is True else schema)
     # The schema itself could ask for unknown keywords to be dropped.
-    return LLMatcher.grammar_from_json_schema(text, overrides={"lenient": False})
+    return LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides={"lenient": False})
 
 
 def _refusal(constraint: Constraint, error: str) -> str:
