@@ -48,11 +48,11 @@ def _export(base: Path, adapter: Path | None, target: Path) -> None:
     import openvino
 
     nncf.set_log_level(logging.ERROR)
-    model = convert(load_merged(base, adapter, torch.float32))
-    nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_ASYM)
+    graph = convert(load_merged(base, adapter, torch.float32))
+    nncf.compress_weights(graph, mode=nncf.CompressWeightsMode.INT8_ASYM)
     target.mkdir()
-    openvino.save_model(model, target / MODEL)
-    _write_tokenizer(base / "tokenizer.json", target)
+    openvino.save_model(graph, target / MODEL)
+    write_tokenizer(base / "tokenizer.json", target)
 
 
 def convert(model: Any) -> Any:
@@ -173,7 +173,7 @@ def _begin_empty(graph: Any) -> None:
     graph.validate_nodes_and_infer_types()
 
 
-def _write_tokenizer(tokenizer: Path, target: Path) -> None:
+def write_tokenizer(tokenizer: Path, target: Path) -> None:
     """OpenVINO GenAI wants one beside the model; it reads the vocabulary from it for constrained decoding."""
     import openvino
     from openvino_tokenizers import convert_tokenizer

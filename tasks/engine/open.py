@@ -82,6 +82,10 @@ def _open(
         from tasks.engine.openvino import OpenVinoEngine
 
         return OpenVinoEngine.load(exported, base / "tokenizer.json", end_of_turn, settings.dtype, resources)
+    if settings.name == "vllm":
+        from tasks.engine.vllm import VllmEngine
+
+        return VllmEngine.load(base, adapter, end_of_turn, settings.dtype, resources)
     from tasks.engine.transformers import TransformersEngine
 
     return TransformersEngine.load(base, adapter, end_of_turn, settings.dtype, resources)

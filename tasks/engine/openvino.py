@@ -17,6 +17,7 @@ import openvino_genai as genai
 from tokenizers import Tokenizer
 
 from tasks.engine.decoding import Decoding
+from tasks.engine.grammar import check
 from tasks.engine.protocol import Chunk, Constraint, GenerationRequest, JsonSchema
 from tasks.engine.resources import Resources
 
@@ -48,6 +49,8 @@ class OpenVinoEngine:
         scheduler.max_num_batched_tokens = _BATCHED_TOKENS
         # Pinned threads of two engines would share the same cores.
         properties: dict[str, Any] = {"ENABLE_CPU_PINNING": False}
+        if dtype == "float32":
+            properties["KV_CACHE_PRECISION"] = "f32"  # else 8 bits
         if resources.threads is not None:
             properties["INFERENCE_NUM_THREADS"] = resources.threads
         if dtype != "auto":
@@ -59,6 +62,8 @@ class OpenVinoEngine:
         """See `Engine.submit`."""
         if key in self._open:
             raise ValueError(f"request {key} is open already")
+        if request.constraint:
+            check(request.constraint)  # a malformed one would break the pipeline for all, and only in the next step
         prompt = openvino.Tensor(numpy.array([request.prompt_ids], dtype=numpy.int64))
         handle = self._pipeline.add_request(next(self._ids), prompt, self._config(request))
         self._open[key] = handle, Decoding(key, request, self._tokenizer, self._end_of_turn)
