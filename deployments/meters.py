@@ -18,6 +18,7 @@ class RayMeters:
         self._tried = _counter("graft_routes", "Routes tried or left out", "way", "outcome")
         self._retried = _counter("graft_retries", "Further attempts that were wanted", "way", "granted")
         self._breaker = _counter("graft_breaker_changes", "Circuit breakers that changed", "model", "state")
+        self._looked_up = _counter("graft_cache_lookups", "Answers looked for in the cache", "result")
 
     def tried(self, route: str, outcome: str) -> None:
         """See `Meters.tried`."""
@@ -30,6 +31,10 @@ class RayMeters:
     def breaker(self, model: str, state: str) -> None:
         """See `Meters.breaker`."""
         self._breaker.inc(tags={"model": model, "state": state})
+
+    def looked_up(self, result: str) -> None:
+        """See `Meters.looked_up`."""
+        self._looked_up.inc(tags={"result": result})
 
 
 def _counter(name: str, description: str, *tags: str) -> Any:

@@ -122,6 +122,7 @@ def _assistant_config(settings: ServeSettings) -> dict[str, Any]:
         "assistant": settings.assistant.model_dump(),
         "limits": settings.limits.model_dump(),
         "fallback": settings.fallback.model_dump(),
+        "cache": settings.cache.model_dump(),
         "telemetry": settings.telemetry.model_dump(),
     }
     return _config(ASSISTANT, "assistant", arguments, route="/")

@@ -26,6 +26,7 @@ from deployments.loopback import stay_on_loopback
 from deployments.meters import RayMeters
 from deployments.settings import (
     AssistantSettings,
+    CacheSettings,
     FallbackSettings,
     LimitSettings,
     ReplicaSettings,
@@ -57,6 +58,7 @@ class AssistantArguments(Section):
     assistant: AssistantSettings
     limits: LimitSettings
     fallback: FallbackSettings
+    cache: CacheSettings
     telemetry: TelemetrySettings
 
 
@@ -114,6 +116,7 @@ class Assistant:
             arguments.limits,
             arguments.timeouts,
             arguments.fallback,
+            arguments.cache,
             RayMeters(),
         )
 

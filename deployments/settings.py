@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from tasks.settings import Positive, Section, Share, check, read_yaml
 
@@ -105,6 +105,22 @@ class FallbackSettings(Section):
         return routes
 
 
+class CacheSettings(Section):
+    """How much is kept of answers, and how alike two questions must be for one answer; 0 MB is off."""
+
+    mb: Annotated[int, Field(ge=0)]
+    max_age_s: Seconds
+    semantic: bool
+    threshold: Annotated[float, Field(gt=0.0, le=1.0)]
+    entries: Positive
+
+    @model_validator(mode="after")
+    def _check_room(self) -> CacheSettings:
+        if self.semantic and not self.mb:
+            raise ValueError("semantic answers are kept with the others: give the cache some mb")
+        return self
+
+
 class TelemetrySettings(Section):
     """How telemetry is written."""
 
@@ -120,6 +136,7 @@ class ServeSettings(Section):
     assistant: AssistantSettings
     limits: LimitSettings
     fallback: FallbackSettings
+    cache: CacheSettings
     telemetry: TelemetrySettings
 
 

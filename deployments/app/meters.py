@@ -19,3 +19,7 @@ class Meters(Protocol):
     def breaker(self, model: str, state: str) -> None:
         """A package's circuit breaker changed to `closed`, `open` or `half-open`."""
         ...
+
+    def looked_up(self, result: str) -> None:
+        """The cache was asked for an answer: `hit`, `semantic`, `miss` or `off`."""
+        ...

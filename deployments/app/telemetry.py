@@ -23,6 +23,7 @@ TRACE_HEADER = "x-graft-trace-id"
 ROUTE_HEADER = "x-graft-route"
 FALLBACK_HEADER = "x-graft-fallback"
 RETRIES_HEADER = "x-graft-retries"
+CACHE_HEADER = "x-graft-cache"
 
 
 class TurnRecord:
@@ -34,6 +35,7 @@ class TurnRecord:
         self.route = Route("")
         self.passed_over = ""
         self.retries = 0
+        self.cache = ""
         self.stream = False
         self.owner = ""
         self.permit: Permit | None = None
@@ -49,6 +51,7 @@ class TurnRecord:
             ROUTE_HEADER: self.route.name,
             FALLBACK_HEADER: self.passed_over,
             RETRIES_HEADER: str(self.retries or ""),
+            CACHE_HEADER: self.cache,
         }
         told = {name: value for name, value in ways.items() if value}
         return {TRACE_HEADER: self.trace_id, **told, **(self.permit.headers if self.permit else {})}
@@ -102,6 +105,7 @@ class TurnRecord:
             route=self.route.name,
             passed_over=self.passed_over,
             retries=self.retries,
+            cache=self.cache,
             first_token_ms=self._first_token_ms,
             queue_ms=finished.queue_ms if finished else None,
             **(finished.features.model_dump() if finished else {}),

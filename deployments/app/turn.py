@@ -1,7 +1,7 @@
 """What happens to a request, in one visible order.
 
-    key -> body -> parse -> routes to the model -> limits -> the first route that answers -> parsed
-    answer -> content and tool calls -> telemetry
+    key -> body -> parse -> routes to the model -> limits -> cache -> the first route that answers ->
+    parsed answer -> content and tool calls -> telemetry
 
 `Turns.take` is that order. What later joins a turn (budget, safety, retrieval, policy) gets its
 line there. The model id in every answer is the digest of the package that gave it.
@@ -22,6 +22,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from deployments.app.cache import AnswerCache
 from deployments.app.errors import ApiError
 from deployments.app.fallback import Fallback, Turn
 from deployments.app.keys import Keys
@@ -29,10 +30,11 @@ from deployments.app.limits import Limits
 from deployments.app.meters import Meters
 from deployments.app.routing import Routing
 from deployments.app.schema import ChatRequest, chunk, completion, parse_request, usage
+from deployments.app.semantic import Embedder
 from deployments.app.telemetry import Sink, TurnRecord
 from deployments.app.timeouts import Events, Timeouts
 from deployments.events import Backend, Delta, Event, Finished, Refused
-from deployments.settings import FallbackSettings, LimitSettings
+from deployments.settings import CacheSettings, FallbackSettings, LimitSettings
 from tasks.records import ToolCall
 
 _LOG = logging.getLogger(__name__)
@@ -50,7 +52,9 @@ class Turns:
         limits: LimitSettings,
         timeouts: Timeouts,
         fallback: FallbackSettings,
+        cache: CacheSettings,
         meters: Meters,
+        embed: Embedder | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.keys = keys
@@ -59,6 +63,7 @@ class Turns:
         self._limits = Limits(limits)
         self._body_bytes = limits.body_bytes
         self._order = fallback.production
+        self._cache = AnswerCache(cache, meters, clock, embed)
         self._fallback = Fallback(backend, fallback, timeouts, meters, clock)
 
     @property
@@ -70,6 +75,7 @@ class Turns:
     def routing(self, routing: Routing) -> None:
         self._routing = routing
         self._fallback.keep(set(routing.served))
+        self._cache.keep(set(routing.served))
 
     async def take(self, asked: Request) -> Response:
         """Answer one chat request; every outcome is a response and a telemetry row."""
@@ -86,12 +92,19 @@ class Turns:
             served = routing.served[record.route.digest]
             ask = request.to_ask()
             record.permit = self._limits.admit(record.owner, len(body), served.new_tokens(ask.max_new_tokens))
-            turn = Turn(ask, not record.stream, arrived, lambda _: record.saw_token(), record.starts_over)
-            opened = await self._fallback.open(routes, turn)
-            record.opened(opened)
+            cache_control = asked.headers.get("cache-control", "")
+            lookup = await self._cache.look_up(record.owner, record.route.digest, ask, cache_control)
+            record.cache = lookup.result
+            if lookup.answer:
+                events = lookup.events()
+            else:
+                turn = Turn(ask, not record.stream, arrived, lambda _: record.saw_token(), record.starts_over)
+                opened = await self._fallback.open(routes, turn)
+                record.opened(opened)
+                events = self._cache.keeping(lookup, record.route.digest, opened.events)
             if request.stream:
-                return await _stream(record, request, opened.events)
-            return await _whole(record, request, opened.events)
+                return await _stream(record, request, events)
+            return await _whole(record, request, events)
         except ApiError as error:
             return _failed(record, error)
         except asyncio.CancelledError:
@@ -234,8 +247,9 @@ def call_part(call: ToolCall) -> dict[str, Any]:
     return {"id": f"call_{uuid.uuid4().hex[:24]}", "type": "function", "function": function}
 
 
-def _usage(finished: Finished) -> dict[str, int]:
-    return usage(finished.generation.prompt_tokens, finished.generation.completion_tokens)
+def _usage(finished: Finished) -> dict[str, Any]:
+    counted = usage(finished.generation.prompt_tokens, finished.generation.completion_tokens)
+    return {**counted, "prompt_tokens_details": {"cached_tokens": finished.cached_tokens}}
 
 
 def _sse(body: dict[str, Any]) -> str:

@@ -4,64 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from typing import Any
 
 import httpx
 import pytest
 from pydantic import ValidationError
 
-from deployments.app.keys import Keys
-from deployments.app.routes import create_app
 from deployments.app.routing import Routing, Served
-from deployments.app.timeouts import Timeouts
-from deployments.app.turn import Turns
 from deployments.events import Ask, Event
-from deployments.settings import BreakerSettings, FallbackSettings, LimitSettings, RetrySettings
-from tasks.store import TelemetryRow
-from tests.deployments.scripted import Clock, Counted, Script, ScriptedBackend, answers, refuses
+from deployments.settings import RetrySettings
+from tests.deployments.scripted import NEW, OLD, WORDS, Desk, Script, answers, refuses
 
-NEW, OLD = "a" * 64, "b" * 64
-WORDS = "Please try again later."
 UNREACHABLE = refuses(503, "engine_unavailable")
 BROKEN = refuses(500, "engine_error")
-RETRIES = RetrySettings(attempts=2, backoff_s=0.001, share=0.1, per_minute=60)
-BREAKER = BreakerSettings(window_s=10, min_calls=2, failure_share=0.5, open_s=30)
-ALL = ("production", "previous", "words")
 
 
 async def hangs(_: Ask) -> AsyncGenerator[Event]:
     await asyncio.sleep(60)
     yield  # type: ignore[misc]  # which makes it a generator
-
-
-class Desk:
-    """The assistant with a package in production and the one before, each by its scripts."""
-
-    def __init__(self, new: list[Script], order: Any = ALL, retries: RetrySettings = RETRIES) -> None:
-        self.backend = ScriptedBackend({"new": new, "old": [answers("From the old one.")]})
-        self.rows: list[TelemetryRow] = []
-        self.meters = Counted()
-        self.clock = Clock()
-        limits = LimitSettings(requests_per_minute=1000, tokens_per_minute=100000, streams=10, body_bytes=100000)
-        fallback = FallbackSettings(production=order, words=WORDS, retries=retries, breaker=BREAKER)
-        timeouts = Timeouts(first_token_s=0.3, request_s=30)
-        self.turns = Turns(
-            self.backend, self.rows.append, Keys({}), limits, timeouts, fallback, self.meters, self.clock
-        )
-        served = {
-            digest: Served(app=app, name="desk", max_new_tokens=50, since=1)
-            for digest, app in ((NEW, "new"), (OLD, "old"))
-        }
-        self.turns.routing = Routing(production=NEW, previous=OLD, served=served)
-
-    async def post(self, model: str = "production", **options: Any) -> httpx.Response:
-        body = {"model": model, "messages": [{"role": "user", "content": "Hello?"}], **options}
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(create_app(self.turns))) as http:
-            return await http.post("http://desk/v1/chat/completions", json=body)
-
-    async def whole(self, **options: Any) -> tuple[str, str]:
-        answer = (await self.post(**options)).json()
-        return answer["model"], answer["choices"][0]["message"]["content"]
 
 
 def told(response: httpx.Response) -> tuple[str | None, ...]:

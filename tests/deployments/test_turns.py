@@ -26,13 +26,19 @@ from deployments.app.timeouts import Timeouts
 from deployments.app.turn import Turns, showable
 from deployments.engine import PackageServer
 from deployments.events import Ask, Event
-from deployments.settings import BreakerSettings, FallbackSettings, LimitSettings, ReplicaSettings, RetrySettings
+from deployments.settings import (
+    BreakerSettings,
+    FallbackSettings,
+    LimitSettings,
+    ReplicaSettings,
+    RetrySettings,
+)
 from tasks.engine.open import Model
 from tasks.engine.protocol import Chunk, GenerationRequest
 from tasks.prompt import Prompt
 from tasks.settings import EngineSettings
 from tasks.store import TelemetryRow
-from tests.deployments.scripted import Counted
+from tests.deployments.scripted import NO_CACHE, Counted
 from tests.engines import Piece, ScriptedEngine, says
 
 DIGEST = "d" * 64
@@ -96,7 +102,7 @@ class Desk:
         keys = Keys(limits.pop("keys", {}))
         timeouts = Timeouts(first_token_s=limits.pop("first_token_s", timeout_s), request_s=timeout_s)
         limit = LIMITS.model_copy(update=limits)
-        self.turns = Turns(self, self.rows.append, keys, limit, timeouts, FALLBACK, Counted())
+        self.turns = Turns(self, self.rows.append, keys, limit, timeouts, FALLBACK, NO_CACHE, Counted())
         self.turns.routing = Routing(production=DIGEST, served={DIGEST: SERVED})
 
     def ask(self, app: str, ask: Ask) -> AsyncGenerator[Event]:
