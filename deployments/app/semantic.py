@@ -100,7 +100,7 @@ class SemanticIndex(Generic[K]):
         if self._vectors is None:
             return
         cosines = self._vectors[: len(self._known)] @ question.vector
-        for place in np.argsort(-cosines):
+        for place in np.argsort(-cosines, kind="stable"):
             if cosines[place] < self._threshold:
                 return
             known, key = self._known[place]
