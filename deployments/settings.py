@@ -93,6 +93,7 @@ class FallbackSettings(Section):
     """Who answers for `production`, in this order, and how hard each is tried."""
 
     production: Annotated[tuple[RouteName, ...], Field(min_length=1)]
+    first_token_s: Seconds
     words: Annotated[str, Field(min_length=1)]
     retries: RetrySettings
     breaker: BreakerSettings

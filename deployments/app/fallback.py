@@ -72,7 +72,8 @@ class Fallback:
     Args:
         backend: reaches packages.
         settings: the order of routes, their breakers' and retries' bounds, the fixed words.
-        timeouts: hold for each route; together the routes have the time of one request.
+        timeouts: of the last route; those before it have `settings.first_token_s` to begin. Together they
+            have the time of one request.
         meters: counts.
         clock: seconds that only grow.
     """
@@ -88,6 +89,8 @@ class Fallback:
         self._backend = backend
         self._settings = settings
         self._timeouts = timeouts
+        impatient = min(settings.first_token_s, timeouts.first_token_s)
+        self._impatient = timeouts.model_copy(update={"first_token_s": impatient})
         self._meters = meters
         self._clock = clock
         self._budget = RetryBudget(settings.retries, clock)
@@ -112,12 +115,13 @@ class Fallback:
                 self._meters.tried(route.name, "circuit_open")
                 passed_over.append(f"{route.name}=circuit_open")
                 continue
-            begun = await self._begin(route, turn, call)
+            begun = await self._begin(route, turn, call, self._impatient)
             if begun.failure is None:
                 return begun.opened(route, passed_over)
             passed_over.append(f"{route.name}={begun.failure.code}")
+            await begun.leave()
             turn.starts_over()
-        begun = await self._begin(routes[-1], turn, self._breaker(routes[-1]).admit())
+        begun = await self._begin(routes[-1], turn, self._breaker(routes[-1]).admit(), self._timeouts)
         return begun.opened(routes[-1], passed_over)
 
     def _breaker(self, route: Route) -> Breaker:
@@ -129,16 +133,17 @@ class Fallback:
             self._breakers[route.model] = Breaker(self._settings.breaker, self._clock, changed)
         return self._breakers[route.model]
 
-    async def _begin(self, route: Route, turn: Turn, call: Call | None) -> _Begun:
+    async def _begin(self, route: Route, turn: Turn, call: Call | None, timeouts: Timeouts) -> _Begun:
         """Try one route, as often as it makes sense."""
         retries = self._settings.retries
         try:
             for attempt in count():
-                events = self._events(route, turn)
+                events = self._events(route, turn, timeouts)
                 seen = await _first(events, turn)
                 last = attempt + 1 == retries.attempts
                 if last or not _unreachable(seen[-1]) or not self._may_retry(route, turn):
                     break
+                await events.aclose()
                 turn.starts_over()
                 await asyncio.sleep(random.uniform(0, retries.backoff_s * 2**attempt))
         except BaseException:
@@ -155,10 +160,10 @@ class Fallback:
         self._meters.retried(route.name, granted)
         return granted
 
-    def _events(self, route: Route, turn: Turn) -> Events:
+    def _events(self, route: Route, turn: Turn, timeouts: Timeouts) -> Events:
         if route.served is None:
             return _say(self._settings.words, turn.ask)
-        return within(self._timeouts, turn.arrived, self._backend.ask(route.served.app, turn.ask))
+        return within(timeouts, turn.arrived, self._backend.ask(route.served.app, turn.ask))
 
 
 class _Begun:
@@ -176,6 +181,10 @@ class _Begun:
     def failure(self) -> Refused | None:
         """The refusal, if it is one that another route might not give."""
         return self.refused if self.refused and self.refused.status >= 500 else None
+
+    async def leave(self) -> None:
+        """End what is left of it."""
+        await self._rest.aclose()
 
     def opened(self, route: Route, passed_over: list[str]) -> Opened:
         return Opened(route, self._retries, tuple(passed_over), self._events())

@@ -112,8 +112,8 @@ class Desk:
         self.meters = Counted()
         self.clock = Clock()
         limits = LimitSettings(requests_per_minute=1000, tokens_per_minute=100000, streams=10, body_bytes=100000)
-        fallback = FallbackSettings(production=order, words=WORDS, retries=retries, breaker=BREAKER)
-        timeouts = Timeouts(first_token_s=0.3, request_s=30)
+        fallback = FallbackSettings(production=order, first_token_s=0.3, words=WORDS, retries=retries, breaker=BREAKER)
+        timeouts = Timeouts(first_token_s=20, request_s=30)
         self.turns = Turns(
             self.backend,
             self.rows.append,

@@ -61,6 +61,7 @@ SERVED = Served(app="engine", name="desk", max_new_tokens=50, since=1)
 LIMITS = LimitSettings(requests_per_minute=1000, tokens_per_minute=100000, streams=10, body_bytes=100000)
 FALLBACK = FallbackSettings(
     production=("production",),
+    first_token_s=1,
     words="Later.",
     retries=RetrySettings(attempts=1, backoff_s=1, share=0.0, per_minute=1),
     breaker=BreakerSettings(window_s=1, min_calls=1, failure_share=1.0, open_s=1),
