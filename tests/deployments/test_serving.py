@@ -15,6 +15,7 @@ import openai
 import pandas as pd
 import psutil
 import pytest
+import yaml
 
 from deployments import rollout
 from deployments.ray_node import temp_dir
@@ -320,3 +321,18 @@ def test_a_promotion_loses_no_request(stack: Stack, first: str) -> None:
     assert seen[0] == first
     assert seen[-1] == second
     assert list(rollout.served().served) == [second]
+
+
+def test_the_package_before_stays_served_where_it_is_a_route(stack: Stack) -> None:
+    path = stack.root / "deployments/serve.yaml"
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    content["fallback"]["production"] = ["production", "previous"]
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    before, after = rollout.served().production, stack.publish(5)
+    rollout.deploy(after)
+    rollout.promote(after)
+    rollout.retire(set())
+    assert (rollout.served().previous, set(rollout.served().served)) == (before, {before, after})
+    rollout.promote(str(before))
+    rollout.retire(set())
+    assert (rollout.served().previous, list(rollout.served().served)) == (None, [before])
