@@ -37,12 +37,16 @@ class Delta:
 
 @dataclass(frozen=True)
 class Finished:
-    """The whole turn: raw, parsed and measured. The last event of a turn that went well."""
+    """The whole turn: raw, parsed and measured. The last event of a turn that went well.
+
+    `cached_tokens` of the prompt were not computed, because an answer was at hand.
+    """
 
     generation: Generation
     answer: Answer
     features: Features
     queue_ms: float
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True)

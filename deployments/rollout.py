@@ -72,6 +72,8 @@ def promote(digest: str) -> None:
 def retire(keep: set[str]) -> None:
     """Stop all packages but `keep` and production, once their running requests are answered.
 
+    The package that was in production before stays too where `serve.yaml` falls back to it.
+
     Raises:
         GraftError: one did not stop in time.
     """
@@ -79,10 +81,11 @@ def retire(keep: set[str]) -> None:
     with _one_at_a_time():
         applications = _applications(settings)
         routing = _routing(applications)
-        kept = {d: s for d, s in routing.served.items() if d in keep or d == routing.production}
-        if kept != routing.served:
-            _route(settings, Routing(production=routing.production, served=kept))
-        names = {ASSISTANT, *(package.app for package in kept.values())}
+        falls_back = "previous" in settings.fallback.production
+        kept = routing.only(keep | {routing.previous} if falls_back else keep)
+        if kept != routing:
+            _route(settings, kept)
+        names = {ASSISTANT, *(package.app for package in kept.served.values())}
         _keep_only(settings, names)
 
 
@@ -118,6 +121,8 @@ def _assistant_config(settings: ServeSettings) -> dict[str, Any]:
         },
         "assistant": settings.assistant.model_dump(),
         "limits": settings.limits.model_dump(),
+        "fallback": settings.fallback.model_dump(),
+        "cache": settings.cache.model_dump(),
         "telemetry": settings.telemetry.model_dump(),
     }
     return _config(ASSISTANT, "assistant", arguments, route="/")
@@ -136,7 +141,7 @@ def _deploy(settings: ServeSettings, digest: str) -> None:
         manifest = read_manifest(registry.package(digest))
         limit = manifest.engine.max_new_tokens
         package = Served(app=name, name=manifest.name, max_new_tokens=limit, since=int(time.time()))
-        _route(settings, Routing(production=routing.production, served={**routing.served, digest: package}))
+        _route(settings, routing.model_copy(update={"served": {**routing.served, digest: package}}))
 
 
 def _start_engine(settings: ServeSettings, digest: str, name: str) -> None:
@@ -154,7 +159,7 @@ def _promote(settings: ServeSettings, digest: str) -> None:
     routing = _routing(_applications(settings))
     if digest not in routing.served:
         raise GraftError(f"{digest} is not deployed, so it cannot be promoted; nothing was changed")
-    _route(settings, Routing(production=digest, served=routing.served))
+    _route(settings, routing.promoted(digest))
 
 
 def _route(settings: ServeSettings, routing: Routing) -> None:

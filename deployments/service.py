@@ -18,11 +18,20 @@ from ray.serve.exceptions import RayServeException
 from deployments.app.keys import Keys, read_keys
 from deployments.app.routes import create_app
 from deployments.app.routing import Routing
-from deployments.app.turn import Timeouts, Turns
+from deployments.app.timeouts import Timeouts
+from deployments.app.turn import Turns
 from deployments.engine import EngineReplica
 from deployments.events import Ask, Event, Refused
 from deployments.loopback import stay_on_loopback
-from deployments.settings import AssistantSettings, LimitSettings, ReplicaSettings, TelemetrySettings
+from deployments.meters import RayMeters
+from deployments.settings import (
+    AssistantSettings,
+    CacheSettings,
+    FallbackSettings,
+    LimitSettings,
+    ReplicaSettings,
+    TelemetrySettings,
+)
 from tasks.layout import TELEMETRY
 from tasks.settings import Section
 from tasks.store import TelemetryWriter
@@ -48,6 +57,8 @@ class AssistantArguments(Section):
     timeouts: Timeouts
     assistant: AssistantSettings
     limits: LimitSettings
+    fallback: FallbackSettings
+    cache: CacheSettings
     telemetry: TelemetrySettings
 
 
@@ -98,7 +109,16 @@ class Assistant:
         stay_on_loopback()
         writer = TelemetryWriter(arguments.telemetry.rows_per_part, Path(arguments.root) / TELEMETRY)
         keys = Keys(read_keys())
-        self._turns = Turns(ServeBackend(), writer.append, keys, arguments.limits, arguments.timeouts)
+        self._turns = Turns(
+            ServeBackend(),
+            writer.append,
+            keys,
+            arguments.limits,
+            arguments.timeouts,
+            arguments.fallback,
+            arguments.cache,
+            RayMeters(),
+        )
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return create_app(self._turns)

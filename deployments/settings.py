@@ -6,11 +6,11 @@ There are no defaults in this module, so that a value is written in one place on
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
-from tasks.settings import Positive, Section, check, read_yaml
+from tasks.settings import Positive, Section, Share, check, read_yaml
 
 SERVE_YAML = Path("deployments/serve.yaml")
 TRAIN_YAML = Path("deployments/train.yaml")
@@ -18,6 +18,7 @@ TRAIN_YAML = Path("deployments/train.yaml")
 Port = Annotated[int, Field(ge=1024, le=65535)]
 Cpus = Annotated[float, Field(gt=0.0)]
 Seconds = Annotated[float, Field(gt=0.0)]
+RouteName = Literal["production", "previous", "words"]
 
 
 class HttpSettings(Section):
@@ -71,6 +72,57 @@ class LimitSettings(Section):
     body_bytes: Positive
 
 
+class RetrySettings(Section):
+    """How often a route is tried, and what share of the requests (and how many a minute) may be retries."""
+
+    attempts: Positive
+    backoff_s: Seconds
+    share: Share
+    per_minute: Positive
+
+
+class BreakerSettings(Section):
+    """When a route is left alone, and for how long; see `deployments/app/breaker.py`."""
+
+    window_s: Seconds
+    min_calls: Positive
+    failure_share: Annotated[float, Field(gt=0.0, le=1.0)]
+    open_s: Seconds
+
+
+class FallbackSettings(Section):
+    """Who answers for `production`, in this order, and how hard each is tried."""
+
+    production: Annotated[tuple[RouteName, ...], Field(min_length=1)]
+    first_token_s: Seconds
+    words: Annotated[str, Field(min_length=1)]
+    retries: RetrySettings
+    breaker: BreakerSettings
+
+    @field_validator("production")
+    @classmethod
+    def _check_order(cls, routes: tuple[RouteName, ...]) -> tuple[RouteName, ...]:
+        if routes[0] != "production" or len(set(routes)) < len(routes) or "words" in routes[:-1]:
+            raise ValueError("begin with production, name each route once, and end with words if they are there")
+        return routes
+
+
+class CacheSettings(Section):
+    """How much is kept of answers, and how alike two questions must be for one answer; 0 MB is off."""
+
+    mb: Annotated[int, Field(ge=0)]
+    max_age_s: Seconds
+    semantic: bool
+    threshold: Annotated[float, Field(gt=0.0, le=1.0)]
+    entries: Positive
+
+    @model_validator(mode="after")
+    def _check_room(self) -> CacheSettings:
+        if self.semantic and not self.mb:
+            raise ValueError("semantic answers are kept with the others: give the cache some mb")
+        return self
+
+
 class TelemetrySettings(Section):
     """How telemetry is written."""
 
@@ -85,6 +137,8 @@ class ServeSettings(Section):
     engine: ReplicaSettings
     assistant: AssistantSettings
     limits: LimitSettings
+    fallback: FallbackSettings
+    cache: CacheSettings
     telemetry: TelemetrySettings
 
 

@@ -47,8 +47,11 @@ class TelemetryRow(Record):
 
     `status` is the HTTP status, or the one that a stream would have had it failed before it began;
     `error` is empty when all went well. `digest` is empty where no package was chosen, `owner` (the
-    name of who asked) where no key was known. What could not be measured is None; the last fields
-    are those of `tasks.features.Features`.
+    name of who asked) where no key was known. `route` is who answered or was tried last: `production`,
+    `previous`, `words`, or `digest` where one was asked for; `passed_over` are the routes before it,
+    each with its reason, and `retries` its attempts after the first. `cache` is how the answer was
+    looked for: `hit`, `semantic`, `miss`, `off`, or empty if it came to nothing before. What could not
+    be measured is None; the last fields are those of `tasks.features.Features`.
     """
 
     trace_id: str
@@ -59,6 +62,10 @@ class TelemetryRow(Record):
     stream: bool
     latency_ms: float
     owner: str = ""
+    route: str = ""
+    passed_over: str = ""
+    retries: int = 0
+    cache: str = ""
     first_token_ms: float | None = None
     queue_ms: float | None = None
     user_chars: int | None = None

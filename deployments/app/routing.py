@@ -1,10 +1,14 @@
-"""Which packages are served, and which one a request means."""
+"""Which packages are served, and which routes lead to an answer for the model that a request names."""
 
 from __future__ import annotations
+
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
 
 from pydantic import Field, model_validator
 
 from deployments.app.errors import ApiError
+from deployments.settings import RouteName
 from tasks.records import Record
 from tasks.registry import PRODUCTION
 
@@ -22,20 +26,70 @@ class Served(Record):
         return min(wanted or self.max_new_tokens, self.max_new_tokens)
 
 
+@dataclass(frozen=True)
+class Route:
+    """One way to an answer: a served package, or, where `served` is None, words that are fixed.
+
+    `name` is the route's in `serve.yaml`, or `digest` where a package was asked for by its own.
+    """
+
+    name: str
+    digest: str = ""
+    served: Served | None = None
+
+    @property
+    def model(self) -> str:
+        """What an answer names as its model."""
+        return self.digest or self.name
+
+
 class Routing(Record):
     """The assistant's `user_config`: swapped as a whole, so a promotion is one swap.
 
-    `production` is a digest in `served`, or None before the first promotion.
+    `production` is a digest in `served`, or None before the first promotion; `previous` is the
+    digest that was in production before, where it is still served.
     """
 
     production: str | None = None
+    previous: str | None = None
     served: dict[str, Served] = Field(default_factory=dict)
 
     @model_validator(mode="after")
-    def _production_is_served(self) -> Routing:
-        if self.production is not None and self.production not in self.served:
-            raise ValueError(f"production {self.production} is not served")
+    def _pointed_at_is_served(self) -> Routing:
+        for name, digest in (("production", self.production), ("previous", self.previous)):
+            if digest is not None and digest not in self.served:
+                raise ValueError(f"{name} {digest} is not served")
         return self
+
+    def promoted(self, digest: str) -> Routing:
+        """With `digest` in production.
+
+        Who goes back to the package before does not trust the newer one, so that leaves no `previous`.
+        """
+        if digest == self.production:
+            return self
+        previous = None if digest == self.previous else self.production
+        return self.model_copy(update={"production": digest, "previous": previous})
+
+    def only(self, kept: Container[str | None]) -> Routing:
+        """Without the packages that are neither in `kept` nor in production."""
+        served = {d: s for d, s in self.served.items() if d in kept or d == self.production}
+        previous = self.previous if self.previous in served else None
+        return Routing(production=self.production, previous=previous, served=served)
+
+    def routes(self, model: str, order: Sequence[RouteName]) -> tuple[Route, ...]:
+        """The routes to an answer for `model`, best first: those in `order` that are there, if it
+        means the package in production; one if it is a digest, which nobody else answers for.
+
+        Raises:
+            ApiError: as `choose`.
+        """
+        digest = self.choose(model)
+        if model in self.served:
+            return (Route("digest", digest, self.served[digest]),)
+        ways = {"production": digest, "previous": self.previous}
+        found = (Route(name, d, self.served[d]) for name in order if (d := ways.get(name)))
+        return (*found, Route("words")) if "words" in order else tuple(found)
 
     def choose(self, model: str) -> str:
         """The digest that `model` means: itself, or `production`, or the production package's name.

@@ -219,7 +219,7 @@ def _explain(error: ValidationError) -> ApiError:
 
 
 def completion(
-    trace_id: str, created: int, model: str, choice: dict[str, Any], usage: dict[str, int]
+    trace_id: str, created: int, model: str, choice: dict[str, Any], usage: dict[str, Any]
 ) -> dict[str, Any]:
     """A whole answer."""
     head = {"id": f"chatcmpl-{trace_id}", "object": "chat.completion", "created": created, "model": model}

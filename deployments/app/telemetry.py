@@ -8,7 +8,9 @@ import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+from deployments.app.fallback import Opened
 from deployments.app.limits import Permit
+from deployments.app.routing import Route
 from deployments.events import Finished
 from tasks.store import TelemetryRow
 
@@ -18,6 +20,10 @@ Sink = Callable[[TelemetryRow], None]
 
 CLIENT_CLOSED = "client_closed"
 TRACE_HEADER = "x-graft-trace-id"
+ROUTE_HEADER = "x-graft-route"
+FALLBACK_HEADER = "x-graft-fallback"
+RETRIES_HEADER = "x-graft-retries"
+CACHE_HEADER = "x-graft-cache"
 
 
 class TurnRecord:
@@ -26,7 +32,10 @@ class TurnRecord:
     def __init__(self, sink: Sink) -> None:
         self.trace_id = uuid.uuid4().hex
         self.at = datetime.now(UTC)
-        self.digest = ""
+        self.route = Route("")
+        self.passed_over = ""
+        self.retries = 0
+        self.cache = ""
         self.stream = False
         self.owner = ""
         self.permit: Permit | None = None
@@ -38,7 +47,14 @@ class TurnRecord:
     @property
     def headers(self) -> dict[str, str]:
         """What the answer's head says of the turn."""
-        return {TRACE_HEADER: self.trace_id, **(self.permit.headers if self.permit else {})}
+        ways = {
+            ROUTE_HEADER: self.route.name,
+            FALLBACK_HEADER: self.passed_over,
+            RETRIES_HEADER: str(self.retries or ""),
+            CACHE_HEADER: self.cache,
+        }
+        told = {name: value for name, value in ways.items() if value}
+        return {TRACE_HEADER: self.trace_id, **told, **(self.permit.headers if self.permit else {})}
 
     @property
     def elapsed_ms(self) -> float:
@@ -48,6 +64,16 @@ class TurnRecord:
         """The model's first sign of life."""
         if self._first_token_ms is None:
             self._first_token_ms = self.elapsed_ms
+
+    def starts_over(self) -> None:
+        """What the model gave so far goes to nobody."""
+        self._first_token_ms = None
+
+    def opened(self, opened: Opened) -> None:
+        """A route answers, or was the last to refuse."""
+        self.route = opened.route
+        self.retries = opened.retries
+        self.passed_over = ", ".join(opened.passed_over)
 
     def answered(self, finished: Finished) -> None:
         """The answer is whole."""
@@ -70,12 +96,16 @@ class TurnRecord:
         row = TelemetryRow(
             trace_id=self.trace_id,
             at=self.at,
-            digest=self.digest,
+            digest=self.route.digest,
             owner=self.owner,
             status=status,
             error=error,
             stream=self.stream,
             latency_ms=self.elapsed_ms,
+            route=self.route.name,
+            passed_over=self.passed_over,
+            retries=self.retries,
+            cache=self.cache,
             first_token_ms=self._first_token_ms,
             queue_ms=finished.queue_ms if finished else None,
             **(finished.features.model_dump() if finished else {}),

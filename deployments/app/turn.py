@@ -1,10 +1,10 @@
 """What happens to a request, in one visible order.
 
-    key -> body -> parse -> choose the model -> limits -> its engine -> parsed answer -> content and
-    tool calls -> telemetry
+    key -> body -> parse -> routes to the model -> limits -> cache -> the first route that answers ->
+    parsed answer -> content and tool calls -> telemetry
 
-`Turns.take` is that order. What later joins a turn (budget, safety, cache, retrieval, policy) gets
-its line there. The model id in every answer is the digest of the package that gave it.
+`Turns.take` is that order. What later joins a turn (budget, safety, retrieval, policy) gets its
+line there. The model id in every answer is the digest of the package that gave it.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -21,48 +22,64 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from deployments.app.cache import AnswerCache
 from deployments.app.errors import ApiError
+from deployments.app.fallback import Fallback, Turn
 from deployments.app.keys import Keys
 from deployments.app.limits import Limits
+from deployments.app.meters import Meters
 from deployments.app.routing import Routing
 from deployments.app.schema import ChatRequest, chunk, completion, parse_request, usage
+from deployments.app.semantic import Embedder
 from deployments.app.telemetry import Sink, TurnRecord
+from deployments.app.timeouts import Events, Timeouts
 from deployments.events import Backend, Delta, Event, Finished, Refused
-from deployments.settings import LimitSettings
+from deployments.settings import CacheSettings, FallbackSettings, LimitSettings
 from tasks.records import ToolCall
-from tasks.settings import Section
 
 _LOG = logging.getLogger(__name__)
 _CALL = "<tool_call>"
-
-Events = AsyncGenerator[Event]
-
-
-class Timeouts(Section):
-    """How long a turn may take, from its arrival: to its first token, and in all."""
-
-    first_token_s: float
-    request_s: float
-
-    @property
-    def first_s(self) -> float:
-        return min(self.first_token_s, self.request_s)
 
 
 class Turns:
     """Takes requests for as long as the process lives; `routing` may be swapped at any time."""
 
-    def __init__(self, backend: Backend, sink: Sink, keys: Keys, limits: LimitSettings, timeouts: Timeouts) -> None:
-        self.routing = Routing()
+    def __init__(
+        self,
+        backend: Backend,
+        sink: Sink,
+        keys: Keys,
+        limits: LimitSettings,
+        timeouts: Timeouts,
+        fallback: FallbackSettings,
+        cache: CacheSettings,
+        meters: Meters,
+        embed: Embedder | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.keys = keys
-        self._backend = backend
+        self._routing = Routing()
         self._sink = sink
         self._limits = Limits(limits)
         self._body_bytes = limits.body_bytes
-        self._timeouts = timeouts
+        self._order = fallback.production
+        self._cache = AnswerCache(cache, meters, clock, embed)
+        self._fallback = Fallback(backend, fallback, timeouts, meters, clock)
+
+    @property
+    def routing(self) -> Routing:
+        """What is served."""
+        return self._routing
+
+    @routing.setter
+    def routing(self, routing: Routing) -> None:
+        self._routing = routing
+        self._fallback.keep(set(routing.served))
+        self._cache.keep(set(routing.served))
 
     async def take(self, asked: Request) -> Response:
         """Answer one chat request; every outcome is a response and a telemetry row."""
+        arrived = asyncio.get_running_loop().time()
         record = TurnRecord(self._sink)
         try:
             record.owner = self.keys.owner(asked.headers.get("authorization"))
@@ -70,11 +87,21 @@ class Turns:
             request = parse_request(body)
             record.stream = bool(request.stream)
             routing = self.routing
-            record.digest = routing.choose(request.model)
-            served = routing.served[record.digest]
+            routes = routing.routes(request.model, self._order)
+            record.route = routes[0]
+            served = routing.served[record.route.digest]
             ask = request.to_ask()
             record.permit = self._limits.admit(record.owner, len(body), served.new_tokens(ask.max_new_tokens))
-            events = _within(self._timeouts, self._backend.ask(served.app, ask))
+            cache_control = asked.headers.get("cache-control", "")
+            lookup = await self._cache.look_up(record.owner, record.route.digest, ask, cache_control)
+            record.cache = lookup.result
+            if lookup.answer:
+                events = lookup.events()
+            else:
+                turn = Turn(ask, not record.stream, arrived, lambda _: record.saw_token(), record.starts_over)
+                opened = await self._fallback.open(routes, turn)
+                record.opened(opened)
+                events = self._cache.keeping(lookup, record.route.digest, opened.events)
             if request.stream:
                 return await _stream(record, request, events)
             return await _whole(record, request, events)
@@ -102,26 +129,6 @@ async def read_body(request: Request, limit: int) -> bytes:
     return bytes(body)
 
 
-async def _within(timeouts: Timeouts, events: Events) -> Events:
-    """`events` until their last one, or a refusal in its place when the time is over."""
-    async with aclosing(events):
-        begun = False
-        try:
-            started = asyncio.get_running_loop().time()
-            while True:
-                async with asyncio.timeout_at(started + (timeouts.request_s if begun else timeouts.first_s)):
-                    event = await anext(events)
-                begun = True
-                yield event
-                if not isinstance(event, Delta):
-                    return
-        except TimeoutError:
-            what, limit_s = ("finish", timeouts.request_s) if begun else ("begin", timeouts.first_s)
-            yield Refused(504, "timeout", f"the model did not {what} within {limit_s:g} s")
-        except StopAsyncIteration:
-            yield Refused(500, "engine_error", "the model stopped without finishing its answer")
-
-
 async def _whole(record: TurnRecord, request: ChatRequest, events: Events) -> Response:
     """Wait for the turn and answer in one piece.
 
@@ -143,7 +150,7 @@ async def _whole(record: TurnRecord, request: ChatRequest, events: Events) -> Re
     else:
         message["content"] = content
     choice = {"message": message, "finish_reason": "tool_calls" if calls else event.generation.finish_reason}
-    body = completion(record.trace_id, int(record.at.timestamp()), record.digest, choice, _usage(event))
+    body = completion(record.trace_id, int(record.at.timestamp()), record.route.model, choice, _usage(event))
     record.answered(event)
     return JSONResponse(body, headers=record.headers)
 
@@ -182,7 +189,7 @@ async def _lines(record: TurnRecord, request: ChatRequest, first: Event, events:
     """The turn as server-sent events, in OpenAI's order: role, content, tool calls, end, usage."""
 
     def line(delta: dict[str, Any], finish_reason: str | None = None) -> str:
-        body = chunk(record.trace_id, int(record.at.timestamp()), record.digest, delta, finish_reason)
+        body = chunk(record.trace_id, int(record.at.timestamp()), record.route.model, delta, finish_reason)
         return _sse({**body, "usage": None} if request.include_usage else body)
 
     yield line({"role": "assistant", "content": ""})
@@ -206,7 +213,7 @@ async def _lines(record: TurnRecord, request: ChatRequest, first: Event, events:
         yield line({"tool_calls": [{"index": index, **call_part(call)}]})
     yield line({}, "tool_calls" if calls else event.generation.finish_reason)
     if request.include_usage:
-        body = chunk(record.trace_id, int(record.at.timestamp()), record.digest, {}, None)
+        body = chunk(record.trace_id, int(record.at.timestamp()), record.route.model, {}, None)
         yield _sse({**body, "choices": [], "usage": _usage(event)})
     record.answered(event)
     yield "data: [DONE]\n\n"
@@ -240,8 +247,9 @@ def call_part(call: ToolCall) -> dict[str, Any]:
     return {"id": f"call_{uuid.uuid4().hex[:24]}", "type": "function", "function": function}
 
 
-def _usage(finished: Finished) -> dict[str, int]:
-    return usage(finished.generation.prompt_tokens, finished.generation.completion_tokens)
+def _usage(finished: Finished) -> dict[str, Any]:
+    counted = usage(finished.generation.prompt_tokens, finished.generation.completion_tokens)
+    return {**counted, "prompt_tokens_details": {"cached_tokens": finished.cached_tokens}}
 
 
 def _sse(body: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -14,8 +15,10 @@ import openai
 import pandas as pd
 import psutil
 import pytest
+import yaml
 
 from deployments import rollout
+from deployments.ray_node import temp_dir
 from tasks.errors import GraftError
 from tasks.registry import LocalRegistry
 from tasks.store import read_window
@@ -24,6 +27,8 @@ from tests.deployments.stack import MAX_PROMPT_TOKENS, Stack, make_package, seal
 ASK = [{"role": "user", "content": "Where is my order HL-20931?"}]
 SHORT = {"messages": ASK, "max_tokens": 12}
 LONG = {"messages": ASK, "max_tokens": 400}
+FRESH = {"Cache-Control": "no-cache"}
+"""Otherwise most of these tests would meet no engine."""
 
 
 def rows() -> pd.DataFrame:
@@ -53,7 +58,7 @@ def first(stack: Stack) -> str:
 @pytest.fixture
 def client(stack: Stack) -> Iterator[openai.OpenAI]:
     assert rollout.base_url() == f"http://127.0.0.1:{stack.settings.http.port}/v1"
-    with openai.OpenAI(base_url=rollout.base_url(), api_key="none", max_retries=0) as client:
+    with openai.OpenAI(base_url=rollout.base_url(), api_key="none", max_retries=0, default_headers=FRESH) as client:
         yield client
 
 
@@ -144,6 +149,32 @@ def test_the_client_may_send_nulls_tools_and_harmless_fields(client: openai.Open
         temperature=0.5,
     )
     assert answer.usage.completion_tokens <= 2
+
+
+def test_a_repeated_question_is_answered_from_memory(client: openai.OpenAI, first: str) -> None:
+    create = client.with_options(default_headers={"Cache-Control": ""}).chat.completions.with_raw_response.create
+    told = [create(model="production", **SHORT, stop="a word of this test") for _ in range(2)]
+    assert [raw.headers["x-graft-cache"] for raw in told] == ["miss", "hit"]
+    assert [raw.headers["x-graft-route"] for raw in told] == ["production"] * 2
+    before, after = (raw.parse() for raw in told)
+    assert (after.model, after.choices) == (first, before.choices)
+    assert after.usage.prompt_tokens_details.cached_tokens == after.usage.prompt_tokens
+    seen = row(told[1].headers["x-graft-trace-id"])
+    assert (seen["route"], seen["cache"]) == ("production", "hit")
+
+
+def test_counters_reach_rays_metrics(stack: Stack, client: openai.OpenAI, first: str) -> None:
+    client.chat.completions.create(model=first, **SHORT)
+    (discovery,) = temp_dir(stack.root).glob("session_latest/prom_metrics_service_discovery.json")
+    targets = json.loads(discovery.read_text(encoding="utf-8"))[0]["targets"]
+    wanted = {"graft_routes", "graft_cache_lookups"}
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        text = "".join(httpx.get(f"http://{target}/metrics").text for target in targets)
+        if all(name in text for name in wanted):
+            return
+        time.sleep(0.5)
+    pytest.fail(f"{wanted} are not among Ray's metrics")
 
 
 def test_models_and_health(client: openai.OpenAI, first: str) -> None:
@@ -261,7 +292,7 @@ def test_a_promotion_loses_no_request(stack: Stack, first: str) -> None:
     stop = threading.Event()
 
     def keep_asking(number: int) -> None:
-        with openai.OpenAI(base_url=rollout.base_url(), api_key="none", max_retries=0) as client:
+        with openai.OpenAI(base_url=rollout.base_url(), api_key="none", max_retries=0, default_headers=FRESH) as client:
             while not stop.is_set():
                 if number % 2:
                     chunks = list(client.chat.completions.create(model="production", **SHORT, stream=True))
@@ -290,3 +321,18 @@ def test_a_promotion_loses_no_request(stack: Stack, first: str) -> None:
     assert seen[0] == first
     assert seen[-1] == second
     assert list(rollout.served().served) == [second]
+
+
+def test_the_package_before_stays_served_where_it_is_a_route(stack: Stack) -> None:
+    path = stack.root / "deployments/serve.yaml"
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    content["fallback"]["production"] = ["production", "previous"]
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    before, after = rollout.served().production, stack.publish(5)
+    rollout.deploy(after)
+    rollout.promote(after)
+    rollout.retire(set())
+    assert (rollout.served().previous, set(rollout.served().served)) == (before, {before, after})
+    rollout.promote(str(before))
+    rollout.retire(set())
+    assert (rollout.served().previous, list(rollout.served().served)) == (None, [before])

@@ -22,15 +22,23 @@ from deployments.app.keys import Keys
 from deployments.app.limits import Limits
 from deployments.app.routes import create_app
 from deployments.app.routing import Routing, Served
-from deployments.app.turn import Timeouts, Turns, showable
+from deployments.app.timeouts import Timeouts
+from deployments.app.turn import Turns, showable
 from deployments.engine import PackageServer
 from deployments.events import Ask, Event
-from deployments.settings import LimitSettings, ReplicaSettings
+from deployments.settings import (
+    BreakerSettings,
+    FallbackSettings,
+    LimitSettings,
+    ReplicaSettings,
+    RetrySettings,
+)
 from tasks.engine.open import Model
 from tasks.engine.protocol import Chunk, GenerationRequest
 from tasks.prompt import Prompt
 from tasks.settings import EngineSettings
 from tasks.store import TelemetryRow
+from tests.deployments.scripted import NO_CACHE, Counted
 from tests.engines import Piece, ScriptedEngine, says
 
 DIGEST = "d" * 64
@@ -52,6 +60,13 @@ SETTINGS = ReplicaSettings(
 
 SERVED = Served(app="engine", name="desk", max_new_tokens=50, since=1)
 LIMITS = LimitSettings(requests_per_minute=1000, tokens_per_minute=100000, streams=10, body_bytes=100000)
+FALLBACK = FallbackSettings(
+    production=("production",),
+    first_token_s=1,
+    words="Later.",
+    retries=RetrySettings(attempts=1, backoff_s=1, share=0.0, per_minute=1),
+    breaker=BreakerSettings(window_s=1, min_calls=1, failure_share=1.0, open_s=1),
+)
 
 
 class TellingEngine(ScriptedEngine):
@@ -88,7 +103,8 @@ class Desk:
         self.rows: list[TelemetryRow] = []
         keys = Keys(limits.pop("keys", {}))
         timeouts = Timeouts(first_token_s=limits.pop("first_token_s", timeout_s), request_s=timeout_s)
-        self.turns = Turns(self, self.rows.append, keys, LIMITS.model_copy(update=limits), timeouts)
+        limit = LIMITS.model_copy(update=limits)
+        self.turns = Turns(self, self.rows.append, keys, limit, timeouts, FALLBACK, NO_CACHE, Counted())
         self.turns.routing = Routing(production=DIGEST, served={DIGEST: SERVED})
 
     def ask(self, app: str, ask: Ask) -> AsyncGenerator[Event]:

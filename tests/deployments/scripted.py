@@ -1,0 +1,144 @@
+"""The assistant in one process: packages that answer by a script, and a clock that is moved by hand."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from deployments.app.keys import Keys
+from deployments.app.routes import create_app
+from deployments.app.routing import Routing, Served
+from deployments.app.semantic import Embedder
+from deployments.app.timeouts import Timeouts
+from deployments.app.turn import Turns
+from deployments.events import Ask, Delta, Event, Finished, Refused
+from deployments.settings import BreakerSettings, CacheSettings, FallbackSettings, LimitSettings, RetrySettings
+from tasks.engine.protocol import Generation
+from tasks.features import measure
+from tasks.prompt import Answer
+from tasks.store import TelemetryRow
+
+NEW, OLD = "a" * 64, "b" * 64
+WORDS = "Please try again later."
+ALL = ("production", "previous", "words")
+RETRIES = RetrySettings(attempts=2, backoff_s=0.001, share=0.1, per_minute=60)
+BREAKER = BreakerSettings(window_s=10, min_calls=2, failure_share=0.5, open_s=30)
+NO_CACHE = CacheSettings(mb=0, max_age_s=1, semantic=False, threshold=1, entries=1)
+
+Script = Callable[[Ask], AsyncGenerator[Event]]
+
+
+@dataclass
+class Clock:
+    now: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class ScriptedBackend:
+    """Each ask of an application plays the next of its scripts; the last one goes on for ever."""
+
+    scripts: dict[str, list[Script]]
+    asked: list[str] = field(default_factory=list)
+
+    def ask(self, app: str, ask: Ask) -> AsyncGenerator[Event]:
+        self.asked.append(app)
+        scripts = self.scripts[app]
+        return (scripts.pop(0) if len(scripts) > 1 else scripts[0])(ask)
+
+
+@dataclass
+class Counted:
+    """`Meters` that keep what they were told."""
+
+    told: list[tuple[str, ...]] = field(default_factory=list)
+
+    def tried(self, route: str, outcome: str) -> None:
+        self.told.append(("tried", route, outcome))
+
+    def retried(self, route: str, granted: bool) -> None:
+        self.told.append(("retried", route, str(granted)))
+
+    def breaker(self, model: str, state: str) -> None:
+        self.told.append(("breaker", model, state))
+
+    def looked_up(self, result: str) -> None:
+        self.told.append(("looked_up", result))
+
+
+def answers(text: str) -> Script:
+    """`text` in two pieces."""
+
+    async def script(ask: Ask) -> AsyncGenerator[Event]:
+        generation = Generation(text, tuple(range(5)), 7, "stop", 1.0, 2.0)
+        answer = Answer(text, (), True)
+        yield Delta(text[:2])
+        yield Delta(text[2:])
+        yield Finished(generation, answer, measure(ask.messages, generation, answer, ()), 3.0)
+
+    return script
+
+
+def refuses(status: int, code: str, after: str = "") -> Script:
+    """A refusal, in the middle of an answer if it began with `after`."""
+
+    async def script(_: Ask) -> AsyncGenerator[Event]:
+        if after:
+            yield Delta(after)
+        yield Refused(status, code, f"refused: {code}")
+
+    return script
+
+
+class Desk:
+    """The assistant with a package in production and the one before, each by its scripts."""
+
+    def __init__(
+        self,
+        new: list[Script],
+        order: Any = ALL,
+        retries: RetrySettings = RETRIES,
+        cache: CacheSettings = NO_CACHE,
+        embed: Embedder | None = None,
+        keys: dict[str, str] | None = None,
+    ) -> None:
+        self.backend = ScriptedBackend({"new": new, "old": [answers("From the old one.")]})
+        self.rows: list[TelemetryRow] = []
+        self.meters = Counted()
+        self.clock = Clock()
+        limits = LimitSettings(requests_per_minute=1000, tokens_per_minute=100000, streams=10, body_bytes=100000)
+        fallback = FallbackSettings(production=order, first_token_s=0.3, words=WORDS, retries=retries, breaker=BREAKER)
+        timeouts = Timeouts(first_token_s=20, request_s=30)
+        self.turns = Turns(
+            self.backend,
+            self.rows.append,
+            Keys(keys or {}),
+            limits,
+            timeouts,
+            fallback,
+            cache,
+            self.meters,
+            embed,
+            self.clock,
+        )
+        served = {
+            digest: Served(app=app, name="desk", max_new_tokens=50, since=1)
+            for digest, app in ((NEW, "new"), (OLD, "old"))
+        }
+        self.turns.routing = Routing(production=NEW, previous=OLD, served=served)
+
+    async def post(
+        self, model: str = "production", headers: dict[str, str] | None = None, **options: Any
+    ) -> httpx.Response:
+        body = {"model": model, "messages": [{"role": "user", "content": "Hello?"}], **options}
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(create_app(self.turns))) as http:
+            return await http.post("http://desk/v1/chat/completions", json=body, headers=headers)
+
+    async def whole(self, **options: Any) -> tuple[str, str]:
+        answer = (await self.post(**options)).json()
+        return answer["model"], answer["choices"][0]["message"]["content"]
