@@ -80,17 +80,19 @@ class PackageServer:
 
     async def _decode(self, ask: Ask, ticket: Ticket) -> AsyncIterator[Event]:
         chunks: list[Chunk] = []
+        prompt_tokens, tokens = len(ticket.request.prompt_ids), 0
         first = last = ticket.admitted
         async for chunk in self._batches.follow(ticket):
             last = time.monotonic()
             first = first if chunks else last
             chunks.append(chunk)
-            if chunk.text:
-                yield Delta(chunk.text)
+            tokens += len(chunk.token_ids)
+            if not chunk.finish_reason:
+                yield Delta(chunk.text, prompt_tokens, tokens)
         generation = Generation(
             text="".join(chunk.text for chunk in chunks),
             token_ids=tuple(token for chunk in chunks for token in chunk.token_ids),
-            prompt_tokens=len(ticket.request.prompt_ids),
+            prompt_tokens=prompt_tokens,
             finish_reason=chunks[-1].finish_reason or "stop",
             first_token_ms=(first - ticket.admitted) * 1000 - ticket.queue_ms,
             latency_ms=(last - ticket.admitted) * 1000 - ticket.queue_ms,

@@ -30,14 +30,19 @@ class Ask:
 
 @dataclass(frozen=True)
 class Delta:
-    """New text, as the model wrote it."""
+    """New text, as the model wrote it (empty while it is held back), and how many tokens there are so far."""
 
     text: str
+    prompt_tokens: int
+    completion_tokens: int
 
 
 @dataclass(frozen=True)
 class Finished:
-    """The whole turn: raw, parsed and measured. The last event of a turn that went well."""
+    """The whole turn: raw, parsed and measured. The last event of a turn that went well.
+
+    What the last step gave is here only, so the deltas before may hold less than the whole.
+    """
 
     generation: Generation
     answer: Answer

@@ -48,7 +48,7 @@ class TelemetryRow(Record):
     `status` is the HTTP status, or the one that a stream would have had it failed before it began;
     `error` is empty when all went well. `digest` is empty where no package was chosen, `owner` (the
     name of who asked) where no key was known. What could not be measured is None; the last fields
-    are those of `tasks.features.Features`.
+    are those of `tasks.features.Features`, of which an answer that broke off has its tokens so far.
     """
 
     trace_id: str

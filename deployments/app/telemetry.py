@@ -9,7 +9,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from deployments.app.limits import Permit
-from deployments.events import Finished
+from deployments.events import Delta, Finished
 from tasks.store import TelemetryRow
 
 _LOG = logging.getLogger(__name__)
@@ -33,6 +33,7 @@ class TurnRecord:
         self._sink = sink
         self._started = time.monotonic()
         self._first_token_ms: float | None = None
+        self._so_far: dict[str, int] = {}
         self._written = False
 
     @property
@@ -44,13 +45,16 @@ class TurnRecord:
     def elapsed_ms(self) -> float:
         return (time.monotonic() - self._started) * 1000
 
-    def saw_token(self) -> None:
-        """The model's first sign of life."""
+    def saw(self, event: Delta | Finished) -> None:
+        """The model gave tokens: the first of them is timed, and they are charged however the turn ends."""
         if self._first_token_ms is None:
             self._first_token_ms = self.elapsed_ms
+        counted = event if isinstance(event, Delta) else event.generation
+        self._so_far = {"prompt_tokens": counted.prompt_tokens, "completion_tokens": counted.completion_tokens}
 
     def answered(self, finished: Finished) -> None:
         """The answer is whole."""
+        self.saw(finished)
         self._write(200, "", finished)
 
     def failed(self, status: int, code: str) -> None:
@@ -66,7 +70,7 @@ class TurnRecord:
             return
         self._written = True
         if self.permit:
-            self.permit.settle(self._used(finished))
+            self.permit.settle(sum(self._so_far.values()))
         row = TelemetryRow(
             trace_id=self.trace_id,
             at=self.at,
@@ -78,16 +82,10 @@ class TurnRecord:
             latency_ms=self.elapsed_ms,
             first_token_ms=self._first_token_ms,
             queue_ms=finished.queue_ms if finished else None,
-            **(finished.features.model_dump() if finished else {}),
+            **(finished.features.model_dump() if finished else self._so_far),
         )
         try:
             self._sink(row)
         except OSError:
             # An answer is worth more than its row, but the loss must be seen.
             _LOG.exception("telemetry row of turn %s was lost", self.trace_id)
-
-    def _used(self, finished: Finished | None) -> int | None:
-        """Tokens to charge: none if the model never began, an unknown number if it broke off."""
-        if finished:
-            return finished.generation.prompt_tokens + finished.generation.completion_tokens
-        return 0 if self._first_token_ms is None else None

@@ -131,11 +131,10 @@ async def _whole(record: TurnRecord, request: ChatRequest, events: Events) -> Re
     async with aclosing(events):
         event = await anext(events)
         while isinstance(event, Delta):
-            record.saw_token()
+            record.saw(event)
             event = await anext(events)
     if isinstance(event, Refused):
         raise ApiError.refused(event)
-    record.saw_token()
     content, calls = outcome(request, event)
     message: dict[str, Any] = {"role": "assistant", "content": content or None, "refusal": None}
     if calls:
@@ -157,7 +156,7 @@ async def _stream(record: TurnRecord, request: ChatRequest, events: Events) -> R
     first = await anext(events)
     if isinstance(first, Refused):
         raise ApiError.refused(first)
-    record.saw_token()
+    record.saw(first)
     return _EventStream(record, events, _lines(record, request, first, events))
 
 
@@ -189,6 +188,7 @@ async def _lines(record: TurnRecord, request: ChatRequest, first: Event, events:
     text = sent = ""
     event = first
     while isinstance(event, Delta):
+        record.saw(event)
         text += event.text
         shown = showable(text)
         if len(shown) > len(sent):
