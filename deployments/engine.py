@@ -18,7 +18,7 @@ from deployments.events import Ask, Delta, Event, Finished, Refused
 from deployments.loopback import stay_on_loopback
 from deployments.settings import ReplicaSettings
 from tasks.engine.open import Model, PromptTooLongError, open_package
-from tasks.engine.protocol import Chunk, Generation, GenerationRequest
+from tasks.engine.protocol import Chunk, ConstraintError, Generation, GenerationRequest, JsonSchema, Regex
 from tasks.errors import GraftError
 from tasks.features import measure
 from tasks.layout import REGISTRY
@@ -27,6 +27,8 @@ from tasks.records import Message
 from tasks.registry import LocalRegistry
 
 _LOG = logging.getLogger(__name__)
+_CONSTRAINED_BY = {JsonSchema: "response_format", Regex: "structured_outputs"}
+"""The fields of a request that constraints come from."""
 
 
 class PackageServer:
@@ -61,6 +63,8 @@ class PackageServer:
         try:
             async for event in self._decode(ask, ticket):
                 yield event
+        except ConstraintError as error:
+            yield Refused(400, "invalid_value", str(error), param=_CONSTRAINED_BY[type(ask.constraint)])
         except Exception:  # an engine may raise anything; the caller still gets an answer
             _LOG.exception("the engine failed")
             yield Refused(500, "engine_error", "the model failed while answering; the server's log says why")
@@ -75,6 +79,7 @@ class PackageServer:
             top_p=ask.top_p,
             seed=ask.seed,
             stop=ask.stop,
+            constraint=ask.constraint,
             **options,
         )
 

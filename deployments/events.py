@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from tasks.engine.protocol import Generation
+from tasks.engine.protocol import Constraint, Generation
 from tasks.features import Features
 from tasks.prompt import Answer
 from tasks.records import Message
@@ -16,7 +16,8 @@ from tasks.records import Message
 class Ask:
     """A conversation that wants its next turn.
 
-    `tools` None shows the package's own. `max_new_tokens` is lowered to the package's limit.
+    `tools` None shows the package's own. `max_new_tokens` is lowered to the package's limit. The
+    whole text is held to `constraint`.
     """
 
     messages: tuple[Message, ...]
@@ -26,6 +27,7 @@ class Ask:
     top_p: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    constraint: Constraint | None = None
 
 
 @dataclass(frozen=True)
@@ -52,12 +54,16 @@ class Finished:
 
 @dataclass(frozen=True)
 class Refused:
-    """Why there is no turn: an HTTP status, a code and a sentence. The last event where it occurs."""
+    """Why there is no turn: an HTTP status, a code and a sentence. The last event where it occurs.
+
+    `param` is the request's field that is at fault, where it is one.
+    """
 
     status: int
     code: str
     message: str
     retry_after_s: int | None = None
+    param: str | None = None
 
 
 Event = Delta | Finished | Refused

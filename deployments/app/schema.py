@@ -7,12 +7,16 @@ OpenAI does not know are refused as OpenAI refuses them. `null` always means "no
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import from_json
 
 from deployments.app.errors import ApiError
 from deployments.events import Ask
+from tasks.engine.protocol import Constraint, JsonSchema, Regex
 from tasks.records import Message
 
 _GREEDY_BELOW = 0.01
@@ -90,6 +94,50 @@ class StreamOptions(_Part):
     include_usage: bool | None = None
 
 
+class TextFormat(_Part):
+    type: Literal["text"]
+
+    def to_constraint(self) -> None:
+        """Any text will do."""
+
+
+class JsonObjectFormat(_Part):
+    type: Literal["json_object"]
+
+    def to_constraint(self) -> JsonSchema:
+        """Any JSON object will do."""
+        return JsonSchema('{"type": "object"}')
+
+
+class NamedSchema(_Part):
+    """A JSON schema; whether `strict` or not, it is kept to."""
+
+    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+    description: str | None = None
+    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+    strict: bool | None = None
+
+
+class JsonSchemaFormat(_Part):
+    type: Literal["json_schema"]
+    json_schema: NamedSchema
+
+    def to_constraint(self) -> JsonSchema:
+        """What the schema allows, its properties in their order there."""
+        return JsonSchema(json.dumps(self.json_schema.schema_))
+
+
+ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
+
+
+class StructuredOutputs(_Part):
+    """A regular expression for the whole answer. Not OpenAI's: the name and shape are vLLM's."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    regex: Annotated[str, Field(min_length=1)]
+
+
 class ChatRequest(BaseModel):
     """The body of `POST /v1/chat/completions`.
 
@@ -113,6 +161,8 @@ class ChatRequest(BaseModel):
     tools: tuple[Tool, ...] | None = None
     tool_choice: Literal["auto", "none"] | None = None
     parallel_tool_calls: bool | None = None
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
 
     # Supported at these values only.
     n: Literal[1] | None = None
@@ -121,7 +171,6 @@ class ChatRequest(BaseModel):
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
-    response_format: dict[str, Any] | None = None
     modalities: tuple[Literal["text"], ...] | None = None
 
     # Accepted; they change nothing here.
@@ -151,12 +200,12 @@ class ChatRequest(BaseModel):
             raise ValueError("not supported here; leave it out")
         return value
 
-    @field_validator("response_format")
-    @classmethod
-    def _check_format(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
-        if value is not None and value.get("type") != "text":
-            raise ValueError("only {'type': 'text'} is supported here")
-        return value
+    @property
+    def constraint(self) -> Constraint | None:
+        """What the whole answer is held to."""
+        if self.structured_outputs:
+            return Regex(self.structured_outputs.regex)
+        return self.response_format.to_constraint() if self.response_format else None
 
     @property
     def include_usage(self) -> bool:
@@ -185,6 +234,7 @@ class ChatRequest(BaseModel):
             top_p=1.0 if self.top_p is None else max(self.top_p, _SMALLEST_TOP_P),
             seed=self.seed,
             stop=(self.stop,) if isinstance(self.stop, str) else self.stop or (),
+            constraint=self.constraint,
         )
 
 
@@ -197,25 +247,37 @@ def parse_request(body: bytes) -> ChatRequest:
     try:
         request = ChatRequest.model_validate_json(body)
     except ValidationError as error:
-        raise _explain(error) from error
+        raise _explain(error, body) from error
     if request.stream_options and not request.stream:
         message = "stream_options is only allowed when stream is true"
         raise ApiError(400, "invalid_value", message, param="stream_options")
+    if request.structured_outputs and request.response_format:
+        message = "structured_outputs and response_format exclude each other"
+        raise ApiError(400, "invalid_value", message, param="structured_outputs")
     return request
 
 
-def _explain(error: ValidationError) -> ApiError:
+def _explain(error: ValidationError, body: bytes) -> ApiError:
     first = error.errors(include_url=False, include_context=False)[0]
     kind = first["type"]
     if kind == "json_invalid":
         return ApiError(400, "invalid_json", f"the body is not JSON in UTF-8: {first['msg']}")
-    # Members of a union are named like "tuple[TextPart, ...]"; they are no part of a path.
-    places = [str(place) for place in first["loc"] if isinstance(place, int) or str(place).isidentifier()]
-    param = ".".join(places) or None
+    param = ".".join(_path(first["loc"], from_json(body), missing=kind == "missing")) or None
     if kind == "extra_forbidden":
         return ApiError(400, "unknown_parameter", f"Unrecognized request argument supplied: {param}", param=param)
     code = "missing_required_parameter" if kind == "missing" else "invalid_value"
     return ApiError(400, code, f"{param or 'body'}: {first['msg']}", param=param)
+
+
+def _path(places: tuple[int | str, ...], value: Any, *, missing: bool) -> Iterator[str]:
+    """Where in `value` an error is. The names of a union's members are in `places` too; they are left out."""
+    for place in places:
+        held = range(len(value)) if isinstance(value, list) else value if isinstance(value, dict) else ()
+        if place in held:
+            value = value[place]
+            yield str(place)
+    if missing:
+        yield str(places[-1])
 
 
 def completion(

@@ -227,8 +227,8 @@ def showable(text: str) -> str:
 
 
 def outcome(request: ChatRequest, finished: Finished) -> tuple[str, tuple[ToolCall, ...]]:
-    """Content and tool calls of a turn, as far as the request allows calls."""
-    if request.tool_choice == "none":
+    """Content and tool calls of a turn, as far as the request allows calls; a constrained turn is all content."""
+    if request.tool_choice == "none" or request.constraint:
         return finished.generation.text.strip(), ()
     calls = finished.answer.tool_calls
     return finished.answer.content, calls[:1] if request.parallel_tool_calls is False else calls

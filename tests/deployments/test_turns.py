@@ -229,7 +229,18 @@ def test_decoding_options_reach_the_engine(tiny_base: Path, tiny_prompts: Path) 
         ({"max_tokens": 0}, "max_tokens", "invalid_value"),
         ({"seed": 2**70}, "seed", "invalid_value"),
         ({"logit_bias": {"1": 2}}, "logit_bias", "invalid_value"),
-        ({"response_format": {"type": "json_object"}}, "response_format", "invalid_value"),
+        ({"response_format": {"type": "xml"}}, "response_format", "invalid_value"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}},
+            "response_format.json_schema.schema",
+            "missing_required_parameter",
+        ),
+        ({"structured_outputs": {"regex": "a", "choice": ["a"]}}, "structured_outputs.choice", "unknown_parameter"),
+        (
+            {"structured_outputs": {"regex": "a"}, "response_format": {"type": "json_object"}},
+            "structured_outputs",
+            "invalid_value",
+        ),
         ({"tool_choice": "required"}, "tool_choice", "invalid_value"),
         (
             {"tools": [{"type": "function", "function": {"name": "no spaces"}}]},
@@ -245,7 +256,7 @@ def test_a_bad_request_is_400_names_its_field_and_leaves_a_row(
 ) -> None:
     async def run() -> None:
         desk = Desk(TellingEngine("never"), tiny_base, tiny_prompts)
-        model = {} if code == "missing_required_parameter" else {"model": "production"}
+        model = {} if param == "model" else {"model": "production"}
         content = body if isinstance(body, bytes) else json.dumps({**model, "messages": ASK, **body}).encode()
         async with httpx.AsyncClient(transport=httpx.ASGITransport(create_app(desk.turns))) as http:
             answer = await http.post("http://desk/v1/chat/completions", content=content)
