@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from deployments.batches import Batches, OverloadedError, Ticket
-from deployments.events import Ask, Delta, Event, Finished, Refused
+from deployments.events import Ask, Delta, Event, Finished, Refused, TokenLogprob
 from deployments.loopback import stay_on_loopback
 from deployments.settings import ReplicaSettings
 from tasks.engine.open import Model, PromptTooLongError, open_package
@@ -23,6 +23,7 @@ from tasks.errors import GraftError
 from tasks.features import measure
 from tasks.layout import REGISTRY
 from tasks.manifest import read_manifest
+from tasks.pieces import TokenBytes
 from tasks.records import Message
 from tasks.registry import LocalRegistry
 
@@ -37,6 +38,7 @@ class PackageServer:
     def __init__(self, model: Model, phrases: tuple[str, ...], settings: ReplicaSettings) -> None:
         self._model = model
         self._phrases = phrases
+        self._bytes = TokenBytes(model.prompt.tokenizer)
         self._settings = settings
         self._batches = Batches(
             model.engine,
@@ -79,12 +81,14 @@ class PackageServer:
             top_p=ask.top_p,
             seed=ask.seed,
             stop=ask.stop,
+            logprobs=ask.logprobs,
             constraint=ask.constraint,
             **options,
         )
 
     async def _decode(self, ask: Ask, ticket: Ticket) -> AsyncIterator[Event]:
         chunks: list[Chunk] = []
+        logprobs: tuple[TokenLogprob, ...] = ()
         prompt_tokens, tokens = len(ticket.request.prompt_ids), 0
         first = last = ticket.admitted
         async for chunk in self._batches.follow(ticket):
@@ -92,8 +96,10 @@ class PackageServer:
             first = first if chunks else last
             chunks.append(chunk)
             tokens += len(chunk.token_ids)
+            scores = self._logprobs(chunk)
+            logprobs += scores
             if not chunk.finish_reason:
-                yield Delta(chunk.text, prompt_tokens, tokens)
+                yield Delta(chunk.text, prompt_tokens, tokens, scores)
         generation = Generation(
             text="".join(chunk.text for chunk in chunks),
             token_ids=tuple(token for chunk in chunks for token in chunk.token_ids),
@@ -104,7 +110,14 @@ class PackageServer:
         )
         answer = self._model.prompt.parse(generation.text)
         features = measure(ask.messages, generation, answer, self._phrases)
-        yield Finished(generation, answer, features, ticket.queue_ms)
+        yield Finished(generation, answer, features, ticket.queue_ms, logprobs)
+
+    def _logprobs(self, chunk: Chunk) -> tuple[TokenLogprob, ...]:
+        if not chunk.logprobs:
+            return ()
+        scored = zip(chunk.token_ids, chunk.logprobs, strict=True)
+        end = self._model.prompt.end_of_turn
+        return tuple(TokenLogprob(self._bytes(token), logprob) for token, logprob in scored if token != end)
 
     async def check_health(self) -> None:
         """Ask for a token, unless one came by lately. Serve calls this and replaces a replica that fails."""

@@ -20,23 +20,41 @@ class Ask:
     whole text is held to `constraint`.
     """
 
-    messages: tuple[Message, ...]
+    messages: tuple[Message, ...] = ()
     tools: tuple[dict[str, Any], ...] | None = None
     max_new_tokens: int | None = None
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    logprobs: bool = False
     constraint: Constraint | None = None
 
 
 @dataclass(frozen=True)
+class TokenLogprob:
+    """A token of the text, which may be part of a character, and its log-probability (natural)."""
+
+    bytes: bytes
+    logprob: float
+
+    @property
+    def token(self) -> str:
+        """As text, as far as it is any."""
+        return self.bytes.decode(errors="replace")
+
+
+@dataclass(frozen=True)
 class Delta:
-    """New text, as the model wrote it (empty while it is held back), and how many tokens there are so far."""
+    """New text, as the model wrote it (empty while it is held back), and how many tokens there are so far.
+
+    `logprobs` has the new tokens without an end of turn, if they were asked for.
+    """
 
     text: str
     prompt_tokens: int
     completion_tokens: int
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -50,6 +68,7 @@ class Finished:
     answer: Answer
     features: Features
     queue_ms: float
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True)

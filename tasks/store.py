@@ -46,9 +46,11 @@ class TelemetryRow(Record):
     """One answer. Times are measured where HTTP arrives, so they hold the wait in the queue.
 
     `status` is the HTTP status, or the one that a stream would have had it failed before it began;
-    `error` is empty when all went well. `digest` is empty where no package was chosen, `owner` (the
-    name of who asked) where no key was known. What could not be measured is None; the last fields
-    are those of `tasks.features.Features`, of which an answer that broke off has its tokens so far.
+    `error` is empty when all went well. `operation` is what was asked for, by OpenTelemetry's names
+    (`chat`, `text_completion`, `embeddings`); rows from before it was kept have none. `digest` is
+    empty where no model was chosen, `owner` (the name of who asked) where no key was known. What
+    could not be measured is None; the last fields are those of `tasks.features.Features`, of which
+    an answer that broke off has its tokens so far.
     """
 
     trace_id: str
@@ -58,6 +60,7 @@ class TelemetryRow(Record):
     error: str
     stream: bool
     latency_ms: float
+    operation: str = "chat"
     owner: str = ""
     first_token_ms: float | None = None
     queue_ms: float | None = None

@@ -8,6 +8,7 @@ from fastapi import Depends, FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
+from deployments.app.chat import CHAT
 from deployments.app.errors import ApiError
 from deployments.app.routing import Routing
 from deployments.app.turn import Turns
@@ -19,7 +20,7 @@ def create_app(turns: Turns) -> FastAPI:
 
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
-        return await turns.take(request)
+        return await turns.take(request, CHAT)
 
     def known(request: Request) -> None:
         turns.keys.owner(request.headers.get("authorization"))

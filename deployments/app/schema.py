@@ -1,4 +1,4 @@
-"""OpenAI's chat-completion request as it is accepted here, and the shapes of what is sent back.
+"""OpenAI's requests for text as they are accepted here: what all have in common, and the chat's.
 
 Fields that would change the answer and are not supported are refused, with a sentence that says
 so; fields that change nothing here (`user`, `metadata`, …) are accepted and ignored; fields that
@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from dataclasses import replace
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import from_json
@@ -18,6 +19,10 @@ from deployments.app.errors import ApiError
 from deployments.events import Ask
 from tasks.engine.protocol import Constraint, JsonSchema, Regex
 from tasks.records import Message
+
+R = TypeVar("R", bound="TextRequest")
+StopString = Annotated[str, Field(min_length=1)]
+Neutral = Annotated[float, Field(json_schema_extra={"const": 0})]
 
 _GREEDY_BELOW = 0.01
 _SMALLEST_TOP_P = 1e-6
@@ -138,8 +143,8 @@ class StructuredOutputs(_Part):
     regex: Annotated[str, Field(min_length=1)]
 
 
-class ChatRequest(BaseModel):
-    """The body of `POST /v1/chat/completions`.
+class TextRequest(BaseModel):
+    """What all requests for text have in common.
 
     `temperature` is 0 unless given: greedy, because that is how a package was evaluated. What is
     asked for beyond the package's own limit of new tokens is cut to it, and the answer's
@@ -149,32 +154,74 @@ class ChatRequest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     model: str
-    messages: Annotated[tuple[ChatMessage, ...], Field(min_length=1)]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    stop: str | tuple[str, ...] | None = None
-    tools: tuple[Tool, ...] | None = None
-    tool_choice: Literal["auto", "none"] | None = None
-    parallel_tool_calls: bool | None = None
-    response_format: ResponseFormat | None = None
+    stop: StopString | Annotated[tuple[StopString, ...], Field(max_length=4)] | None = None
     structured_outputs: StructuredOutputs | None = None
 
     # Supported at these values only.
     n: Literal[1] | None = None
-    logprobs: Literal[False] | None = None
+    frequency_penalty: Neutral | None = None
+    presence_penalty: Neutral | None = None
+    logit_bias: Annotated[dict[str, float], Field(json_schema_extra={"maxProperties": 0})] | None = None
+
+    # Accepted; it changes nothing here.
+    user: Any = None
+
+    @field_validator("frequency_penalty", "presence_penalty", "logit_bias")
+    @classmethod
+    def _check_neutral(cls, value: object) -> object:
+        if value:
+            raise ValueError("not supported here; leave it out")
+        return value
+
+    @property
+    def include_usage(self) -> bool:
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def constraint(self) -> Constraint | None:
+        """What the whole answer is held to."""
+        return Regex(self.structured_outputs.regex) if self.structured_outputs else None
+
+    def to_ask(self) -> Ask:
+        """What a served package is asked.
+
+        Raises:
+            ApiError: the request cannot be put to one.
+        """
+        temperature = self.temperature or 0.0
+        return Ask(
+            max_new_tokens=self.max_tokens,
+            # Colder than this is greedy to the eye, and overflows float32 on its way.
+            temperature=temperature if temperature >= _GREEDY_BELOW else 0.0,
+            top_p=1.0 if self.top_p is None else max(self.top_p, _SMALLEST_TOP_P),
+            seed=self.seed,
+            stop=(self.stop,) if isinstance(self.stop, str) else self.stop or (),
+            constraint=self.constraint,
+        )
+
+
+class ChatRequest(TextRequest):
+    """The body of `POST /v1/chat/completions`."""
+
+    messages: Annotated[tuple[ChatMessage, ...], Field(min_length=1)]
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    tools: tuple[Tool, ...] | None = None
+    tool_choice: Literal["auto", "none"] | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: ResponseFormat | None = None
+    logprobs: bool | None = None
+
+    # Supported at these values only.
     top_logprobs: Literal[0] | None = None
-    frequency_penalty: float | None = None
-    presence_penalty: float | None = None
-    logit_bias: dict[str, float] | None = None
     modalities: tuple[Literal["text"], ...] | None = None
 
     # Accepted; they change nothing here.
-    user: Any = None
     metadata: Any = None
     store: Any = None
     service_tier: Any = None
@@ -185,75 +232,50 @@ class ChatRequest(BaseModel):
     verbosity: Any = None
     prediction: Any = None
 
-    @field_validator("stop")
-    @classmethod
-    def _check_stop(cls, value: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
-        strings = (value,) if isinstance(value, str) else value or ()
-        if len(strings) > 4 or not all(strings):
-            raise ValueError("expected at most 4 strings, none of them empty")
-        return value
-
-    @field_validator("frequency_penalty", "presence_penalty", "logit_bias")
-    @classmethod
-    def _check_neutral(cls, value: object) -> object:
-        if value:
-            raise ValueError("not supported here; leave it out")
-        return value
-
     @property
     def constraint(self) -> Constraint | None:
-        """What the whole answer is held to."""
-        if self.structured_outputs:
-            return Regex(self.structured_outputs.regex)
-        return self.response_format.to_constraint() if self.response_format else None
-
-    @property
-    def include_usage(self) -> bool:
-        return bool(self.stream_options and self.stream_options.include_usage)
-
-    def to_ask(self) -> Ask:
-        """What a served package is asked.
+        """See `TextRequest.constraint`.
 
         Raises:
-            ApiError: a message cannot be read.
+            ApiError: there is more than one.
         """
+        held = self.response_format.to_constraint() if self.response_format else None
+        if held and self.structured_outputs:
+            message = "structured_outputs and response_format exclude each other"
+            raise ApiError(400, "invalid_value", message, param="structured_outputs")
+        return held or super().constraint
+
+    def to_ask(self) -> Ask:
+        """See `TextRequest.to_ask`."""
         try:
             messages = tuple(message.to_message() for message in self.messages)
         except ValueError as error:
             message = "a tool call's arguments must be a JSON object, as a string"
             raise ApiError(400, "invalid_value", message, param="messages") from error
-        hide = self.tool_choice == "none"
         tools = None if self.tools is None else tuple(tool.to_schema() for tool in self.tools)
-        temperature = self.temperature or 0.0
-        return Ask(
+        ask = super().to_ask()
+        return replace(
+            ask,
             messages=messages,
-            tools=() if hide else tools,
-            max_new_tokens=self.max_completion_tokens or self.max_tokens,
-            # Colder than this is greedy to the eye, and overflows float32 on its way.
-            temperature=temperature if temperature >= _GREEDY_BELOW else 0.0,
-            top_p=1.0 if self.top_p is None else max(self.top_p, _SMALLEST_TOP_P),
-            seed=self.seed,
-            stop=(self.stop,) if isinstance(self.stop, str) else self.stop or (),
-            constraint=self.constraint,
+            tools=() if self.tool_choice == "none" else tools,
+            max_new_tokens=self.max_completion_tokens or ask.max_new_tokens,
+            logprobs=bool(self.logprobs),
         )
 
 
-def parse_request(body: bytes) -> ChatRequest:
+def parse_request(kind: type[R], body: bytes) -> R:
     """Read a request's body.
 
     Raises:
         ApiError: 400, with the first field that is wrong.
     """
     try:
-        request = ChatRequest.model_validate_json(body)
+        request = kind.model_validate_json(body)
     except ValidationError as error:
         raise _explain(error, body) from error
     if request.stream_options and not request.stream:
         message = "stream_options is only allowed when stream is true"
         raise ApiError(400, "invalid_value", message, param="stream_options")
-    if request.structured_outputs and request.response_format:
-        message = "structured_outputs and response_format exclude each other"
-        raise ApiError(400, "invalid_value", message, param="structured_outputs")
     return request
 
 
@@ -278,23 +300,3 @@ def _path(places: tuple[int | str, ...], value: Any, *, missing: bool) -> Iterat
             yield str(place)
     if missing:
         yield str(places[-1])
-
-
-def completion(
-    trace_id: str, created: int, model: str, choice: dict[str, Any], usage: dict[str, int]
-) -> dict[str, Any]:
-    """A whole answer."""
-    head = {"id": f"chatcmpl-{trace_id}", "object": "chat.completion", "created": created, "model": model}
-    return {**head, "choices": [{"index": 0, "logprobs": None, **choice}], "usage": usage}
-
-
-def chunk(trace_id: str, created: int, model: str, delta: dict[str, Any], finish_reason: str | None) -> dict[str, Any]:
-    """A piece of a streamed answer."""
-    head = {"id": f"chatcmpl-{trace_id}", "object": "chat.completion.chunk", "created": created, "model": model}
-    return {**head, "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}]}
-
-
-def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
-    """Tokens of a turn; the completion's hold its end of turn."""
-    total = prompt_tokens + completion_tokens
-    return {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens, "total_tokens": total}

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+from deployments.app.api import Head
 from deployments.app.limits import Permit
 from deployments.events import Delta, Finished
 from tasks.store import TelemetryRow
@@ -23,7 +24,8 @@ TRACE_HEADER = "x-graft-trace-id"
 class TurnRecord:
     """What is known of one turn so far. It becomes one row, by whichever ending comes first."""
 
-    def __init__(self, sink: Sink) -> None:
+    def __init__(self, sink: Sink, operation: str) -> None:
+        self.operation = operation
         self.trace_id = uuid.uuid4().hex
         self.at = datetime.now(UTC)
         self.digest = ""
@@ -40,6 +42,11 @@ class TurnRecord:
     def headers(self) -> dict[str, str]:
         """What the answer's head says of the turn."""
         return {TRACE_HEADER: self.trace_id, **(self.permit.headers if self.permit else {})}
+
+    @property
+    def head(self) -> Head:
+        """What the answer's bodies begin with, once the package is chosen."""
+        return Head(self.trace_id, int(self.at.timestamp()), self.digest)
 
     @property
     def elapsed_ms(self) -> float:
@@ -75,6 +82,7 @@ class TurnRecord:
             trace_id=self.trace_id,
             at=self.at,
             digest=self.digest,
+            operation=self.operation,
             owner=self.owner,
             status=status,
             error=error,

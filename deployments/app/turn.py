@@ -1,7 +1,7 @@
 """What happens to a request, in one visible order.
 
-    key -> body -> parse -> choose the model -> limits -> its engine -> parsed answer -> content and
-    tool calls -> telemetry
+    key -> body -> parse -> choose the model -> limits -> its engine -> parsed answer -> its writer
+    (content and tool calls) -> telemetry
 
 `Turns.take` is that order. What later joins a turn (budget, safety, cache, retrieval, policy) gets
 its line there. The model id in every answer is the digest of the package that gave it.
@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import uuid
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any
@@ -21,19 +20,18 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from deployments.app.api import Api, R, Writer
 from deployments.app.errors import ApiError
 from deployments.app.keys import Keys
 from deployments.app.limits import Limits
 from deployments.app.routing import Routing
-from deployments.app.schema import ChatRequest, chunk, completion, parse_request, usage
+from deployments.app.schema import parse_request
 from deployments.app.telemetry import Sink, TurnRecord
-from deployments.events import Backend, Delta, Event, Finished, Refused
+from deployments.events import Backend, Delta, Event, Refused
 from deployments.settings import LimitSettings
-from tasks.records import ToolCall
 from tasks.settings import Section
 
 _LOG = logging.getLogger(__name__)
-_CALL = "<tool_call>"
 
 Events = AsyncGenerator[Event]
 
@@ -61,13 +59,13 @@ class Turns:
         self._body_bytes = limits.body_bytes
         self._timeouts = timeouts
 
-    async def take(self, asked: Request) -> Response:
-        """Answer one chat request; every outcome is a response and a telemetry row."""
-        record = TurnRecord(self._sink)
+    async def take(self, asked: Request, api: Api[R]) -> Response:
+        """Answer one request; every outcome is a response and a telemetry row."""
+        record = TurnRecord(self._sink, api.operation)
         try:
             record.owner = self.keys.owner(asked.headers.get("authorization"))
             body = await read_body(asked, self._body_bytes)
-            request = parse_request(body)
+            request = parse_request(api.request, body)
             record.stream = bool(request.stream)
             routing = self.routing
             record.digest = routing.choose(request.model)
@@ -75,9 +73,8 @@ class Turns:
             ask = request.to_ask()
             record.permit = self._limits.admit(record.owner, len(body), served.new_tokens(ask.max_new_tokens))
             events = _within(self._timeouts, self._backend.ask(served.app, ask))
-            if request.stream:
-                return await _stream(record, request, events)
-            return await _whole(record, request, events)
+            writer = api.writer(request, record.head)
+            return await (_stream if request.stream else _whole)(record, writer, events)
         except ApiError as error:
             return _failed(record, error)
         except asyncio.CancelledError:
@@ -122,7 +119,7 @@ async def _within(timeouts: Timeouts, events: Events) -> Events:
             yield Refused(500, "engine_error", "the model stopped without finishing its answer")
 
 
-async def _whole(record: TurnRecord, request: ChatRequest, events: Events) -> Response:
+async def _whole(record: TurnRecord, writer: Writer, events: Events) -> Response:
     """Wait for the turn and answer in one piece.
 
     Raises:
@@ -135,19 +132,12 @@ async def _whole(record: TurnRecord, request: ChatRequest, events: Events) -> Re
             event = await anext(events)
     if isinstance(event, Refused):
         raise ApiError.refused(event)
-    content, calls = outcome(request, event)
-    message: dict[str, Any] = {"role": "assistant", "content": content or None, "refusal": None}
-    if calls:
-        message["tool_calls"] = [call_part(call) for call in calls]
-    else:
-        message["content"] = content
-    choice = {"message": message, "finish_reason": "tool_calls" if calls else event.generation.finish_reason}
-    body = completion(record.trace_id, int(record.at.timestamp()), record.digest, choice, _usage(event))
+    body = writer.whole(event)
     record.answered(event)
     return JSONResponse(body, headers=record.headers)
 
 
-async def _stream(record: TurnRecord, request: ChatRequest, events: Events) -> Response:
+async def _stream(record: TurnRecord, writer: Writer, events: Events) -> Response:
     """Answer piece by piece, once the first piece is there: until then a failure has its own status.
 
     Raises:
@@ -157,7 +147,7 @@ async def _stream(record: TurnRecord, request: ChatRequest, events: Events) -> R
     if isinstance(first, Refused):
         raise ApiError.refused(first)
     record.saw(first)
-    return _EventStream(record, events, _lines(record, request, first, events))
+    return _EventStream(record, events, _lines(record, writer, first, events))
 
 
 class _EventStream(StreamingResponse):
@@ -177,71 +167,24 @@ class _EventStream(StreamingResponse):
             await self._events.aclose()
 
 
-async def _lines(record: TurnRecord, request: ChatRequest, first: Event, events: Events) -> AsyncIterator[str]:
-    """The turn as server-sent events, in OpenAI's order: role, content, tool calls, end, usage."""
-
-    def line(delta: dict[str, Any], finish_reason: str | None = None) -> str:
-        body = chunk(record.trace_id, int(record.at.timestamp()), record.digest, delta, finish_reason)
-        return _sse({**body, "usage": None} if request.include_usage else body)
-
-    yield line({"role": "assistant", "content": ""})
-    text = sent = ""
+async def _lines(record: TurnRecord, writer: Writer, first: Event, events: Events) -> AsyncIterator[str]:
+    """The turn as server-sent events, in the order that its writer has."""
+    for body in writer.begin():
+        yield _sse(body)
     event = first
     while isinstance(event, Delta):
         record.saw(event)
-        text += event.text
-        shown = showable(text)
-        if len(shown) > len(sent):
-            yield line({"content": shown[len(sent) :]})
-            sent = shown
+        for body in writer.add(event):
+            yield _sse(body)
         event = await anext(events)
     if isinstance(event, Refused):
         record.failed(event.status, event.code)
         yield _sse(ApiError.refused(event).body)
         return
-    content, calls = outcome(request, event)
-    if len(content) > len(sent):
-        yield line({"content": content[len(sent) :]})
-    for index, call in enumerate(calls):
-        yield line({"tool_calls": [{"index": index, **call_part(call)}]})
-    yield line({}, "tool_calls" if calls else event.generation.finish_reason)
-    if request.include_usage:
-        body = chunk(record.trace_id, int(record.at.timestamp()), record.digest, {}, None)
-        yield _sse({**body, "choices": [], "usage": _usage(event)})
+    for body in writer.end(event):
+        yield _sse(body)
     record.answered(event)
     yield "data: [DONE]\n\n"
-
-
-def showable(text: str) -> str:
-    """The part of an unfinished turn that is content whatever follows.
-
-    Nothing from a tool call on, nothing that may be the start of one, no space at the ends: so
-    that the pieces of a stream add up to the content of the whole answer.
-    """
-    head, tag, _ = text.partition(_CALL)
-    if not tag:
-        sizes = range(len(_CALL) - 1, 0, -1)
-        held = next((size for size in sizes if head.endswith(_CALL[:size])), 0)
-        head = head[: len(head) - held]
-    return head.strip()
-
-
-def outcome(request: ChatRequest, finished: Finished) -> tuple[str, tuple[ToolCall, ...]]:
-    """Content and tool calls of a turn, as far as the request allows calls; a constrained turn is all content."""
-    if request.tool_choice == "none" or request.constraint:
-        return finished.generation.text.strip(), ()
-    calls = finished.answer.tool_calls
-    return finished.answer.content, calls[:1] if request.parallel_tool_calls is False else calls
-
-
-def call_part(call: ToolCall) -> dict[str, Any]:
-    """A tool call in OpenAI's shape, with a fresh id."""
-    function = {"name": call.name, "arguments": json.dumps(call.arguments, ensure_ascii=False)}
-    return {"id": f"call_{uuid.uuid4().hex[:24]}", "type": "function", "function": function}
-
-
-def _usage(finished: Finished) -> dict[str, int]:
-    return usage(finished.generation.prompt_tokens, finished.generation.completion_tokens)
 
 
 def _sse(body: dict[str, Any]) -> str:

@@ -18,11 +18,12 @@ import httpx
 import openai
 import pytest
 
+from deployments.app.chat import showable
 from deployments.app.keys import Keys
 from deployments.app.limits import Limits
 from deployments.app.routes import create_app
 from deployments.app.routing import Routing, Served
-from deployments.app.turn import Timeouts, Turns, showable
+from deployments.app.turn import Timeouts, Turns
 from deployments.engine import PackageServer
 from deployments.events import Ask, Event
 from deployments.settings import LimitSettings, ReplicaSettings
