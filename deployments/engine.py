@@ -72,19 +72,20 @@ class PackageServer:
             yield Refused(500, "engine_error", "the model failed while answering; the server's log says why")
 
     def _request(self, ask: Ask) -> GenerationRequest:
-        options: dict[str, Any] = {"tools": list(ask.tools) if ask.tools is not None else None}
         limit = self._model.settings.max_new_tokens
-        return self._model.request(
-            ask.messages,
-            max_new_tokens=min(ask.max_new_tokens or limit, limit),
-            temperature=ask.temperature,
-            top_p=ask.top_p,
-            seed=ask.seed,
-            stop=ask.stop,
-            logprobs=ask.logprobs,
-            constraint=ask.constraint,
-            **options,
-        )
+        options: dict[str, Any] = {
+            "max_new_tokens": min(ask.max_new_tokens or limit, limit),
+            "temperature": ask.temperature,
+            "top_p": ask.top_p,
+            "seed": ask.seed,
+            "stop": ask.stop,
+            "logprobs": ask.logprobs,
+            "constraint": ask.constraint,
+        }
+        if ask.text is not None:
+            return self._model.continuation(ask.text, **options)
+        tools = list(ask.tools) if ask.tools is not None else None
+        return self._model.request(ask.messages, tools=tools, **options)
 
     async def _decode(self, ask: Ask, ticket: Ticket) -> AsyncIterator[Event]:
         chunks: list[Chunk] = []

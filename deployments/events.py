@@ -14,13 +14,14 @@ from tasks.records import Message
 
 @dataclass(frozen=True)
 class Ask:
-    """A conversation that wants its next turn.
+    """A conversation that wants its next turn, or a `text` that wants to be continued as it stands.
 
     `tools` None shows the package's own. `max_new_tokens` is lowered to the package's limit. The
     whole text is held to `constraint`.
     """
 
     messages: tuple[Message, ...] = ()
+    text: str | None = None
     tools: tuple[dict[str, Any], ...] | None = None
     max_new_tokens: int | None = None
     temperature: float = 0.0

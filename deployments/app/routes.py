@@ -9,6 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from deployments.app.chat import CHAT
+from deployments.app.completions import COMPLETIONS
 from deployments.app.errors import ApiError
 from deployments.app.routing import Routing
 from deployments.app.turn import Turns
@@ -21,6 +22,10 @@ def create_app(turns: Turns) -> FastAPI:
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
         return await turns.take(request, CHAT)
+
+    @app.post("/v1/completions")
+    async def completions(request: Request) -> Response:
+        return await turns.take(request, COMPLETIONS)
 
     def known(request: Request) -> None:
         turns.keys.owner(request.headers.get("authorization"))

@@ -96,10 +96,15 @@ class Desk:
         return self.server.turn(ask)
 
     @asynccontextmanager
-    async def client(self) -> AsyncIterator[openai.AsyncOpenAI]:
+    async def http(self) -> AsyncIterator[httpx.AsyncClient]:
         transport = httpx.ASGITransport(create_app(self.turns))
+        async with httpx.AsyncClient(transport=transport, base_url="http://desk/v1") as http:
+            yield http
+
+    @asynccontextmanager
+    async def client(self) -> AsyncIterator[openai.AsyncOpenAI]:
         async with (
-            httpx.AsyncClient(transport=transport) as http,
+            self.http() as http,
             openai.AsyncOpenAI(base_url="http://desk/v1", api_key="none", http_client=http, max_retries=0) as client,
         ):
             yield client
@@ -259,8 +264,8 @@ def test_a_bad_request_is_400_names_its_field_and_leaves_a_row(
         desk = Desk(TellingEngine("never"), tiny_base, tiny_prompts)
         model = {} if param == "model" else {"model": "production"}
         content = body if isinstance(body, bytes) else json.dumps({**model, "messages": ASK, **body}).encode()
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(create_app(desk.turns))) as http:
-            answer = await http.post("http://desk/v1/chat/completions", content=content)
+        async with desk.http() as http:
+            answer = await http.post("/chat/completions", content=content)
         error = answer.json()["error"]
         assert (answer.status_code, error["code"], error["type"]) == (400, code, "invalid_request_error")
         assert param is None or error["param"] == param
