@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
 from deployments.app.api import Api, Head, usage
-from deployments.app.schema import TextRequest
+from deployments.app.schema import TextRequest, only
 from deployments.events import Ask, Delta, Finished, TokenLogprob
 
 _MAX_TOKENS = 16
@@ -21,13 +21,13 @@ Text = Annotated[str, Field(min_length=1)]
 class CompletionRequest(TextRequest):
     """The body of `POST /v1/completions`: one prompt, as text."""
 
-    prompt: Text | tuple[Text]
+    prompt: Text | Annotated[list[Text], Field(min_length=1, max_length=1)]
 
     # Supported at these values only.
-    logprobs: Literal[0] | None = None
-    best_of: Literal[1] | None = None
-    echo: Literal[False] | None = None
-    suffix: Literal[""] | None = None
+    logprobs: Annotated[int, *only(0)] | None = None
+    best_of: Annotated[int, *only(1)] | None = None
+    echo: Annotated[bool, *only(False)] | None = None
+    suffix: Annotated[str, *only("")] | None = None
 
     @field_validator("prompt", mode="before")
     @classmethod

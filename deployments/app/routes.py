@@ -1,4 +1,4 @@
-"""The HTTP surface: OpenAI's chat completions and models, and a health check."""
+"""The HTTP surface: OpenAI's chat completions, completions and models, a health check, and their document."""
 
 from __future__ import annotations
 
@@ -8,42 +8,57 @@ from fastapi import Depends, FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
+from deployments.app.answers import ChatChunk, ChatCompletion, Completion, Health, Model, Models
 from deployments.app.chat import CHAT
-from deployments.app.completions import COMPLETIONS
+from deployments.app.completions import COMPLETIONS, CompletionRequest
 from deployments.app.errors import ApiError
+from deployments.app.openapi import ERRORS, KEYED, document, gives, takes
 from deployments.app.routing import Routing
+from deployments.app.schema import ChatRequest
 from deployments.app.turn import Turns
 
 
 def create_app(turns: Turns) -> FastAPI:
     """The application that answers from `turns`."""
-    app = FastAPI(title="Graft", docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(title="Graft", version="1", docs_url=None, redoc_url=None, openapi_url=None, responses=ERRORS)
 
-    @app.post("/v1/chat/completions")
+    @app.post(
+        "/v1/chat/completions",
+        openapi_extra=takes(ChatRequest),
+        responses=gives(ChatCompletion, event=ChatChunk),
+    )
     async def chat(request: Request) -> Response:
         return await turns.take(request, CHAT)
 
-    @app.post("/v1/completions")
+    @app.post(
+        "/v1/completions",
+        openapi_extra=takes(CompletionRequest),
+        responses=gives(Completion, event=Completion),
+    )
     async def completions(request: Request) -> Response:
         return await turns.take(request, COMPLETIONS)
 
     def known(request: Request) -> None:
         turns.keys.owner(request.headers.get("authorization"))
 
-    @app.get("/v1/models", dependencies=[Depends(known)])
+    @app.get("/v1/models", dependencies=[Depends(known)], openapi_extra=KEYED, responses=gives(Models))
     async def models() -> dict[str, Any]:
         return {"object": "list", "data": [_model(turns.routing, digest) for digest in turns.routing.served]}
 
-    @app.get("/v1/models/{model}", dependencies=[Depends(known)])
+    @app.get("/v1/models/{model}", dependencies=[Depends(known)], openapi_extra=KEYED, responses=gives(Model))
     async def model(model: str) -> dict[str, Any]:
         return _model(turns.routing, turns.routing.choose(model))
 
-    @app.get("/healthz")
+    @app.get("/healthz", responses={**gives(Health), 503: {"model": Health}})
     async def health() -> Response:
         routing = turns.routing
         state = "ok" if routing.production else "no model is in production"
         body = {"status": state, "production": routing.production, "served": sorted(routing.served)}
         return JSONResponse(body, 200 if routing.production else 503)
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def described() -> dict[str, Any]:
+        return document(app, [ChatRequest, ChatChunk, CompletionRequest])
 
     @app.exception_handler(ApiError)
     async def refused(_: Request, error: ApiError) -> Response:

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
+from pydantic.fields import FieldInfo
 from pydantic_core import from_json
 
 from deployments.app.errors import ApiError
@@ -20,16 +21,27 @@ from deployments.events import Ask
 from tasks.engine.protocol import Constraint, JsonSchema, Regex
 from tasks.records import Message
 
+T = TypeVar("T")
 R = TypeVar("R", bound="TextRequest")
 StopString = Annotated[str, Field(min_length=1)]
-Neutral = Annotated[float, Field(json_schema_extra={"const": 0})]
 
 _GREEDY_BELOW = 0.01
 _SMALLEST_TOP_P = 1e-6
 
 
+def only(neutral: int | str | dict[str, JsonValue]) -> tuple[AfterValidator, FieldInfo]:
+    """For a field that is accepted at the value only that changes nothing."""
+
+    def check(value: T) -> T:
+        if value != neutral:
+            raise ValueError("not supported here; leave it out")
+        return value
+
+    return AfterValidator(check), Field(json_schema_extra={"const": neutral})
+
+
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, strict=True)
 
 
 class TextPart(_Part):
@@ -138,7 +150,7 @@ ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Fie
 class StructuredOutputs(_Part):
     """A regular expression for the whole answer. Not OpenAI's: the name and shape are vLLM's."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
     regex: Annotated[str, Field(min_length=1)]
 
@@ -151,7 +163,7 @@ class TextRequest(BaseModel):
     `finish_reason` is then `length`.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
     model: str
     stream: bool | None = None
@@ -164,20 +176,13 @@ class TextRequest(BaseModel):
     structured_outputs: StructuredOutputs | None = None
 
     # Supported at these values only.
-    n: Literal[1] | None = None
-    frequency_penalty: Neutral | None = None
-    presence_penalty: Neutral | None = None
-    logit_bias: Annotated[dict[str, float], Field(json_schema_extra={"maxProperties": 0})] | None = None
+    n: Annotated[int, *only(1)] | None = None
+    frequency_penalty: Annotated[float, *only(0)] | None = None
+    presence_penalty: Annotated[float, *only(0)] | None = None
+    logit_bias: Annotated[dict[str, float], *only({})] | None = None
 
     # Accepted; it changes nothing here.
     user: Any = None
-
-    @field_validator("frequency_penalty", "presence_penalty", "logit_bias")
-    @classmethod
-    def _check_neutral(cls, value: object) -> object:
-        if value:
-            raise ValueError("not supported here; leave it out")
-        return value
 
     @property
     def include_usage(self) -> bool:
@@ -218,7 +223,7 @@ class ChatRequest(TextRequest):
     logprobs: bool | None = None
 
     # Supported at these values only.
-    top_logprobs: Literal[0] | None = None
+    top_logprobs: Annotated[int, *only(0)] | None = None
     modalities: tuple[Literal["text"], ...] | None = None
 
     # Accepted; they change nothing here.
