@@ -6,6 +6,9 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from tasks.engine.protocol import Constraint, Generation
 from tasks.features import Features
 from tasks.prompt import Answer
@@ -89,9 +92,25 @@ class Refused:
 Event = Delta | Finished | Refused
 
 
+@dataclass(frozen=True)
+class Embedded:
+    """Vectors [texts, dimensions] of length 1, and how many tokens all texts have."""
+
+    vectors: npt.NDArray[np.float32]
+    tokens: int
+
+
 class Backend(Protocol):
     """Reaches served packages by the name of their application."""
 
     def ask(self, app: str, ask: Ask) -> AsyncGenerator[Event]:
         """The events of one turn. Closing it ends the work for it."""
+        ...
+
+
+class EmbeddingBackend(Protocol):
+    """Reaches served retrieval models by the name of their application."""
+
+    async def embed(self, app: str, texts: tuple[str, ...]) -> Embedded | Refused:
+        """The vectors of `texts`. Cancelling it ends the work for it."""
         ...

@@ -1,10 +1,12 @@
-"""The Serve applications: one per served package, without a route, and the assistant at `/`.
+"""The Serve applications: one per served package and one for the retrieval model,
+without a route, and the assistant at `/`.
 
-Serve calls `engine` and `assistant` with the arguments that `deployments/rollout.py` sends.
+Serve calls `engine`, `embedding` and `assistant` with the arguments that `deployments/rollout.py` sends.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -13,16 +15,18 @@ from typing import Any
 from fastapi import FastAPI
 from ray import serve
 from ray.exceptions import RayError, RayTaskError
-from ray.serve.exceptions import RayServeException
+from ray.serve.exceptions import BackPressureError, RayServeException
 
+from deployments.app.embeddings import Embeddings
 from deployments.app.keys import Keys, read_keys
 from deployments.app.routes import create_app
-from deployments.app.routing import Routing
+from deployments.app.routing import Routing, ServedEmbedding
 from deployments.app.turn import Timeouts, Turns
+from deployments.embedder import EmbeddingReplica
 from deployments.engine import EngineReplica
-from deployments.events import Ask, Event, Refused
+from deployments.events import Ask, Embedded, Event, Refused
 from deployments.loopback import stay_on_loopback
-from deployments.settings import AssistantSettings, LimitSettings, ReplicaSettings, TelemetrySettings
+from deployments.settings import AssistantSettings, EmbedderSettings, LimitSettings, ReplicaSettings, TelemetrySettings
 from tasks.layout import TELEMETRY
 from tasks.settings import Section
 from tasks.store import TelemetryWriter
@@ -39,6 +43,14 @@ class EngineArguments(Section):
     digest: str
     root: str
     engine: ReplicaSettings
+
+
+class EmbeddingArguments(Section):
+    """What the application of the retrieval model is built from."""
+
+    served: ServedEmbedding
+    root: str
+    embedding: EmbedderSettings
 
 
 class AssistantArguments(Section):
@@ -70,8 +82,40 @@ def engine(sent: dict[str, Any]) -> serve.Application:
     return configured.bind(arguments.digest, arguments.root, settings.model_dump())
 
 
+def embedding(sent: dict[str, Any]) -> serve.Application:
+    """The application of the retrieval model, from `EmbeddingArguments`."""
+    arguments = EmbeddingArguments.model_validate(sent)
+    settings = arguments.embedding
+    deployment: Any = serve.deployment(EmbeddingReplica)
+    configured = deployment.options(
+        name=EmbeddingReplica.__name__,
+        num_replicas=settings.replicas,
+        ray_actor_options={"num_cpus": settings.num_cpus},
+        max_ongoing_requests=settings.at_once,
+        max_queued_requests=settings.max_queued,
+    )
+    return configured.bind(arguments.served.digest, arguments.root, settings.threads)
+
+
 class ServeBackend:
-    """Reaches packages through Serve's handles."""
+    """Reaches packages and the retrieval model through Serve's handles."""
+
+    async def embed(self, app: str, texts: tuple[str, ...]) -> Embedded | Refused:
+        """See `EmbeddingBackend.embed`."""
+        response: Any = serve.get_app_handle(app).embed.remote(texts)
+        try:
+            return await response
+        except asyncio.CancelledError:
+            response.cancel()
+            raise
+        except BackPressureError:
+            return Refused(503, "overloaded", "too many requests are waiting; try again shortly", _RETRY_AFTER_S)
+        except RayTaskError:
+            _LOG.exception("%s: embedding failed", app)
+            return Refused(500, "engine_error", "the model failed while answering; the server's log says why")
+        except (RayError, RayServeException):
+            _LOG.exception("%s: cannot be reached", app)
+            return Refused(503, "engine_unavailable", "the model is restarting; try again shortly", _RETRY_AFTER_S)
 
     async def ask(self, app: str, ask: Ask) -> AsyncGenerator[Event]:
         """See `Backend.ask`."""
@@ -98,10 +142,12 @@ class Assistant:
         stay_on_loopback()
         writer = TelemetryWriter(arguments.telemetry.rows_per_part, Path(arguments.root) / TELEMETRY)
         keys = Keys(read_keys())
-        self._turns = Turns(ServeBackend(), writer.append, keys, arguments.limits, arguments.timeouts)
+        backend = ServeBackend()
+        self._turns = Turns(backend, writer.append, keys, arguments.limits, arguments.timeouts)
+        self._embeddings = Embeddings(self._turns, backend)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return create_app(self._turns)
+        return create_app(self._turns, self._embeddings)
 
     def reconfigure(self, config: dict[str, Any]) -> None:
         """Serve calls this with the new `user_config`."""

@@ -1,7 +1,7 @@
 """The bodies of answers, as the OpenAPI document describes them.
 
-They describe and do not build: `chat.py` and `completions.py` write the bodies, and a test holds
-what was written against these.
+They describe and do not build: `chat.py`, `completions.py` and `embeddings.py` write the
+bodies, and a test holds what was written against these.
 """
 
 from __future__ import annotations
@@ -133,6 +133,26 @@ class Completion(_Body):
     model: str
     choices: tuple[CompletionChoice] | tuple[()]
     usage: Usage | None = None
+
+
+class Embedding(_Body):
+    """Numbers, or base64 of little-endian float32."""
+
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class EmbeddingUsage(_Body):
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingList(_Body):
+    object: Literal["list"]
+    data: list[Embedding]
+    model: str
+    usage: EmbeddingUsage
 
 
 class Model(_Body):

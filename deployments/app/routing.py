@@ -22,6 +22,16 @@ class Served(Record):
         return min(wanted or self.max_new_tokens, self.max_new_tokens)
 
 
+class ServedEmbedding(Record):
+    """The served retrieval model: its digest and application, what it is called and gives, and since when."""
+
+    app: str
+    digest: str
+    name: str
+    dimensions: int
+    since: int
+
+
 class Routing(Record):
     """The assistant's `user_config`: swapped as a whole, so a promotion is one swap.
 
@@ -30,6 +40,7 @@ class Routing(Record):
 
     production: str | None = None
     served: dict[str, Served] = Field(default_factory=dict)
+    embedding: ServedEmbedding | None = None
 
     @model_validator(mode="after")
     def _production_is_served(self) -> Routing:
@@ -50,5 +61,19 @@ class Routing(Record):
         if model == PRODUCTION:
             message = "no model is in production yet: run the release, or ask a served model by its digest"
             raise ApiError(503, "no_production_model", message, param="model", retry_after_s=10)
-        message = f"The model `{model}` does not exist or is not served; GET /v1/models lists those that are"
-        raise ApiError(404, "model_not_found", message, param="model")
+        raise _not_served(model)
+
+    def embeds(self, model: str) -> ServedEmbedding:
+        """The retrieval model, if `model` is its digest or its name.
+
+        Raises:
+            ApiError: 404 for any other.
+        """
+        if self.embedding is None or model not in (self.embedding.digest, self.embedding.name):
+            raise _not_served(model)
+        return self.embedding
+
+
+def _not_served(model: str) -> ApiError:
+    message = f"The model `{model}` does not exist or is not served for this; GET /v1/models lists those that are"
+    return ApiError(404, "model_not_found", message, param="model")

@@ -22,6 +22,7 @@ from tasks.engine.protocol import Constraint, JsonSchema, Regex
 from tasks.records import Message
 
 T = TypeVar("T")
+B = TypeVar("B", bound=BaseModel)
 R = TypeVar("R", bound="TextRequest")
 StopString = Annotated[str, Field(min_length=1)]
 
@@ -268,16 +269,25 @@ class ChatRequest(TextRequest):
         )
 
 
-def parse_request(kind: type[R], body: bytes) -> R:
+def read_request(kind: type[B], body: bytes) -> B:
     """Read a request's body.
 
     Raises:
         ApiError: 400, with the first field that is wrong.
     """
     try:
-        request = kind.model_validate_json(body)
+        return kind.model_validate_json(body)
     except ValidationError as error:
         raise _explain(error, body) from error
+
+
+def parse_request(kind: type[R], body: bytes) -> R:
+    """Read the body of a request for text.
+
+    Raises:
+        ApiError: 400, with the first field that is wrong.
+    """
+    request = read_request(kind, body)
     if request.stream_options and not request.stream:
         message = "stream_options is only allowed when stream is true"
         raise ApiError(400, "invalid_value", message, param="stream_options")

@@ -64,6 +64,11 @@ class TurnRecord:
         self.saw(finished)
         self._write(200, "", finished)
 
+    def embedded(self, tokens: int) -> None:
+        """The answer is whole, and is vectors of so many tokens."""
+        self._so_far = {"prompt_tokens": tokens}
+        self._write(200, "", None)
+
     def failed(self, status: int, code: str) -> None:
         """It was refused, or broke off."""
         self._write(status, code, None)

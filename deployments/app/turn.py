@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from contextlib import aclosing
 from typing import Any
 
@@ -54,35 +54,47 @@ class Turns:
         self.routing = Routing()
         self.keys = keys
         self._backend = backend
+        self.limits = Limits(limits)
+        self.body_bytes = limits.body_bytes
+        self.timeouts = timeouts
         self._sink = sink
-        self._limits = Limits(limits)
-        self._body_bytes = limits.body_bytes
-        self._timeouts = timeouts
+
+    def record(self, operation: str) -> TurnRecord:
+        """The record of a request that just came."""
+        return TurnRecord(self._sink, operation)
 
     async def take(self, asked: Request, api: Api[R]) -> Response:
         """Answer one request; every outcome is a response and a telemetry row."""
-        record = TurnRecord(self._sink, api.operation)
-        try:
-            record.owner = self.keys.owner(asked.headers.get("authorization"))
-            body = await read_body(asked, self._body_bytes)
-            request = parse_request(api.request, body)
-            record.stream = bool(request.stream)
-            routing = self.routing
-            record.digest = routing.choose(request.model)
-            served = routing.served[record.digest]
-            ask = request.to_ask()
-            record.permit = self._limits.admit(record.owner, len(body), served.new_tokens(ask.max_new_tokens))
-            events = _within(self._timeouts, self._backend.ask(served.app, ask))
-            writer = api.writer(request, record.head)
-            return await (_stream if request.stream else _whole)(record, writer, events)
-        except ApiError as error:
-            return _failed(record, error)
-        except asyncio.CancelledError:
-            record.closed()
-            raise
-        except Exception:  # a fault of ours: it is logged, and the client still gets a body it can read
-            _LOG.exception("turn %s failed", record.trace_id)
-            return _failed(record, ApiError(500, "internal_error", f"this is our fault; trace {record.trace_id}"))
+        record = self.record(api.operation)
+        return await answered(record, self._answer(record, asked, api))
+
+    async def _answer(self, record: TurnRecord, asked: Request, api: Api[R]) -> Response:
+        record.owner = self.keys.owner(asked.headers.get("authorization"))
+        body = await read_body(asked, self.body_bytes)
+        request = parse_request(api.request, body)
+        record.stream = bool(request.stream)
+        routing = self.routing
+        record.digest = routing.choose(request.model)
+        served = routing.served[record.digest]
+        ask = request.to_ask()
+        record.permit = self.limits.admit(record.owner, len(body), served.new_tokens(ask.max_new_tokens))
+        events = _within(self.timeouts, self._backend.ask(served.app, ask))
+        writer = api.writer(request, record.head)
+        return await (_stream if request.stream else _whole)(record, writer, events)
+
+
+async def answered(record: TurnRecord, work: Awaitable[Response]) -> Response:
+    """The response that `work` comes to, or the one that says why it came to none; both leave a row."""
+    try:
+        return await work
+    except ApiError as error:
+        return _failed(record, error)
+    except asyncio.CancelledError:
+        record.closed()
+        raise
+    except Exception:  # a fault of ours: it is logged, and the client still gets a body it can read
+        _LOG.exception("turn %s failed", record.trace_id)
+        return _failed(record, ApiError(500, "internal_error", f"this is our fault; trace {record.trace_id}"))
 
 
 async def read_body(request: Request, limit: int) -> bytes:

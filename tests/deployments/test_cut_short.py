@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from deployments.app.limits import Limits
-from deployments.app.routes import create_app
 from tasks.engine.protocol import Chunk
 from tests.deployments.test_turns import ASK, LIMITS, Desk
 from tests.engines import ScriptedEngine, says
@@ -55,17 +54,17 @@ async def hang_up(desk: Desk, after: str) -> None:
         "headers": [],
         "asgi": {"version": "3.0", "spec_version": "2.3"},
     }
-    await create_app(desk.turns)(scope, receive, send)  # type: ignore[arg-type]
+    await desk.app(scope, receive, send)  # type: ignore[arg-type]
 
 
 def test_a_stream_cut_short_counts_the_tokens_that_came(tiny_base: Path, tiny_prompts: Path) -> None:
     async def run() -> None:
         desk = Desk(Stepped(3), tiny_base, tiny_prompts)
-        desk.turns._limits = Limits(LIMITS, clock=lambda: 0.0)  # nothing flows back meanwhile
+        desk.turns.limits = Limits(LIMITS, clock=lambda: 0.0)  # nothing flows back meanwhile
         await hang_up(desk, after=" an")  # the third piece, after "a l" and "ong"
         desk.engine.may_step.release(100)
         (row,) = desk.rows
-        (account,) = desk.turns._limits._accounts.values()
+        (account,) = desk.turns.limits._accounts.values()
         assert (row.status, row.completion_tokens) == (499, 3)
         assert row.prompt_tokens == len(desk.engine.requests[0].prompt_ids)
         assert account.tokens.level == LIMITS.tokens_per_minute - row.prompt_tokens - 3

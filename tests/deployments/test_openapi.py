@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode, checks
 
 from deployments.app.answers import ChatChunk, Completion
-from deployments.app.routes import create_app
+from tests.deployments.test_embeddings import with_embedder
 from tests.deployments.test_turns import ASK, CALL, Desk
 from tests.engines import ScriptedEngine, says
 
@@ -31,9 +31,12 @@ NOT_PROMISED = [
 
 
 @pytest.fixture(scope="module")
-def document(tiny_base: Path, tiny_prompts: Path) -> Any:
+def document(
+    tiny_base: Path, tiny_prompts: Path, tiny_embedding: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Any:
     desk = Desk(ScriptedEngine(says(f"Wait. {CALL}")), tiny_base, tiny_prompts)
-    return schemathesis.openapi.from_asgi("/openapi.json", create_app(desk.turns))
+    with_embedder(desk, tiny_embedding, tmp_path_factory.mktemp("served"))
+    return schemathesis.openapi.from_asgi("/openapi.json", desk.app)
 
 
 @pytest.mark.parametrize("mode", list(GenerationMode))
@@ -45,7 +48,8 @@ def test_what_the_document_allows_is_answered_as_it_says(mode: GenerationMode, d
         @given(case=operation.ok().as_strategy(generation_mode=mode))
         def holds(case: schemathesis.Case) -> None:
             if isinstance(case.body, dict) and isinstance(case.body.get("model"), str):
-                case.body["model"] = "production"  # or all of them would be 404
+                # Or all of them would be 404.
+                case.body["model"] = "tiny" if case.path == "/v1/embeddings" else "production"
             case.call_and_validate(excluded_checks=NOT_PROMISED)
 
         if mode is GenerationMode.POSITIVE or operation.ok().body:

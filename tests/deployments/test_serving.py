@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -16,9 +17,13 @@ import psutil
 import pytest
 
 from deployments import rollout
+from tasks.embedding import bring_in
 from tasks.errors import GraftError
+from tasks.layout import BUILT_EMBEDDING
 from tasks.registry import LocalRegistry
+from tasks.settings import EmbeddingSettings
 from tasks.store import read_window
+from tests.conftest import embedding_source
 from tests.deployments.stack import MAX_PROMPT_TOKENS, Stack, make_package, seal
 
 ASK = [{"role": "user", "content": "Where is my order HL-20931?"}]
@@ -151,6 +156,23 @@ def test_models_and_health(client: openai.OpenAI, first: str) -> None:
     assert client.models.retrieve("production").id == first
     health = httpx.get(rollout.base_url().replace("/v1", "/healthz"))
     assert (health.status_code, health.json()["production"]) == (200, first)
+
+
+def test_the_retrieval_model_that_was_built_is_served_beside(
+    client: openai.OpenAI, first: str, tiny_embedding: Path
+) -> None:
+    with pytest.raises(openai.NotFoundError):
+        client.embeddings.create(model="tiny", input="a rose")
+    settings = EmbeddingSettings(name="tiny", licence="MIT", window=20, **embedding_source(tiny_embedding))
+    bring_in(settings, BUILT_EMBEDDING)
+    rollout.restore(first)
+    shutil.rmtree(BUILT_EMBEDDING)  # what serves is a copy
+    answer = client.embeddings.create(model="tiny", input=["a rose", "an elm"])
+    assert [len(item.embedding) for item in answer.data] == [8, 8]
+    assert [model.id for model in client.models.list()] == [first, answer.model]
+    seen = newest()
+    assert (seen["operation"], seen["digest"], seen["prompt_tokens"]) == ("embeddings", answer.model, 12)
+    assert client.completions.create(model=first, prompt="a", max_tokens=2).object == "text_completion"
 
 
 def test_everything_listens_on_loopback_only(stack: Stack) -> None:

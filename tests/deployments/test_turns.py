@@ -19,13 +19,15 @@ import openai
 import pytest
 
 from deployments.app.chat import showable
+from deployments.app.embeddings import Embeddings
 from deployments.app.keys import Keys
 from deployments.app.limits import Limits
 from deployments.app.routes import create_app
 from deployments.app.routing import Routing, Served
 from deployments.app.turn import Timeouts, Turns
+from deployments.embedder import EmbeddingServer
 from deployments.engine import PackageServer
-from deployments.events import Ask, Event
+from deployments.events import Ask, Embedded, Event, Refused
 from deployments.settings import LimitSettings, ReplicaSettings
 from tasks.engine.open import Model
 from tasks.engine.protocol import Chunk, GenerationRequest
@@ -90,14 +92,20 @@ class Desk:
         timeouts = Timeouts(first_token_s=limits.pop("first_token_s", timeout_s), request_s=timeout_s)
         self.turns = Turns(self, self.rows.append, keys, LIMITS.model_copy(update=limits), timeouts)
         self.turns.routing = Routing(production=DIGEST, served={DIGEST: SERVED})
+        self.embedder: EmbeddingServer | None = None
+        self.app = create_app(self.turns, Embeddings(self.turns, self))
 
     def ask(self, app: str, ask: Ask) -> AsyncGenerator[Event]:
         assert app == "engine"
         return self.server.turn(ask)
 
+    async def embed(self, app: str, texts: tuple[str, ...]) -> Embedded | Refused:
+        assert app == "embedding" and self.embedder
+        return await self.embedder.embed(texts)
+
     @asynccontextmanager
     async def http(self) -> AsyncIterator[httpx.AsyncClient]:
-        transport = httpx.ASGITransport(create_app(self.turns))
+        transport = httpx.ASGITransport(self.app)
         async with httpx.AsyncClient(transport=transport, base_url="http://desk/v1") as http:
             yield http
 
@@ -333,7 +341,7 @@ def test_a_rate_limit_is_429_with_openais_headers_and_counts_what_was_used(
     async def run() -> None:
         desk = Desk(TellingEngine("ok"), tiny_base, tiny_prompts)
         limits = LIMITS.model_copy(update={"requests_per_minute": 2})
-        desk.turns._limits = Limits(limits, clock=lambda: 0.0)  # nothing flows back meanwhile
+        desk.turns.limits = Limits(limits, clock=lambda: 0.0)  # nothing flows back meanwhile
         ask = desk.streamed if stream else desk.whole
         for _ in range(2):
             await ask()
@@ -343,7 +351,7 @@ def test_a_rate_limit_is_429_with_openais_headers_and_counts_what_was_used(
         assert error.value.code == "rate_limit_exceeded"
         assert headers["retry-after"] == "30"
         assert headers["x-ratelimit-limit-requests"] == "2"
-        (account,) = desk.turns._limits._accounts.values()
+        (account,) = desk.turns.limits._accounts.values()
         used = sum(r.prompt_tokens + r.completion_tokens for r in desk.rows[:2])  # type: ignore[operator]
         assert account.tokens.level == 100000 - used
         assert account.open == 0
@@ -358,7 +366,7 @@ def test_a_refused_request_is_not_charged_for_tokens(tiny_base: Path, tiny_promp
         with pytest.raises(openai.BadRequestError) as error:
             await desk.whole(messages=[{"role": "user", "content": "x" * 3000}])
         assert error.value.code == "context_length_exceeded"
-        (account,) = desk.turns._limits._accounts.values()
+        (account,) = desk.turns.limits._accounts.values()
         assert (account.tokens.level, account.open) == (100000, 0)
 
     asyncio.run(run())
