@@ -3,7 +3,7 @@
     key -> body -> parse -> choose the model -> limits -> its engine -> parsed answer -> its writer
     (content and tool calls) -> telemetry
 
-`Turns.take` is that order. What later joins a turn (budget, safety, cache, retrieval, policy) gets
+`Turns._answer` is that order. What later joins a turn (budget, safety, cache, retrieval, policy) gets
 its line there. The model id in every answer is the digest of the package that gave it.
 """
 

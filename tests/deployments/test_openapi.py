@@ -25,6 +25,7 @@ BOUNDED = settings(
     phases=[Phase.generate],
     suppress_health_check=list(HealthCheck),
 )
+STREAMED = ("/v1/chat/completions", "/v1/completions")
 NOT_PROMISED = [
     checks.positive_data_acceptance,  # a body may fit its schema and yet be too long, or contradict itself
 ]
@@ -51,6 +52,9 @@ def test_what_the_document_allows_is_answered_as_it_says(mode: GenerationMode, d
                 # Or all of them would be 404.
                 case.body["model"] = "tiny" if case.path == "/v1/embeddings" else "production"
             case.call_and_validate(excluded_checks=NOT_PROMISED)
+            if mode is GenerationMode.POSITIVE and case.path in STREAMED:
+                case.body = {**case.body, "stream": True}
+                case.call_and_validate(excluded_checks=NOT_PROMISED)
 
         if mode is GenerationMode.POSITIVE or operation.ok().body:
             holds()
