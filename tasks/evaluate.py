@@ -16,11 +16,20 @@ import pandas
 
 from tasks.engine.open import Model, open_base, open_package
 from tasks.engine.protocol import Generation
+from tasks.engine.resources import ALONE
 from tasks.errors import GraftError, run_main
 from tasks.examples import load_examples
 from tasks.features import measure
 from tasks.files import new_folder, write_json
-from tasks.layout import BUILT_BASE, BUILT_EVALUATION, BUILT_EXAMPLES, BUILT_PACKAGE, CONTRACT, INCUMBENT
+from tasks.layout import (
+    BUILT_BASE,
+    BUILT_BASELINE,
+    BUILT_EVALUATION,
+    BUILT_EXAMPLES,
+    BUILT_PACKAGE,
+    CONTRACT,
+    INCUMBENT,
+)
 from tasks.manifest import package_digest
 from tasks.progress import Progress
 from tasks.prompt import Answer
@@ -109,12 +118,12 @@ def check_effect(rows: pandas.DataFrame) -> None:
 
 def systems(package: Path, base: Path, incumbent: Path, registry: LocalRegistry) -> dict[str, Callable[[], Model]]:
     """What is to be asked, by name; each is opened only when its turn comes, to hold one at a time."""
-    chosen: dict[str, Callable[[], Model]] = {"base": lambda: open_base(package, base)}
+    chosen: dict[str, Callable[[], Model]] = {"base": lambda: open_base(package, base, BUILT_BASELINE, ALONE)}
     digest = json.loads(incumbent.read_text(encoding="utf-8"))["digest"]
     if digest is not None:
         folder = registry.package(digest)
-        chosen["incumbent"] = lambda: open_package(folder, registry.base(digest))
-    chosen["candidate"] = lambda: open_package(package, base)
+        chosen["incumbent"] = lambda: open_package(folder, registry.base(digest), ALONE)
+    chosen["candidate"] = lambda: open_package(package, base, ALONE)
     return chosen
 
 

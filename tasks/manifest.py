@@ -18,6 +18,10 @@ from tasks.settings import EngineSettings
 
 MANIFEST = "manifest.json"
 PROVENANCE = "provenance.json"
+ADAPTER = "adapter"
+PROMPT = "prompt"
+EXPORTED = "openvino"
+"""Merged weights as the engine `openvino` reads them; in a package that other engines serve there are none."""
 
 
 class BaseModelInfo(Record):
@@ -29,6 +33,20 @@ class BaseModelInfo(Record):
     architecture: str
     parameters: int
     files: dict[str, str]
+
+
+class Fidelity(Record):
+    """What exported weights lost against the float32 model that they were made from, on eval conversations.
+
+    Perplexity of assistant turns by both, and the share of their tokens where both would choose the
+    same next one.
+    """
+
+    rows: int
+    tokens: int
+    perplexity: float
+    float32_perplexity: float
+    greedy_agreement: float
 
 
 class Manifest(Record):
@@ -45,6 +63,7 @@ class Manifest(Record):
     intended_use: str
     limits: str
     refusal_phrases: tuple[str, ...]
+    fidelity: Fidelity | None = None
     files: dict[str, str]
 
 

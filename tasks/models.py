@@ -47,6 +47,14 @@ def load_model(folder: Path, dtype: torch.dtype) -> Any:
     return _load(folder, dtype)
 
 
+def load_merged(folder: Path, adapter: Path | None, dtype: torch.dtype) -> Any:
+    """The model in `folder`, with a LoRA adapter merged into its weights if there is one, on the CPU."""
+    from peft import PeftModel
+
+    model = _load(folder, dtype)
+    return model if adapter is None else PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+
+
 def load_quantised(folder: Path, dtype: torch.dtype) -> Any:
     """A model whose linear layers hold 4 bits a weight and multiply in `dtype`, on the GPU if there is one.
 

@@ -8,6 +8,7 @@ it still says the same.
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -19,12 +20,25 @@ from pathlib import Path
 from typing import Any
 
 from tasks.card import render
-from tasks.engine.open import ADAPTER, PROMPT, open_package
+from tasks.engine.export import export
+from tasks.engine.fidelity import measure_fidelity
+from tasks.engine.open import open_package
+from tasks.engine.resources import ALONE
 from tasks.errors import run_main
 from tasks.examples import load_examples
 from tasks.files import new_folder, sha256_file, sha256_tree, write_json, write_text
 from tasks.layout import BUILT_ADAPTER, BUILT_BASE, BUILT_EXAMPLES, BUILT_PACKAGE, CONTRACT, PROMPTS
-from tasks.manifest import MANIFEST, PROVENANCE, BaseModelInfo, Manifest, package_digest
+from tasks.manifest import (
+    ADAPTER,
+    EXPORTED,
+    MANIFEST,
+    PROMPT,
+    PROVENANCE,
+    BaseModelInfo,
+    Fidelity,
+    Manifest,
+    package_digest,
+)
 from tasks.prompt import FILES, Prompt
 from tasks.records import Example, dump_messages
 from tasks.settings import Settings, load_settings
@@ -58,6 +72,8 @@ def build(
         (folder / PROMPT).mkdir()
         for name in FILES:
             shutil.copy(prompts / name, folder / PROMPT / name)
+        held_out = load_examples(examples / "eval.parquet")
+        fidelity = _export(settings, prompt, base, folder, held_out) if settings.engine.name == "openvino" else None
         manifest = Manifest(
             name=settings.package.name,
             base=BaseModelInfo.model_validate_json((base / "base.json").read_bytes()),
@@ -70,14 +86,30 @@ def build(
             intended_use=settings.package.intended_use,
             limits=settings.package.limits,
             refusal_phrases=terms.refusal_phrases,
+            fidelity=fidelity,
             files={},
         )
         write_text(folder / "card.md", render(manifest))
         write_manifest(folder, manifest)
-        write_json(folder / PARITY, record_parity(folder, base, load_examples(examples / "eval.parquet")))
+        write_json(folder / PARITY, record_parity(folder, base, held_out))
         write_manifest(folder, manifest)
         write_json(folder / PROVENANCE, provenance())
         return package_digest(folder)
+
+
+def _export(settings: Settings, prompt: Prompt, base: Path, folder: Path, examples: Sequence[Example]) -> Fidelity:
+    """Write the weights that the engine openvino reads into the package, and compare them with their source."""
+    print("package: exporting for the engine openvino", flush=True)
+    export(base, folder / ADAPTER, folder / EXPORTED)
+    step = math.ceil(len(examples) / settings.package.compared_rows)
+    rows = [prompt.encode_training(example.messages) for example in examples[::step]]
+    fidelity = measure_fidelity(base, folder / ADAPTER, folder / EXPORTED, rows)
+    print(
+        f"package: perplexity {fidelity.perplexity:.3f} (float32: {fidelity.float32_perplexity:.3f}), "
+        f"same next token {fidelity.greedy_agreement:.1%} of {fidelity.tokens}",
+        flush=True,
+    )
+    return fidelity
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -90,7 +122,7 @@ def record_parity(package: Path, base: Path, examples: Sequence[Example]) -> lis
     """Prompt ids and greedy answers of the first few eval rows, one label each."""
     by_label = {example.label: example for example in reversed(examples)}
     chosen = [by_label[label] for label in sorted(by_label)][:PARITY_ROWS]
-    model = open_package(package, base)
+    model = open_package(package, base, ALONE)
     answers = sorted(model.answers([example.prompt for example in chosen], PARITY_ROWS), key=itemgetter(0))
     return [
         {

@@ -79,13 +79,14 @@ class TrainSettings(Section):
 
 
 class EngineSettings(Section):
-    name: Literal["transformers"]
+    name: Literal["openvino", "transformers", "vllm"]
     dtype: Literal[Dtype, "float16"]
     max_new_tokens: Positive
 
 
 class PackageSettings(Section):
     name: str
+    compared_rows: Positive
     languages: tuple[str, ...]
     intended_use: str
     limits: str

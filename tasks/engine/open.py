@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.engine.protocol import Engine, Generation, GenerationRequest, generate
+from tasks.engine.resources import Resources
 from tasks.errors import GraftError
-from tasks.manifest import Manifest, read_manifest
+from tasks.manifest import ADAPTER, EXPORTED, PROMPT, Manifest, read_manifest
 from tasks.prompt import Answer, Prompt
 from tasks.records import Message
 from tasks.settings import EngineSettings
-
-ADAPTER = "adapter"
-PROMPT = "prompt"
 
 
 class PromptTooLongError(GraftError):
@@ -62,7 +60,7 @@ class Model:
             yield place, generation, self.prompt.parse(generation.text)
 
 
-def open_package(package: Path, base: Path) -> Model:
+def open_package(package: Path, base: Path, resources: Resources) -> Model:
     """Load a package on the engine its manifest names, after checking that the base is its base.
 
     File hashes are checked where packages come from outside (`verify_package`), not here.
@@ -73,21 +71,35 @@ def open_package(package: Path, base: Path) -> Model:
     manifest = read_manifest(package)
     prompt = Prompt.load(package / PROMPT, base)
     _check_identity(manifest, prompt, package)
-    return _open(prompt, base, package / ADAPTER, manifest.engine, manifest.max_prompt_tokens)
+    engine = _open(manifest.engine, base, package / ADAPTER, package / EXPORTED, prompt.end_of_turn, resources)
+    return Model(engine, prompt, manifest.engine, manifest.max_prompt_tokens)
 
 
-def open_base(package: Path, base: Path) -> Model:
-    """The package's base alone, on the same engine with the same prompt: what tuning is compared with."""
-    manifest = read_manifest(package)
-    return _open(Prompt.load(package / PROMPT, base), base, None, manifest.engine, manifest.max_prompt_tokens)
+def open_base(package: Path, base: Path, baseline: Path, resources: Resources) -> Model:
+    """The package's base alone, on the same engine with the same prompt: what tuning is compared with.
+
+    `baseline` is the folder that the stage `base` wrote beside the base itself.
+    """
+    manifest, prompt = read_manifest(package), Prompt.load(package / PROMPT, base)
+    engine = _open(manifest.engine, base, None, baseline / EXPORTED, prompt.end_of_turn, resources)
+    return Model(engine, prompt, manifest.engine, manifest.max_prompt_tokens)
 
 
-def _open(prompt: Prompt, base: Path, adapter: Path | None, settings: EngineSettings, limit: int) -> Model:
-    # torch and transformers take seconds to import: only who opens a model pays for them.
+def _open(
+    settings: EngineSettings, base: Path, adapter: Path | None, exported: Path, end_of_turn: int, resources: Resources
+) -> Engine:
+    """The engine of that name; only who opens one pays the seconds that its libraries take to import."""
+    if settings.name == "openvino":
+        from tasks.engine.openvino import OpenVinoEngine
+
+        return OpenVinoEngine.load(exported, base / "tokenizer.json", end_of_turn, settings.dtype, resources)
+    if settings.name == "vllm":
+        from tasks.engine.vllm import VllmEngine
+
+        return VllmEngine.load(base, adapter, end_of_turn, settings.dtype, resources)
     from tasks.engine.transformers import TransformersEngine
 
-    engine = TransformersEngine.load(base, adapter, prompt.end_of_turn, settings.dtype)
-    return Model(engine, prompt, settings, limit)
+    return TransformersEngine.load(base, adapter, end_of_turn, settings.dtype, resources)
 
 
 def _check_identity(manifest: Manifest, prompt: Prompt, package: Path) -> None:

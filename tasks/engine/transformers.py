@@ -10,18 +10,22 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import PeftModel
 from tokenizers import Tokenizer
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from tasks.engine.decoding import Decoding
 from tasks.engine.protocol import Chunk, GenerationRequest
-from tasks.models import load_model, serving_dtype
+from tasks.engine.resources import Resources
+from tasks.models import load_merged, serving_dtype
+
+if TYPE_CHECKING:
+    from tasks.engine.grammar import Grammars, Matcher
 
 
 def shared_prefix(prompts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
@@ -45,7 +49,7 @@ class TransformersEngine:
         model.train(False)
         self.tokenizer = tokenizer
         self.end_of_turn = end_of_turn
-        self._new: dict[int, GenerationRequest] = {}
+        self._new: dict[int, _Row] = {}
         self._rows: list[_Row] = []
         self._mask = torch.zeros((0, 0), dtype=torch.long, device=model.device)
         self._cache = DynamicCache(config=model.config)
@@ -53,12 +57,14 @@ class TransformersEngine:
         self._joins = all(type(layer) is DynamicLayer for layer in self._cache.layers)
 
     @classmethod
-    def load(cls, base: Path, adapter: Path | None, end_of_turn: int, dtype: str) -> TransformersEngine:
+    def load(
+        cls, base: Path, adapter: Path | None, end_of_turn: int, dtype: str, resources: Resources
+    ) -> TransformersEngine:
         """Load safetensors only; merging makes a step as cheap as the base's own."""
+        if resources.threads is not None:
+            torch.set_num_threads(resources.threads)
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        model = load_model(base, serving_dtype(dtype))
-        if adapter is not None:
-            model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+        model = load_merged(base, adapter, serving_dtype(dtype))
         tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
         return cls(model.to(device), tokenizer, end_of_turn)
 
@@ -120,7 +126,15 @@ class TransformersEngine:
         """See `Engine.submit`."""
         if key in self._new or any(row.key == key for row in self._rows):
             raise ValueError(f"request {key} is open already")
-        self._new[key] = request
+        matcher = self._grammars.matcher(request.constraint) if request.constraint else None
+        self._new[key] = _Row(key, request, self.tokenizer, self.end_of_turn, matcher)
+
+    @cached_property
+    def _grammars(self) -> Grammars:
+        # Made from the whole vocabulary: only who asks for a constraint waits for it.
+        from tasks.engine.grammar import Grammars
+
+        return Grammars(self.tokenizer, self.end_of_turn)
 
     def cancel(self, key: int) -> None:
         """See `Engine.cancel`."""
@@ -143,9 +157,10 @@ class TransformersEngine:
 
     def _admit(self) -> list[Chunk]:
         """Prefill all new requests together, give them their first token and set them beside the others."""
-        logits, mask, cache = self._prefill(list(self._new.values()))
+        rows = list(self._new.values())
+        logits, mask, cache = self._prefill([row.request for row in rows])
         running = (self._rows, self._mask, self._cache)
-        self._rows = [_Row(key, request, self.tokenizer, self.end_of_turn) for key, request in self._new.items()]
+        self._rows = rows
         self._mask, self._cache = mask, cache
         self._new.clear()
         chunks = self._accept(logits)
@@ -196,16 +211,31 @@ def _wider(value: torch.Tensor, width: int, dim: int) -> torch.Tensor:
     return torch.nn.functional.pad(value, before)
 
 
+def _masked(logits: torch.Tensor, allowed: bytes) -> torch.Tensor:
+    """`logits` [width], minus infinity where `allowed` [vocabulary] has no nonzero byte; the width may be larger."""
+    known = torch.frombuffer(bytearray(allowed), dtype=torch.uint8)[: len(logits)].bool()
+    every = torch.nn.functional.pad(known, (0, len(logits) - len(known)))
+    return logits.masked_fill(~every.to(logits.device), float("-inf"))
+
+
 class _Row(Decoding):
     """A request in the batch, which picks its own tokens."""
 
-    def __init__(self, key: int, request: GenerationRequest, tokenizer: Tokenizer, end_of_turn: int) -> None:
+    def __init__(
+        self, key: int, request: GenerationRequest, tokenizer: Tokenizer, end_of_turn: int, matcher: Matcher | None
+    ) -> None:
         super().__init__(key, request, tokenizer, end_of_turn)
+        self._matcher = matcher
         self._generator = torch.Generator().manual_seed(request.seed) if request.seed is not None else None
 
     def choose(self, logits: torch.Tensor) -> Chunk:
-        """Take the next token from `logits` [vocabulary]: greedy, or sampled from the top-p nucleus."""
-        token = self._pick(logits)
+        """Take the next token from `logits` [vocabulary]: greedy, or sampled from the top-p nucleus.
+
+        Its log-probability is the model's, among all tokens, whatever a constraint forbids.
+        """
+        token = self._pick(_masked(logits, self._matcher.allowed()) if self._matcher else logits)
+        if self._matcher:
+            self._matcher.accept(token)
         return self.accept(token, float(logits.log_softmax(-1)[token]) if self.request.logprobs else None)
 
     def _pick(self, logits: torch.Tensor) -> int:

@@ -43,6 +43,7 @@ SETTINGS = ReplicaSettings(
     replicas=1,
     num_cpus=0.1,
     torch_threads=1,
+    cache_gb=1,
     at_once=1,
     max_queued=1,
     first_token_timeout_s=5,

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tasks.base import write_baseline
 from tasks.engine.open import open_base, open_package
+from tasks.engine.resources import ALONE
 from tasks.errors import GraftError
 from tasks.examples import save_examples
 from tasks.manifest import MANIFEST, PROVENANCE, package_digest, read_manifest, verify_package
@@ -41,9 +43,12 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def package(base: Path, adapter: Path, prompts: Path, examples: Path, target: Path) -> str:
+def package(
+    base: Path, adapter: Path, prompts: Path, examples: Path, target: Path, engine: str = "transformers"
+) -> str:
     settings, terms = load_settings(ROOT / "params.yaml"), load_terms(ROOT / "data/contract.yaml")
-    return build(settings, terms, base, adapter, prompts, examples, target)
+    chosen = settings.engine.model_copy(update={"name": engine})
+    return build(settings.model_copy(update={"engine": chosen}), terms, base, adapter, prompts, examples, target)
 
 
 def test_same_content_has_the_same_digest(
@@ -58,13 +63,17 @@ def test_same_content_has_the_same_digest(
     assert {"card.md", PARITY, "prompt/chat.jinja", "adapter/adapter_model.safetensors"} <= manifest.files.keys()
 
 
+@pytest.mark.parametrize("engine", ["openvino", "transformers"])
 def test_parity_is_what_the_opened_package_answers(
-    tiny_base: Path, tiny_adapter: Path, tiny_prompts: Path, examples: Path, tmp_path: Path
+    engine: str, tiny_base: Path, tiny_adapter: Path, tiny_prompts: Path, examples: Path, tmp_path: Path
 ) -> None:
-    package(tiny_base, tiny_adapter, tiny_prompts, examples, tmp_path / "package")
+    package(tiny_base, tiny_adapter, tiny_prompts, examples, tmp_path / "package", engine)
+    settings = read_manifest(tmp_path / "package").engine
+    write_baseline(settings, tiny_base, tmp_path / "baseline")
     recorded = json.loads((tmp_path / "package" / PARITY).read_text())
     assert len(recorded) == 3
-    tuned, base = open_package(tmp_path / "package", tiny_base), open_base(tmp_path / "package", tiny_base)
+    tuned = open_package(tmp_path / "package", tiny_base, ALONE)
+    base = open_base(tmp_path / "package", tiny_base, tmp_path / "baseline", ALONE)
     differs = False
     for row in recorded:
         messages = [Message.model_validate(message) for message in row["messages"]]
@@ -75,13 +84,26 @@ def test_parity_is_what_the_opened_package_answers(
     assert differs, "the adapter answers as its base does"
 
 
+def test_exported_weights_come_with_what_they_lost(
+    tiny_base: Path, tiny_adapter: Path, tiny_prompts: Path, examples: Path, tmp_path: Path
+) -> None:
+    package(tiny_base, tiny_adapter, tiny_prompts, examples, tmp_path / "package", "openvino")
+    fidelity = read_manifest(tmp_path / "package").fidelity
+    assert fidelity
+    assert fidelity.rows == 6
+    assert fidelity.greedy_agreement > 0.8
+    card = (tmp_path / "package/card.md").read_text()
+    assert f"perplexity of assistant turns | {fidelity.perplexity:.3f}" in card
+    assert f"{fidelity.greedy_agreement:.1%} of {fidelity.tokens}" in card
+
+
 def test_a_swapped_template_is_refused(
     tiny_base: Path, tiny_adapter: Path, tiny_prompts: Path, examples: Path, tmp_path: Path
 ) -> None:
     package(tiny_base, tiny_adapter, tiny_prompts, examples, tmp_path / "package")
     (tmp_path / "package/prompt/system.txt").write_text("You are another desk.")
     with pytest.raises(GraftError, match="its prompt has the hash"):
-        open_package(tmp_path / "package", tiny_base)
+        open_package(tmp_path / "package", tiny_base, ALONE)
     with pytest.raises(GraftError, match=r"prompt/system.txt: changed"):
         verify_package(tmp_path / "package", tiny_base)
 
@@ -103,5 +125,5 @@ def test_a_long_prompt_is_refused_not_cut(
     package(tiny_base, tiny_adapter, tiny_prompts, examples, tmp_path / "package")
     limit = read_manifest(tmp_path / "package").max_prompt_tokens
     with pytest.raises(GraftError, match=f"at most {limit} are allowed"):
-        open_package(tmp_path / "package", tiny_base).request([Message(role="user", content="x" * limit)])
+        open_package(tmp_path / "package", tiny_base, ALONE).request([Message(role="user", content="x" * limit)])
     assert (tmp_path / "package" / MANIFEST).is_file()

@@ -1,0 +1,121 @@
+"""The CPU engine: OpenVINO GenAI's continuous batching, on weights that `export` wrote.
+
+The adapter is merged into the weights: of OpenVINO's adapters at run time, one was seen to answer in
+another's place. What prompts open with is computed once (prefix caching).
+"""
+
+from __future__ import annotations
+
+import secrets
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy
+import openvino
+import openvino_genai as genai
+from tokenizers import Tokenizer
+
+from tasks.engine.decoding import Decoding
+from tasks.engine.grammar import check
+from tasks.engine.protocol import Chunk, Constraint, GenerationRequest, JsonSchema
+from tasks.engine.resources import Resources
+
+_BATCHED_TOKENS = 512
+"""Tokens of one step: longer prompts are prefilled in pieces, beside the rows that decode."""
+
+_PRECISION = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
+
+
+class OpenVinoEngine:
+    """Exported weights with their key-value cache."""
+
+    def __init__(self, pipeline: Any, tokenizer: Tokenizer, end_of_turn: int) -> None:
+        self._pipeline = pipeline
+        self._tokenizer = tokenizer
+        self._end_of_turn = end_of_turn
+        self._ids = count()  # OpenVINO's own: a key may come again while it still lets go of the last one
+        self._open: dict[int, tuple[Any, Decoding]] = {}
+
+    @classmethod
+    def load(cls, folder: Path, tokenizer: Path, end_of_turn: int, dtype: str, resources: Resources) -> OpenVinoEngine:
+        """Map the weights in `folder` into memory and compile them for this CPU.
+
+        `dtype` is what products are computed in; `auto` takes bfloat16 where the CPU multiplies it.
+        """
+        scheduler = genai.SchedulerConfig()
+        scheduler.cache_size = resources.cache_gb
+        scheduler.enable_prefix_caching = True
+        scheduler.max_num_batched_tokens = _BATCHED_TOKENS
+        # Pinned threads of two engines would share the same cores.
+        properties: dict[str, Any] = {"ENABLE_CPU_PINNING": False}
+        if dtype == "float32":
+            properties["KV_CACHE_PRECISION"] = "f32"  # else 8 bits
+        if resources.threads is not None:
+            properties["INFERENCE_NUM_THREADS"] = resources.threads
+        if dtype != "auto":
+            properties["INFERENCE_PRECISION_HINT"] = _PRECISION[dtype]
+        pipeline = genai.ContinuousBatchingPipeline(str(folder), scheduler, "CPU", properties, {})
+        return cls(pipeline, Tokenizer.from_file(str(tokenizer)), end_of_turn)
+
+    def submit(self, key: int, request: GenerationRequest) -> None:
+        """See `Engine.submit`."""
+        if key in self._open:
+            raise ValueError(f"request {key} is open already")
+        if request.constraint:
+            check(request.constraint)  # a malformed one would break the pipeline for all, and only in the next step
+        prompt = openvino.Tensor(numpy.array([request.prompt_ids], dtype=numpy.int64))
+        handle = self._pipeline.add_request(next(self._ids), prompt, self._config(request))
+        self._open[key] = handle, Decoding(key, request, self._tokenizer, self._end_of_turn)
+
+    def cancel(self, key: int) -> None:
+        """See `Engine.cancel`."""
+        if key in self._open:
+            handle, _ = self._open.pop(key)
+            handle.cancel()
+
+    def step(self) -> list[Chunk]:
+        """See `Engine.step`."""
+        if not self._open:
+            return []
+        self._pipeline.step()
+        return [chunk for key in list(self._open) for chunk in self._read(key)]
+
+    def _read(self, key: int) -> list[Chunk]:
+        """What the step gave this request. One that ended lets go of its place."""
+        handle, decoding = self._open[key]
+        chunks: list[Chunk] = []
+        while handle.can_read():
+            for output in handle.read().values():
+                for token, logprob in zip(output.generated_ids, output.generated_log_probs, strict=True):
+                    if decoding.finish_reason is None:
+                        chunks.append(decoding.accept(token, logprob if decoding.request.logprobs else None))
+        if decoding.finish_reason:
+            self.cancel(key)
+        elif handle.get_status() == genai.GenerationStatus.IGNORED:
+            self.cancel(key)
+            raise RuntimeError("the key-value cache has no room for a prompt: raise engine.cache_gb")
+        return chunks
+
+    def _config(self, request: GenerationRequest) -> Any:
+        config = genai.GenerationConfig()
+        config.max_new_tokens = request.max_new_tokens
+        config.set_eos_token_id(self._end_of_turn)
+        config.logprobs = int(request.logprobs)
+        if request.temperature > 0:
+            config.do_sample = True
+            config.temperature = request.temperature
+            config.top_p = request.top_p
+            config.rng_seed = secrets.randbits(31) if request.seed is None else request.seed % 2**31
+        if request.constraint:
+            config.structured_output_config = _structured(request.constraint)
+        return config
+
+
+def _structured(constraint: Constraint) -> Any:
+    config = genai.StructuredOutputConfig()
+    if isinstance(constraint, JsonSchema):
+        config.json_schema = constraint.text
+    else:
+        config.regex = constraint.pattern
+    return config

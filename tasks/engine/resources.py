@@ -1,0 +1,20 @@
+"""What of the machine an engine may take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Threads (None: one for each core) and GiB for keys and values of open requests and kept prefixes.
+
+    An engine on a GPU takes what it finds there; the transformers engine's cache grows as it must.
+    """
+
+    threads: int | None
+    cache_gb: int
+
+
+ALONE = Resources(threads=None, cache_gb=2)
+"""For who evaluates: nobody else is served meanwhile."""
