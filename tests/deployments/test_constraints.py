@@ -11,6 +11,9 @@ import openai
 import pytest
 
 from tasks.engine.protocol import ConstraintError, GenerationRequest, JsonSchema, Regex
+from tasks.engine.resources import ALONE
+from tasks.engine.transformers import TransformersEngine
+from tasks.prompt import Prompt
 from tests.deployments.test_turns import Desk, TellingEngine
 
 SCHEMA = {"type": "object", "properties": {"order": {"type": "string"}, "amount": {"type": "number"}}}
@@ -78,5 +81,23 @@ def test_a_constraint_that_the_engine_cannot_hold_is_400_for_who_asked(
         assert (error.value.code, error.value.param) == ("invalid_value", param)
         assert (await desk.whole()).choices[0].message.content == "ok"
         assert [row.status for row in desk.rows] == [400, 200]
+
+    asyncio.run(run())
+
+
+def test_the_reference_engine_holds_what_http_asks_and_refuses_what_is_no_schema(
+    tiny_base: Path, tiny_prompts: Path
+) -> None:
+    async def run() -> None:
+        end_of_turn = Prompt.load(tiny_prompts, tiny_base).end_of_turn
+        desk = Desk(TransformersEngine.load(tiny_base, None, end_of_turn, "float32", ALONE), tiny_base, tiny_prompts)
+        one = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"enum": ["yes"]}}}
+        assert (await desk.whole(response_format=one)).choices[0].message.content == '"yes"'
+        regex = {"structured_outputs": {"regex": "[ab]{3}"}}
+        assert set((await desk.whole(extra_body=regex)).choices[0].message.content) <= {"a", "b"}
+        none = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "color"}}}
+        with pytest.raises(openai.BadRequestError) as error:
+            await desk.whole(response_format=none)
+        assert (error.value.code, error.value.param) == ("invalid_value", "response_format")
 
     asyncio.run(run())
