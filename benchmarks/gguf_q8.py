@@ -64,7 +64,7 @@ def _write_vocabulary(writer: gguf.GGUFWriter, path: Path, config: Any, template
     writer.add_token_list([tokenizer.id_to_token(i) or f"[PAD{i}]" for i in range(config.vocab_size)])
     writer.add_token_types(kinds)
     writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in merges])
-    writer.add_eos_token_id(tokenizer.token_to_id("<|im_end|>"))
+    writer.add_eos_token_id(config.eos_token_id)
     writer.add_add_bos_token(False)
     writer.add_chat_template(template)
 

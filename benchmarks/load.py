@@ -76,16 +76,14 @@ def quantile(values: Sequence[float], share: float) -> float:
 async def drive(url: str, model: str, chats: Sequence[Chat], concurrent: int, max_tokens: int) -> list[Answer]:
     """Ask every chat once, `concurrent` at a time, greedily and past any cache of answers."""
     waiting = iter(chats)
-    answers: list[Answer] = []
 
-    async def client(http: httpx.AsyncClient) -> None:
-        for chat in waiting:
-            answers.append(await ask(http, url, model, chat, max_tokens))
+    async def client(http: httpx.AsyncClient) -> list[Answer]:
+        return [await ask(http, url, model, chat, max_tokens) for chat in waiting]
 
     limits = httpx.Limits(max_connections=concurrent)
     async with httpx.AsyncClient(timeout=300, limits=limits) as http:
-        await asyncio.gather(*(client(http) for _ in range(concurrent)))
-    return answers
+        answered = await asyncio.gather(*(client(http) for _ in range(concurrent)))
+    return [answer for answers in answered for answer in answers]
 
 
 async def ask(http: httpx.AsyncClient, url: str, model: str, chat: Chat, max_tokens: int) -> Answer:

@@ -114,15 +114,21 @@ class Batches:
 
     def _run(self) -> None:
         while True:
-            taken = self._take()
-            self._working.update(taken)  # all of them first: a failure reaches every one
+            for key, ticket in self._take().items():
+                self._submit(key, ticket)
             try:
-                for key, ticket in taken.items():
-                    self._engine.submit(key, ticket.request)
                 for chunk in self._engine.step():
                     self._pass_on(chunk)
             except Exception as error:  # whatever an engine raises belongs to those who asked it
                 self._fail(error)
+
+    def _submit(self, key: int, ticket: Ticket) -> None:
+        try:
+            self._engine.submit(key, ticket.request)
+            self._working[key] = ticket
+        except Exception as error:  # a constraint that it cannot hold, say; nobody else's business
+            self._cancel(key)
+            self._send(ticket, error)
 
     def _take(self) -> dict[int, Ticket]:
         """Those whose turn it is, by new keys; lets go of those who left, and waits while there is nothing to do."""

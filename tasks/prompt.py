@@ -159,6 +159,26 @@ class Prompt:
         """Token ids [length] that ask for the next assistant turn."""
         return self._ids(self.render(messages, tools, generate=True))
 
+    def encode_text(self, text: str) -> list[int]:
+        """Token ids [length] of a text that is no conversation, behind what the tokenizer opens texts with.
+
+        The text is not changed: a special token in it is encoded as the characters it is written with.
+
+        Raises:
+            GraftError: there are no tokens in it.
+        """
+        ids = list(self._plain_tokenizer.encode(text).ids)
+        if not ids:
+            raise GraftError("the prompt is empty")
+        return ids
+
+    @cached_property
+    def _plain_tokenizer(self) -> Tokenizer:
+        """The tokenizer to which a special token in a text is text."""
+        plain = Tokenizer.from_str(self.tokenizer.to_str())
+        plain.encode_special_tokens = True
+        return plain
+
     def encode_training(
         self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None = None
     ) -> tuple[list[int], list[int]]:

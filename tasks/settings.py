@@ -43,6 +43,16 @@ class BaseSettings(Section):
     licence: str
 
 
+class EmbeddingSettings(Section):
+    name: str
+    model: str
+    model_sha256: str
+    tokenizer: str
+    tokenizer_sha256: str
+    licence: str
+    window: Positive
+
+
 class PromptSettings(Section):
     max_prompt_tokens: Positive
 
@@ -118,6 +128,7 @@ class Settings(Section):
     evaluate: EvaluateSettings
     gate: GateSettings
     drift: DriftSettings
+    embedding: EmbeddingSettings
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

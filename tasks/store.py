@@ -46,12 +46,14 @@ class TelemetryRow(Record):
     """One answer. Times are measured where HTTP arrives, so they hold the wait in the queue.
 
     `status` is the HTTP status, or the one that a stream would have had it failed before it began;
-    `error` is empty when all went well. `digest` is empty where no package was chosen, `owner` (the
-    name of who asked) where no key was known. `route` is who answered or was tried last: `production`,
-    `previous`, `words`, or `digest` where one was asked for; `passed_over` are the routes before it,
-    each with its reason, and `retries` its attempts after the first. `cache` is how the answer was
-    looked for: `hit`, `semantic`, `miss`, `off`, or empty if it came to nothing before. What could not
-    be measured is None; the last fields are those of `tasks.features.Features`.
+    `error` is empty when all went well. `operation` is what was asked for, by OpenTelemetry's names
+    (`chat`, `text_completion`, `embeddings`); rows from before it was kept have none. `digest` is
+    empty where no package was chosen, `owner` (the name of who asked) where no key was known.
+    `route` is who answered or was tried last: `production`, `previous`, `words`, or `digest` where
+    one was asked for; `passed_over` are the routes before it, each with its reason, and `retries`
+    its attempts after the first. `cache` is how the answer was looked for: `hit`, `semantic`, `miss`,
+    `off`, or empty if it came to nothing before. What could not be measured is None; the last fields
+    are those of `tasks.features.Features`, of which an answer that broke off has its tokens so far.
     """
 
     trace_id: str
@@ -61,6 +63,7 @@ class TelemetryRow(Record):
     error: str
     stream: bool
     latency_ms: float
+    operation: str = "chat"
     owner: str = ""
     route: str = ""
     passed_over: str = ""

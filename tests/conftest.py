@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+from tasks.files import sha256_file
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -84,4 +86,40 @@ def tiny_adapter(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     folder = tmp_path_factory.mktemp("adapter") / "adapter"
     adapted.save_pretrained(str(folder))
     (folder / "README.md").unlink()
+    return folder
+
+
+def embedding_source(folder: Path) -> dict[str, str]:
+    """What `params.yaml` says of a retrieval model whose two files lie in `folder`."""
+    model, tokenizer = folder / "model.onnx", folder / "tokenizer.json"
+    return {
+        "model": str(model),
+        "model_sha256": sha256_file(model),
+        "tokenizer": str(tokenizer),
+        "tokenizer_sha256": sha256_file(tokenizer),
+    }
+
+
+@pytest.fixture(scope="session")
+def tiny_embedding(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the two files of a retrieval model: a random vector for each of the tiny tokenizer's tokens."""
+    import numpy as np
+    import onnx
+    from onnx import TensorProto, helper
+
+    folder = tmp_path_factory.mktemp("retrieval")
+    tokenizer = make_tokenizer()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    table = np.random.default_rng(0).normal(size=(tokenizer.get_vocab_size(), 8)).astype(np.float32)
+    shape = ["texts", "length"]
+    graph = helper.make_graph(
+        [helper.make_node("Gather", ["table", "input_ids"], ["last_hidden_state"])],
+        "tiny",
+        [helper.make_tensor_value_info(name, TensorProto.INT64, shape) for name in ("input_ids", "attention_mask")],
+        [helper.make_tensor_value_info("last_hidden_state", TensorProto.FLOAT, [*shape, 8])],
+        [onnx.numpy_helper.from_array(table, "table")],
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), folder / "model.onnx"
+    )
     return folder

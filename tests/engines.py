@@ -33,12 +33,18 @@ class ScriptedEngine:
     def step(self) -> list[Chunk]:
         self.together.append(len(self._open))
         chunks = []
-        for key, (_, pieces) in list(self._open.items()):
+        for key, (request, pieces) in list(self._open.items()):
             text, ids, reason = next(pieces)
-            chunks.append(Chunk(key, text, ids, reason))
+            logprobs = tuple(logprob_of(token) for token in ids) if request.logprobs else ()
+            chunks.append(Chunk(key, text, ids, reason, logprobs))
             if reason:
                 del self._open[key]
         return chunks
+
+
+def logprob_of(token: int) -> float:
+    """What a `ScriptedEngine` says of every choice of this token."""
+    return -token / 8
 
 
 def says(text: str, size: int = 3) -> Script:

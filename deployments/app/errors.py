@@ -41,7 +41,8 @@ class ApiError(Exception):
     @classmethod
     def refused(cls, refused: Refused) -> ApiError:
         """A served package's refusal."""
-        return cls(refused.status, refused.code, refused.message, retry_after_s=refused.retry_after_s)
+        after = refused.retry_after_s
+        return cls(refused.status, refused.code, refused.message, param=refused.param, retry_after_s=after)
 
     @property
     def body(self) -> dict[str, Any]:

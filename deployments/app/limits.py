@@ -53,15 +53,14 @@ class Permit:
         self._reserved = reserved
         self._settled = False
 
-    def settle(self, used: int | None) -> None:
-        """Give back what was not used: `used` tokens were, or, if that is not known, all that were reserved."""
+    def settle(self, used: int) -> None:
+        """Give back what was reserved beyond the `used` tokens; if more were used, they are charged too."""
         if self._settled:
             return
         self._settled = True
         self._account.open -= 1
-        if used is not None:
-            tokens = self._account.tokens
-            tokens.level = min(tokens.per_minute, tokens.level + self._reserved - used)
+        tokens = self._account.tokens
+        tokens.level = min(tokens.per_minute, tokens.level + self._reserved - used)
 
 
 class Limits:

@@ -1,4 +1,4 @@
-"""The HTTP surface: OpenAI's chat completions and models, and a health check."""
+"""The HTTP surface: OpenAI's chat completions, completions, embeddings and models, a health check, their document."""
 
 from __future__ import annotations
 
@@ -8,36 +8,66 @@ from fastapi import Depends, FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
+from deployments.app.answers import ChatChunk, ChatCompletion, Completion, EmbeddingList, Health, Model, Models
+from deployments.app.chat import CHAT
+from deployments.app.completions import COMPLETIONS, CompletionRequest
+from deployments.app.embeddings import EmbeddingRequest, Embeddings
 from deployments.app.errors import ApiError
+from deployments.app.openapi import ERRORS, KEYED, document, gives, takes
 from deployments.app.routing import Routing
+from deployments.app.schema import ChatRequest
 from deployments.app.turn import Turns
 
 
-def create_app(turns: Turns) -> FastAPI:
-    """The application that answers from `turns`."""
-    app = FastAPI(title="Graft", docs_url=None, redoc_url=None, openapi_url=None)
+def create_app(turns: Turns, embeddings: Embeddings) -> FastAPI:
+    """The application that answers from `turns` and `embeddings`."""
+    app = FastAPI(title="Graft", version="1", docs_url=None, redoc_url=None, openapi_url=None, responses=ERRORS)
 
-    @app.post("/v1/chat/completions")
+    @app.post(
+        "/v1/chat/completions",
+        openapi_extra=takes(ChatRequest),
+        responses=gives(ChatCompletion, event=ChatChunk),
+    )
     async def chat(request: Request) -> Response:
-        return await turns.take(request)
+        return await turns.take(request, CHAT)
+
+    @app.post(
+        "/v1/completions",
+        openapi_extra=takes(CompletionRequest),
+        responses=gives(Completion, event=Completion),
+    )
+    async def completions(request: Request) -> Response:
+        return await turns.take(request, COMPLETIONS)
+
+    @app.post("/v1/embeddings", openapi_extra=takes(EmbeddingRequest), responses=gives(EmbeddingList))
+    async def embed(request: Request) -> Response:
+        return await embeddings.take(request)
 
     def known(request: Request) -> None:
         turns.keys.owner(request.headers.get("authorization"))
 
-    @app.get("/v1/models", dependencies=[Depends(known)])
+    @app.get("/v1/models", dependencies=[Depends(known)], openapi_extra=KEYED, responses=gives(Models))
     async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [_model(turns.routing, digest) for digest in turns.routing.served]}
+        return {"object": "list", "data": _models(turns.routing)}
 
-    @app.get("/v1/models/{model}", dependencies=[Depends(known)])
+    @app.get("/v1/models/{model}", dependencies=[Depends(known)], openapi_extra=KEYED, responses=gives(Model))
     async def model(model: str) -> dict[str, Any]:
-        return _model(turns.routing, turns.routing.choose(model))
+        routing = turns.routing
+        if routing.embedding and model in (routing.embedding.digest, routing.embedding.name):
+            return _model(routing.embedding.digest, routing.embedding.since)
+        digest = routing.choose(model)
+        return _model(digest, routing.served[digest].since)
 
-    @app.get("/healthz")
+    @app.get("/healthz", responses={**gives(Health), 503: {"model": Health}})
     async def health() -> Response:
         routing = turns.routing
         state = "ok" if routing.production else "no model is in production"
         body = {"status": state, "production": routing.production, "served": sorted(routing.served)}
         return JSONResponse(body, 200 if routing.production else 503)
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def described() -> dict[str, Any]:
+        return document(app, [ChatRequest, ChatChunk, CompletionRequest, EmbeddingRequest])
 
     @app.exception_handler(ApiError)
     async def refused(_: Request, error: ApiError) -> Response:
@@ -52,5 +82,11 @@ def create_app(turns: Turns) -> FastAPI:
     return app
 
 
-def _model(routing: Routing, digest: str) -> dict[str, Any]:
-    return {"id": digest, "object": "model", "created": routing.served[digest].since, "owned_by": "graft"}
+def _models(routing: Routing) -> list[dict[str, Any]]:
+    models = [_model(digest, served.since) for digest, served in routing.served.items()]
+    embedding = routing.embedding
+    return [*models, _model(embedding.digest, embedding.since)] if embedding else models
+
+
+def _model(digest: str, since: int) -> dict[str, Any]:
+    return {"id": digest, "object": "model", "created": since, "owned_by": "graft"}

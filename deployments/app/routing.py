@@ -43,6 +43,16 @@ class Route:
         return self.digest or self.name
 
 
+class ServedEmbedding(Record):
+    """The served retrieval model: its digest and application, what it is called and gives, and since when."""
+
+    app: str
+    digest: str
+    name: str
+    dimensions: int
+    since: int
+
+
 class Routing(Record):
     """The assistant's `user_config`: swapped as a whole, so a promotion is one swap.
 
@@ -53,6 +63,7 @@ class Routing(Record):
     production: str | None = None
     previous: str | None = None
     served: dict[str, Served] = Field(default_factory=dict)
+    embedding: ServedEmbedding | None = None
 
     @model_validator(mode="after")
     def _pointed_at_is_served(self) -> Routing:
@@ -75,7 +86,7 @@ class Routing(Record):
         """Without the packages that are neither in `kept` nor in production."""
         served = {d: s for d, s in self.served.items() if d in kept or d == self.production}
         previous = self.previous if self.previous in served else None
-        return Routing(production=self.production, previous=previous, served=served)
+        return self.model_copy(update={"previous": previous, "served": served})
 
     def routes(self, model: str, order: Sequence[RouteName]) -> tuple[Route, ...]:
         """The routes to an answer for `model`, best first: those in `order` that are there, if it
@@ -104,5 +115,19 @@ class Routing(Record):
         if model == PRODUCTION:
             message = "no model is in production yet: run the release, or ask a served model by its digest"
             raise ApiError(503, "no_production_model", message, param="model", retry_after_s=10)
-        message = f"The model `{model}` does not exist or is not served; GET /v1/models lists those that are"
-        raise ApiError(404, "model_not_found", message, param="model")
+        raise _not_served(model)
+
+    def embeds(self, model: str) -> ServedEmbedding:
+        """The retrieval model, if `model` is its digest or its name.
+
+        Raises:
+            ApiError: 404 for any other.
+        """
+        if self.embedding is None or model not in (self.embedding.digest, self.embedding.name):
+            raise _not_served(model)
+        return self.embedding
+
+
+def _not_served(model: str) -> ApiError:
+    message = f"The model `{model}` does not exist or is not served for this; GET /v1/models lists those that are"
+    return ApiError(404, "model_not_found", message, param="model")

@@ -1,4 +1,4 @@
-"""OpenAI's chat-completion request as it is accepted here, and the shapes of what is sent back.
+"""OpenAI's requests for text as they are accepted here: what all have in common, and the chat's.
 
 Fields that would change the answer and are not supported are refused, with a sentence that says
 so; fields that change nothing here (`user`, `metadata`, …) are accepted and ignored; fields that
@@ -7,20 +7,42 @@ OpenAI does not know are refused as OpenAI refuses them. `null` always means "no
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import from_json
 
 from deployments.app.errors import ApiError
 from deployments.events import Ask
+from tasks.engine.protocol import Constraint, JsonSchema, Regex
 from tasks.records import Message
+
+T = TypeVar("T")
+B = TypeVar("B", bound=BaseModel)
+R = TypeVar("R", bound="TextRequest")
+StopString = Annotated[str, Field(min_length=1)]
 
 _GREEDY_BELOW = 0.01
 _SMALLEST_TOP_P = 1e-6
 
 
+def only(neutral: int | str | dict[str, JsonValue]) -> tuple[AfterValidator, FieldInfo]:
+    """For a field that is accepted at the value only that changes nothing."""
+
+    def check(value: T) -> T:
+        if value != neutral:
+            raise ValueError("not supported here; leave it out")
+        return value
+
+    return AfterValidator(check), Field(json_schema_extra={"const": neutral})
+
+
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, strict=True)
 
 
 class TextPart(_Part):
@@ -90,42 +112,122 @@ class StreamOptions(_Part):
     include_usage: bool | None = None
 
 
-class ChatRequest(BaseModel):
-    """The body of `POST /v1/chat/completions`.
+class TextFormat(_Part):
+    type: Literal["text"]
+
+    def to_constraint(self) -> None:
+        """Any text will do."""
+
+
+class JsonObjectFormat(_Part):
+    type: Literal["json_object"]
+
+    def to_constraint(self) -> JsonSchema:
+        """Any JSON object will do."""
+        return JsonSchema('{"type": "object"}')
+
+
+class NamedSchema(_Part):
+    """A JSON schema; whether `strict` or not, it is kept to."""
+
+    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+    description: str | None = None
+    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+    strict: bool | None = None
+
+
+class JsonSchemaFormat(_Part):
+    type: Literal["json_schema"]
+    json_schema: NamedSchema
+
+    def to_constraint(self) -> JsonSchema:
+        """What the schema allows, its properties in their order there."""
+        return JsonSchema(json.dumps(self.json_schema.schema_))
+
+
+ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
+
+
+class StructuredOutputs(_Part):
+    """A regular expression for the whole answer. Not OpenAI's: the name and shape are vLLM's."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    regex: Annotated[str, Field(min_length=1)]
+
+
+class TextRequest(BaseModel):
+    """What all requests for text have in common.
 
     `temperature` is 0 unless given: greedy, because that is how a package was evaluated. What is
     asked for beyond the package's own limit of new tokens is cut to it, and the answer's
     `finish_reason` is then `length`.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
     model: str
-    messages: Annotated[tuple[ChatMessage, ...], Field(min_length=1)]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    stop: str | tuple[str, ...] | None = None
+    stop: StopString | Annotated[tuple[StopString, ...], Field(max_length=4)] | None = None
+    structured_outputs: StructuredOutputs | None = None
+
+    # Supported at these values only.
+    n: Annotated[int, *only(1)] | None = None
+    frequency_penalty: Annotated[float, *only(0)] | None = None
+    presence_penalty: Annotated[float, *only(0)] | None = None
+    logit_bias: Annotated[dict[str, float], *only({})] | None = None
+
+    # Accepted; it changes nothing here.
+    user: Any = None
+
+    @property
+    def include_usage(self) -> bool:
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def constraint(self) -> Constraint | None:
+        """What the whole answer is held to."""
+        return Regex(self.structured_outputs.regex) if self.structured_outputs else None
+
+    def to_ask(self) -> Ask:
+        """What a served package is asked.
+
+        Raises:
+            ApiError: the request cannot be put to one.
+        """
+        temperature = self.temperature or 0.0
+        return Ask(
+            max_new_tokens=self.max_tokens,
+            # Colder than this is greedy to the eye, and overflows float32 on its way.
+            temperature=temperature if temperature >= _GREEDY_BELOW else 0.0,
+            top_p=1.0 if self.top_p is None else max(self.top_p, _SMALLEST_TOP_P),
+            seed=self.seed,
+            stop=(self.stop,) if isinstance(self.stop, str) else self.stop or (),
+            constraint=self.constraint,
+        )
+
+
+class ChatRequest(TextRequest):
+    """The body of `POST /v1/chat/completions`."""
+
+    messages: Annotated[tuple[ChatMessage, ...], Field(min_length=1)]
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     tools: tuple[Tool, ...] | None = None
     tool_choice: Literal["auto", "none"] | None = None
     parallel_tool_calls: bool | None = None
+    response_format: ResponseFormat | None = None
+    logprobs: bool | None = None
 
     # Supported at these values only.
-    n: Literal[1] | None = None
-    logprobs: Literal[False] | None = None
-    top_logprobs: Literal[0] | None = None
-    frequency_penalty: float | None = None
-    presence_penalty: float | None = None
-    logit_bias: dict[str, float] | None = None
-    response_format: dict[str, Any] | None = None
+    top_logprobs: Annotated[int, *only(0)] | None = None
     modalities: tuple[Literal["text"], ...] | None = None
 
     # Accepted; they change nothing here.
-    user: Any = None
     metadata: Any = None
     store: Any = None
     service_tier: Any = None
@@ -136,103 +238,80 @@ class ChatRequest(BaseModel):
     verbosity: Any = None
     prediction: Any = None
 
-    @field_validator("stop")
-    @classmethod
-    def _check_stop(cls, value: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
-        strings = (value,) if isinstance(value, str) else value or ()
-        if len(strings) > 4 or not all(strings):
-            raise ValueError("expected at most 4 strings, none of them empty")
-        return value
-
-    @field_validator("frequency_penalty", "presence_penalty", "logit_bias")
-    @classmethod
-    def _check_neutral(cls, value: object) -> object:
-        if value:
-            raise ValueError("not supported here; leave it out")
-        return value
-
-    @field_validator("response_format")
-    @classmethod
-    def _check_format(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
-        if value is not None and value.get("type") != "text":
-            raise ValueError("only {'type': 'text'} is supported here")
-        return value
-
     @property
-    def include_usage(self) -> bool:
-        return bool(self.stream_options and self.stream_options.include_usage)
-
-    def to_ask(self) -> Ask:
-        """What a served package is asked.
+    def constraint(self) -> Constraint | None:
+        """See `TextRequest.constraint`.
 
         Raises:
-            ApiError: a message cannot be read.
+            ApiError: there is more than one.
         """
+        held = self.response_format.to_constraint() if self.response_format else None
+        if held and self.structured_outputs:
+            message = "structured_outputs and response_format exclude each other"
+            raise ApiError(400, "invalid_value", message, param="structured_outputs")
+        return held or super().constraint
+
+    def to_ask(self) -> Ask:
+        """See `TextRequest.to_ask`."""
         try:
             messages = tuple(message.to_message() for message in self.messages)
         except ValueError as error:
             message = "a tool call's arguments must be a JSON object, as a string"
             raise ApiError(400, "invalid_value", message, param="messages") from error
-        hide = self.tool_choice == "none"
         tools = None if self.tools is None else tuple(tool.to_schema() for tool in self.tools)
-        temperature = self.temperature or 0.0
-        return Ask(
+        ask = super().to_ask()
+        return replace(
+            ask,
             messages=messages,
-            tools=() if hide else tools,
-            max_new_tokens=self.max_completion_tokens or self.max_tokens,
-            # Colder than this is greedy to the eye, and overflows float32 on its way.
-            temperature=temperature if temperature >= _GREEDY_BELOW else 0.0,
-            top_p=1.0 if self.top_p is None else max(self.top_p, _SMALLEST_TOP_P),
-            seed=self.seed,
-            stop=(self.stop,) if isinstance(self.stop, str) else self.stop or (),
+            tools=() if self.tool_choice == "none" else tools,
+            max_new_tokens=self.max_completion_tokens or ask.max_new_tokens,
+            logprobs=bool(self.logprobs),
         )
 
 
-def parse_request(body: bytes) -> ChatRequest:
+def read_request(kind: type[B], body: bytes) -> B:
     """Read a request's body.
 
     Raises:
         ApiError: 400, with the first field that is wrong.
     """
     try:
-        request = ChatRequest.model_validate_json(body)
+        return kind.model_validate_json(body)
     except ValidationError as error:
-        raise _explain(error) from error
+        raise _explain(error, body) from error
+
+
+def parse_request(kind: type[R], body: bytes) -> R:
+    """Read the body of a request for text.
+
+    Raises:
+        ApiError: 400, with the first field that is wrong.
+    """
+    request = read_request(kind, body)
     if request.stream_options and not request.stream:
         message = "stream_options is only allowed when stream is true"
         raise ApiError(400, "invalid_value", message, param="stream_options")
     return request
 
 
-def _explain(error: ValidationError) -> ApiError:
+def _explain(error: ValidationError, body: bytes) -> ApiError:
     first = error.errors(include_url=False, include_context=False)[0]
     kind = first["type"]
     if kind == "json_invalid":
         return ApiError(400, "invalid_json", f"the body is not JSON in UTF-8: {first['msg']}")
-    # Members of a union are named like "tuple[TextPart, ...]"; they are no part of a path.
-    places = [str(place) for place in first["loc"] if isinstance(place, int) or str(place).isidentifier()]
-    param = ".".join(places) or None
+    param = ".".join(_path(first["loc"], from_json(body), missing=kind == "missing")) or None
     if kind == "extra_forbidden":
         return ApiError(400, "unknown_parameter", f"Unrecognized request argument supplied: {param}", param=param)
     code = "missing_required_parameter" if kind == "missing" else "invalid_value"
     return ApiError(400, code, f"{param or 'body'}: {first['msg']}", param=param)
 
 
-def completion(
-    trace_id: str, created: int, model: str, choice: dict[str, Any], usage: dict[str, Any]
-) -> dict[str, Any]:
-    """A whole answer."""
-    head = {"id": f"chatcmpl-{trace_id}", "object": "chat.completion", "created": created, "model": model}
-    return {**head, "choices": [{"index": 0, "logprobs": None, **choice}], "usage": usage}
-
-
-def chunk(trace_id: str, created: int, model: str, delta: dict[str, Any], finish_reason: str | None) -> dict[str, Any]:
-    """A piece of a streamed answer."""
-    head = {"id": f"chatcmpl-{trace_id}", "object": "chat.completion.chunk", "created": created, "model": model}
-    return {**head, "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}]}
-
-
-def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
-    """Tokens of a turn; the completion's hold its end of turn."""
-    total = prompt_tokens + completion_tokens
-    return {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens, "total_tokens": total}
+def _path(places: tuple[int | str, ...], value: Any, *, missing: bool) -> Iterator[str]:
+    """Where in `value` an error is. The names of a union's members are in `places` too; they are left out."""
+    for place in places:
+        held = range(len(value)) if isinstance(value, list) else value if isinstance(value, dict) else ()
+        if place in held:
+            value = value[place]
+            yield str(place)
+    if missing:
+        yield str(places[-1])

@@ -8,10 +8,11 @@ import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+from deployments.app.api import Head
 from deployments.app.fallback import Opened
 from deployments.app.limits import Permit
 from deployments.app.routing import Route
-from deployments.events import Finished
+from deployments.events import Delta, Finished
 from tasks.store import TelemetryRow
 
 _LOG = logging.getLogger(__name__)
@@ -29,7 +30,8 @@ CACHE_HEADER = "x-graft-cache"
 class TurnRecord:
     """What is known of one turn so far. It becomes one row, by whichever ending comes first."""
 
-    def __init__(self, sink: Sink) -> None:
+    def __init__(self, sink: Sink, operation: str) -> None:
+        self.operation = operation
         self.trace_id = uuid.uuid4().hex
         self.at = datetime.now(UTC)
         self.route = Route("")
@@ -42,6 +44,7 @@ class TurnRecord:
         self._sink = sink
         self._started = time.monotonic()
         self._first_token_ms: float | None = None
+        self._so_far: dict[str, int] = {}
         self._written = False
 
     @property
@@ -57,17 +60,25 @@ class TurnRecord:
         return {TRACE_HEADER: self.trace_id, **told, **(self.permit.headers if self.permit else {})}
 
     @property
+    def head(self) -> Head:
+        """What the answer's bodies begin with, once it is known who answers."""
+        return Head(self.trace_id, int(self.at.timestamp()), self.route.model)
+
+    @property
     def elapsed_ms(self) -> float:
         return (time.monotonic() - self._started) * 1000
 
-    def saw_token(self) -> None:
-        """The model's first sign of life."""
+    def saw(self, event: Delta | Finished) -> None:
+        """The model gave tokens: the first of them is timed, and they are charged however the turn ends."""
         if self._first_token_ms is None:
             self._first_token_ms = self.elapsed_ms
+        counted = event if isinstance(event, Delta) else event.generation
+        self._so_far = {"prompt_tokens": counted.prompt_tokens, "completion_tokens": counted.completion_tokens}
 
     def starts_over(self) -> None:
         """What the model gave so far goes to nobody."""
         self._first_token_ms = None
+        self._so_far = {}
 
     def opened(self, opened: Opened) -> None:
         """A route answers, or was the last to refuse."""
@@ -77,7 +88,13 @@ class TurnRecord:
 
     def answered(self, finished: Finished) -> None:
         """The answer is whole."""
+        self.saw(finished)
         self._write(200, "", finished)
+
+    def embedded(self, tokens: int) -> None:
+        """The answer is whole, and is vectors of so many tokens."""
+        self._so_far = {"prompt_tokens": tokens}
+        self._write(200, "", None)
 
     def failed(self, status: int, code: str) -> None:
         """It was refused, or broke off."""
@@ -92,11 +109,12 @@ class TurnRecord:
             return
         self._written = True
         if self.permit:
-            self.permit.settle(self._used(finished))
+            self.permit.settle(sum(self._so_far.values()))
         row = TelemetryRow(
             trace_id=self.trace_id,
             at=self.at,
             digest=self.route.digest,
+            operation=self.operation,
             owner=self.owner,
             status=status,
             error=error,
@@ -108,16 +126,10 @@ class TurnRecord:
             cache=self.cache,
             first_token_ms=self._first_token_ms,
             queue_ms=finished.queue_ms if finished else None,
-            **(finished.features.model_dump() if finished else {}),
+            **(finished.features.model_dump() if finished else self._so_far),
         )
         try:
             self._sink(row)
         except OSError:
             # An answer is worth more than its row, but the loss must be seen.
             _LOG.exception("telemetry row of turn %s was lost", self.trace_id)
-
-    def _used(self, finished: Finished | None) -> int | None:
-        """Tokens to charge: none if the model never began, an unknown number if it broke off."""
-        if finished:
-            return finished.generation.prompt_tokens + finished.generation.completion_tokens
-        return 0 if self._first_token_ms is None else None

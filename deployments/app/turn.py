@@ -1,9 +1,9 @@
 """What happens to a request, in one visible order.
 
     key -> body -> parse -> routes to the model -> limits -> cache -> the first route that answers ->
-    parsed answer -> content and tool calls -> telemetry
+    parsed answer -> its writer (content and tool calls) -> telemetry
 
-`Turns.take` is that order. What later joins a turn (budget, safety, retrieval, policy) gets its
+`Turns._answer` is that order. What later joins a turn (budget, safety, retrieval, policy) gets its
 line there. The model id in every answer is the digest of the package that gave it.
 """
 
@@ -13,8 +13,7 @@ import asyncio
 import json
 import logging
 import time
-import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -22,23 +21,22 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from deployments.app.api import Api, R, Writer
 from deployments.app.cache import AnswerCache
 from deployments.app.errors import ApiError
 from deployments.app.fallback import Fallback, Turn
 from deployments.app.keys import Keys
 from deployments.app.limits import Limits
 from deployments.app.meters import Meters
-from deployments.app.routing import Routing
-from deployments.app.schema import ChatRequest, chunk, completion, parse_request, usage
+from deployments.app.routing import Route, Routing
+from deployments.app.schema import parse_request
 from deployments.app.semantic import Embedder
 from deployments.app.telemetry import Sink, TurnRecord
 from deployments.app.timeouts import Events, Timeouts
-from deployments.events import Backend, Delta, Event, Finished, Refused
+from deployments.events import Ask, Backend, Delta, Event, Refused
 from deployments.settings import CacheSettings, FallbackSettings, LimitSettings
-from tasks.records import ToolCall
 
 _LOG = logging.getLogger(__name__)
-_CALL = "<tool_call>"
 
 
 class Turns:
@@ -58,10 +56,11 @@ class Turns:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.keys = keys
+        self.limits = Limits(limits)
+        self.body_bytes = limits.body_bytes
+        self.timeouts = timeouts
         self._routing = Routing()
         self._sink = sink
-        self._limits = Limits(limits)
-        self._body_bytes = limits.body_bytes
         self._order = fallback.production
         self._cache = AnswerCache(cache, meters, clock, embed)
         self._fallback = Fallback(backend, fallback, timeouts, meters, clock)
@@ -77,42 +76,57 @@ class Turns:
         self._fallback.keep(set(routing.served))
         self._cache.keep(set(routing.served))
 
-    async def take(self, asked: Request) -> Response:
-        """Answer one chat request; every outcome is a response and a telemetry row."""
+    def record(self, operation: str) -> TurnRecord:
+        """The record of a request that just came."""
+        return TurnRecord(self._sink, operation)
+
+    async def take(self, asked: Request, api: Api[R]) -> Response:
+        """Answer one request; every outcome is a response and a telemetry row."""
+        record = self.record(api.operation)
+        return await answered(record, self._answer(record, asked, api))
+
+    async def _answer(self, record: TurnRecord, asked: Request, api: Api[R]) -> Response:
         arrived = asyncio.get_running_loop().time()
-        record = TurnRecord(self._sink)
-        try:
-            record.owner = self.keys.owner(asked.headers.get("authorization"))
-            body = await read_body(asked, self._body_bytes)
-            request = parse_request(body)
-            record.stream = bool(request.stream)
-            routing = self.routing
-            routes = routing.routes(request.model, self._order)
-            record.route = routes[0]
-            served = routing.served[record.route.digest]
-            ask = request.to_ask()
-            record.permit = self._limits.admit(record.owner, len(body), served.new_tokens(ask.max_new_tokens))
-            cache_control = asked.headers.get("cache-control", "")
-            lookup = await self._cache.look_up(record.owner, record.route.digest, ask, cache_control)
-            record.cache = lookup.result
-            if lookup.answer:
-                events = lookup.events()
-            else:
-                turn = Turn(ask, not record.stream, arrived, lambda _: record.saw_token(), record.starts_over)
-                opened = await self._fallback.open(routes, turn)
-                record.opened(opened)
-                events = self._cache.keeping(lookup, record.route.digest, opened.events)
-            if request.stream:
-                return await _stream(record, request, events)
-            return await _whole(record, request, events)
-        except ApiError as error:
-            return _failed(record, error)
-        except asyncio.CancelledError:
-            record.closed()
-            raise
-        except Exception:  # a fault of ours: it is logged, and the client still gets a body it can read
-            _LOG.exception("turn %s failed", record.trace_id)
-            return _failed(record, ApiError(500, "internal_error", f"this is our fault; trace {record.trace_id}"))
+        record.owner = self.keys.owner(asked.headers.get("authorization"))
+        body = await read_body(asked, self.body_bytes)
+        request = parse_request(api.request, body)
+        record.stream = bool(request.stream)
+        routing = self.routing
+        routes = routing.routes(request.model, self._order)
+        record.route = routes[0]
+        served = routing.served[record.route.digest]
+        ask = request.to_ask()
+        record.permit = self.limits.admit(record.owner, len(body), served.new_tokens(ask.max_new_tokens))
+        events = await self._events(record, routes, ask, arrived, asked.headers.get("cache-control", ""))
+        writer = api.writer(request, record.head)
+        return await (_stream if request.stream else _whole)(record, writer, events)
+
+    async def _events(
+        self, record: TurnRecord, routes: Sequence[Route], ask: Ask, arrived: float, cache_control: str
+    ) -> Events:
+        """The turn's, from the cache or from the first route that answers."""
+        lookup = await self._cache.look_up(record.owner, record.route.digest, ask, cache_control)
+        record.cache = lookup.result
+        if lookup.answer:
+            return lookup.events()
+        turn = Turn(ask, not record.stream, arrived, record.saw, record.starts_over)
+        opened = await self._fallback.open(routes, turn)
+        record.opened(opened)
+        return self._cache.keeping(lookup, opened.route.digest, opened.events)
+
+
+async def answered(record: TurnRecord, work: Awaitable[Response]) -> Response:
+    """The response that `work` comes to, or the one that says why it came to none; both leave a row."""
+    try:
+        return await work
+    except ApiError as error:
+        return _failed(record, error)
+    except asyncio.CancelledError:
+        record.closed()
+        raise
+    except Exception:  # a fault of ours: it is logged, and the client still gets a body it can read
+        _LOG.exception("turn %s failed", record.trace_id)
+        return _failed(record, ApiError(500, "internal_error", f"this is our fault; trace {record.trace_id}"))
 
 
 async def read_body(request: Request, limit: int) -> bytes:
@@ -129,7 +143,7 @@ async def read_body(request: Request, limit: int) -> bytes:
     return bytes(body)
 
 
-async def _whole(record: TurnRecord, request: ChatRequest, events: Events) -> Response:
+async def _whole(record: TurnRecord, writer: Writer, events: Events) -> Response:
     """Wait for the turn and answer in one piece.
 
     Raises:
@@ -138,24 +152,16 @@ async def _whole(record: TurnRecord, request: ChatRequest, events: Events) -> Re
     async with aclosing(events):
         event = await anext(events)
         while isinstance(event, Delta):
-            record.saw_token()
+            record.saw(event)
             event = await anext(events)
     if isinstance(event, Refused):
         raise ApiError.refused(event)
-    record.saw_token()
-    content, calls = outcome(request, event)
-    message: dict[str, Any] = {"role": "assistant", "content": content or None, "refusal": None}
-    if calls:
-        message["tool_calls"] = [call_part(call) for call in calls]
-    else:
-        message["content"] = content
-    choice = {"message": message, "finish_reason": "tool_calls" if calls else event.generation.finish_reason}
-    body = completion(record.trace_id, int(record.at.timestamp()), record.route.model, choice, _usage(event))
+    body = writer.whole(event)
     record.answered(event)
     return JSONResponse(body, headers=record.headers)
 
 
-async def _stream(record: TurnRecord, request: ChatRequest, events: Events) -> Response:
+async def _stream(record: TurnRecord, writer: Writer, events: Events) -> Response:
     """Answer piece by piece, once the first piece is there: until then a failure has its own status.
 
     Raises:
@@ -164,8 +170,8 @@ async def _stream(record: TurnRecord, request: ChatRequest, events: Events) -> R
     first = await anext(events)
     if isinstance(first, Refused):
         raise ApiError.refused(first)
-    record.saw_token()
-    return _EventStream(record, events, _lines(record, request, first, events))
+    record.saw(first)
+    return _EventStream(record, events, _lines(record, writer, first, events))
 
 
 class _EventStream(StreamingResponse):
@@ -185,71 +191,24 @@ class _EventStream(StreamingResponse):
             await self._events.aclose()
 
 
-async def _lines(record: TurnRecord, request: ChatRequest, first: Event, events: Events) -> AsyncIterator[str]:
-    """The turn as server-sent events, in OpenAI's order: role, content, tool calls, end, usage."""
-
-    def line(delta: dict[str, Any], finish_reason: str | None = None) -> str:
-        body = chunk(record.trace_id, int(record.at.timestamp()), record.route.model, delta, finish_reason)
-        return _sse({**body, "usage": None} if request.include_usage else body)
-
-    yield line({"role": "assistant", "content": ""})
-    text = sent = ""
+async def _lines(record: TurnRecord, writer: Writer, first: Event, events: Events) -> AsyncIterator[str]:
+    """The turn as server-sent events, in the order that its writer has."""
+    for body in writer.begin():
+        yield _sse(body)
     event = first
     while isinstance(event, Delta):
-        text += event.text
-        shown = showable(text)
-        if len(shown) > len(sent):
-            yield line({"content": shown[len(sent) :]})
-            sent = shown
+        record.saw(event)
+        for body in writer.add(event):
+            yield _sse(body)
         event = await anext(events)
     if isinstance(event, Refused):
         record.failed(event.status, event.code)
         yield _sse(ApiError.refused(event).body)
         return
-    content, calls = outcome(request, event)
-    if len(content) > len(sent):
-        yield line({"content": content[len(sent) :]})
-    for index, call in enumerate(calls):
-        yield line({"tool_calls": [{"index": index, **call_part(call)}]})
-    yield line({}, "tool_calls" if calls else event.generation.finish_reason)
-    if request.include_usage:
-        body = chunk(record.trace_id, int(record.at.timestamp()), record.route.model, {}, None)
-        yield _sse({**body, "choices": [], "usage": _usage(event)})
+    for body in writer.end(event):
+        yield _sse(body)
     record.answered(event)
     yield "data: [DONE]\n\n"
-
-
-def showable(text: str) -> str:
-    """The part of an unfinished turn that is content whatever follows.
-
-    Nothing from a tool call on, nothing that may be the start of one, no space at the ends: so
-    that the pieces of a stream add up to the content of the whole answer.
-    """
-    head, tag, _ = text.partition(_CALL)
-    if not tag:
-        sizes = range(len(_CALL) - 1, 0, -1)
-        held = next((size for size in sizes if head.endswith(_CALL[:size])), 0)
-        head = head[: len(head) - held]
-    return head.strip()
-
-
-def outcome(request: ChatRequest, finished: Finished) -> tuple[str, tuple[ToolCall, ...]]:
-    """Content and tool calls of a turn, as far as the request allows calls."""
-    if request.tool_choice == "none":
-        return finished.generation.text.strip(), ()
-    calls = finished.answer.tool_calls
-    return finished.answer.content, calls[:1] if request.parallel_tool_calls is False else calls
-
-
-def call_part(call: ToolCall) -> dict[str, Any]:
-    """A tool call in OpenAI's shape, with a fresh id."""
-    function = {"name": call.name, "arguments": json.dumps(call.arguments, ensure_ascii=False)}
-    return {"id": f"call_{uuid.uuid4().hex[:24]}", "type": "function", "function": function}
-
-
-def _usage(finished: Finished) -> dict[str, Any]:
-    counted = usage(finished.generation.prompt_tokens, finished.generation.completion_tokens)
-    return {**counted, "prompt_tokens_details": {"cached_tokens": finished.cached_tokens}}
 
 
 def _sse(body: dict[str, Any]) -> str:

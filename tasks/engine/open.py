@@ -35,10 +35,21 @@ class Model:
             PromptTooLongError: the prompt is longer than the package allows.
         """
         tools = options.pop("tools", None)
-        ids = tuple(self.prompt.encode_prompt(messages, tools))  # type: ignore[arg-type]
+        return self._bounded(self.prompt.encode_prompt(messages, tools), options)  # type: ignore[arg-type]
+
+    def continuation(self, text: str, **options: object) -> GenerationRequest:
+        """A request to go on with `text`, without chat template; `options` as for `request`.
+
+        Raises:
+            PromptTooLongError: the text is longer than the package allows a prompt to be.
+            GraftError: the text has no tokens.
+        """
+        return self._bounded(self.prompt.encode_text(text), options)
+
+    def _bounded(self, ids: Sequence[int], options: dict[str, object]) -> GenerationRequest:
         if len(ids) > self.max_prompt_tokens:
             raise PromptTooLongError(f"the prompt has {len(ids)} tokens; at most {self.max_prompt_tokens} are allowed")
-        return GenerationRequest(ids, **{"max_new_tokens": self.settings.max_new_tokens, **options})  # type: ignore[arg-type]
+        return GenerationRequest(tuple(ids), **{"max_new_tokens": self.settings.max_new_tokens, **options})  # type: ignore[arg-type]
 
     def answers(
         self, conversations: Sequence[Sequence[Message]], at_once: int

@@ -8,13 +8,14 @@ from typing import Any
 
 import httpx
 
+from deployments.app.embeddings import Embeddings
 from deployments.app.keys import Keys
 from deployments.app.routes import create_app
 from deployments.app.routing import Routing, Served
 from deployments.app.semantic import Embedder
 from deployments.app.timeouts import Timeouts
 from deployments.app.turn import Turns
-from deployments.events import Ask, Delta, Event, Finished, Refused
+from deployments.events import Ask, Delta, Embedded, Event, Finished, Refused
 from deployments.settings import BreakerSettings, CacheSettings, FallbackSettings, LimitSettings, RetrySettings
 from tasks.engine.protocol import Generation
 from tasks.features import measure
@@ -51,6 +52,9 @@ class ScriptedBackend:
         scripts = self.scripts[app]
         return (scripts.pop(0) if len(scripts) > 1 else scripts[0])(ask)
 
+    async def embed(self, app: str, texts: tuple[str, ...]) -> Embedded | Refused:
+        return Refused(503, "engine_unavailable", f"{app} embeds none of {len(texts)} texts")
+
 
 @dataclass
 class Counted:
@@ -77,8 +81,8 @@ def answers(text: str) -> Script:
     async def script(ask: Ask) -> AsyncGenerator[Event]:
         generation = Generation(text, tuple(range(5)), 7, "stop", 1.0, 2.0)
         answer = Answer(text, (), True)
-        yield Delta(text[:2])
-        yield Delta(text[2:])
+        yield Delta(text[:2], 7, 2)
+        yield Delta(text[2:], 7, 5)
         yield Finished(generation, answer, measure(ask.messages, generation, answer, ()), 3.0)
 
     return script
@@ -89,7 +93,7 @@ def refuses(status: int, code: str, after: str = "") -> Script:
 
     async def script(_: Ask) -> AsyncGenerator[Event]:
         if after:
-            yield Delta(after)
+            yield Delta(after, 7, 1)
         yield Refused(status, code, f"refused: {code}")
 
     return script
@@ -136,7 +140,9 @@ class Desk:
         self, model: str = "production", headers: dict[str, str] | None = None, **options: Any
     ) -> httpx.Response:
         body = {"model": model, "messages": [{"role": "user", "content": "Hello?"}], **options}
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(create_app(self.turns))) as http:
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(create_app(self.turns, Embeddings(self.turns, self.backend)))
+        ) as http:
             return await http.post("http://desk/v1/chat/completions", json=body, headers=headers)
 
     async def whole(self, **options: Any) -> tuple[str, str]:

@@ -16,6 +16,7 @@ from deployments.app.cache import AnswerCache, CacheKey, fingerprint
 from deployments.app.semantic import SemanticIndex, Vectors, facts
 from deployments.events import Ask
 from deployments.settings import CacheSettings
+from tasks.engine.protocol import Regex
 from tasks.errors import GraftError
 from tasks.records import Message
 from tests.deployments.scripted import NEW, OLD, Clock, Counted, Desk, answers, refuses
@@ -112,6 +113,9 @@ def test_a_question_is_all_that_its_answer_depends_on() -> None:
         "top_p": 0.9,
         "seed": 2,
         "stop": ("x",),
+        "text": "Hello",
+        "logprobs": True,
+        "constraint": Regex("yes|no"),
     }
     assert set(others) == {field.name for field in fields(Ask)}
     prints = {fingerprint(ask), *(fingerprint(replace(ask, **{name: value})) for name, value in others.items())}

@@ -87,12 +87,6 @@ def test_what_was_not_used_is_given_back(clock: Clock) -> None:
     assert limits.admit("a", 0, 800).headers["x-ratelimit-remaining-tokens"] == "4000"
 
 
-def test_what_broke_off_is_charged_whole(clock: Clock) -> None:
-    limits = Limits(SETTINGS, clock)
-    limits.admit("a", 0, 4000).settle(None)
-    assert limits.admit("a", 0, 1).headers["x-ratelimit-remaining-tokens"] == "1999"
-
-
 def test_a_request_larger_than_a_minute_is_let_in_once_a_minute(clock: Clock) -> None:
     limits = Limits(SETTINGS, clock)
     limits.admit("a", 0, 9000).settle(9000)

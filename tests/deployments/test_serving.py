@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -19,9 +20,13 @@ import yaml
 
 from deployments import rollout
 from deployments.ray_node import temp_dir
+from tasks.embedding import bring_in
 from tasks.errors import GraftError
+from tasks.layout import BUILT_EMBEDDING
 from tasks.registry import LocalRegistry
+from tasks.settings import EmbeddingSettings
 from tasks.store import read_window
+from tests.conftest import embedding_source
 from tests.deployments.stack import MAX_PROMPT_TOKENS, Stack, make_package, seal
 
 ASK = [{"role": "user", "content": "Where is my order HL-20931?"}]
@@ -184,6 +189,23 @@ def test_models_and_health(client: openai.OpenAI, first: str) -> None:
     assert (health.status_code, health.json()["production"]) == (200, first)
 
 
+def test_the_retrieval_model_that_was_built_is_served_beside(
+    client: openai.OpenAI, first: str, tiny_embedding: Path
+) -> None:
+    with pytest.raises(openai.NotFoundError):
+        client.embeddings.create(model="tiny", input="a rose")
+    settings = EmbeddingSettings(name="tiny", licence="MIT", window=20, **embedding_source(tiny_embedding))
+    bring_in(settings, BUILT_EMBEDDING)
+    rollout.restore(first)
+    shutil.rmtree(BUILT_EMBEDDING)  # what serves is a copy
+    answer = client.embeddings.create(model="tiny", input=["a rose", "an elm"])
+    assert [len(item.embedding) for item in answer.data] == [8, 8]
+    assert [model.id for model in client.models.list()] == [first, answer.model]
+    seen = newest()
+    assert (seen["operation"], seen["digest"], seen["prompt_tokens"]) == ("embeddings", answer.model, 12)
+    assert client.completions.create(model=first, prompt="a", max_tokens=2).object == "text_completion"
+
+
 def test_everything_listens_on_loopback_only(stack: Stack) -> None:
     processes = psutil.Process(stack.head.pid).children(recursive=True)
     sockets = [s for p in processes for s in p.net_connections("inet") if s.status == psutil.CONN_LISTEN]
@@ -237,7 +259,7 @@ def test_a_client_that_hangs_up_leaves_a_row(client: openai.OpenAI, first: str) 
         next(iter(stream))
     seen = wait_for_row(before)
     assert (seen["status"], seen["error"], seen["digest"], seen["stream"]) == (499, "client_closed", first, True)
-    assert pd.isna(seen["completion_tokens"])
+    assert 0 < seen["completion_tokens"] < 400 and seen["prompt_tokens"] > 0
 
 
 def test_a_client_that_loses_patience_leaves_a_row(client: openai.OpenAI, first: str) -> None:

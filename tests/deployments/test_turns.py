@@ -18,14 +18,17 @@ import httpx
 import openai
 import pytest
 
+from deployments.app.chat import showable
+from deployments.app.embeddings import Embeddings
 from deployments.app.keys import Keys
 from deployments.app.limits import Limits
 from deployments.app.routes import create_app
 from deployments.app.routing import Routing, Served
 from deployments.app.timeouts import Timeouts
-from deployments.app.turn import Turns, showable
+from deployments.app.turn import Turns
+from deployments.embedder import EmbeddingServer
 from deployments.engine import PackageServer
-from deployments.events import Ask, Event
+from deployments.events import Ask, Embedded, Event, Refused
 from deployments.settings import (
     BreakerSettings,
     FallbackSettings,
@@ -106,16 +109,27 @@ class Desk:
         limit = LIMITS.model_copy(update=limits)
         self.turns = Turns(self, self.rows.append, keys, limit, timeouts, FALLBACK, NO_CACHE, Counted())
         self.turns.routing = Routing(production=DIGEST, served={DIGEST: SERVED})
+        self.embedder: EmbeddingServer | None = None
+        self.app = create_app(self.turns, Embeddings(self.turns, self))
 
     def ask(self, app: str, ask: Ask) -> AsyncGenerator[Event]:
         assert app == "engine"
         return self.server.turn(ask)
 
+    async def embed(self, app: str, texts: tuple[str, ...]) -> Embedded | Refused:
+        assert app == "embedding" and self.embedder
+        return await self.embedder.embed(texts)
+
+    @asynccontextmanager
+    async def http(self) -> AsyncIterator[httpx.AsyncClient]:
+        transport = httpx.ASGITransport(self.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://desk/v1") as http:
+            yield http
+
     @asynccontextmanager
     async def client(self) -> AsyncIterator[openai.AsyncOpenAI]:
-        transport = httpx.ASGITransport(create_app(self.turns))
         async with (
-            httpx.AsyncClient(transport=transport) as http,
+            self.http() as http,
             openai.AsyncOpenAI(base_url="http://desk/v1", api_key="none", http_client=http, max_retries=0) as client,
         ):
             yield client
@@ -246,7 +260,18 @@ def test_decoding_options_reach_the_engine(tiny_base: Path, tiny_prompts: Path) 
         ({"max_tokens": 0}, "max_tokens", "invalid_value"),
         ({"seed": 2**70}, "seed", "invalid_value"),
         ({"logit_bias": {"1": 2}}, "logit_bias", "invalid_value"),
-        ({"response_format": {"type": "json_object"}}, "response_format", "invalid_value"),
+        ({"response_format": {"type": "xml"}}, "response_format", "invalid_value"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}},
+            "response_format.json_schema.schema",
+            "missing_required_parameter",
+        ),
+        ({"structured_outputs": {"regex": "a", "choice": ["a"]}}, "structured_outputs.choice", "unknown_parameter"),
+        (
+            {"structured_outputs": {"regex": "a"}, "response_format": {"type": "json_object"}},
+            "structured_outputs",
+            "invalid_value",
+        ),
         ({"tool_choice": "required"}, "tool_choice", "invalid_value"),
         (
             {"tools": [{"type": "function", "function": {"name": "no spaces"}}]},
@@ -262,10 +287,10 @@ def test_a_bad_request_is_400_names_its_field_and_leaves_a_row(
 ) -> None:
     async def run() -> None:
         desk = Desk(TellingEngine("never"), tiny_base, tiny_prompts)
-        model = {} if code == "missing_required_parameter" else {"model": "production"}
+        model = {} if param == "model" else {"model": "production"}
         content = body if isinstance(body, bytes) else json.dumps({**model, "messages": ASK, **body}).encode()
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(create_app(desk.turns))) as http:
-            answer = await http.post("http://desk/v1/chat/completions", content=content)
+        async with desk.http() as http:
+            answer = await http.post("/chat/completions", content=content)
         error = answer.json()["error"]
         assert (answer.status_code, error["code"], error["type"]) == (400, code, "invalid_request_error")
         assert param is None or error["param"] == param
@@ -333,7 +358,7 @@ def test_a_rate_limit_is_429_with_openais_headers_and_counts_what_was_used(
     async def run() -> None:
         desk = Desk(TellingEngine("ok"), tiny_base, tiny_prompts)
         limits = LIMITS.model_copy(update={"requests_per_minute": 2})
-        desk.turns._limits = Limits(limits, clock=lambda: 0.0)  # nothing flows back meanwhile
+        desk.turns.limits = Limits(limits, clock=lambda: 0.0)  # nothing flows back meanwhile
         ask = desk.streamed if stream else desk.whole
         for _ in range(2):
             await ask()
@@ -343,7 +368,7 @@ def test_a_rate_limit_is_429_with_openais_headers_and_counts_what_was_used(
         assert error.value.code == "rate_limit_exceeded"
         assert headers["retry-after"] == "30"
         assert headers["x-ratelimit-limit-requests"] == "2"
-        (account,) = desk.turns._limits._accounts.values()
+        (account,) = desk.turns.limits._accounts.values()
         used = sum(r.prompt_tokens + r.completion_tokens for r in desk.rows[:2])  # type: ignore[operator]
         assert account.tokens.level == 100000 - used
         assert account.open == 0
@@ -358,7 +383,7 @@ def test_a_refused_request_is_not_charged_for_tokens(tiny_base: Path, tiny_promp
         with pytest.raises(openai.BadRequestError) as error:
             await desk.whole(messages=[{"role": "user", "content": "x" * 3000}])
         assert error.value.code == "context_length_exceeded"
-        (account,) = desk.turns._limits._accounts.values()
+        (account,) = desk.turns.limits._accounts.values()
         assert (account.tokens.level, account.open) == (100000, 0)
 
     asyncio.run(run())

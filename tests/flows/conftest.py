@@ -22,7 +22,7 @@ import yaml
 from flows.api import OPEN_STATES, Json, PrefectApi
 from tasks.base import source_sha256
 from tasks.environment import load_stack_settings
-from tests.conftest import ROOT
+from tests.conftest import ROOT, embedding_source
 from tests.deployments.stack import free_port
 
 COPIED = ("tasks", "flows", "deployments", "data", ".dvc/config", ".dvcignore", "params.yaml", "dvc.yaml")
@@ -61,7 +61,7 @@ def copy_repository(target: Path) -> Path:
     return target
 
 
-def make_small(root: Path, base: Path, prompts: Path) -> None:
+def make_small(root: Path, base: Path, prompts: Path, embedding: Path) -> None:
     """Make the copy's walk short: a random tiny base, three labels, a few rows, one short training."""
     for file in (root / "data/raw").iterdir():
         if file.stem not in LABELS:
@@ -84,6 +84,7 @@ def make_small(root: Path, base: Path, prompts: Path) -> None:
             "train.first_layer": 0,
             "engine.max_new_tokens": 12,
             "gate.min_rows": 5,
+            **{f"embedding.{key}": value for key, value in embedding_source(embedding).items()},
         },
     )
 
@@ -174,11 +175,11 @@ def descendants(pid: int) -> list[psutil.Process]:
 
 
 @pytest.fixture(scope="session")
-def stack(tiny_base: Path, tiny_prompts: Path) -> Iterator[Stack]:
+def stack(tiny_base: Path, tiny_prompts: Path, tiny_embedding: Path) -> Iterator[Stack]:
     """A real stack, up; whatever of it is left is stopped at the end."""
     folder = Path(tempfile.mkdtemp(prefix="gs-"))  # short: Ray's sockets lie below it
     root = copy_repository(folder / "r")
-    make_small(root, talkative(tiny_base, folder / "base"), tiny_prompts)
+    make_small(root, talkative(tiny_base, folder / "base"), tiny_prompts, tiny_embedding)
     (folder / "home").mkdir()
     found = Stack(root, folder / "home", PrefectApi(load_stack_settings(root).prefect.url))
     try:

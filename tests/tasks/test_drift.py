@@ -148,12 +148,25 @@ def test_too_few_answers_are_inconclusive_and_do_not_import_evidently() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def serve(rows: pd.DataFrame, digest: str, *, status: int = 200, at: datetime = NOW - timedelta(hours=1)) -> None:
+def serve(
+    rows: pd.DataFrame,
+    digest: str,
+    *,
+    status: int = 200,
+    at: datetime = NOW - timedelta(hours=1),
+    operation: str = "chat",
+) -> None:
     """Write rows to the telemetry store as the assistant does; other statuses than 200 measured nothing."""
     writer = TelemetryWriter(rows_per_part=1000)
     for index, row in enumerate(rows.to_dict("records")):
         measured = row if status == 200 else {}
-        common = {"trace_id": f"{digest}-{status}-{at}-{index}", "at": at, "error": "", "stream": False}
+        common = {
+            "trace_id": f"{operation}-{digest}-{status}-{at}-{index}",
+            "at": at,
+            "error": "",
+            "stream": False,
+            "operation": operation,
+        }
         writer.append(TelemetryRow(digest=digest, status=status, latency_ms=5.0, **common, **measured))
     writer.close()
 
@@ -175,6 +188,7 @@ def test_monitor_compares_only_what_production_answered_and_keeps_the_result(pro
     serve(features(50, seed=3, longer=3.0), "another")
     serve(features(50, seed=4, longer=3.0), digest, at=NOW - timedelta(hours=25))
     serve(features(50, seed=5), digest, status=429)
+    serve(features(50, seed=6, longer=3.0), digest, operation="text_completion")
     verdict, folder = monitor(production, SETTINGS, NOW)
     assert (verdict.outcome, verdict.n, verdict.n_reference) == ("no drift", 40, 90)
     assert folder == Path(".graft/reports/drift/2026-01-31T12-00-00Z")

