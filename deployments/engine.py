@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -61,9 +62,14 @@ class PackageServer:
         try:
             async for event in self._decode(ask, ticket):
                 yield event
-        except Exception:  # an engine may raise anything; the caller still gets an answer
+        except Exception as error:  # an engine may raise anything; the caller still gets an answer
+            if is_out_of_memory(error):
+                self.give_up()
             _LOG.exception("the engine failed")
             yield Refused(500, "engine_error", "the model failed while answering; the server's log says why")
+
+    def give_up(self) -> None:
+        """Called when the engine has no memory left. Whoever owns the process may end it."""
 
     def _request(self, ask: Ask) -> GenerationRequest:
         options: dict[str, Any] = {"tools": list(ask.tools) if ask.tools is not None else None}
@@ -126,3 +132,17 @@ class EngineReplica(PackageServer):
         package = registry.package(digest)
         phrases = read_manifest(package).refusal_phrases
         super().__init__(open_package(package, registry.base(digest)), phrases, checked)
+
+    def give_up(self) -> None:
+        """End this process: only that surely frees its memory, and its requests are asked elsewhere."""
+        os.write(2, b"engine: out of memory; this replica ends and Serve starts another\n")
+        os._exit(1)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an engine failed for want of memory; torch says so by a class of its own or only in words."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "can't allocate memory" in str(error)
+    )

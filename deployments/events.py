@@ -16,7 +16,8 @@ from tasks.records import Message
 class Ask:
     """A conversation that wants its next turn.
 
-    `tools` None shows the package's own. `max_new_tokens` is lowered to the package's limit.
+    `tools` None shows the package's own. `max_new_tokens` is lowered to the package's limit. Of a
+    `whole` answer nobody sees a part, so its events may begin again from the start.
     """
 
     messages: tuple[Message, ...]
@@ -26,6 +27,7 @@ class Ask:
     top_p: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    whole: bool = False
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import httpx
 
 from deployments.app.routing import Routing, Served
 from deployments.ray_node import require_free
-from deployments.settings import ServeSettings, load_serve_settings
+from deployments.settings import Scale, ServeSettings, load_serve_settings
 from tasks.errors import GraftError
 from tasks.layout import LOGS, RUN
 from tasks.manifest import read_manifest
@@ -48,9 +48,11 @@ def served() -> Routing:
 def deploy(digest: str) -> None:
     """Serve a published package beside the others, to be asked by its digest. Returns when it answers.
 
+    One that is served already takes over what `deployments/serve.yaml` says by now: new replicas
+    answer before old ones go.
+
     Raises:
-        GraftError: it is not what was published, or does not come up; then it is gone again, and
-            what served before still serves.
+        GraftError: it is not what was published, or does not come up; then all is as it was before.
     """
     settings = load_serve_settings()
     with _one_at_a_time():
@@ -102,14 +104,12 @@ def restore(digest: str | None) -> None:
 
 def _start_assistant(settings: ServeSettings) -> None:
     applications = _applications(settings)
-    if ASSISTANT in applications:
-        if applications[ASSISTANT]["status"] in ("RUNNING", "DEPLOYING"):
-            return
+    if applications.get(ASSISTANT, {}).get("status") == "DEPLOY_FAILED":
         _keep_only(settings, set(applications) - {ASSISTANT})
     _route(settings, _routing(applications))
 
 
-def _assistant_config(settings: ServeSettings) -> dict[str, Any]:
+def _assistant_config(settings: ServeSettings, routing: Routing) -> dict[str, Any]:
     arguments = {
         "root": str(Path.cwd()),
         "timeouts": {
@@ -120,7 +120,33 @@ def _assistant_config(settings: ServeSettings) -> dict[str, Any]:
         "limits": settings.limits.model_dump(),
         "telemetry": settings.telemetry.model_dump(),
     }
-    return _config(ASSISTANT, "assistant", arguments, route="/")
+    scale = _scaled("Assistant", settings.scale.assistant)
+    deployment = {**scale, "user_config": routing.model_dump()}
+    return _config(ASSISTANT, "assistant", arguments, deployment, route="/")
+
+
+def _engine_config(settings: ServeSettings, digest: str, name: str) -> dict[str, Any]:
+    arguments = {"digest": digest, "root": str(Path.cwd()), "engine": settings.engine.model_dump()}
+    return _config(name, "engine", arguments, _scaled("EngineReplica", settings.scale.engine), route=None)
+
+
+def _scaled(deployment: str, scale: Scale) -> dict[str, Any]:
+    """Beside the arguments and not among them: other arguments restart replicas, another number does not."""
+    return {
+        "name": deployment,
+        "autoscaling_config": {
+            "min_replicas": scale.min_replicas,
+            "max_replicas": scale.max_replicas,
+            "target_ongoing_requests": scale.target_ongoing,
+            "upscale_delay_s": scale.upscale_delay_s,
+            "downscale_delay_s": scale.downscale_delay_s,
+        },
+        "ray_actor_options": {
+            "num_cpus": scale.num_cpus,
+            "num_gpus": scale.num_gpus,
+            "memory": scale.memory_mb * 1024 * 1024,
+        },
+    }
 
 
 def _deploy(settings: ServeSettings, digest: str) -> None:
@@ -129,9 +155,10 @@ def _deploy(settings: ServeSettings, digest: str) -> None:
     name = _ENGINE + digest[:12]
     applications = _applications(settings)
     routing = _routing(applications)
-    if applications.get(name, {}).get("status") != "RUNNING":
+    if applications.get(name, {}).get("status") == "DEPLOY_FAILED" and digest not in routing.served:
         _keep_only(settings, set(applications) - {name})
-        _start_engine(settings, digest, name)
+    limit_s = settings.engine.start_timeout_s
+    _change(settings, name, _engine_config(settings, digest, name), limit_s, f"package {digest}")
     if digest not in routing.served:
         manifest = read_manifest(registry.package(digest))
         limit = manifest.engine.max_new_tokens
@@ -139,14 +166,15 @@ def _deploy(settings: ServeSettings, digest: str) -> None:
         _route(settings, Routing(production=routing.production, served={**routing.served, digest: package}))
 
 
-def _start_engine(settings: ServeSettings, digest: str, name: str) -> None:
-    arguments = {"digest": digest, "root": str(Path.cwd()), "engine": settings.engine.model_dump()}
-    config = _config(name, "engine", arguments, route=None)
-    _put(settings, {**_configs(_applications(settings)), name: config})
+def _change(settings: ServeSettings, name: str, config: dict[str, Any], limit_s: float, what: str) -> None:
+    """Start an application, or bring it to another configuration; if that fails, everything is as before."""
+    before = _configs(_applications(settings))
+    _put(settings, {**before, name: config})
     try:
-        _wait(lambda: _is_running(settings, name), settings.engine.start_timeout_s, f"package {digest}")
+        _wait(lambda: _is_running(settings, name), limit_s, what)
     except GraftError:
-        _keep_only(settings, set(_applications(settings)) - {name})
+        _put(settings, before)
+        _keep_only(settings, set(before))
         raise
 
 
@@ -160,9 +188,7 @@ def _promote(settings: ServeSettings, digest: str) -> None:
 def _route(settings: ServeSettings, routing: Routing) -> None:
     """Tell the assistant what it serves, and wait until it answers accordingly."""
     configs = _configs(_applications(settings))
-    assistant = configs.get(ASSISTANT) or _assistant_config(settings)
-    deployments = [{"name": "Assistant", "user_config": routing.model_dump()}]
-    _put(settings, {**configs, ASSISTANT: {**assistant, "deployments": deployments}})
+    _put(settings, {**configs, ASSISTANT: _assistant_config(settings, routing)})
 
     def answers() -> bool:
         if not _is_running(settings, ASSISTANT):
@@ -179,16 +205,18 @@ def _route(settings: ServeSettings, routing: Routing) -> None:
 
 def _keep_only(settings: ServeSettings, names: set[str]) -> None:
     """Delete the other applications and wait until their replicas are gone."""
-    if set(_applications(settings)) <= names:
+    applications = _applications(settings)
+    if set(applications) <= names:
         return
-    _put(settings, {name: config for name, config in _configs(_applications(settings)).items() if name in names})
+    _put(settings, {name: config for name, config in _configs(applications).items() if name in names})
     patience_s = settings.engine.request_timeout_s + 30
     _wait(lambda: set(_applications(settings)) <= names, patience_s, "a retired package's end")
 
 
 def _is_running(settings: ServeSettings, name: str) -> bool:
+    """Whether it runs as configured. `UNHEALTHY` it is while Serve replaces a replica that died: that passes."""
     application = _applications(settings).get(name, {"status": "NOT_STARTED"})
-    if application["status"] in ("DEPLOY_FAILED", "UNHEALTHY"):
+    if application["status"] == "DEPLOY_FAILED":
         raise GraftError(f"{name} did not come up: {_reason(application)}")
     return bool(application["status"] == "RUNNING")
 
@@ -221,8 +249,16 @@ def _configs(applications: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {name: a["deployed_app_config"] for name, a in applications.items() if a["deployed_app_config"]}
 
 
-def _config(name: str, builder: str, arguments: dict[str, Any], route: str | None) -> dict[str, Any]:
-    return {"name": name, "route_prefix": route, "import_path": f"deployments.service:{builder}", "args": arguments}
+def _config(
+    name: str, builder: str, arguments: dict[str, Any], deployment: dict[str, Any], route: str | None
+) -> dict[str, Any]:
+    return {
+        "name": name,
+        "route_prefix": route,
+        "import_path": f"deployments.service:{builder}",
+        "args": arguments,
+        "deployments": [deployment],
+    }
 
 
 def _url(settings: ServeSettings) -> str:
@@ -241,7 +277,7 @@ def _put(settings: ServeSettings, applications: dict[str, Any]) -> None:
     logs = Path.cwd() / LOGS / "serve"
     logs.mkdir(parents=True, exist_ok=True)
     body = {
-        "proxy_location": "HeadOnly",
+        "proxy_location": settings.scale.proxies,
         "http_options": {"host": settings.http.host, "port": settings.http.port},
         "logging_config": {"logs_dir": str(logs)},
         "applications": list(applications.values()),

@@ -1,12 +1,14 @@
 """The Serve applications: one per served package, without a route, and the assistant at `/`.
 
-Serve calls `engine` and `assistant` with the arguments that `deployments/rollout.py` sends.
+Serve calls `engine` and `assistant` with the arguments that `deployments/rollout.py` sends; how many
+replicas there are, and what each takes, it sends beside them.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,11 @@ _LOG = logging.getLogger(__name__)
 _RETRY_AFTER_S = 5
 _ROOM_TO_REFUSE = 16
 """Requests that Serve lets into an engine beyond those it will take, so that it can refuse them."""
+
+
+_TRIES = 3
+_SURGE_PERCENT = 100
+"""When replicas are replaced, as many new ones as there are old ones start before the old ones go."""
 
 
 class EngineArguments(Section):
@@ -58,8 +65,7 @@ def engine(sent: dict[str, Any]) -> serve.Application:
     deployment: Any = serve.deployment(EngineReplica)
     configured = deployment.options(
         name=EngineReplica.__name__,
-        num_replicas=settings.replicas,
-        ray_actor_options={"num_cpus": settings.num_cpus},
+        max_surge_percent=_SURGE_PERCENT,
         max_ongoing_requests=settings.at_once + settings.max_queued + _ROOM_TO_REFUSE,
         max_constructor_retry_count=1,
         health_check_period_s=settings.health_every_s,
@@ -71,21 +77,46 @@ def engine(sent: dict[str, Any]) -> serve.Application:
 
 
 class ServeBackend:
-    """Reaches packages through Serve's handles."""
+    """Reaches packages through Serve's handles, and asks again when a replica is lost."""
+
+    def __init__(self) -> None:
+        self._handles: dict[str, Any] = {}
 
     async def ask(self, app: str, ask: Ask) -> AsyncGenerator[Event]:
-        """See `Backend.ask`."""
-        handle: Any = serve.get_app_handle(app).options(stream=True)
-        response = handle.turn.remote(ask)
+        """See `Backend.ask`.
+
+        A request whose replica died goes to another one, or waits until there is one: for as long
+        as the caller has patience. One whose answer was already partly given ends with a refusal,
+        and so does one at which `_TRIES` replicas died, for it may be what kills them.
+        """
+        given = False
+        for _ in range(_TRIES):
+            try:
+                async with aclosing(self._events(app, ask)) as events:
+                    async for event in events:
+                        given = True
+                        yield event
+                return
+            except RayTaskError:
+                _LOG.exception("%s: a turn failed", app)
+                yield Refused(500, "engine_error", "the model failed while answering; the server's log says why")
+                return
+            except RayServeException:
+                _LOG.exception("%s: cannot be reached", app)
+                break
+            except RayError as error:
+                _LOG.warning("%s: a replica was lost: %s", app, error)
+                if given and not ask.whole:
+                    break
+        yield Refused(503, "engine_unavailable", "the model is restarting; try again shortly", _RETRY_AFTER_S)
+
+    async def _events(self, app: str, ask: Ask) -> AsyncGenerator[Event]:
+        if app not in self._handles:  # looking it up asks Serve's controller, and waits
+            self._handles[app] = serve.get_app_handle(app).options(stream=True)
+        response = self._handles[app].turn.remote(ask)
         try:
             async for event in response:
                 yield event
-        except RayTaskError:
-            _LOG.exception("%s: a turn failed", app)
-            yield Refused(500, "engine_error", "the model failed while answering; the server's log says why")
-        except (RayError, RayServeException):
-            _LOG.exception("%s: cannot be reached", app)
-            yield Refused(503, "engine_unavailable", "the model is restarting; try again shortly", _RETRY_AFTER_S)
         finally:
             response.cancel()
 
@@ -114,8 +145,10 @@ def assistant(sent: dict[str, Any]) -> serve.Application:
     deployment: Any = serve.deployment(Assistant)
     configured = deployment.options(
         name=Assistant.__name__,
-        ray_actor_options={"num_cpus": arguments.assistant.num_cpus},
+        max_surge_percent=_SURGE_PERCENT,
         max_ongoing_requests=arguments.assistant.max_ongoing,
+        health_check_period_s=arguments.assistant.health_every_s,
+        health_check_timeout_s=arguments.assistant.health_every_s,
         user_config=Routing().model_dump(),
         graceful_shutdown_timeout_s=arguments.timeouts.request_s + 5,
     )

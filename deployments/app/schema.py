@@ -185,6 +185,7 @@ class ChatRequest(BaseModel):
             top_p=1.0 if self.top_p is None else max(self.top_p, _SMALLEST_TOP_P),
             seed=self.seed,
             stop=(self.stop,) if isinstance(self.stop, str) else self.stop or (),
+            whole=not self.stream,
         )
 
 

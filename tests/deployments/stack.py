@@ -82,7 +82,7 @@ class Stack:
 
 
 def start_head(settings: ServeSettings, root: Path) -> subprocess.Popen[bytes]:
-    command, environment = head_command(settings.ray, root)
+    command, environment = head_command(settings.one_box.ray, root)
     log = (root / "ray.log").open("wb")
     head = subprocess.Popen(command, env=environment, cwd=root, stdout=log, stderr=log, start_new_session=True)
     deadline = time.monotonic() + settings.ray.start_timeout_s

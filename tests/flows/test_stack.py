@@ -22,7 +22,7 @@ from tests.flows.conftest import edit_yaml
     [
         (lambda: load_stack_settings().prefect.port, "prefect.port in deployments/stack.yaml"),
         (lambda: load_serve_settings().http.port, "http.port in deployments/serve.yaml"),
-        (lambda: load_serve_settings().ray.gcs_port, "ray.gcs_port in deployments/serve.yaml"),
+        (lambda: load_serve_settings().ray.gcs_port, "one_box.ray.gcs_port in deployments/serve.yaml"),
     ],
 )
 @pytest.mark.usefixtures("repository")
