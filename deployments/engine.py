@@ -24,6 +24,7 @@ from tasks.errors import GraftError
 from tasks.features import measure
 from tasks.layout import REGISTRY
 from tasks.manifest import read_manifest
+from tasks.probe import probe
 from tasks.records import Message
 from tasks.registry import LocalRegistry
 
@@ -118,7 +119,8 @@ class EngineReplica(PackageServer):
     """The Serve deployment: checks and opens a published package by its digest.
 
     Raises:
-        GraftError: the package is not there, or not byte for byte what was published.
+        GraftError: the package is not there, is not byte for byte what was published, or does not
+            answer here as it did when it was packaged.
     """
 
     def __init__(self, digest: str, root: str, settings: dict[str, Any]) -> None:
@@ -131,7 +133,9 @@ class EngineReplica(PackageServer):
         registry.verify(digest)
         package = registry.package(digest)
         phrases = read_manifest(package).refusal_phrases
-        super().__init__(open_package(package, registry.base(digest)), phrases, checked)
+        model = open_package(package, registry.base(digest))
+        probe(model, package)
+        super().__init__(model, phrases, checked)
 
     def give_up(self) -> None:
         """End this process: only that surely frees its memory, and its requests are asked elsewhere."""

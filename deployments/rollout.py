@@ -27,6 +27,7 @@ from tasks.manifest import read_manifest
 from tasks.registry import LocalRegistry
 
 ASSISTANT = "assistant"
+ASSISTANT_BUILDER, ENGINE_BUILDER = "deployments.service:assistant", "deployments.service:engine"
 _ENGINE = "engine-"
 _POLL_S = 0.5
 
@@ -122,12 +123,12 @@ def _assistant_config(settings: ServeSettings, routing: Routing) -> dict[str, An
     }
     scale = _scaled("Assistant", settings.scale.assistant)
     deployment = {**scale, "user_config": routing.model_dump()}
-    return _config(ASSISTANT, "assistant", arguments, deployment, route="/")
+    return _config(ASSISTANT, ASSISTANT_BUILDER, arguments, deployment, route="/")
 
 
 def _engine_config(settings: ServeSettings, digest: str, name: str) -> dict[str, Any]:
     arguments = {"digest": digest, "root": str(Path.cwd()), "engine": settings.engine.model_dump()}
-    return _config(name, "engine", arguments, _scaled("EngineReplica", settings.scale.engine), route=None)
+    return _config(name, ENGINE_BUILDER, arguments, _scaled("EngineReplica", settings.scale.engine), route=None)
 
 
 def _scaled(deployment: str, scale: Scale) -> dict[str, Any]:
@@ -255,7 +256,7 @@ def _config(
     return {
         "name": name,
         "route_prefix": route,
-        "import_path": f"deployments.service:{builder}",
+        "import_path": builder,
         "args": arguments,
         "deployments": [deployment],
     }

@@ -1,37 +1,33 @@
 """Stage `package`: the immutable folder that will be evaluated, released and served.
 
 It holds the adapter, the prompt and a manifest; the base stays where it is and is named by its
-sha256. Parity answers, recorded here by the engine that serves, let every later deploy show that
-it still says the same.
+sha256. The probes, recorded here on the engine that serves, let every later deploy show that it
+still says the same.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from tasks.card import render
-from tasks.engine.open import ADAPTER, PROMPT, open_package
+from tasks.engine.open import ADAPTER, PROMPT, open_base, open_package
 from tasks.errors import run_main
 from tasks.examples import load_examples
 from tasks.files import new_folder, sha256_file, sha256_tree, write_json, write_text
 from tasks.layout import BUILT_ADAPTER, BUILT_BASE, BUILT_EXAMPLES, BUILT_PACKAGE, CONTRACT, PROMPTS
 from tasks.manifest import MANIFEST, PROVENANCE, BaseModelInfo, Manifest, package_digest
+from tasks.probe import PARITY, Probes, record
 from tasks.prompt import FILES, Prompt
-from tasks.records import Example, dump_messages
+from tasks.records import Example
 from tasks.settings import Settings, load_settings
 from tasks.terms import Terms, load_terms
-
-PARITY = "parity.json"
-PARITY_ROWS = 4
 
 
 def describe_data(terms: Terms, folder: Path) -> dict[str, Any]:
@@ -74,7 +70,8 @@ def build(
         )
         write_text(folder / "card.md", render(manifest))
         write_manifest(folder, manifest)
-        write_json(folder / PARITY, record_parity(folder, base, load_examples(examples / "eval.parquet")))
+        probes = record_parity(folder, base, load_examples(examples / "eval.parquet"))
+        write_json(folder / PARITY, probes.model_dump(mode="json"))
         write_manifest(folder, manifest)
         write_json(folder / PROVENANCE, provenance())
         return package_digest(folder)
@@ -86,20 +83,11 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     write_json(folder / MANIFEST, manifest.model_copy(update={"files": files}).model_dump(mode="json"))
 
 
-def record_parity(package: Path, base: Path, examples: Sequence[Example]) -> list[dict[str, Any]]:
-    """Prompt ids and greedy answers of the first few eval rows, one label each."""
+def record_parity(package: Path, base: Path, examples: Sequence[Example]) -> Probes:
+    """What later deploys are probed with; one eval row of each label is tried for it."""
     by_label = {example.label: example for example in reversed(examples)}
-    chosen = [by_label[label] for label in sorted(by_label)][:PARITY_ROWS]
-    model = open_package(package, base)
-    answers = sorted(model.answers([example.prompt for example in chosen], PARITY_ROWS), key=itemgetter(0))
-    return [
-        {
-            "messages": json.loads(dump_messages(example.prompt)),
-            "prompt_ids": list(model.request(example.prompt).prompt_ids),
-            "answer_ids": list(generation.token_ids),
-        }
-        for example, (_, generation, _) in zip(chosen, answers, strict=True)
-    ]
+    prompts = [by_label[label].prompt for label in sorted(by_label)]
+    return record(open_package(package, base), open_base(package, base), prompts)
 
 
 def provenance() -> dict[str, str | None]:

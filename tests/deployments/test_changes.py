@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ import pytest
 import yaml
 
 from deployments import rollout
+from tests.deployments.faulty import FAULT
 from tests.deployments.load import steady_load
-from tests.deployments.stack import MAX_PROMPT_TOKENS, Stack
+from tests.deployments.stack import Stack
 
 YAML = Path("deployments/serve.yaml")
 
@@ -38,11 +39,15 @@ def pids(stack: Stack, application: str) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def first(stack: Stack) -> str:
+def first(stack: Stack) -> Iterator[str]:
+    """In production, on engines that fail when they are told to."""
+    edit(lambda c: c["engine"].update(health_every_s=3))
     digest = stack.publish(1)
-    rollout.deploy(digest)
-    rollout.promote(digest)
-    return digest
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rollout, "ENGINE_BUILDER", "tests.deployments.faulty:engine")
+        rollout.deploy(digest)
+        rollout.promote(digest)
+        yield digest
 
 
 @pytest.fixture(scope="module")
@@ -74,16 +79,14 @@ def test_other_settings_lose_nothing(stack: Stack, first: str) -> None:
     assert not set(before) & {*pids(stack, first), *pids(stack, rollout.ASSISTANT)}
 
 
-def test_an_engine_out_of_memory_is_replaced(stack: Stack, first: str) -> None:
+@pytest.mark.parametrize("fault", ["memory", "stall"])
+def test_an_engine_that_fails_is_replaced(stack: Stack, first: str, fault: str) -> None:
     """There is no other replica, so those who ask wait for the new one: only begun streams are cut."""
     (victim,) = pids(stack, first)
-    process = psutil.Process(victim)
     with steady_load(max_tokens=300) as load:
-        process.rlimit(psutil.RLIMIT_AS, (process.memory_info().vms,) * 2)
-        needs_memory = [{"role": "user", "content": "a" * (MAX_PROMPT_TOKENS - 100)}]
-        body = {"model": first, "messages": needs_memory, "max_tokens": 1}
-        asked_again = httpx.post(rollout.base_url() + "/chat/completions", json=body, timeout=90)
-    assert asked_again.status_code == 200
+        FAULT.write_text(fault, encoding="utf-8")
+        load.until(lambda: not FAULT.exists())
+        load.wait()
     assert load.lost == []
     assert 0 < len(load.cut) <= load.streams
     assert victim not in pids(stack, first)
