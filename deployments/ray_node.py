@@ -129,6 +129,19 @@ def require_free(host: str, port: int, key: str, file: Path = SERVE_YAML) -> Non
             ) from error
 
 
+def require_ready(settings: RaySettings) -> None:
+    """Check that the Ray which this one is to join answers.
+
+    Raises:
+        GraftError: it does not.
+    """
+    if not ready(settings):
+        raise GraftError(
+            f"no Ray answers at {settings.host}:{settings.dashboard_port}: start its head there, "
+            f"or set cluster.ray or the profile in {SERVE_YAML}"
+        )
+
+
 def ready(settings: RaySettings) -> bool:
     """Whether the Ray head answers, by one cheap request."""
     try:

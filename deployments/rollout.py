@@ -46,6 +46,15 @@ def served() -> Routing:
     return _routing(_applications(load_serve_settings()))
 
 
+def answers() -> bool:
+    """Whether there is an assistant at all.
+
+    Raises:
+        GraftError: Ray does not answer.
+    """
+    return ASSISTANT in _applications(load_serve_settings())
+
+
 def deploy(digest: str) -> None:
     """Serve a published package beside the others, to be asked by its digest. Returns when it answers.
 
@@ -191,17 +200,17 @@ def _route(settings: ServeSettings, routing: Routing) -> None:
     configs = _configs(_applications(settings))
     _put(settings, {**configs, ASSISTANT: _assistant_config(settings, routing)})
 
-    def answers() -> bool:
+    def told() -> bool:
         if not _is_running(settings, ASSISTANT):
             return False
         try:
             health = httpx.get(_url(settings) + "/healthz", timeout=5.0).json()
         except (httpx.HTTPError, ValueError):
             return False
-        told = {"production": routing.production, "served": sorted(routing.served)}
-        return isinstance(health, dict) and {key: health.get(key) for key in told} == told
+        expected = {"production": routing.production, "served": sorted(routing.served)}
+        return isinstance(health, dict) and {key: health.get(key) for key in expected} == expected
 
-    _wait(answers, settings.ray.start_timeout_s, "the assistant")
+    _wait(told, settings.ray.start_timeout_s, "the assistant")
 
 
 def _keep_only(settings: ServeSettings, names: set[str]) -> None:

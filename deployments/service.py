@@ -6,6 +6,7 @@ replicas there are, and what each takes, it sends beside them.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -36,6 +37,7 @@ _ROOM_TO_REFUSE = 16
 
 
 _TRIES = 3
+_AGAIN_S = 0.5
 _SURGE_PERCENT = 100
 """When replicas are replaced, as many new ones as there are old ones start before the old ones go."""
 
@@ -108,6 +110,7 @@ class ServeBackend:
                 _LOG.warning("%s: a replica was lost: %s", app, error)
                 if given and not ask.whole:
                     break
+                await asyncio.sleep(_AGAIN_S)
         yield Refused(503, "engine_unavailable", "the model is restarting; try again shortly", _RETRY_AFTER_S)
 
     async def _events(self, app: str, ask: Ask) -> AsyncGenerator[Event]:

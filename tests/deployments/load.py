@@ -38,7 +38,8 @@ class Load:
 
     def wait(self, more: int = 12, patience_s: float = 60.0) -> None:
         """Until `more` requests have been answered from now on."""
-        self.until(lambda goal=self.answered.total() + more: self.answered.total() >= goal, patience_s)
+        goal = self.answered.total() + more
+        self.until(lambda: self.answered.total() >= goal, patience_s)
 
     def until(self, done: Callable[[], bool], patience_s: float = 60.0) -> None:
         deadline = time.monotonic() + patience_s
