@@ -22,7 +22,14 @@ from tests.deployments.load import steady_load
 from tests.deployments.stack import Stack, stop_head
 from tests.deployments.test_changes import edit
 
-RAY = "from ray.scripts.scripts import main; main()"
+# `ray start` refuses to join a cluster where Ray is told to keep to loopback; the nodes themselves do not mind.
+RAY = """
+from ray._private import ray_constants, services
+from ray.scripts.scripts import main
+services.resolve_ip_for_localhost = lambda host: host
+ray_constants.ENABLE_RAY_CLUSTER = True
+main()
+"""
 
 
 def start_node(stack: Stack) -> subprocess.Popen[bytes]:

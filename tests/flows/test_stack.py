@@ -14,6 +14,7 @@ from flows import stack
 from flows.processes import records
 from tasks.environment import load_stack_settings
 from tasks.errors import GraftError
+from tests.deployments.stack import free_port
 from tests.flows.conftest import edit_yaml
 
 
@@ -39,6 +40,14 @@ def test_what_was_started_is_stopped_when_a_part_does_not_come_up(repository: Pa
         stack.up()
     assert records(repository) == []
     assert [part.running for part in stack.status()] == [False, False, False]
+
+
+def test_a_cluster_that_is_not_there_is_named_and_not_started(repository: Path) -> None:
+    port = free_port()
+    edit_yaml(repository / "deployments/serve.yaml", {"profile": "cluster", "cluster.ray.dashboard_port": port})
+    with pytest.raises(GraftError, match=rf"no Ray answers at 127\.0\.0\.1:{port}: start its head"):
+        stack.up()
+    assert records(repository) == []
 
 
 def test_a_record_of_a_dead_process_does_not_pass_for_a_running_part(repository: Path) -> None:
