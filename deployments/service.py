@@ -34,9 +34,8 @@ _LOG = logging.getLogger(__name__)
 _RETRY_AFTER_S = 5
 _ROOM_TO_REFUSE = 16
 """Requests that Serve lets into an engine beyond those it will take, so that it can refuse them."""
-
-
 _TRIES = 3
+"""Replicas that a request is asked at, if one after the other dies of it or beside it."""
 _AGAIN_S = 0.5
 _SURGE_PERCENT = 100
 """When replicas are replaced, as many new ones as there are old ones start before the old ones go."""
@@ -87,8 +86,8 @@ class ServeBackend:
     async def ask(self, app: str, ask: Ask) -> AsyncGenerator[Event]:
         """See `Backend.ask`.
 
-        A request whose replica died goes to another one, or waits until there is one: for as long
-        as the caller has patience. One whose answer was already partly given ends with a refusal,
+        A request whose replica died goes to another one, or waits until there is one, for as long as
+        the caller has patience. One whose answer was already partly given ends with a refusal,
         and so does one at which `_TRIES` replicas died, for it may be what kills them.
         """
         given = False

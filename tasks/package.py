@@ -84,9 +84,10 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def record_parity(package: Path, base: Path, examples: Sequence[Example]) -> Probes:
-    """What later deploys are probed with; one eval row of each label is tried for it."""
+    """What later deploys are probed with: eval rows of different labels, short ones first."""
     by_label = {example.label: example for example in reversed(examples)}
     prompts = [by_label[label].prompt for label in sorted(by_label)]
+    prompts.sort(key=lambda prompt: sum(len(message.content) for message in prompt))
     return record(open_package(package, base), open_base(package, base), prompts)
 
 

@@ -19,7 +19,7 @@ from tasks.records import Message, Record
 
 PARITY = "parity.json"
 ROWS = 4
-TOKENS = 16
+TOKENS = 8
 """Of each answer, so that a probe costs a second or two; nothing depends on where answers end."""
 AGREEMENT = 0.5
 """The least mean share of an answer's opening that must be as recorded.
@@ -47,23 +47,19 @@ class Probes(Record):
 
 
 def record(model: Model, base: Model, conversations: Sequence[Sequence[Message]]) -> Probes:
-    """The probes of a package: `ROWS` of `conversations`, before others those where it differs from its base."""
-    rows = [
-        ProbeRow(messages=tuple(messages), prompt_ids=prompt, answer_ids=answer, base_ids=from_base)
-        for messages, prompt, answer, from_base in zip(
-            conversations,
-            [model.request(messages).prompt_ids for messages in conversations],
-            openings(model, conversations),
-            openings(base, conversations),
-            strict=True,
-        )
-    ]
-    chosen = sorted(rows, key=lambda row: row.answer_ids == row.base_ids)[:ROWS]
-    # Asked again as they will be: among other rows an answer's last bits may differ.
-    asked = [row.messages for row in chosen]
-    again = zip(chosen, openings(model, asked), openings(base, asked), strict=True)
-    same = tuple(row.model_copy(update={"answer_ids": a, "base_ids": b}) for row, a, b in again)
-    return Probes(prompt=model.prompt.identity, rows=same)
+    """The probes of a package: the first `ROWS` of `conversations` that it does not all answer as its base does.
+
+    Where there are none the last are kept, and no deploy will pass the effect probe.
+    """
+    rows: list[ProbeRow] = []
+    for start in range(0, len(conversations), ROWS):
+        asked = conversations[start : start + ROWS]
+        prompts = [model.request(messages).prompt_ids for messages in asked]
+        answers = zip(asked, prompts, openings(model, asked), openings(base, asked), strict=True)
+        rows = [ProbeRow(messages=tuple(m), prompt_ids=p, answer_ids=a, base_ids=b) for m, p, a, b in answers]
+        if any(row.answer_ids != row.base_ids for row in rows):
+            break
+    return Probes(prompt=model.prompt.identity, rows=tuple(rows))
 
 
 def probe(model: Model, package: Path) -> None:
