@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -25,6 +26,7 @@ from tasks.features import measure
 from tasks.layout import REGISTRY
 from tasks.manifest import read_manifest
 from tasks.pieces import TokenBytes
+from tasks.probe import probe
 from tasks.records import Message
 from tasks.registry import LocalRegistry
 
@@ -68,9 +70,14 @@ class PackageServer:
                 yield event
         except ConstraintError as error:
             yield Refused(400, "invalid_value", str(error), param=_CONSTRAINED_BY[type(ask.constraint)])
-        except Exception:  # an engine may raise anything; the caller still gets an answer
+        except Exception as error:  # an engine may raise anything; the caller still gets an answer
+            if is_out_of_memory(error):
+                self.give_up()
             _LOG.exception("the engine failed")
             yield Refused(500, "engine_error", "the model failed while answering; the server's log says why")
+
+    def give_up(self) -> None:
+        """Called when the engine has no memory left. Whoever owns the process may end it."""
 
     def _request(self, ask: Ask) -> GenerationRequest:
         limit = self._model.settings.max_new_tokens
@@ -134,15 +141,32 @@ class EngineReplica(PackageServer):
     """The Serve deployment: checks and opens a published package by its digest.
 
     Raises:
-        GraftError: the package is not there, or not byte for byte what was published.
+        GraftError: the package is not there, is not byte for byte what was published, or does not
+            answer here as it did when it was packaged.
     """
 
     def __init__(self, digest: str, root: str, settings: dict[str, Any]) -> None:
         stay_on_loopback()
         checked = ReplicaSettings.model_validate(settings)
-        resources = Resources(checked.torch_threads, checked.cache_gb)
+        resources = Resources(checked.threads, checked.cache_gb)
         registry = LocalRegistry(Path(root) / REGISTRY)
         registry.verify(digest)
         package = registry.package(digest)
         phrases = read_manifest(package).refusal_phrases
-        super().__init__(open_package(package, registry.base(digest), resources), phrases, checked)
+        model = open_package(package, registry.base(digest), resources)
+        probe(model, package)
+        super().__init__(model, phrases, checked)
+
+    def give_up(self) -> None:
+        """End this process: only that surely frees its memory, and its requests are asked elsewhere."""
+        os.write(2, b"engine: out of memory; this replica ends and Serve starts another\n")
+        os._exit(1)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an engine failed for want of memory; torch says so by a class of its own or only in words."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "can't allocate memory" in str(error)
+    )

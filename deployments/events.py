@@ -20,7 +20,8 @@ class Ask:
     """A conversation that wants its next turn, or a `text` that wants to be continued as it stands.
 
     `tools` None shows the package's own. `max_new_tokens` is lowered to the package's limit. The
-    whole text is held to `constraint`.
+    whole text is held to `constraint`. Of a `whole` answer nobody sees a part, so its events may begin
+    again from the start.
     """
 
     messages: tuple[Message, ...] = ()
@@ -33,6 +34,7 @@ class Ask:
     stop: tuple[str, ...] = ()
     logprobs: bool = False
     constraint: Constraint | None = None
+    whole: bool = False
 
 
 @dataclass(frozen=True)

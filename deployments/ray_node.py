@@ -19,7 +19,7 @@ from pathlib import Path
 import httpx
 
 from deployments.loopback import LOOPBACK
-from deployments.settings import SERVE_YAML, RaySettings, ServeSettings
+from deployments.settings import SERVE_YAML, LocalRaySettings, RaySettings, ServeSettings
 from tasks.errors import GraftError
 from tasks.layout import STATE
 
@@ -53,11 +53,11 @@ def temp_dir(root: Path) -> Path:
     return short
 
 
-def head_command(settings: RaySettings, root: Path) -> tuple[list[str], dict[str, str]]:
+def head_command(settings: LocalRaySettings, root: Path) -> tuple[list[str], dict[str, str]]:
     """Command line and environment of a Ray head in the foreground; run it with `root` as its cwd.
 
     Args:
-        settings: the `ray` section of `deployments/serve.yaml`.
+        settings: `one_box.ray` in `deployments/serve.yaml`.
         root: the folder that holds `.graft/`.
     """
     program = [sys.executable, "-c", "from ray.scripts.scripts import main; main()", "start", "--head", "--block"]
@@ -80,26 +80,35 @@ def head_command(settings: RaySettings, root: Path) -> tuple[list[str], dict[str
     }
     environment = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(CODE_ROOT), os.environ.get("PYTHONPATH", "")])),
-        "RAY_USAGE_STATS_ENABLED": "0",
         **LOOPBACK,
+        **node_environment(),
         # With one node there is nowhere to drain to, and SIGTERM would wait for it in vain.
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
-        "HF_HUB_OFFLINE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
     }
     return [*program, "--disable-usage-stats", *(f"--{key}={value}" for key, value in options.items())], environment
 
 
+def node_environment() -> dict[str, str]:
+    """What every node of a Ray that serves Graft needs in its environment."""
+    return {
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(CODE_ROOT), os.environ.get("PYTHONPATH", "")])),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # A replica that stalls would not end by being asked, and those who wait at it would wait on.
+        "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+
+
 def require_free_ports(settings: ServeSettings) -> None:
-    """Check, before anything starts, that nobody listens where Graft wants to.
+    """Check, before the local head starts, that nobody listens where it and the assistant want to.
 
     Raises:
         GraftError: a port is taken; the message names it and the setting that moves it.
     """
     require_free(settings.http.host, settings.http.port, "http.port")
     for key in ("gcs_port", "dashboard_port", "agent_port", "client_port"):
-        require_free(settings.ray.host, getattr(settings.ray, key), f"ray.{key}")
+        require_free(settings.one_box.ray.host, getattr(settings.one_box.ray, key), f"one_box.ray.{key}")
 
 
 def require_free(host: str, port: int, key: str, file: Path = SERVE_YAML) -> None:
@@ -118,6 +127,19 @@ def require_free(host: str, port: int, key: str, file: Path = SERVE_YAML) -> Non
                 f"port {port} on {host} is already taken ({error.strerror}): stop what listens there, "
                 f"or set {key} in {file} to a free port"
             ) from error
+
+
+def require_ready(settings: RaySettings) -> None:
+    """Check that the Ray which this one is to join answers.
+
+    Raises:
+        GraftError: it does not.
+    """
+    if not ready(settings):
+        raise GraftError(
+            f"no Ray answers at {settings.host}:{settings.dashboard_port}: start its head there, "
+            f"or set cluster.ray or the profile in {SERVE_YAML}"
+        )
 
 
 def ready(settings: RaySettings) -> bool:

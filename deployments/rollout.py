@@ -20,7 +20,7 @@ import httpx
 
 from deployments.app.routing import Routing, Served, ServedEmbedding
 from deployments.ray_node import require_free
-from deployments.settings import ServeSettings, load_serve_settings
+from deployments.settings import Scale, ServeSettings, load_serve_settings
 from tasks.embedding import publish, read_embedding
 from tasks.errors import GraftError
 from tasks.layout import BUILT_EMBEDDING, LOGS, RUN
@@ -29,6 +29,8 @@ from tasks.registry import LocalRegistry
 
 ASSISTANT = "assistant"
 EMBEDDING = "embedding"
+ASSISTANT_BUILDER, ENGINE_BUILDER = "deployments.service:assistant", "deployments.service:engine"
+EMBEDDING_BUILDER = "deployments.service:embedding"
 _ENGINE = "engine-"
 _POLL_S = 0.5
 
@@ -47,12 +49,23 @@ def served() -> Routing:
     return _routing(_applications(load_serve_settings()))
 
 
+def answers() -> bool:
+    """Whether there is an assistant at all.
+
+    Raises:
+        GraftError: Ray does not answer.
+    """
+    return ASSISTANT in _applications(load_serve_settings())
+
+
 def deploy(digest: str) -> None:
     """Serve a published package beside the others, to be asked by its digest. Returns when it answers.
 
+    One that is served already takes over what `deployments/serve.yaml` says by now: new replicas
+    answer before old ones go.
+
     Raises:
-        GraftError: it is not what was published, or does not come up; then it is gone again, and
-            what served before still serves.
+        GraftError: it is not what was published, or does not come up; then all is as it was before.
     """
     settings = load_serve_settings()
     with _one_at_a_time():
@@ -111,20 +124,14 @@ def _start_embedding(settings: ServeSettings) -> None:
     """Serve the retrieval model that was built last, if one was, and tell the assistant if it runs."""
     if not BUILT_EMBEDDING.is_dir():
         return
-    digest = publish(BUILT_EMBEDDING)
+    digest, info = publish(BUILT_EMBEDDING), read_embedding(BUILT_EMBEDDING)
     applications = _applications(settings)
     before = _embedding(applications)
-    if before and before.digest == digest and applications[EMBEDDING]["status"] == "RUNNING":
-        return
-    info = read_embedding(BUILT_EMBEDDING)
-    served = ServedEmbedding(
-        app=EMBEDDING, digest=digest, name=info.name, dimensions=info.dimensions, since=int(time.time())
-    )
-    root, sizes = str(Path.cwd()), settings.embedding.model_dump()
-    arguments = {"served": served.model_dump(), "root": root, "embedding": sizes}
-    _put(settings, {**_configs(applications), EMBEDDING: _config(EMBEDDING, "embedding", arguments, route=None)})
-    _wait(lambda: _is_running(settings, EMBEDDING), settings.embedding.start_timeout_s, "the retrieval model")
-    if ASSISTANT in applications:
+    since = before.since if before and before.digest == digest else int(time.time())
+    served = ServedEmbedding(app=EMBEDDING, digest=digest, name=info.name, dimensions=info.dimensions, since=since)
+    config = _embedding_config(settings, served)
+    _change(settings, EMBEDDING, config, settings.embedding.start_timeout_s, "the retrieval model")
+    if ASSISTANT in applications and served != before:
         _route(settings, _routing(applications))
 
 
@@ -136,14 +143,12 @@ def _embedding(applications: dict[str, dict[str, Any]]) -> ServedEmbedding | Non
 
 def _start_assistant(settings: ServeSettings) -> None:
     applications = _applications(settings)
-    if ASSISTANT in applications:
-        if applications[ASSISTANT]["status"] in ("RUNNING", "DEPLOYING"):
-            return
+    if applications.get(ASSISTANT, {}).get("status") == "DEPLOY_FAILED":
         _keep_only(settings, set(applications) - {ASSISTANT})
     _route(settings, _routing(applications))
 
 
-def _assistant_config(settings: ServeSettings) -> dict[str, Any]:
+def _assistant_config(settings: ServeSettings, routing: Routing) -> dict[str, Any]:
     arguments = {
         "root": str(Path.cwd()),
         "timeouts": {
@@ -156,7 +161,40 @@ def _assistant_config(settings: ServeSettings) -> dict[str, Any]:
         "cache": settings.cache.model_dump(),
         "telemetry": settings.telemetry.model_dump(),
     }
-    return _config(ASSISTANT, "assistant", arguments, route="/")
+    scale = _scaled("Assistant", settings.scale.assistant)
+    deployment = {**scale, "user_config": routing.model_dump()}
+    return _config(ASSISTANT, ASSISTANT_BUILDER, arguments, deployment, route="/")
+
+
+def _engine_config(settings: ServeSettings, digest: str, name: str) -> dict[str, Any]:
+    arguments = {"digest": digest, "root": str(Path.cwd()), "engine": settings.engine.model_dump()}
+    return _config(name, ENGINE_BUILDER, arguments, _scaled("EngineReplica", settings.scale.engine), route=None)
+
+
+def _embedding_config(settings: ServeSettings, served: ServedEmbedding) -> dict[str, Any]:
+    sizes = settings.embedding.model_dump()
+    arguments = {"served": served.model_dump(), "root": str(Path.cwd()), "embedding": sizes}
+    scale = _scaled("EmbeddingReplica", settings.scale.embedding)
+    return _config(EMBEDDING, EMBEDDING_BUILDER, arguments, scale, route=None)
+
+
+def _scaled(deployment: str, scale: Scale) -> dict[str, Any]:
+    """Beside the arguments and not among them: other arguments restart replicas, another number does not."""
+    return {
+        "name": deployment,
+        "autoscaling_config": {
+            "min_replicas": scale.min_replicas,
+            "max_replicas": scale.max_replicas,
+            "target_ongoing_requests": scale.target_ongoing,
+            "upscale_delay_s": scale.upscale_delay_s,
+            "downscale_delay_s": scale.downscale_delay_s,
+        },
+        "ray_actor_options": {
+            "num_cpus": scale.num_cpus,
+            "num_gpus": scale.num_gpus,
+            "memory": scale.memory_mb * 1024 * 1024,
+        },
+    }
 
 
 def _deploy(settings: ServeSettings, digest: str) -> None:
@@ -165,9 +203,10 @@ def _deploy(settings: ServeSettings, digest: str) -> None:
     name = _ENGINE + digest[:12]
     applications = _applications(settings)
     routing = _routing(applications)
-    if applications.get(name, {}).get("status") != "RUNNING":
+    if applications.get(name, {}).get("status") == "DEPLOY_FAILED" and digest not in routing.served:
         _keep_only(settings, set(applications) - {name})
-        _start_engine(settings, digest, name)
+    limit_s = settings.engine.start_timeout_s
+    _change(settings, name, _engine_config(settings, digest, name), limit_s, f"package {digest}")
     if digest not in routing.served:
         manifest = read_manifest(registry.package(digest))
         limit = manifest.engine.max_new_tokens
@@ -175,14 +214,15 @@ def _deploy(settings: ServeSettings, digest: str) -> None:
         _route(settings, routing.model_copy(update={"served": {**routing.served, digest: package}}))
 
 
-def _start_engine(settings: ServeSettings, digest: str, name: str) -> None:
-    arguments = {"digest": digest, "root": str(Path.cwd()), "engine": settings.engine.model_dump()}
-    config = _config(name, "engine", arguments, route=None)
-    _put(settings, {**_configs(_applications(settings)), name: config})
+def _change(settings: ServeSettings, name: str, config: dict[str, Any], limit_s: float, what: str) -> None:
+    """Start an application, or bring it to another configuration; if that fails, everything is as before."""
+    before = _configs(_applications(settings))
+    _put(settings, {**before, name: config})
     try:
-        _wait(lambda: _is_running(settings, name), settings.engine.start_timeout_s, f"package {digest}")
+        _wait(lambda: _is_running(settings, name), limit_s, what)
     except GraftError:
-        _keep_only(settings, set(_applications(settings)) - {name})
+        _put(settings, before)
+        _keep_only(settings, set(before))
         raise
 
 
@@ -196,37 +236,36 @@ def _promote(settings: ServeSettings, digest: str) -> None:
 def _route(settings: ServeSettings, routing: Routing) -> None:
     """Tell the assistant what it serves, and wait until it answers accordingly."""
     applications = _applications(settings)
-    configs = _configs(applications)
     routing = routing.model_copy(update={"embedding": _embedding(applications)})
-    assistant = configs.get(ASSISTANT) or _assistant_config(settings)
-    deployments = [{"name": "Assistant", "user_config": routing.model_dump()}]
-    _put(settings, {**configs, ASSISTANT: {**assistant, "deployments": deployments}})
+    _put(settings, {**_configs(applications), ASSISTANT: _assistant_config(settings, routing)})
 
-    def answers() -> bool:
+    def told() -> bool:
         if not _is_running(settings, ASSISTANT):
             return False
         try:
             health = httpx.get(_url(settings) + "/healthz", timeout=5.0).json()
         except (httpx.HTTPError, ValueError):
             return False
-        told = {"production": routing.production, "served": sorted(routing.served)}
-        return isinstance(health, dict) and {key: health.get(key) for key in told} == told
+        expected = {"production": routing.production, "served": sorted(routing.served)}
+        return isinstance(health, dict) and {key: health.get(key) for key in expected} == expected
 
-    _wait(answers, settings.ray.start_timeout_s, "the assistant")
+    _wait(told, settings.ray.start_timeout_s, "the assistant")
 
 
 def _keep_only(settings: ServeSettings, names: set[str]) -> None:
     """Delete the other applications and wait until their replicas are gone."""
-    if set(_applications(settings)) <= names:
+    applications = _applications(settings)
+    if set(applications) <= names:
         return
-    _put(settings, {name: config for name, config in _configs(_applications(settings)).items() if name in names})
+    _put(settings, {name: config for name, config in _configs(applications).items() if name in names})
     patience_s = settings.engine.request_timeout_s + 30
     _wait(lambda: set(_applications(settings)) <= names, patience_s, "a retired package's end")
 
 
 def _is_running(settings: ServeSettings, name: str) -> bool:
+    """Whether it runs as configured. `UNHEALTHY` it is while Serve replaces a replica that died: that passes."""
     application = _applications(settings).get(name, {"status": "NOT_STARTED"})
-    if application["status"] in ("DEPLOY_FAILED", "UNHEALTHY"):
+    if application["status"] == "DEPLOY_FAILED":
         raise GraftError(f"{name} did not come up: {_reason(application)}")
     return bool(application["status"] == "RUNNING")
 
@@ -259,8 +298,16 @@ def _configs(applications: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {name: a["deployed_app_config"] for name, a in applications.items() if a["deployed_app_config"]}
 
 
-def _config(name: str, builder: str, arguments: dict[str, Any], route: str | None) -> dict[str, Any]:
-    return {"name": name, "route_prefix": route, "import_path": f"deployments.service:{builder}", "args": arguments}
+def _config(
+    name: str, builder: str, arguments: dict[str, Any], deployment: dict[str, Any], route: str | None
+) -> dict[str, Any]:
+    return {
+        "name": name,
+        "route_prefix": route,
+        "import_path": builder,
+        "args": arguments,
+        "deployments": [deployment],
+    }
 
 
 def _url(settings: ServeSettings) -> str:
@@ -279,7 +326,7 @@ def _put(settings: ServeSettings, applications: dict[str, Any]) -> None:
     logs = Path.cwd() / LOGS / "serve"
     logs.mkdir(parents=True, exist_ok=True)
     body = {
-        "proxy_location": "HeadOnly",
+        "proxy_location": settings.scale.proxies,
         "http_options": {"host": settings.http.host, "port": settings.http.port},
         "logging_config": {"logs_dir": str(logs)},
         "applications": list(applications.values()),

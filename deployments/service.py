@@ -1,7 +1,8 @@
 """The Serve applications: one per served package and one for the retrieval model,
 without a route, and the assistant at `/`.
 
-Serve calls `engine`, `embedding` and `assistant` with the arguments that `deployments/rollout.py` sends.
+Serve calls `engine`, `embedding` and `assistant` with the arguments that `deployments/rollout.py`
+sends; how many replicas there are, and what each takes, it sends beside them.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,11 @@ _LOG = logging.getLogger(__name__)
 _RETRY_AFTER_S = 5
 _ROOM_TO_REFUSE = 16
 """Requests that Serve lets into an engine beyond those it will take, so that it can refuse them."""
+_TRIES = 3
+"""Replicas that a request is asked at, if one after the other dies of it or beside it."""
+_AGAIN_S = 0.5
+_SURGE_PERCENT = 100
+"""When replicas are replaced, as many new ones as there are old ones start before the old ones go."""
 
 
 class EngineArguments(Section):
@@ -85,8 +92,7 @@ def engine(sent: dict[str, Any]) -> serve.Application:
     deployment: Any = serve.deployment(EngineReplica)
     configured = deployment.options(
         name=EngineReplica.__name__,
-        num_replicas=settings.replicas,
-        ray_actor_options={"num_cpus": settings.num_cpus},
+        max_surge_percent=_SURGE_PERCENT,
         max_ongoing_requests=settings.at_once + settings.max_queued + _ROOM_TO_REFUSE,
         max_constructor_retry_count=1,
         health_check_period_s=settings.health_every_s,
@@ -104,8 +110,6 @@ def embedding(sent: dict[str, Any]) -> serve.Application:
     deployment: Any = serve.deployment(EmbeddingReplica)
     configured = deployment.options(
         name=EmbeddingReplica.__name__,
-        num_replicas=settings.replicas,
-        ray_actor_options={"num_cpus": settings.num_cpus},
         max_ongoing_requests=settings.at_once,
         max_queued_requests=settings.max_queued,
     )
@@ -113,11 +117,14 @@ def embedding(sent: dict[str, Any]) -> serve.Application:
 
 
 class ServeBackend:
-    """Reaches packages and the retrieval model through Serve's handles."""
+    """Reaches packages and the retrieval model through Serve's handles, and asks again when a replica is lost."""
+
+    def __init__(self) -> None:
+        self._handles: dict[str, Any] = {}
 
     async def embed(self, app: str, texts: tuple[str, ...]) -> Embedded | Refused:
         """See `EmbeddingBackend.embed`."""
-        response: Any = serve.get_app_handle(app).embed.remote(texts)
+        response: Any = self._handle(app).embed.remote(texts)
         try:
             return await response
         except asyncio.CancelledError:
@@ -133,20 +140,46 @@ class ServeBackend:
             return Refused(503, "engine_unavailable", "the model is restarting; try again shortly", _RETRY_AFTER_S)
 
     async def ask(self, app: str, ask: Ask) -> AsyncGenerator[Event]:
-        """See `Backend.ask`."""
-        handle: Any = serve.get_app_handle(app).options(stream=True)
-        response = handle.turn.remote(ask)
+        """See `Backend.ask`.
+
+        A request whose replica died goes to another one, or waits until there is one, for as long as
+        the caller has patience. One whose answer was already partly given ends with a refusal,
+        and so does one at which `_TRIES` replicas died, for it may be what kills them.
+        """
+        given = False
+        for _ in range(_TRIES):
+            try:
+                async with aclosing(self._events(app, ask)) as events:
+                    async for event in events:
+                        given = True
+                        yield event
+                return
+            except RayTaskError:
+                _LOG.exception("%s: a turn failed", app)
+                yield Refused(500, "engine_error", "the model failed while answering; the server's log says why")
+                return
+            except RayServeException:
+                _LOG.exception("%s: cannot be reached", app)
+                break
+            except RayError as error:
+                _LOG.warning("%s: a replica was lost: %s", app, error)
+                if given and not ask.whole:
+                    break
+                await asyncio.sleep(_AGAIN_S)
+        yield Refused(503, "engine_unavailable", "the model is restarting; try again shortly", _RETRY_AFTER_S)
+
+    async def _events(self, app: str, ask: Ask) -> AsyncGenerator[Event]:
+        response = self._handle(app).options(stream=True).turn.remote(ask)
         try:
             async for event in response:
                 yield event
-        except RayTaskError:
-            _LOG.exception("%s: a turn failed", app)
-            yield Refused(500, "engine_error", "the model failed while answering; the server's log says why")
-        except (RayError, RayServeException):
-            _LOG.exception("%s: cannot be reached", app)
-            yield Refused(503, "engine_unavailable", "the model is restarting; try again shortly", _RETRY_AFTER_S)
         finally:
             response.cancel()
+
+    def _handle(self, app: str) -> Any:
+        if app not in self._handles:  # looking it up asks Serve's controller, and waits
+            self._handles[app] = serve.get_app_handle(app)
+        return self._handles[app]
 
 
 @serve.ingress()
@@ -195,8 +228,10 @@ def assistant(sent: dict[str, Any]) -> serve.Application:
     deployment: Any = serve.deployment(Assistant)
     configured = deployment.options(
         name=Assistant.__name__,
-        ray_actor_options={"num_cpus": arguments.assistant.num_cpus},
+        max_surge_percent=_SURGE_PERCENT,
         max_ongoing_requests=arguments.assistant.max_ongoing,
+        health_check_period_s=arguments.assistant.health_every_s,
+        health_check_timeout_s=arguments.assistant.health_every_s,
         user_config=Routing().model_dump(),
         graceful_shutdown_timeout_s=arguments.timeouts.request_s + 5,
     )

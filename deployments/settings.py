@@ -29,24 +29,66 @@ class HttpSettings(Section):
 
 
 class RaySettings(Section):
-    """The local Ray head: its ports, and what it may share out."""
+    """Where a Ray head answers, and how long it may take to."""
 
     host: str
     gcs_port: Port
     dashboard_port: Port
+    start_timeout_s: Seconds
+
+
+class LocalRaySettings(RaySettings):
+    """A Ray head that Graft starts itself: its other ports, and what it may share out."""
+
     agent_port: Port
     client_port: Port
     num_cpus: Positive
     object_store_mb: Annotated[int, Field(ge=80)]
-    start_timeout_s: Seconds
+
+
+class Scale(Section):
+    """How many replicas there are, and what each takes of a node.
+
+    There are as many as give each `target_ongoing` open requests, within the bounds, once that has
+    held for the delay. `memory_mb` is what Ray sets aside, not a limit.
+    """
+
+    min_replicas: Positive
+    max_replicas: Positive
+    target_ongoing: Positive
+    upscale_delay_s: Seconds
+    downscale_delay_s: Seconds
+    num_cpus: Cpus
+    num_gpus: Annotated[float, Field(ge=0.0)]
+    memory_mb: Positive
+
+    @model_validator(mode="after")
+    def _bounds_in_order(self) -> Scale:
+        if self.max_replicas < self.min_replicas:
+            raise ValueError(f"max_replicas {self.max_replicas} is less than min_replicas {self.min_replicas}")
+        return self
+
+
+class Profile(Section):
+    """What differs between one box and a cluster: which Ray, which nodes answer HTTP, how many of what."""
+
+    proxies: Literal["HeadOnly", "EveryNode"]
+    ray: RaySettings
+    assistant: Scale
+    engine: Scale
+    embedding: Scale
+
+
+class LocalProfile(Profile):
+    """A profile on a Ray that Graft starts."""
+
+    ray: LocalRaySettings
 
 
 class ReplicaSettings(Section):
-    """One served package: its size, its queue and its patience."""
+    """One served package: its threads, its queue and its patience."""
 
-    replicas: Positive
-    num_cpus: Cpus
-    torch_threads: Positive
+    threads: Positive
     cache_gb: Positive
     at_once: Positive
     max_queued: Positive
@@ -57,10 +99,8 @@ class ReplicaSettings(Section):
 
 
 class EmbedderSettings(Section):
-    """The served retrieval model: its size and its queue."""
+    """The served retrieval model: its threads and its queue."""
 
-    replicas: Positive
-    num_cpus: Cpus
     threads: Positive
     at_once: Positive
     max_queued: Positive
@@ -70,8 +110,8 @@ class EmbedderSettings(Section):
 class AssistantSettings(Section):
     """The HTTP side."""
 
-    num_cpus: Cpus
     max_ongoing: Positive
+    health_every_s: Seconds
 
 
 class LimitSettings(Section):
@@ -143,8 +183,8 @@ class TelemetrySettings(Section):
 class ServeSettings(Section):
     """The whole of `deployments/serve.yaml`."""
 
+    profile: Literal["one_box", "cluster"]
     http: HttpSettings
-    ray: RaySettings
     engine: ReplicaSettings
     embedding: EmbedderSettings
     assistant: AssistantSettings
@@ -152,6 +192,23 @@ class ServeSettings(Section):
     fallback: FallbackSettings
     cache: CacheSettings
     telemetry: TelemetrySettings
+    one_box: LocalProfile
+    cluster: Profile
+
+    @property
+    def scale(self) -> Profile:
+        """The chosen profile."""
+        return self.one_box if self.profile == "one_box" else self.cluster
+
+    @property
+    def ray(self) -> RaySettings:
+        """The Ray of the chosen profile."""
+        return self.scale.ray
+
+    @property
+    def local_ray(self) -> LocalRaySettings | None:
+        """The Ray that Graft starts, or None where it joins one that is there."""
+        return self.one_box.ray if self.profile == "one_box" else None
 
 
 def load_serve_settings(path: Path = SERVE_YAML) -> ServeSettings:

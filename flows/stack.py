@@ -1,6 +1,7 @@
 """The stack on one machine: Prefect's server, the local Ray and Prefect's worker; `up`, `down`, `status`.
 
-The repository root is the working directory. What runs is left alone, what died is started again.
+With the profile `cluster` Ray is there already, and neither started nor stopped here. The repository
+root is the working directory. What runs is left alone, what died is started again.
 Everything stays on the loopback interface unless `deployments/*.yaml` says otherwise.
 """
 
@@ -94,26 +95,29 @@ def _start_missing(
     prefect = [sys.executable, "-m", "prefect"]
     if SERVER not in alive:
         ray_node.require_free(settings.prefect.host, settings.prefect.port, "prefect.port", STACK_YAML)
-    if RAY not in alive:
+    local = serve.local_ray
+    if local and RAY not in alive:
         ray_node.require_free_ports(serve)
+    if not local:
+        ray_node.require_ready(serve.ray)
 
     waiting: list[tuple[Recorded, Callable[[], bool], float]] = []
     if SERVER not in alive:
         server = start(SERVER, [*prefect, "server", "start"], environment, root)
         began.append(server)
         waiting.append((server, api.healthy, settings.prefect.start_timeout_s))
-    if RAY not in alive:
-        argv, ray_environment = ray_node.head_command(serve.ray, root)
+    if local and RAY not in alive:
+        argv, ray_environment = ray_node.head_command(local, root)
         ray = start(RAY, argv, {**ray_environment, **environment}, root)
         began.append(ray)
-        waiting.append((ray, lambda: ray_node.ready(serve.ray), serve.ray.start_timeout_s))
+        waiting.append((ray, lambda: ray_node.ready(local), local.start_timeout_s))
     for record, ready, timeout_s in waiting:
         print(f"stack: starting {record.name} (pid {record.pid})", flush=True)
         wait_ready(record, ready, timeout_s, root)
 
     api.ensure_pool(settings.worker.pool)
     deploy(root, settings, environment)
-    _serve_production(fresh=RAY not in alive)
+    _serve_production()
     if WORKER not in alive:
         reconcile(api)
         argv = [*prefect, "worker", "start", "--pool", settings.worker.pool, "--type", "process", "--name", "graft"]
@@ -122,11 +126,11 @@ def _start_missing(
         print(f"stack: starting {WORKER} (pid {worker.pid})", flush=True)
 
 
-def _serve_production(fresh: bool) -> None:
+def _serve_production() -> None:
     """Serve what the channel `production` points at, unless that is so already."""
     channel = LocalRegistry().channel()
     production = channel.digest if channel else None
-    if fresh or rollout.served().production != production:
+    if not rollout.answers() or rollout.served().production != production:
         print(f"stack: serving {production or 'no package yet'}", flush=True)
         rollout.restore(production)
 
@@ -178,7 +182,7 @@ def down() -> list[str]:
 
 
 def status() -> list[Part]:
-    """Each part of the stack, whether it runs, and where it answers."""
+    """Each part of the stack, whether it runs, and where it answers. A cluster's Ray has no pid here."""
     settings, serve = load_stack_settings(), load_serve_settings()
     recorded = {record.name: record for record in records(Path.cwd())}
     addresses = {
@@ -187,7 +191,13 @@ def status() -> list[Part]:
         WORKER: f"work pool {settings.worker.pool}",
     }
     return [
-        Part(name, found.pid if found else None, bool(found and found.process()), address)
+        Part(name, found.pid if found else None, _runs(name, found, serve), address)
         for name, address in addresses.items()
         for found in [recorded.get(name)]
     ]
+
+
+def _runs(name: str, found: Recorded | None, serve: ServeSettings) -> bool:
+    if name == RAY and not serve.local_ray:
+        return ray_node.ready(serve.ray)
+    return bool(found and found.process())

@@ -1,13 +1,12 @@
 """Stage `package`: the immutable folder that will be evaluated, released and served.
 
 It holds the adapter, the prompt and a manifest; the base stays where it is and is named by its
-sha256. Parity answers, recorded here by the engine that serves, let every later deploy show that
-it still says the same.
+sha256. The probes, recorded here on the engine that serves, let every later deploy show that it
+still says the same.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
@@ -15,19 +14,18 @@ import subprocess
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from tasks.card import render
 from tasks.engine.export import export
 from tasks.engine.fidelity import measure_fidelity
-from tasks.engine.open import open_package
+from tasks.engine.open import open_base, open_package
 from tasks.engine.resources import ALONE
 from tasks.errors import run_main
 from tasks.examples import load_examples
 from tasks.files import new_folder, sha256_file, sha256_tree, write_json, write_text
-from tasks.layout import BUILT_ADAPTER, BUILT_BASE, BUILT_EXAMPLES, BUILT_PACKAGE, CONTRACT, PROMPTS
+from tasks.layout import BUILT_ADAPTER, BUILT_BASE, BUILT_BASELINE, BUILT_EXAMPLES, BUILT_PACKAGE, CONTRACT, PROMPTS
 from tasks.manifest import (
     ADAPTER,
     EXPORTED,
@@ -39,13 +37,11 @@ from tasks.manifest import (
     Manifest,
     package_digest,
 )
+from tasks.probe import PARITY, Probes, record
 from tasks.prompt import FILES, Prompt
-from tasks.records import Example, dump_messages
+from tasks.records import Example
 from tasks.settings import Settings, load_settings
 from tasks.terms import Terms, load_terms
-
-PARITY = "parity.json"
-PARITY_ROWS = 4
 
 
 def describe_data(terms: Terms, folder: Path) -> dict[str, Any]:
@@ -63,9 +59,19 @@ def describe_data(terms: Terms, folder: Path) -> dict[str, Any]:
 
 
 def build(
-    settings: Settings, terms: Terms, base: Path, adapter: Path, prompts: Path, examples: Path, target: Path
+    settings: Settings,
+    terms: Terms,
+    base: Path,
+    baseline: Path,
+    adapter: Path,
+    prompts: Path,
+    examples: Path,
+    target: Path,
 ) -> str:
-    """Write the package to `target`, whole or not at all; return its digest."""
+    """Write the package to `target`, whole or not at all; return its digest.
+
+    `baseline` is the base alone as the engine reads it: see the stage `base`.
+    """
     prompt = Prompt.load(prompts, base)
     with new_folder(target) as folder:
         shutil.copytree(adapter, folder / ADAPTER)
@@ -91,7 +97,7 @@ def build(
         )
         write_text(folder / "card.md", render(manifest))
         write_manifest(folder, manifest)
-        write_json(folder / PARITY, record_parity(folder, base, held_out))
+        write_json(folder / PARITY, record_parity(folder, base, baseline, held_out).model_dump(mode="json"))
         write_manifest(folder, manifest)
         write_json(folder / PROVENANCE, provenance())
         return package_digest(folder)
@@ -118,20 +124,12 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     write_json(folder / MANIFEST, manifest.model_copy(update={"files": files}).model_dump(mode="json"))
 
 
-def record_parity(package: Path, base: Path, examples: Sequence[Example]) -> list[dict[str, Any]]:
-    """Prompt ids and greedy answers of the first few eval rows, one label each."""
+def record_parity(package: Path, base: Path, baseline: Path, examples: Sequence[Example]) -> Probes:
+    """What later deploys are probed with: eval rows of different labels, short ones first."""
     by_label = {example.label: example for example in reversed(examples)}
-    chosen = [by_label[label] for label in sorted(by_label)][:PARITY_ROWS]
-    model = open_package(package, base, ALONE)
-    answers = sorted(model.answers([example.prompt for example in chosen], PARITY_ROWS), key=itemgetter(0))
-    return [
-        {
-            "messages": json.loads(dump_messages(example.prompt)),
-            "prompt_ids": list(model.request(example.prompt).prompt_ids),
-            "answer_ids": list(generation.token_ids),
-        }
-        for example, (_, generation, _) in zip(chosen, answers, strict=True)
-    ]
+    prompts = [by_label[label].prompt for label in sorted(by_label)]
+    prompts.sort(key=lambda prompt: sum(len(message.content) for message in prompt))
+    return record(open_package(package, base, ALONE), open_base(package, base, baseline, ALONE), prompts)
 
 
 def provenance() -> dict[str, str | None]:
@@ -145,9 +143,8 @@ def provenance() -> dict[str, str | None]:
 
 
 def main() -> None:
-    digest = build(
-        load_settings(), load_terms(CONTRACT), BUILT_BASE, BUILT_ADAPTER, PROMPTS, BUILT_EXAMPLES, BUILT_PACKAGE
-    )
+    built = (BUILT_BASE, BUILT_BASELINE, BUILT_ADAPTER, PROMPTS, BUILT_EXAMPLES)
+    digest = build(load_settings(), load_terms(CONTRACT), *built, BUILT_PACKAGE)
     print(f"package: {digest}")
 
 

@@ -21,7 +21,7 @@ from pydantic import TypeAdapter
 from deployments.app.meters import Meters
 from deployments.app.semantic import Embedder, Question, SemanticIndex
 from deployments.app.timeouts import Events
-from deployments.events import Ask, Event, Finished
+from deployments.events import Ask, Finished
 from deployments.settings import CacheSettings
 from tasks.errors import GraftError
 from tasks.records import Message
@@ -49,14 +49,14 @@ class Lookup:
     """How the cache was asked: the result, the answer if there is one, and where a fresh one belongs."""
 
     result: Result
-    answer: tuple[Event, ...] | None = None
+    answer: Finished | None = None
     key: CacheKey | None = None
     question: Question | None = None
 
     async def events(self) -> Events:
-        """The answer as it once came; only of a hit."""
-        for event in self.answer or ():
-            yield event
+        """The answer in one event; only of a hit."""
+        if self.answer:
+            yield self.answer
 
 
 class AnswerCache:
@@ -131,7 +131,7 @@ class AnswerCache:
             _LOG.exception("a question could not be embedded")
             return None
 
-    def _get(self, key: CacheKey) -> tuple[Event, ...] | None:
+    def _get(self, key: CacheKey) -> Finished | None:
         packed = self._answers.get(key)
         return None if packed is None else pickle.loads(packed)
 
@@ -143,19 +143,14 @@ class AnswerCache:
             digest: the package that really answers; empty if none does.
             events: of the turn; are closed at the end.
         """
-        seen: list[Event] = []
         async with aclosing(events):
             async for event in events:
-                seen.append(event)
                 if isinstance(event, Finished) and lookup.key and lookup.key.digest == digest:
-                    self._put(lookup.key, lookup.question, seen)
+                    self._put(lookup.key, lookup.question, event)
                 yield event
 
-    def _put(self, key: CacheKey, question: Question | None, seen: list[Event]) -> None:
-        *deltas, finished = seen
-        assert isinstance(finished, Finished)
-        again = replace(finished, queue_ms=0.0, cached_tokens=finished.generation.prompt_tokens)
-        packed = pickle.dumps((*deltas, again))
+    def _put(self, key: CacheKey, question: Question | None, answer: Finished) -> None:
+        packed = pickle.dumps(replace(answer, queue_ms=0.0, cached_tokens=answer.generation.prompt_tokens))
         if key.digest not in self._served or len(packed) > self._answers.maxsize:
             return
         self._answers[key] = packed

@@ -39,14 +39,12 @@ class Turn:
 
     Args:
         ask: what the model is asked.
-        whole: the client gets the answer in one piece.
         arrived: when, by the event loop's clock.
         saw: is told each event of the model as it comes.
         starts_over: is told when what was seen so far won't be sent.
     """
 
     ask: Ask
-    whole: bool
     arrived: float
     saw: Callable[[Delta | Finished], None]
     starts_over: Callable[[], None]
@@ -221,7 +219,7 @@ def _unreachable(event: Event) -> bool:
 async def _first(events: Events, turn: Turn) -> list[Event]:
     """The events that must be there before the client gets any: all of a whole answer, one of a stream."""
     seen: list[Event] = []
-    while not seen or (turn.whole and isinstance(seen[-1], Delta)):
+    while not seen or (turn.ask.whole and isinstance(seen[-1], Delta)):
         event = await anext(events)
         seen.append(event)
         if not isinstance(event, Refused):

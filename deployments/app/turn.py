@@ -15,6 +15,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 from starlette.requests import Request
@@ -109,7 +110,7 @@ class Turns:
         record.cache = lookup.result
         if lookup.answer:
             return lookup.events()
-        turn = Turn(ask, not record.stream, arrived, record.saw, record.starts_over)
+        turn = Turn(replace(ask, whole=not record.stream), arrived, record.saw, record.starts_over)
         opened = await self._fallback.open(routes, turn)
         record.opened(opened)
         return self._cache.keeping(lookup, opened.route.digest, opened.events)

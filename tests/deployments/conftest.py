@@ -24,8 +24,11 @@ def stack(tiny_base: Path, tiny_prompts: Path) -> Iterator[Stack]:
     root = Path(tempfile.mkdtemp(prefix="graft-"))
     content = yaml.safe_load((ROOT / "deployments/serve.yaml").read_text(encoding="utf-8"))
     content["http"]["port"] = free_port()
-    content["ray"].update({key: free_port() for key in ("gcs_port", "dashboard_port", "agent_port", "client_port")})
-    content["engine"].update(torch_threads=1, num_cpus=0.1, max_queued=64)
+    content["one_box"]["ray"].update(
+        {key: free_port() for key in ("gcs_port", "dashboard_port", "agent_port", "client_port")}
+    )
+    content["engine"].update(threads=1, max_queued=64)
+    content["one_box"]["engine"].update(num_cpus=0.1, memory_mb=100)
     (root / "deployments").mkdir()
     (root / "deployments/serve.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
     before = Path.cwd()

@@ -17,16 +17,20 @@ import pytest
 
 from deployments.ray_node import head_command, ready
 from deployments.settings import ServeSettings
+from tasks.engine.open import open_base, open_package
+from tasks.engine.resources import ALONE
 from tasks.files import sha256_tree, write_json
 from tasks.manifest import MANIFEST, BaseModelInfo, Manifest, package_digest
+from tasks.probe import PARITY, record
 from tasks.prompt import FILES, Prompt
+from tasks.records import Message
 from tasks.settings import EngineSettings
 
 MAX_PROMPT_TOKENS = 600
 
 
 def make_package(folder: Path, seed: int, base: Path, prompts: Path) -> Path:
-    """Write a package with a random adapter, another one for each seed."""
+    """Write a package with a random adapter, another one for each seed, and its probes."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
@@ -38,6 +42,10 @@ def make_package(folder: Path, seed: int, base: Path, prompts: Path) -> Path:
     (folder / "prompt").mkdir()
     for name in FILES:
         (folder / "prompt" / name).write_bytes((prompts / name).read_bytes())
+    seal(folder, base)
+    asked = [[Message(role="user", content=f"Where is {place}?")] for place in ("my order", "the shop", "it")]
+    probes = record(open_package(folder, base, ALONE), open_base(folder, base, base, ALONE), asked)
+    write_json(folder / PARITY, probes.model_dump(mode="json"))
     seal(folder, base)
     return folder
 
@@ -82,7 +90,7 @@ class Stack:
 
 
 def start_head(settings: ServeSettings, root: Path) -> subprocess.Popen[bytes]:
-    command, environment = head_command(settings.ray, root)
+    command, environment = head_command(settings.one_box.ray, root)
     log = (root / "ray.log").open("wb")
     head = subprocess.Popen(command, env=environment, cwd=root, stdout=log, stderr=log, start_new_session=True)
     deadline = time.monotonic() + settings.ray.start_timeout_s

@@ -116,6 +116,7 @@ def test_a_question_is_all_that_its_answer_depends_on() -> None:
         "text": "Hello",
         "logprobs": True,
         "constraint": Regex("yes|no"),
+        "whole": True,
     }
     assert set(others) == {field.name for field in fields(Ask)}
     prints = {fingerprint(ask), *(fingerprint(replace(ask, **{name: value})) for name, value in others.items())}
@@ -201,13 +202,13 @@ def test_answers_age() -> None:
 
 def test_what_was_not_asked_for_longest_makes_room_and_what_is_too_large_is_not_kept() -> None:
     async def run() -> None:
-        shop = desk("x" * 600_000)  # in its delta and in its end
+        shop = desk("x" * 1_100_000)
 
         async def ask(words: str) -> str:
             return result(await shop.post(messages=[{"role": "user", "content": words}]))
 
         assert [await ask("one") for _ in range(2)] == ["miss", "miss"]
-        shop = desk("x" * 130_000)
+        shop = desk("x" * 260_000)
         told = [await ask(words) for words in ("one", "two", "three", "one", "four", "five", "one", "two")]
         assert told == ["miss", "miss", "miss", "hit", "miss", "miss", "hit", "miss"]
 

@@ -7,6 +7,7 @@ import socket
 import stat
 import tempfile
 from collections.abc import Iterator
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -24,8 +25,9 @@ PORTS = ("gcs_port", "dashboard_port", "agent_port", "client_port")
 def settings() -> ServeSettings:
     """As in the repository, on free ports."""
     shipped = load_serve_settings(SERVE_YAML)
-    ray = shipped.ray.model_copy(update={key: free_port() for key in PORTS})
-    return shipped.model_copy(update={"ray": ray, "http": shipped.http.model_copy(update={"port": free_port()})})
+    ray = shipped.one_box.ray.model_copy(update={key: free_port() for key in PORTS})
+    box = shipped.one_box.model_copy(update={"ray": ray})
+    return shipped.model_copy(update={"one_box": box, "http": shipped.http.model_copy(update={"port": free_port()})})
 
 
 @pytest.fixture
@@ -36,15 +38,14 @@ def short_root() -> Iterator[Path]:
 
 def test_the_shipped_ports_are_all_different() -> None:
     shipped = load_serve_settings(SERVE_YAML)
-    ports = [shipped.http.port, *(getattr(shipped.ray, key) for key in PORTS)]
+    ports = [shipped.http.port, *(getattr(shipped.one_box.ray, key) for key in PORTS)]
     assert len(set(ports)) == len(ports)
 
 
-@pytest.mark.parametrize("key", ["http.port", *(f"ray.{key}" for key in PORTS)])
+@pytest.mark.parametrize("key", ["http.port", *(f"one_box.ray.{key}" for key in PORTS)])
 def test_a_taken_port_is_named_with_its_setting(settings: ServeSettings, key: str) -> None:
     require_free_ports(settings)
-    section, name = key.split(".")
-    port = getattr(getattr(settings, section), name)
+    port = attrgetter(key)(settings)
     with socket.create_server(("127.0.0.1", port)), pytest.raises(GraftError) as error:
         require_free_ports(settings)
     assert f"port {port}" in str(error.value)
@@ -52,7 +53,7 @@ def test_a_taken_port_is_named_with_its_setting(settings: ServeSettings, key: st
 
 
 def test_the_head_stays_on_loopback_and_tells_nobody(settings: ServeSettings, short_root: Path) -> None:
-    command, environment = head_command(settings.ray, short_root)
+    command, environment = head_command(settings.one_box.ray, short_root)
     assert "--node-ip-address=127.0.0.1" in command
     assert "--dashboard-host=127.0.0.1" in command
     assert "--disable-usage-stats" in command

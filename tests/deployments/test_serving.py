@@ -10,13 +10,16 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
 import pandas as pd
 import psutil
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file, save_file
 
 from deployments import rollout
 from deployments.ray_node import temp_dir
@@ -280,15 +283,27 @@ def test_a_package_that_is_not_what_was_published_is_not_deployed(stack: Stack, 
     assert rollout.served().production == first
 
 
+def garbage(weights: Path) -> None:
+    weights.write_bytes(b"not weights")
+
+
+def zeros(weights: Path) -> None:
+    save_file({name: torch.zeros_like(value) for name, value in load_file(weights).items()}, weights, {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [(garbage, r"did not come up: .*[Ss]afetensor"), (zeros, "did not come up: .*effect probe: 3 of 3 answers")],
+)
 def test_a_deploy_that_fails_leaves_production_serving(
-    stack: Stack, client: openai.OpenAI, first: str, tiny_base: Path, tiny_prompts: Path
+    stack: Stack, client: openai.OpenAI, first: str, tiny_base: Path, tiny_prompts: Path, wrong: Any, told: str
 ) -> None:
-    """Byte for byte as published, and yet no model: the adapter's weights are no safetensors."""
-    broken = make_package(stack.root / "package-broken", 4, tiny_base, tiny_prompts)
-    (broken / "adapter/adapter_model.safetensors").write_bytes(b"not weights")
+    """Byte for byte as published, and yet no model, or none that differs from its base."""
+    broken = make_package(stack.root / f"package-{wrong.__name__}", 4, tiny_base, tiny_prompts)
+    wrong(broken / "adapter/adapter_model.safetensors")
     seal(broken, tiny_base)
     digest = LocalRegistry().publish(broken, tiny_base, stack.root / "evaluation")
-    with pytest.raises(GraftError, match=r"did not come up: .*[Ss]afetensor"):
+    with pytest.raises(GraftError, match=told):
         rollout.deploy(digest)
     assert digest not in rollout.served().served
     assert client.chat.completions.create(model="production", **SHORT).model == first

@@ -37,7 +37,9 @@ def root(tiny_base: Path, tiny_prompts: Path) -> Iterator[Path]:
     (root / "deployments").mkdir()
     shutil.copy(ROOT / "deployments/train.yaml", root / "deployments")
     content = yaml.safe_load((ROOT / "deployments/serve.yaml").read_text(encoding="utf-8"))
-    content["ray"].update({key: free_port() for key in ("gcs_port", "dashboard_port", "agent_port", "client_port")})
+    content["one_box"]["ray"].update(
+        {key: free_port() for key in ("gcs_port", "dashboard_port", "agent_port", "client_port")}
+    )
     (root / "deployments/serve.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
     head = start_head(load_serve_settings(root / "deployments/serve.yaml"), root)
     try:

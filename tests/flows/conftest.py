@@ -55,7 +55,7 @@ def copy_repository(target: Path) -> Path:
     subprocess.run(["git", "init", "--quiet", "."], cwd=target, check=True)
     edit_yaml(target / "deployments/stack.yaml", {"prefect.port": free_port(), "worker.poll_s": 1})
     ray_ports = ("gcs_port", "dashboard_port", "agent_port", "client_port")
-    ports = {f"ray.{key}": free_port() for key in ray_ports}
+    ports = {f"one_box.ray.{key}": free_port() for key in ray_ports}
     edit_yaml(target / "deployments/serve.yaml", {"http.port": free_port(), **ports})
     edit_yaml(target / "deployments/prefect.yaml", {"deployments.2.schedules": [{"interval": WATCH_EVERY_S}]})
     return target

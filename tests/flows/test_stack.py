@@ -14,6 +14,7 @@ from flows import stack
 from flows.processes import records
 from tasks.environment import load_stack_settings
 from tasks.errors import GraftError
+from tests.deployments.stack import free_port
 from tests.flows.conftest import edit_yaml
 
 
@@ -22,7 +23,7 @@ from tests.flows.conftest import edit_yaml
     [
         (lambda: load_stack_settings().prefect.port, "prefect.port in deployments/stack.yaml"),
         (lambda: load_serve_settings().http.port, "http.port in deployments/serve.yaml"),
-        (lambda: load_serve_settings().ray.gcs_port, "ray.gcs_port in deployments/serve.yaml"),
+        (lambda: load_serve_settings().ray.gcs_port, "one_box.ray.gcs_port in deployments/serve.yaml"),
     ],
 )
 @pytest.mark.usefixtures("repository")
@@ -39,6 +40,14 @@ def test_what_was_started_is_stopped_when_a_part_does_not_come_up(repository: Pa
         stack.up()
     assert records(repository) == []
     assert [part.running for part in stack.status()] == [False, False, False]
+
+
+def test_a_cluster_that_is_not_there_is_named_and_not_started(repository: Path) -> None:
+    port = free_port()
+    edit_yaml(repository / "deployments/serve.yaml", {"profile": "cluster", "cluster.ray.dashboard_port": port})
+    with pytest.raises(GraftError, match=rf"no Ray answers at 127\.0\.0\.1:{port}: start its head"):
+        stack.up()
+    assert records(repository) == []
 
 
 def test_a_record_of_a_dead_process_does_not_pass_for_a_running_part(repository: Path) -> None:

@@ -14,7 +14,8 @@ from tasks.engine.resources import ALONE
 from tasks.errors import GraftError
 from tasks.examples import save_examples
 from tasks.manifest import MANIFEST, PROVENANCE, package_digest, read_manifest, verify_package
-from tasks.package import PARITY, build
+from tasks.package import build
+from tasks.probe import PARITY, TOKENS, Probes
 from tasks.records import Example, Message
 from tasks.settings import load_settings
 from tasks.terms import load_terms
@@ -48,7 +49,10 @@ def package(
 ) -> str:
     settings, terms = load_settings(ROOT / "params.yaml"), load_terms(ROOT / "data/contract.yaml")
     chosen = settings.engine.model_copy(update={"name": engine})
-    return build(settings.model_copy(update={"engine": chosen}), terms, base, adapter, prompts, examples, target)
+    baseline = target.parent / "baseline"
+    write_baseline(chosen, base, baseline)
+    settings = settings.model_copy(update={"engine": chosen})
+    return build(settings, terms, base, baseline, adapter, prompts, examples, target)
 
 
 def test_same_content_has_the_same_digest(
@@ -68,20 +72,16 @@ def test_parity_is_what_the_opened_package_answers(
     engine: str, tiny_base: Path, tiny_adapter: Path, tiny_prompts: Path, examples: Path, tmp_path: Path
 ) -> None:
     package(tiny_base, tiny_adapter, tiny_prompts, examples, tmp_path / "package", engine)
-    settings = read_manifest(tmp_path / "package").engine
-    write_baseline(settings, tiny_base, tmp_path / "baseline")
-    recorded = json.loads((tmp_path / "package" / PARITY).read_text())
-    assert len(recorded) == 3
+    probes = Probes.model_validate_json((tmp_path / "package" / PARITY).read_bytes())
+    assert len(probes.rows) == 3
     tuned = open_package(tmp_path / "package", tiny_base, ALONE)
     base = open_base(tmp_path / "package", tiny_base, tmp_path / "baseline", ALONE)
-    differs = False
-    for row in recorded:
-        messages = [Message.model_validate(message) for message in row["messages"]]
-        request = tuned.request(messages)
-        assert list(request.prompt_ids) == row["prompt_ids"]
-        assert list(next(tuned.answers([messages], 1))[1].token_ids) == row["answer_ids"]
-        differs |= list(next(base.answers([messages], 1))[1].token_ids) != row["answer_ids"]
-    assert differs, "the adapter answers as its base does"
+    assert probes.prompt == tuned.prompt.identity
+    for row in probes.rows:
+        assert tuned.request(row.messages).prompt_ids == row.prompt_ids
+        assert next(tuned.answers([row.messages], 1))[1].token_ids[:TOKENS] == row.answer_ids
+        assert next(base.answers([row.messages], 1))[1].token_ids[:TOKENS] == row.base_ids
+    assert any(row.answer_ids != row.base_ids for row in probes.rows), "the adapter answers as its base does"
 
 
 def test_exported_weights_come_with_what_they_lost(
