@@ -100,15 +100,19 @@ class PackageServer:
         logprobs: tuple[TokenLogprob, ...] = ()
         prompt_tokens, tokens = len(ticket.request.prompt_ids), 0
         first = last = ticket.admitted
+        told = scored = 0
+        told_at = -math.inf
         async for chunk in self._batches.follow(ticket):
             last = time.monotonic()
             first = first if chunks else last
             chunks.append(chunk)
             tokens += len(chunk.token_ids)
-            scores = self._logprobs(chunk)
-            logprobs += scores
-            if not chunk.finish_reason:
-                yield Delta(chunk.text, prompt_tokens, tokens, scores)
+            logprobs += self._logprobs(chunk)
+            # Each event costs about as much as a token of a small model, so they are not sent one by one.
+            if not chunk.finish_reason and last - told_at >= self._settings.stream_every_s:
+                text = "".join(new.text for new in chunks[told:])
+                yield Delta(text, prompt_tokens, tokens, logprobs[scored:])
+                told, told_at, scored = len(chunks), last, len(logprobs)
         generation = Generation(
             text="".join(chunk.text for chunk in chunks),
             token_ids=tuple(token for chunk in chunks for token in chunk.token_ids),

@@ -91,6 +91,7 @@ class ReplicaSettings(Section):
     threads: Positive
     cache_gb: Positive
     at_once: Positive
+    stream_every_s: Annotated[float, Field(ge=0.0)]
     max_queued: Positive
     first_token_timeout_s: Seconds
     request_timeout_s: Seconds

@@ -49,6 +49,7 @@ ASK = [{"role": "user", "content": "Where is HL-20931?"}]
 CALL = '<tool_call>{"name": "find_order", "arguments": {"order_id": "HL-20931"}}</tool_call>'
 SETTINGS = ReplicaSettings(
     threads=1,
+    stream_every_s=0,
     cache_gb=1,
     at_once=1,
     max_queued=1,
