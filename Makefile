@@ -8,7 +8,7 @@ FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c '$(FITS)' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: run test down bench-train bench-semantic-cache
+.PHONY: run test down bench-train bench-serve bench-semantic-cache
 
 run: $(INSTALLED)
 	$(BIN)/graft run
@@ -24,6 +24,12 @@ bench-train: $(INSTALLED)
 	$(PIP) -q 'trl==1.16.0'
 	test -d build/base || $(BIN)/dvc repro base
 	$(BIN)/python -m benchmarks.train $(BENCH)
+
+# Against llama.cpp's server, from a wheel that nothing else here needs, and `transformers serve`.
+bench-serve: $(INSTALLED)
+	$(PIP) -q 'xllamacpp==2026.10.11549'
+	test -d build/package || $(BIN)/dvc repro package
+	$(BIN)/python -m benchmarks.serve $(BENCH)
 
 # How often the semantic cache would give the wrong answer; a minute.
 bench-semantic-cache: $(INSTALLED)

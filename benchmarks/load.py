@@ -20,13 +20,21 @@ Chat = list[dict[str, str]]
 
 @dataclass
 class Answer:
-    """One answer: when it was asked for and each chunk came (seconds, monotonic), how many tokens it has."""
+    """One answer: when it was asked for and each chunk came (seconds, monotonic), its tokens and its prompt's."""
 
     asked: float
     chunks: list[float] = field(default_factory=list)
     tokens: int = 0
+    prompt_tokens: int = 0
     status: int = 200
     ended: bool = False
+    text: str = ""
+    calls: bool = False
+
+    @property
+    def is_call(self) -> bool:
+        """A tool call, whichever way the server sends it."""
+        return self.calls or self.text.lstrip().startswith("<tool_call>")
 
 
 @dataclass(frozen=True)
@@ -43,17 +51,21 @@ class Figures:
 
 
 def figures(answers: Sequence[Answer]) -> Figures:
-    """Figures over whole answers.
+    """Figures over whole answers. Tool calls count in the throughput alone: some servers send them as they are
+    written, others once they are whole.
 
     Raises:
-        ValueError: one of them failed.
+        ValueError: one of them failed, or none was text.
     """
     broken = [answer for answer in answers if not answer.ended]
     if broken:
         raise ValueError(f"{len(broken)} of {len(answers)} answers failed; the first with status {broken[0].status}")
     seconds = max(a.chunks[-1] for a in answers) - min(a.asked for a in answers)
-    first = [(a.chunks[0] - a.asked) * 1000 for a in answers]
-    between = [(a.chunks[-1] - a.chunks[0]) * 1000 / (a.tokens - 1) for a in answers if a.tokens > 1]
+    texts = [a for a in answers if not a.is_call]
+    if not texts:
+        raise ValueError(f"all {len(answers)} answers are tool calls, whose first chunks compare nothing")
+    first = [(a.chunks[0] - a.asked) * 1000 for a in texts]
+    between = [(a.chunks[-1] - a.chunks[0]) * 1000 / (a.tokens - 1) for a in texts if a.tokens > 1]
     tokens = sum(a.tokens for a in answers)
     return Figures(
         tok_s=tokens / seconds,
@@ -115,9 +127,14 @@ def _take(answer: Answer, data: str) -> None:
         answer.ended = True
         return
     event = json.loads(data)
+    deltas = [choice["delta"] for choice in event.get("choices", [])]
     if event.get("usage"):
         answer.tokens = event["usage"]["completion_tokens"]
+        answer.prompt_tokens = event["usage"]["prompt_tokens"]
         # `transformers serve` closes without the word.
         answer.ended = True
-    if any(choice["delta"].get("content") or choice["delta"].get("tool_calls") for choice in event.get("choices", [])):
+    said, called = (any(delta.get(part) for delta in deltas) for part in ("content", "tool_calls"))
+    answer.text += "".join(delta.get("content") or "" for delta in deltas)
+    answer.calls |= called
+    if said or called:
         answer.chunks.append(time.perf_counter())

@@ -18,6 +18,7 @@ from deployments.batches import Batches, OverloadedError, Ticket
 from deployments.events import Ask, Delta, Event, Finished, Refused, TokenLogprob
 from deployments.loopback import stay_on_loopback
 from deployments.settings import ReplicaSettings
+from tasks.engine.apart import EngineLostError
 from tasks.engine.open import Model, PromptTooLongError, open_package
 from tasks.engine.protocol import Chunk, ConstraintError, Generation, GenerationRequest, JsonSchema, Regex
 from tasks.engine.resources import Resources
@@ -71,13 +72,13 @@ class PackageServer:
         except ConstraintError as error:
             yield Refused(400, "invalid_value", str(error), param=_CONSTRAINED_BY[type(ask.constraint)])
         except Exception as error:  # an engine may raise anything; the caller still gets an answer
-            if is_out_of_memory(error):
+            if isinstance(error, EngineLostError) or is_out_of_memory(error):
                 self.give_up()
             _LOG.exception("the engine failed")
             yield Refused(500, "engine_error", "the model failed while answering; the server's log says why")
 
     def give_up(self) -> None:
-        """Called when the engine has no memory left. Whoever owns the process may end it."""
+        """Called when the engine is lost, or has no memory left. Whoever owns the process may end it."""
 
     def _request(self, ask: Ask) -> GenerationRequest:
         limit = self._model.settings.max_new_tokens
@@ -152,7 +153,7 @@ class EngineReplica(PackageServer):
     def __init__(self, digest: str, root: str, settings: dict[str, Any]) -> None:
         stay_on_loopback()
         checked = ReplicaSettings.model_validate(settings)
-        resources = Resources(checked.threads, checked.cache_gb)
+        resources = Resources(checked.threads, checked.cache_gb, apart=True)
         registry = LocalRegistry(Path(root) / REGISTRY)
         registry.verify(digest)
         package = registry.package(digest)
@@ -163,7 +164,7 @@ class EngineReplica(PackageServer):
 
     def give_up(self) -> None:
         """End this process: only that surely frees its memory, and its requests are asked elsewhere."""
-        os.write(2, b"engine: out of memory; this replica ends and Serve starts another\n")
+        os.write(2, b"engine: lost, or out of memory; this replica ends and Serve starts another\n")
         os._exit(1)
 
 

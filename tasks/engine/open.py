@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from tasks.engine.apart import ApartEngine
 from tasks.engine.protocol import Engine, Generation, GenerationRequest, generate
 from tasks.engine.resources import Resources
 from tasks.errors import GraftError
@@ -90,9 +92,8 @@ def _open(
 ) -> Engine:
     """The engine of that name; only who opens one pays the seconds that its libraries take to import."""
     if settings.name == "openvino":
-        from tasks.engine.openvino import OpenVinoEngine
-
-        return OpenVinoEngine.load(exported, base / "tokenizer.json", end_of_turn, settings.dtype, resources)
+        opens = partial(_open_openvino, exported, base / "tokenizer.json", end_of_turn, settings.dtype, resources)
+        return ApartEngine(opens) if resources.apart else opens()
     if settings.name == "vllm":
         from tasks.engine.vllm import VllmEngine
 
@@ -100,6 +101,12 @@ def _open(
     from tasks.engine.transformers import TransformersEngine
 
     return TransformersEngine.load(base, adapter, end_of_turn, settings.dtype, resources)
+
+
+def _open_openvino(folder: Path, tokenizer: Path, end_of_turn: int, dtype: str, resources: Resources) -> Engine:
+    from tasks.engine.openvino import OpenVinoEngine
+
+    return OpenVinoEngine.load(folder, tokenizer, end_of_turn, dtype, resources)
 
 
 def _check_identity(manifest: Manifest, prompt: Prompt, package: Path) -> None:

@@ -10,11 +10,13 @@ class Resources:
     """Threads (None: one for each core) and GiB for keys and values of open requests and kept prefixes.
 
     An engine on a GPU takes what it finds there; the transformers engine's cache grows as it must.
+    `apart`: other threads of this process must go on while the engine computes.
     """
 
     threads: int | None
     cache_gb: int
+    apart: bool
 
 
-ALONE = Resources(threads=None, cache_gb=2)
+ALONE = Resources(threads=None, cache_gb=2, apart=False)
 """For who evaluates: nobody else is served meanwhile."""

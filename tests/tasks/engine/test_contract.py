@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -50,6 +51,14 @@ def transformers(base: Path, adapter: Path | None) -> Engine:
     return TransformersEngine.load(base, adapter, END, "float32", ALONE)
 
 
+def apart(base: Path, adapter: Path | None) -> Engine:
+    """The reference in a process of its own: nothing is lost on the way."""
+    from tasks.engine.apart import ApartEngine
+    from tasks.engine.transformers import TransformersEngine
+
+    return ApartEngine(partial(TransformersEngine.load, base, adapter, END, "float32", ALONE))
+
+
 def openvino(base: Path, adapter: Path | None) -> Engine:
     """With weights of 32 bits: what 8 bits lose is measured elsewhere."""
     import openvino
@@ -71,7 +80,7 @@ def vllm(base: Path, adapter: Path | None) -> Engine:
     return VllmEngine.load(base, adapter, END, "float32", ALONE)
 
 
-ENGINES: list[Opens] = [transformers, openvino, vllm]
+ENGINES: list[Opens] = [transformers, apart, openvino, vllm]
 
 
 @pytest.fixture(scope="module", params=ENGINES, ids=lambda opens: opens.__name__)
