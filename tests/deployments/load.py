@@ -16,6 +16,7 @@ import httpx
 
 from deployments import rollout
 
+PATIENCE_S = 180.0
 MESSAGES = [{"role": "user", "content": "Where is my order HL-20931?"}]
 
 
@@ -36,13 +37,13 @@ class Load:
     def __str__(self) -> str:
         return f"{self.answered.total()} answered, {len(self.cut)} cut, {len(self.lost)} lost {self.lost[:3]}"
 
-    def wait(self, more: int = 12, patience_s: float = 60.0) -> None:
+    def wait(self, more: int = 12) -> None:
         """Until `more` requests have been answered from now on."""
         goal = self.answered.total() + more
-        self.until(lambda: self.answered.total() >= goal, patience_s)
+        self.until(lambda: self.answered.total() >= goal)
 
-    def until(self, done: Callable[[], bool], patience_s: float = 60.0) -> None:
-        deadline = time.monotonic() + patience_s
+    def until(self, done: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + PATIENCE_S
         while not done():
             assert time.monotonic() < deadline, f"nothing came of it: {self}"
             time.sleep(0.05)
