@@ -143,7 +143,7 @@ def _embedding(applications: dict[str, dict[str, Any]]) -> ServedEmbedding | Non
 
 def _start_assistant(settings: ServeSettings) -> None:
     applications = _applications(settings)
-    if applications.get(ASSISTANT, {}).get("status") == "DEPLOY_FAILED":
+    if ASSISTANT in applications and _has_failed(applications[ASSISTANT]):
         _keep_only(settings, set(applications) - {ASSISTANT})
     _route(settings, _routing(applications))
 
@@ -203,7 +203,7 @@ def _deploy(settings: ServeSettings, digest: str) -> None:
     name = _ENGINE + digest[:12]
     applications = _applications(settings)
     routing = _routing(applications)
-    if applications.get(name, {}).get("status") == "DEPLOY_FAILED" and digest not in routing.served:
+    if name in applications and _has_failed(applications[name]) and digest not in routing.served:
         _keep_only(settings, set(applications) - {name})
     limit_s = settings.engine.start_timeout_s
     _change(settings, name, _engine_config(settings, digest, name), limit_s, f"package {digest}")
@@ -265,9 +265,21 @@ def _keep_only(settings: ServeSettings, names: set[str]) -> None:
 def _is_running(settings: ServeSettings, name: str) -> bool:
     """Whether it runs as configured. `UNHEALTHY` it is while Serve replaces a replica that died: that passes."""
     application = _applications(settings).get(name, {"status": "NOT_STARTED"})
-    if application["status"] == "DEPLOY_FAILED":
+    if _has_failed(application):
         raise GraftError(f"{name} did not come up: {_reason(application)}")
     return bool(application["status"] == "RUNNING")
+
+
+def _has_failed(application: dict[str, Any]) -> bool:
+    """Whether it will not come up.
+
+    Serve's `DEPLOY_FAILED` is also what an application is in which a replica died while another
+    configuration came; that one is replaced, and the status passes.
+    """
+    if application["status"] != "DEPLOY_FAILED":
+        return False
+    failed = [d for d in application["deployments"].values() if d["status"] == "DEPLOY_FAILED"]
+    return not failed or any(d["status_trigger"] != "HEALTH_CHECK_FAILED" for d in failed)
 
 
 def _reason(application: dict[str, Any]) -> str:
