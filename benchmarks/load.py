@@ -92,7 +92,8 @@ async def drive(url: str, model: str, chats: Sequence[Chat], concurrent: int, ma
     async def client(http: httpx.AsyncClient) -> list[Answer]:
         return [await ask(http, url, model, chat, max_tokens) for chat in waiting]
 
-    limits = httpx.Limits(max_connections=concurrent)
+    # A connection for each request: some servers close theirs without a word, and the next request on it would fail.
+    limits = httpx.Limits(max_connections=concurrent, max_keepalive_connections=0)
     async with httpx.AsyncClient(timeout=300, limits=limits) as http:
         answered = await asyncio.gather(*(client(http) for _ in range(concurrent)))
     return [answer for answers in answered for answer in answers]
