@@ -124,7 +124,7 @@ class ServeBackend:
 
     async def embed(self, app: str, texts: tuple[str, ...]) -> Embedded | Refused:
         """See `EmbeddingBackend.embed`."""
-        response: Any = self._handle(app).embed.remote(texts)
+        response: Any = self._handle(app, stream=False).embed.remote(texts)
         try:
             return await response
         except asyncio.CancelledError:
@@ -169,16 +169,16 @@ class ServeBackend:
         yield Refused(503, "engine_unavailable", "the model is restarting; try again shortly", _RETRY_AFTER_S)
 
     async def _events(self, app: str, ask: Ask) -> AsyncGenerator[Event]:
-        response = self._handle(app).options(stream=True).turn.remote(ask)
+        response = self._handle(app, stream=True).turn.remote(ask)
         try:
             async for event in response:
                 yield event
         finally:
             response.cancel()
 
-    def _handle(self, app: str) -> Any:
+    def _handle(self, app: str, *, stream: bool) -> Any:
         if app not in self._handles:  # looking it up asks Serve's controller, and waits
-            self._handles[app] = serve.get_app_handle(app)
+            self._handles[app] = serve.get_app_handle(app).options(stream=stream)
         return self._handles[app]
 
 
