@@ -1,8 +1,8 @@
 """Stage `package`: the immutable folder that will be evaluated, released and served.
 
-It holds the adapter, the prompt and a manifest; the base stays where it is and is named by its
-sha256. The probes, recorded here on the engine that serves, let every later deploy show that it
-still says the same.
+It holds the adapter, the prompt, a manifest and, for the engine `openvino`, the exported weights;
+the base stays where it is and is named by its sha256. The probes, recorded here on the engine that
+serves, let every later deploy show that it still says the same.
 """
 
 from __future__ import annotations

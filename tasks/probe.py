@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import takewhile
 from pathlib import Path
 
 from tasks.engine.open import Model
 from tasks.engine.protocol import generate
 from tasks.errors import GraftError
+from tasks.prefix import shared_length
 from tasks.records import Message, Record
 
 PARITY = "parity.json"
@@ -96,7 +96,7 @@ def check_prompts(model: Model, probes: Probes) -> None:
     for number, row in enumerate(probes.rows, 1):
         found = model.request(row.messages).prompt_ids
         if found != row.prompt_ids:
-            where = f"token {agreeing(found, row.prompt_ids) + 1} of prompt {number}"
+            where = f"token {shared_length(found, row.prompt_ids) + 1} of prompt {number}"
             raise GraftError(f"parity probe: {where} differs from the one it was packaged with: another template")
 
 
@@ -111,7 +111,7 @@ def check_answers(answers: Sequence[Sequence[int]], rows: Sequence[ProbeRow]) ->
             f"effect probe: {len(rows)} of {len(rows)} answers begin as the base's alone: the adapter has no effect"
         )
     shares = [
-        agreeing(answer, row.answer_ids) / max(len(answer), len(row.answer_ids), 1)
+        shared_length(answer, row.answer_ids) / max(len(answer), len(row.answer_ids), 1)
         for answer, row in zip(answers, rows, strict=True)
     ]
     agreement = sum(shares) / len(shares)
@@ -120,8 +120,3 @@ def check_answers(answers: Sequence[Sequence[int]], rows: Sequence[ProbeRow]) ->
             f"parity probe: of {len(rows)} answers' first {TOKENS} tokens {agreement:.0%} are as when it was "
             f"packaged, and at least {AGREEMENT:.0%} must be: another model, or other arithmetic"
         )
-
-
-def agreeing(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many tokens the two begin with alike."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))

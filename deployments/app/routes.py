@@ -69,6 +69,13 @@ def create_app(turns: Turns, embeddings: Embeddings) -> FastAPI:
     async def described() -> dict[str, Any]:
         return document(app, [ChatRequest, ChatChunk, CompletionRequest, EmbeddingRequest])
 
+    _tell_failures(app)
+    return app
+
+
+def _tell_failures(app: FastAPI) -> None:
+    """In OpenAI's shape, whoever found them."""
+
     @app.exception_handler(ApiError)
     async def refused(_: Request, error: ApiError) -> Response:
         return JSONResponse(error.body, error.status, headers=error.headers)
@@ -78,8 +85,6 @@ def create_app(turns: Turns, embeddings: Embeddings) -> FastAPI:
         message = f"{error.detail}: {request.method} {request.url.path}"
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
         return JSONResponse(ApiError(error.status_code, code, message).body, error.status_code, headers=error.headers)
-
-    return app
 
 
 def _models(routing: Routing) -> list[dict[str, Any]]:

@@ -119,8 +119,11 @@ def _work(engine: Engine, pipe: Connection[Any, Any]) -> None:
                 engine.cancel(place)
                 busy.discard(place)
             else:
-                engine.submit(place, request)
-                busy.add(place)
+                try:
+                    engine.submit(place, request)
+                    busy.add(place)
+                except Exception as error:  # the next step tells it
+                    pipe.send(error)
         try:
             chunks = engine.step()
         except Exception as error:  # it belongs to those who asked; they will cancel what they had

@@ -23,6 +23,7 @@ from tasks.engine.decoding import Decoding
 from tasks.engine.protocol import Chunk, GenerationRequest
 from tasks.engine.resources import Resources
 from tasks.models import load_merged, serving_dtype
+from tasks.prefix import shared_length
 
 if TYPE_CHECKING:
     from tasks.engine.grammar import Grammars, Matcher
@@ -33,12 +34,6 @@ def shared_prefix(prompts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
     # The first and the last in lexicographic order differ where any two do.
     shared = shared_length(min(prompts), max(prompts))
     return prompts[0][: min(shared, *(len(prompt) - 1 for prompt in prompts))]
-
-
-def shared_length(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many tokens the two begin with alike."""
-    shorter = min(len(first), len(second))
-    return next((place for place in range(shorter) if first[place] != second[place]), shorter)
 
 
 class TransformersEngine:

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from tasks.engine.open import open_package
 from tasks.engine.resources import ALONE
 from tasks.errors import GraftError
-from tasks.probe import PARITY, ROWS, TOKENS, ProbeRow, agreeing, check_answers, probe
+from tasks.prefix import shared_length
+from tasks.probe import PARITY, ROWS, TOKENS, ProbeRow, check_answers, probe
 from tests.deployments.stack import make_package, seal
 
 WEIGHTS = "adapter/adapter_model.safetensors"
@@ -92,4 +93,4 @@ def test_one_answer_may_take_another_turn() -> None:
 
 
 def test_agreement_is_counted_from_the_start() -> None:
-    assert (agreeing((1, 2, 3), (1, 2)), agreeing((1, 2, 3), (1, 9, 3)), agreeing((), (1,))) == (2, 1, 0)
+    assert (shared_length((1, 2, 3), (1, 2)), shared_length((1, 2, 3), (1, 9, 3)), shared_length((), (1,))) == (2, 1, 0)
