@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 import httpx
 import psutil
 
-from benchmarks.load import quantile
+from benchmarks.load import drive, quantile
 from benchmarks.stack import Stack, twin
 from benchmarks.steady import steady_load
 from deployments import rollout
+from deployments.events import OVERLOADED
 from tasks.errors import GraftError
 
 _TIMES_CAPACITY = 3
-_SPREAD_S = 2.0
 _TIMEOUT_S = 180.0
 
 
@@ -79,44 +81,65 @@ def changes(stack: Stack, second: str, texts: Sequence[str], max_tokens: int) ->
 
 
 def shed(stack: Stack, texts: Sequence[str], max_tokens: int) -> dict[str, float]:
-    """How fast requests are refused beyond what a replica takes: all sent at once, and over two seconds.
+    """How fast requests are refused beyond what a replica takes.
+
+    Its capacity is how fast it answers as many clients as it decodes for at once, who ask again once
+    they are answered. Then requests come at three times that rate, at random moments, for about
+    twice as long as it takes them to fill the queue; and, last, three times as many as it holds at once.
 
     Raises:
         GraftError: none was refused.
     """
-    engine = stack.settings.engine
-    many = [texts[i % len(texts)] for i in range(_TIMES_CAPACITY * (engine.at_once + engine.max_queued))]
-    told = {}
-    for name, spread_s in (("shed_p95_ms", 0.0), ("shed_spread_p95_ms", _SPREAD_S)):
-        replies = asyncio.run(_ask_all(stack.url, many, max_tokens, spread_s))
-        refused = [reply.ms for reply in replies if (reply.status, reply.code) == (503, "overloaded")]
-        seen = Counter(f"{reply.status} {reply.code}".strip() for reply in replies)
-        print(f"{len(many)} requests within {spread_s:g} s: {dict(seen)}", flush=True)
-        if not refused:
-            raise GraftError(f"none of {len(many)} requests at once was refused with 503 `overloaded`: {dict(seen)}")
-        told[name] = quantile(refused, 0.95)
-    return told
+    held, at_once = stack.settings.room, stack.settings.engine.at_once
+    many = [texts[i % len(texts)] for i in range(_TIMES_CAPACITY * held)]
+    chats = [[{"role": "user", "content": text}] for text in many[:held]]
+    began = time.perf_counter()
+    answers = asyncio.run(drive(stack.url, "production", chats, at_once, max_tokens))
+    rate = sum(answer.ended for answer in answers) / (time.perf_counter() - began)
+    gaps = random.Random(0)
+    moments = list(accumulate(gaps.expovariate(_TIMES_CAPACITY * rate) for _ in many))
+    print(f"capacity {rate:.1f} answers/s; then {len(many)} requests in {moments[-1]:.0f} s, then at once", flush=True)
+    steady = asyncio.run(_ask_all(stack.url, many, max_tokens, moments))
+    burst = asyncio.run(_ask_all(stack.url, many, max_tokens, [0.0] * len(many)))
+    return {"shed_p95_ms": _refused_p95(steady), "shed_burst_p95_ms": _refused_p95(burst)}
 
 
-async def _ask_all(url: str, texts: Sequence[str], max_tokens: int, spread_s: float) -> list[Reply]:
-    """One request for each text, on connections that are open already."""
-    limits = httpx.Limits(max_connections=len(texts), max_keepalive_connections=len(texts))
-    headers = {"cache-control": "no-cache"}
-    async with httpx.AsyncClient(timeout=_TIMEOUT_S, limits=limits, headers=headers) as http:
-        await asyncio.gather(*(http.get(url + "/models") for _ in texts))
+def _refused_p95(replies: Sequence[Reply]) -> float:
+    refused = [reply.ms for reply in replies if (reply.status, reply.code) == (503, OVERLOADED)]
+    seen = dict(Counter(f"{reply.status} {reply.code}".strip() for reply in replies))
+    if not refused:
+        raise GraftError(f"none of {len(replies)} requests was refused with 503 `{OVERLOADED}`: {seen}")
+    half, most = (quantile(refused, share) for share in (0.5, 0.95))
+    print(f"{seen}; refused after {half:.0f} ms (p50), {most:.0f} ms (p95)", flush=True)
+    return most
 
-        async def ask(place: int, text: str) -> Reply:
-            await asyncio.sleep(spread_s * place / len(texts))
-            message = {"role": "user", "content": text}
-            body = {"model": "production", "messages": [message], "max_tokens": max_tokens, "stream": True}
-            began = time.perf_counter()
-            try:
-                async with http.stream("POST", url + "/chat/completions", json=body) as answer:
-                    ms = (time.perf_counter() - began) * 1000
-                    await answer.aread()
-                    code = "" if answer.is_success else answer.json()["error"]["code"]
-                    return Reply(answer.status_code, code, ms)
-            except httpx.HTTPError as error:
-                return Reply(0, type(error).__name__, (time.perf_counter() - began) * 1000)
 
-        return await asyncio.gather(*(ask(place, text) for place, text in enumerate(texts)))
+async def _ask_all(url: str, texts: Sequence[str], max_tokens: int, moments: Sequence[float]) -> list[Reply]:
+    """Each text at its moment (seconds), on a connection that is open already."""
+    tls, ready = httpx.create_ssl_context(), asyncio.Barrier(len(texts))
+
+    async def ask(text: str, moment: float) -> Reply:
+        # A client of its own: a pool of so many connections looks at each of them for every request.
+        headers = {"cache-control": "no-cache"}
+        limits = httpx.Limits(keepalive_expiry=None)
+        async with httpx.AsyncClient(timeout=_TIMEOUT_S, limits=limits, headers=headers, verify=tls) as http:
+            await http.get(url + "/models")
+            await ready.wait()
+            await asyncio.sleep(moment)
+            return await _ask(http, url, text, max_tokens)
+
+    return await asyncio.gather(*map(ask, texts, moments))
+
+
+async def _ask(http: httpx.AsyncClient, url: str, text: str, max_tokens: int) -> Reply:
+    message = {"role": "user", "content": text}
+    body = {"model": "production", "messages": [message], "max_tokens": max_tokens, "stream": True}
+    began = time.perf_counter()
+    try:
+        async with http.stream("POST", url + "/chat/completions", json=body) as answer:
+            ms = (time.perf_counter() - began) * 1000
+            await answer.aread()
+            code = "" if answer.is_success else answer.json()["error"]["code"]
+            return Reply(answer.status_code, code, ms)
+    except httpx.HTTPError as error:
+        return Reply(0, type(error).__name__, (time.perf_counter() - began) * 1000)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from deployments.batches import Batches, OverloadedError, Ticket
-from deployments.events import Ask, Delta, Event, Finished, Refused, TokenLogprob
+from deployments.events import OVERLOADED, Ask, Delta, Event, Finished, Refused, TokenLogprob
 from deployments.loopback import stay_on_loopback
 from deployments.settings import ReplicaSettings
 from tasks.engine.apart import EngineLostError
@@ -64,7 +64,7 @@ class PackageServer:
             return
         except OverloadedError as error:
             after = max(1, math.ceil(error.wait_s))
-            yield Refused(503, "overloaded", f"too many requests are waiting; try again in {after} s", after)
+            yield Refused(503, OVERLOADED, f"too many requests are waiting; try again in {after} s", after)
             return
         try:
             async for event in self._decode(ask, ticket):

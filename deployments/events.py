@@ -95,6 +95,9 @@ class Refused:
 
 Event = Delta | Finished | Refused
 
+OVERLOADED = "overloaded"
+"""The code of a refusal for want of room, which is no fault of the model."""
+
 
 @dataclass(frozen=True)
 class Embedded:

@@ -151,6 +151,7 @@ def _start_assistant(settings: ServeSettings) -> None:
 def _assistant_config(settings: ServeSettings, routing: Routing) -> dict[str, Any]:
     arguments = {
         "root": str(Path.cwd()),
+        "room": settings.room,
         "timeouts": {
             "first_token_s": settings.engine.first_token_timeout_s,
             "request_s": settings.engine.request_timeout_s,

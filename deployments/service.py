@@ -25,11 +25,12 @@ from deployments.app.embeddings import Embeddings
 from deployments.app.keys import Keys, read_keys
 from deployments.app.routes import create_app
 from deployments.app.routing import Routing, ServedEmbedding
+from deployments.app.shedding import Shedding
 from deployments.app.timeouts import Timeouts
 from deployments.app.turn import Turns
 from deployments.embedder import EmbeddingReplica
 from deployments.engine import EngineReplica
-from deployments.events import Ask, Embedded, Event, Refused
+from deployments.events import OVERLOADED, Ask, Embedded, Event, Refused
 from deployments.loopback import stay_on_loopback
 from deployments.meters import RayMeters
 from deployments.settings import (
@@ -77,6 +78,7 @@ class AssistantArguments(Section):
     """What the assistant is built from."""
 
     root: str
+    room: int
     timeouts: Timeouts
     assistant: AssistantSettings
     limits: LimitSettings
@@ -131,7 +133,7 @@ class ServeBackend:
             response.cancel()
             raise
         except BackPressureError:
-            return Refused(503, "overloaded", "too many requests are waiting; try again shortly", _RETRY_AFTER_S)
+            return Refused(503, OVERLOADED, "too many requests are waiting; try again shortly", _RETRY_AFTER_S)
         except RayTaskError:
             _LOG.exception("%s: embedding failed", app)
             return Refused(500, "engine_error", "the model failed while answering; the server's log says why")
@@ -192,7 +194,7 @@ class Assistant:
         keys = Keys(read_keys())
         self._backend = ServeBackend()
         self._turns = Turns(
-            self._backend,
+            Shedding(self._backend, arguments.room),
             writer.append,
             keys,
             arguments.limits,

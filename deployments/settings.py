@@ -207,6 +207,11 @@ class ServeSettings(Section):
         return self.scale.ray
 
     @property
+    def room(self) -> int:
+        """Requests that all replicas of one package may hold together, those that wait included."""
+        return self.scale.engine.max_replicas * (self.engine.at_once + self.engine.max_queued)
+
+    @property
     def local_ray(self) -> LocalRaySettings | None:
         """The Ray that Graft starts, or None where it joins one that is there."""
         return self.one_box.ray if self.profile == "one_box" else None

@@ -23,14 +23,13 @@ from deployments.app.meters import Meters
 from deployments.app.retries import RetryBudget
 from deployments.app.routing import Route
 from deployments.app.timeouts import Events, Timeouts, within
-from deployments.events import Ask, Backend, Delta, Event, Finished, Refused
+from deployments.events import OVERLOADED, Ask, Backend, Delta, Event, Finished, Refused
 from deployments.settings import FallbackSettings
 from tasks.engine.protocol import Generation
 from tasks.features import measure
 from tasks.prompt import Answer
 
 UNAVAILABLE = "engine_unavailable"
-OVERLOADED = "overloaded"
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ def create_app(turns: Turns, embeddings: Embeddings) -> FastAPI:
     async def embed(request: Request) -> Response:
         return await embeddings.take(request)
 
-    def known(request: Request) -> None:
+    async def known(request: Request) -> None:
         turns.keys.owner(request.headers.get("authorization"))
 
     @app.get("/v1/models", dependencies=[Depends(known)], openapi_extra=KEYED, responses=gives(Models))
