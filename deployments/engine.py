@@ -124,7 +124,7 @@ class PackageServer:
         )
         answer = self._model.prompt.parse(generation.text)
         features = measure(ask.messages, generation, answer, self._phrases)
-        yield Finished(generation, answer, features, ticket.queue_ms, logprobs)
+        yield Finished(generation, answer, features, ticket.queue_ms, logprobs, chunks[0].cached_tokens)
 
     def _logprobs(self, chunk: Chunk) -> tuple[TokenLogprob, ...]:
         if not chunk.logprobs:

@@ -68,7 +68,7 @@ class Finished:
     """The whole turn: raw, parsed and measured. The last event of a turn that went well.
 
     What the last step gave is here only, so the deltas before may hold less than the whole.
-    `cached_tokens` of the prompt were not computed, because an answer was at hand.
+    `cached_tokens` of the prompt were not computed: the engine had kept them, or a whole answer was at hand.
     """
 
     generation: Generation

@@ -10,6 +10,8 @@ from typing import Any
 
 from ray.serve import metrics
 
+from tasks.store import TelemetryRow
+
 
 class RayMeters:
     """`Meters`, one Counter for each; create it in a replica, whose name Serve adds."""
@@ -19,6 +21,7 @@ class RayMeters:
         self._retried = _counter("graft_retries", "Further attempts that were wanted", "way", "granted")
         self._breaker = _counter("graft_breaker_changes", "Circuit breakers that changed", "model", "state")
         self._looked_up = _counter("graft_cache_lookups", "Answers looked for in the cache", "result")
+        self._prompts = _counter("graft_prompt_tokens", "Prompt tokens, kept from before or computed", "kept")
 
     def tried(self, route: str, outcome: str) -> None:
         """See `Meters.tried`."""
@@ -35,6 +38,14 @@ class RayMeters:
     def looked_up(self, result: str) -> None:
         """See `Meters.looked_up`."""
         self._looked_up.inc(tags={"result": result})
+
+    def answered(self, row: TelemetryRow) -> None:
+        """Count how much of an answer's prompt was kept from before, where that is known."""
+        if row.prompt_tokens is None or row.cached_tokens is None:
+            return
+        for kept, tokens in (("true", row.cached_tokens), ("false", row.prompt_tokens - row.cached_tokens)):
+            if tokens:  # a counter refuses to be raised by nothing
+                self._prompts.inc(tokens, tags={"kept": kept})
 
 
 def _counter(name: str, description: str, *tags: str) -> Any:

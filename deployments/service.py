@@ -45,7 +45,7 @@ from deployments.settings import (
 from tasks.errors import GraftError
 from tasks.layout import TELEMETRY
 from tasks.settings import Section
-from tasks.store import TelemetryWriter
+from tasks.store import TelemetryRow, TelemetryWriter
 
 _LOG = logging.getLogger(__name__)
 _RETRY_AFTER_S = 5
@@ -193,15 +193,21 @@ class Assistant:
         writer = TelemetryWriter(arguments.telemetry.rows_per_part, Path(arguments.root) / TELEMETRY)
         keys = Keys(read_keys())
         self._backend = ServeBackend()
+        meters = RayMeters()
+
+        def told(row: TelemetryRow) -> None:
+            meters.answered(row)
+            writer.append(row)
+
         self._turns = Turns(
             Shedding(self._backend, arguments.room),
-            writer.append,
+            told,
             keys,
             arguments.limits,
             arguments.timeouts,
             arguments.fallback,
             arguments.cache,
-            RayMeters(),
+            meters,
             self._embed,
         )
         self._embeddings = Embeddings(self._turns, self._backend)

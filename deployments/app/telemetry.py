@@ -126,6 +126,7 @@ class TurnRecord:
             cache=self.cache,
             first_token_ms=self._first_token_ms,
             queue_ms=finished.queue_ms if finished else None,
+            cached_tokens=finished.cached_tokens if finished else None,
             **(finished.features.model_dump() if finished else self._so_far),
         )
         try:

@@ -22,6 +22,7 @@ class Decoding:
         self._tokenizer = tokenizer
         self._end_of_turn = end_of_turn
         self._pieces = DecodeStream(skip_special_tokens=True)
+        self.cached_tokens = 0
         self._text = ""
         self._sent = 0
 
@@ -37,7 +38,8 @@ class Decoding:
             self._text = self._tokenizer.decode(self.ids, skip_special_tokens=True)
         ready = self._ready()
         new, self._sent = self._text[self._sent : ready], ready
-        return Chunk(self.key, new, (token,), self.finish_reason, () if logprob is None else (logprob,))
+        scores = () if logprob is None else (logprob,)
+        return Chunk(self.key, new, (token,), self.finish_reason, scores, self.cached_tokens)
 
     def _ready(self) -> int:
         """How much of the text is final: nothing of a stop string, nor what may be the start of one."""

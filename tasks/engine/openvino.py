@@ -18,11 +18,18 @@ from tokenizers import Tokenizer
 
 from tasks.engine.decoding import Decoding
 from tasks.engine.grammar import check
+from tasks.engine.prefix_blocks import PrefixBlocks
 from tasks.engine.protocol import Chunk, Constraint, GenerationRequest, JsonSchema
 from tasks.engine.resources import Resources
 
 _BATCHED_TOKENS = 512
 """Tokens of one step: longer prompts are prefilled in pieces, beside the rows that decode."""
+
+_MODEL = "openvino_model.xml"
+"""The name that OpenVINO looks for."""
+
+_BLOCK = 32
+"""Tokens in a block of its cache, on CPUs."""
 
 _PRECISION = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 
@@ -30,8 +37,9 @@ _PRECISION = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 class OpenVinoEngine:
     """Exported weights with their key-value cache."""
 
-    def __init__(self, pipeline: Any, tokenizer: Tokenizer, end_of_turn: int) -> None:
+    def __init__(self, pipeline: Any, tokenizer: Tokenizer, end_of_turn: int, kept: PrefixBlocks) -> None:
         self._pipeline = pipeline
+        self._kept = kept
         self._tokenizer = tokenizer
         self._end_of_turn = end_of_turn
         self._ids = count()  # OpenVINO's own: a key may come again while it still lets go of the last one
@@ -56,7 +64,8 @@ class OpenVinoEngine:
         if dtype != "auto":
             properties["INFERENCE_PRECISION_HINT"] = _PRECISION[dtype]
         pipeline = genai.ContinuousBatchingPipeline(str(folder), scheduler, "CPU", properties, {})
-        return cls(pipeline, Tokenizer.from_file(str(tokenizer)), end_of_turn)
+        room = (resources.cache_gb << 30) // (_BLOCK * _bytes_per_token(folder, dtype))
+        return cls(pipeline, Tokenizer.from_file(str(tokenizer)), end_of_turn, PrefixBlocks(_BLOCK, room))
 
     def submit(self, key: int, request: GenerationRequest) -> None:
         """See `Engine.submit`."""
@@ -66,7 +75,9 @@ class OpenVinoEngine:
             check(request.constraint)  # a malformed one would break the pipeline for all, and only in the next step
         prompt = openvino.Tensor(numpy.array([request.prompt_ids], dtype=numpy.int64))
         handle = self._pipeline.add_request(next(self._ids), prompt, self._config(request))
-        self._open[key] = handle, Decoding(key, request, self._tokenizer, self._end_of_turn)
+        decoding = Decoding(key, request, self._tokenizer, self._end_of_turn)
+        decoding.cached_tokens = self._kept.known(request.prompt_ids)
+        self._open[key] = handle, decoding
 
     def cancel(self, key: int) -> None:
         """See `Engine.cancel`."""
@@ -89,8 +100,11 @@ class OpenVinoEngine:
             for output in handle.read().values():
                 for token, logprob in zip(output.generated_ids, output.generated_log_probs, strict=True):
                     if decoding.finish_reason is None:
+                        if not decoding.ids:
+                            self._kept.keep(decoding.request.prompt_ids)
                         chunks.append(decoding.accept(token, logprob if decoding.request.logprobs else None))
         if decoding.finish_reason:
+            self._kept.keep((*decoding.request.prompt_ids, *decoding.ids))
             self.cancel(key)
         elif handle.get_status() == genai.GenerationStatus.IGNORED:
             self.cancel(key)
@@ -110,6 +124,14 @@ class OpenVinoEngine:
         if request.constraint:
             config.structured_output_config = _structured(request.constraint)
         return config
+
+
+def _bytes_per_token(folder: Path, dtype: str) -> int:
+    """Of keys and values, without what their scales take."""
+    variables = openvino.Core().read_model(folder / _MODEL).get_variables()
+    shapes = [variable.info.data_shape for variable in variables]  # [rows, heads, tokens, width]
+    numbers: int = sum(shape[1].get_length() * shape[3].get_length() for shape in shapes)
+    return numbers * (4 if dtype == "float32" else 1)
 
 
 def _structured(constraint: Constraint) -> Any:

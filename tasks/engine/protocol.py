@@ -62,7 +62,8 @@ class GenerationRequest:
 class Chunk:
     """What request `key` gained: text that is final, and tokens; the last one has a finish reason.
 
-    `logprobs` has one entry for each token, or none if they were not asked for.
+    `logprobs` has one entry for each token, or none if they were not asked for. `cached_tokens` of the
+    request's prompt were kept from earlier requests, so they were not computed.
     """
 
     key: int
@@ -70,6 +71,7 @@ class Chunk:
     token_ids: tuple[int, ...]
     finish_reason: FinishReason | None = None
     logprobs: tuple[float, ...] = ()
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True)

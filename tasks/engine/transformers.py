@@ -64,32 +64,34 @@ class TransformersEngine:
         return cls(model.to(device), tokenizer, end_of_turn)
 
     @torch.inference_mode()
-    def _prefill(self, requests: Sequence[GenerationRequest]) -> tuple[torch.Tensor, torch.Tensor, DynamicCache]:
-        """Next-token logits [batch, vocabulary], attention mask [batch, longest], filled cache.
+    def _prefill(self, requests: Sequence[GenerationRequest]) -> tuple[torch.Tensor, torch.Tensor, DynamicCache, int]:
+        """Next-token logits [batch, vocabulary], attention mask [batch, longest], filled cache, and how
+        many tokens of each prompt were kept from before.
 
         The rests of the prompts are padded on the left, behind what all of them open with (system
         prompt, tools). Every row keeps at least one token of its own to predict from.
         """
         device = self.model.device
-        shared = shared_prefix([r.prompt_ids for r in requests])
-        rests = [r.prompt_ids[len(shared) :] for r in requests]
+        prompts = [request.prompt_ids for request in requests]
+        shared = shared_prefix(prompts)
+        rests = [prompt[len(shared) :] for prompt in prompts]
         longest = max(len(rest) for rest in rests)
-        cache = self._opening(shared)
+        cache, known = self._opening(shared)
         mask = torch.zeros((len(requests), len(shared) + longest), dtype=torch.long)
         mask[:, : len(shared)] = 1
         if shared:
             cache.batch_repeat_interleave(len(requests))
         ids = torch.full((len(requests), longest), self.end_of_turn)
-        for row, rest in enumerate(rests):
-            ids[row, longest - len(rest) :] = torch.tensor(rest)
-            mask[row, mask.shape[1] - len(rest) :] = 1
+        for place, rest in enumerate(rests):
+            ids[place, longest - len(rest) :] = torch.tensor(rest)
+            mask[place, mask.shape[1] - len(rest) :] = 1
         mask = mask.to(device)
         positions = (mask.cumsum(-1) - 1)[:, len(shared) :]
-        return self._forward(ids.to(device), mask, positions, cache), mask, cache
+        return self._forward(ids.to(device), mask, positions, cache), mask, cache, known
 
     @torch.inference_mode()
-    def _opening(self, shared: tuple[int, ...]) -> DynamicCache:
-        """A cache of one row that holds `shared`; what the last batch's opening has of it is not computed again."""
+    def _opening(self, shared: tuple[int, ...]) -> tuple[DynamicCache, int]:
+        """A cache of one row that holds `shared`, and how much of it the last batch's opening had already."""
         held, cache = self._held
         known = shared_length(held, shared) if self._joins else 0  # what cannot be padded cannot be cut back
         cache = copy.deepcopy(cache) if known else DynamicCache(config=self.model.config)
@@ -101,7 +103,7 @@ class TransformersEngine:
             ids = torch.tensor([shared[known:]], device=device)
             self._forward(ids, ids.new_ones((1, len(shared))), positions, cache)
             self._held = (shared, copy.deepcopy(cache))
-        return cache
+        return cache, known
 
     @torch.inference_mode()
     def _forward(
@@ -153,7 +155,9 @@ class TransformersEngine:
     def _admit(self) -> list[Chunk]:
         """Prefill all new requests together, give them their first token and set them beside the others."""
         rows = list(self._new.values())
-        logits, mask, cache = self._prefill([row.request for row in rows])
+        logits, mask, cache, known = self._prefill([row.request for row in rows])
+        for row in rows:
+            row.cached_tokens = known
         running = (self._rows, self._mask, self._cache)
         self._rows = rows
         self._mask, self._cache = mask, cache

@@ -121,6 +121,7 @@ class VllmEngine:
         """What one request gained in a step; vLLM may hand over several tokens at once."""
         key, completion = int(output.request_id), output.outputs[0]
         decoding = self._open[key]
+        decoding.cached_tokens = output.num_cached_tokens or 0
         for place, token in enumerate(completion.token_ids):
             logprob = completion.logprobs[place][token].logprob if decoding.request.logprobs else None
             yield decoding.accept(token, logprob)

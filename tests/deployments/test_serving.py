@@ -121,7 +121,8 @@ def test_a_stream_adds_up_to_the_whole_answer(client: openai.OpenAI, first: str)
     assert "".join(c.choices[0].delta.content or "" for c in chunks[:-1]) == whole.choices[0].message.content
     assert chunks[-2].choices[0].finish_reason == whole.choices[0].finish_reason
     assert chunks[-1].choices == []
-    assert chunks[-1].usage == whole.usage
+    told = chunks[-1].usage
+    assert (told.prompt_tokens, told.completion_tokens) == (whole.usage.prompt_tokens, whole.usage.completion_tokens)
     assert {c.model for c in chunks} == {first}
     assert bool(newest()["stream"])
 
@@ -171,11 +172,19 @@ def test_a_repeated_question_is_answered_from_memory(client: openai.OpenAI, firs
     assert (seen["route"], seen["cache"]) == ("production", "hit")
 
 
+def test_what_the_engine_kept_of_a_prompt_is_in_the_usage(client: openai.OpenAI, first: str) -> None:
+    create = client.chat.completions.with_raw_response.create
+    raw = [create(model=first, **SHORT, temperature=1) for _ in range(2)][-1]
+    usage = raw.parse().usage
+    assert 0 < usage.prompt_tokens_details.cached_tokens < usage.prompt_tokens
+    assert row(raw.headers["x-graft-trace-id"])["cached_tokens"] == usage.prompt_tokens_details.cached_tokens
+
+
 def test_counters_reach_rays_metrics(stack: Stack, client: openai.OpenAI, first: str) -> None:
     client.chat.completions.create(model=first, **SHORT)
     (discovery,) = temp_dir(stack.root).glob("session_latest/prom_metrics_service_discovery.json")
     targets = json.loads(discovery.read_text(encoding="utf-8"))[0]["targets"]
-    wanted = {"graft_routes", "graft_cache_lookups"}
+    wanted = {"graft_routes", "graft_cache_lookups", "graft_prompt_tokens"}
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         text = "".join(httpx.get(f"http://{target}/metrics").text for target in targets)

@@ -368,3 +368,20 @@ def test_an_adapter_changes_the_answers(engine: Engine, adapted: Engine) -> None
     found = [g.token_ids for g in together(adapted, requests())]
     assert all(mine != other for mine, other in zip(found, base, strict=True))
     assert base == [g.token_ids for g in together(engine, requests())]
+
+
+def test_what_was_kept_of_a_prompt_is_told(opens: Opens, base: Path) -> None:
+    """How much is kept is each engine's own affair; the last token is always computed."""
+    engine = opens(base, None)
+    prompt = tuple(3 + (7 * place + place // 9) % 200 for place in range(100))
+
+    def cached(key: int) -> list[int]:
+        engine.submit(key, GenerationRequest((*prompt, 200 + key), max_new_tokens=3))
+        chunks: list[Chunk] = []
+        while not chunks or not chunks[-1].finish_reason:
+            chunks += engine.step()
+        return [chunk.cached_tokens for chunk in chunks]
+
+    assert set(cached(0)) == {0}
+    (again,) = set(cached(1))
+    assert 64 <= again <= 100
