@@ -84,6 +84,13 @@ class EngineSettings(Section):
     max_new_tokens: Positive
 
 
+class ToolSettings(Section):
+    """Section `tools`: how often a turn may ask for tools, and what it ends with after that."""
+
+    rounds: Positive
+    unfinished: Annotated[str, Field(min_length=1)]
+
+
 class PackageSettings(Section):
     name: str
     compared_rows: Positive
