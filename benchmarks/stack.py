@@ -22,6 +22,7 @@ from deployments.app.keys import VARIABLE
 from deployments.ray_node import head_command
 from deployments.settings import SERVE_YAML, ServeSettings, load_serve_settings
 from tasks.files import write_json, write_text
+from tasks.layout import PARAMS, SHOP_SEED
 from tasks.manifest import MANIFEST, read_manifest
 from tasks.registry import LocalRegistry
 
@@ -95,3 +96,5 @@ def _write_settings(root: Path) -> None:
     content["one_box"]["ray"].update({key: free_port() for key in ports})
     content["limits"].update(requests_per_minute=_NO_LIMIT, tokens_per_minute=_NO_LIMIT, streams=_NO_LIMIT)
     write_text(root / SERVE_YAML, yaml.safe_dump(content))
+    shutil.copy(PARAMS, root)
+    shutil.copytree(SHOP_SEED, root / SHOP_SEED)
