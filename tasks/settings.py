@@ -6,6 +6,7 @@ defaults in this module, so that a value is written in one place only.
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -84,6 +85,11 @@ class EngineSettings(Section):
     max_new_tokens: Positive
 
 
+class ToolSettings(Section):
+    now: datetime
+    refund_limit_pence: Positive
+
+
 class PackageSettings(Section):
     name: str
     compared_rows: Positive
@@ -124,6 +130,7 @@ class Settings(Section):
     prompt: PromptSettings
     train: TrainSettings
     engine: EngineSettings
+    tools: ToolSettings
     package: PackageSettings
     evaluate: EvaluateSettings
     gate: GateSettings
