@@ -13,6 +13,7 @@ RAW = Path("data/raw")
 KNOWLEDGE = Path("data/knowledge")
 PROMPTS = Path("data/prompts")
 CONTRACT = Path("data/contract.yaml")
+SHOP_SEED = Path("data/shop")
 
 BUILD = Path("build")
 BUILT_CONTRACT = BUILD / "contract"
@@ -31,5 +32,6 @@ EMBEDDINGS = STATE / "embeddings"
 TELEMETRY = STATE / "telemetry"
 REPORTS = STATE / "reports"
 CHECKPOINTS = STATE / "checkpoints"
+SHOP = STATE / "shop" / "shop.sqlite"
 LOGS = STATE / "logs"
 RUN = STATE / "run"

@@ -6,6 +6,7 @@ defaults in this module, so that a value is written in one place only.
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -85,10 +86,15 @@ class EngineSettings(Section):
 
 
 class ToolSettings(Section):
-    """Section `tools`: how often a turn may ask for tools, and what it ends with after that."""
+class ToolSettings(Section):
+    """Section `tools`: how often a turn may ask for tools and what it ends with after that; the shop's clock and limit."""
 
     rounds: Positive
     unfinished: Annotated[str, Field(min_length=1)]
+    now: datetime
+    refund_limit_pence: Positive
+
+
 
 
 class PackageSettings(Section):
@@ -131,6 +137,7 @@ class Settings(Section):
     prompt: PromptSettings
     train: TrainSettings
     engine: EngineSettings
+    tools: ToolSettings
     package: PackageSettings
     evaluate: EvaluateSettings
     gate: GateSettings
