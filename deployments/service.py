@@ -23,12 +23,13 @@ from ray.serve.exceptions import BackPressureError, RayServeException
 
 from deployments.app.embeddings import Embeddings
 from deployments.app.keys import Keys, read_keys
-from deployments.app.rounds import Rounds, Use
+from deployments.app.rounds import Rounds
 from deployments.app.routes import create_app
 from deployments.app.routing import Routing, ServedEmbedding
 from deployments.app.shedding import Shedding
 from deployments.app.timeouts import Timeouts
 from deployments.app.turn import Turns
+from deployments.desk import open_desk
 from deployments.embedder import EmbeddingReplica
 from deployments.engine import EngineReplica
 from deployments.events import OVERLOADED, Ask, Embedded, Event, Refused
@@ -44,12 +45,8 @@ from deployments.settings import (
     TelemetrySettings,
 )
 from tasks.errors import GraftError
-from tasks.layout import SHOP, SHOP_SEED, TELEMETRY
-from tasks.policy import Decision
-from tasks.records import Record, ToolCall
+from tasks.layout import TELEMETRY
 from tasks.settings import Section, ToolSettings
-from tasks.shop.database import open_shop
-from tasks.shop.desk import Desk
 from tasks.store import TelemetryRow, TelemetryWriter
 
 _LOG = logging.getLogger(__name__)
@@ -205,7 +202,7 @@ class Assistant:
             meters.answered(row)
             writer.append(row)
 
-        desk = _open_desk(Path(arguments.root), arguments.tools)
+        desk = open_desk(Path(arguments.root), arguments.tools)
         self._turns = Turns(
             Shedding(Rounds(self._backend, desk, arguments.tools), arguments.room),
             told,
@@ -235,16 +232,6 @@ class Assistant:
     def reconfigure(self, config: dict[str, Any]) -> None:
         """Serve calls this with the new `user_config`."""
         self._turns.routing = Routing.model_validate(config)
-
-
-def _open_desk(root: Path, settings: ToolSettings) -> Use:
-    desk = Desk(open_shop(root / SHOP, root / SHOP_SEED), lambda: settings.now, settings.refund_limit_pence)
-
-    def use(call: ToolCall, customer: str | None, key: str) -> tuple[Record, tuple[Decision, ...]]:
-        answered = desk.answer(call, customer, key)
-        return answered.result, answered.decisions
-
-    return use
 
 
 def assistant(sent: dict[str, Any]) -> serve.Application:

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections.abc import AsyncGenerator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from deployments.desk import open_desk
 from deployments.events import Ask, Delta, Event, Finished
 from tasks.engine.protocol import Generation
 from tasks.features import measure
+from tasks.layout import PARAMS, SHOP, SHOP_SEED
 from tasks.policy import Decision
 from tasks.prompt import Answer
 from tasks.records import Record, ToolCall
-from tasks.settings import ToolSettings
+from tasks.settings import load_settings
+from tasks.shop.database import open_shop
 from tasks.tools import Failure
+from tests.conftest import ROOT
 from tests.deployments.scripted import NO_CACHE, Desk, Script, answers, refuses
 
 UNFINISHED = "I could not finish that."
@@ -60,7 +66,7 @@ class Tools:
 
 def shop(*scripts: Script, tools: Tools | None = None, rounds: int = 2, **options: Any) -> tuple[Desk, Tools]:
     tools = tools or Tools(Parcel(status="sent"))
-    settings = ToolSettings(rounds=rounds, unfinished=UNFINISHED)
+    settings = load_settings(ROOT / PARAMS).tools.model_copy(update={"rounds": rounds, "unfinished": UNFINISHED})
     return Desk(list(scripts), use=tools.use, tools=settings, **options), tools
 
 
@@ -189,3 +195,28 @@ def test_customers_do_not_share_answers() -> None:
         assert [(await desk.whole(user=user))[1] for user in ("C-1", "C-2", "C-1")] == ["One.", "Two.", "One."]
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("owner", [True, False])
+def test_over_http_an_order_is_cancelled_for_its_customer_alone(owner: bool, tmp_path: Path) -> None:
+    """The real shop under its rules, and a model that asks for whatever it likes."""
+    lines = (ROOT / SHOP_SEED / "orders.jsonl").read_text(encoding="utf-8").splitlines()
+    order = next(order for line in lines if (order := json.loads(line))["status"] == "placed")
+    customers = (ROOT / SHOP_SEED / "customers.jsonl").read_text(encoding="utf-8").splitlines()
+    stranger = next(c["id"] for line in customers if (c := json.loads(line))["id"] != order["customer"])
+    shutil.copytree(ROOT / SHOP_SEED, tmp_path / SHOP_SEED)
+    settings = load_settings(ROOT / PARAMS).tools
+
+    async def run() -> None:
+        cancel = calls("cancel_order", order_id=order["id"])
+        desk = Desk([cancel, answers("Done.")], use=open_desk(tmp_path, settings), tools=settings)
+        await desk.post(user=order["customer"] if owner else stranger)
+        read = json.loads(desk.backend.asks[-1].messages[-1].content)
+        assert ("cancelled" if owner else "error") in read
+        (step,) = json.loads(desk.rows[0].steps)
+        assert bool({d["outcome"] for d in step["decisions"]} - {"allow"}) != owner
+
+    asyncio.run(run())
+    with open_shop(tmp_path / SHOP, tmp_path / SHOP_SEED).transaction(write=False) as books:
+        found = books.order(order["id"])
+    assert found and found.status == ("cancelled" if owner else "placed")

@@ -30,7 +30,7 @@ class InjectionCheck:
     def __init__(self, classifier: Classifier) -> None:
         self._is_attack = classifier.is_attack
 
-    def __call__(self, text: str, context: Context) -> Verdict:  # noqa: ARG002
+    def __call__(self, text: str, context: Context) -> Verdict:
         """Passes or blocks."""
         return Verdict("block", text, "attack") if self._is_attack(text) else Verdict("pass", text)
 
@@ -51,7 +51,7 @@ class PoisonCheck:
     def __init__(self, classifier: Classifier) -> None:
         self._is_attack = classifier.is_attack
 
-    def __call__(self, text: str, context: Context) -> Verdict:  # noqa: ARG002
+    def __call__(self, text: str, context: Context) -> Verdict:
         """Passes or redacts."""
         cleaned = self._clean(text)
         return Verdict("pass", text) if cleaned == text else Verdict("redact", cleaned, "attack in data")

@@ -40,7 +40,7 @@ def _recogniser(kind: Kind) -> Any:
         def load(self) -> None:
             """There is nothing to load."""
 
-        def analyze(self, text: str, entities: list[str], nlp_artifacts: Any) -> list[Any]:  # noqa: ARG002
+        def analyze(self, text: str, entities: list[str], nlp_artifacts: Any) -> list[Any]:
             return [RecognizerResult(kind, start, end, score=1.0) for start, end in FINDERS[kind](text)]
 
     return Recogniser(supported_entities=[kind], name=kind, supported_language=_LANGUAGE)
