@@ -19,9 +19,9 @@ def _any(*wordings: str) -> re.Pattern[str]:
 NEGATED = _any("not", "no", "never", "nor", "neither", "cannot", "unable", "without", "nothing", r"\w+n't")
 _IFS = ("if", "once", "when", "while", "until", "unless", "whether")
 _MODALS = ("could", "would", "should", "may", "might", "shall")
-CONDITIONAL = re.compile(rf"{_any(*_IFS, *_MODALS).pattern}|\\?", re.IGNORECASE)
+CONDITIONAL = re.compile(rf"{_any(*_IFS, *_MODALS).pattern}|\?", re.IGNORECASE)
 
-AMOUNT = re.compile(r"£ ?(\d+(?:,\d{3})*(?:\.\d{2})?)|\b(\d+(?:\.\d{2})?) (?:pounds|quid)\b", re.I)
+AMOUNT = re.compile(r"£ ?(\d+(?:,\d{3})*(?:\.\d{2})?)|\b(\d+(?:\.\d{2})?) (?:pounds|quid)\b", re.IGNORECASE)
 PLAIN_AMOUNT = re.compile(r"(\d+(?:\.\d{2})?)")
 GIVEN_BACK = _any(r"refund\w*", "money back", r"credit\w*", r"compensat\w*", r"reimburse\w*", "goodwill")
 
@@ -64,10 +64,10 @@ OFFER = _any(
     r"(?:\bdiscount|\bmoney off|[%£\d] ?off|\bhalf price|\bfor free|\bfree of charge"
     r"|\b(?:discount|voucher|promo) code)"
 )
-SHARE = re.compile(r"\b(\d{1,3}) ?(?:%|per ?cent)", re.I)
+SHARE = re.compile(r"\b(\d{1,3}) ?(?:%|per ?cent)", re.IGNORECASE)
 
 EMAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
-ORDER_NUMBER = re.compile(r"\bHL-?(\d{5})\b", re.I)
+ORDER_NUMBER = re.compile(r"\bHL-?(\d{5})\b", re.IGNORECASE)
 TELLS_OTHERS = _any(
     r"(?:share[ds]?|pass(?:ed)?|g[ai]ven?|sent?|told|tell|disclosed?)\b[^.!?]*"
     r"\b(?:address|details|data|number|email|orders?)\b[^.!?]*"
