@@ -23,7 +23,8 @@ from deployments.ray_node import head_command
 from deployments.settings import SERVE_YAML, ServeSettings, load_serve_settings
 from tasks.files import write_json, write_text
 from tasks.layout import PARAMS, SHOP_SEED
-from tasks.manifest import MANIFEST, read_manifest
+from tasks.manifest import MANIFEST, PROMPT, read_manifest
+from tasks.prompt import PromptSource
 from tasks.registry import LocalRegistry
 
 _NO_LIMIT = 1_000_000_000
@@ -69,7 +70,9 @@ def service(package: Path, base: Path, root: Path) -> Iterator[Stack]:
         with server("ray", argv, environment, health, root) as pid:
             digest = _publish(package, base)
             rollout.restore(digest)
-            served = Served(rollout.base_url(), digest, [])
+            # As the client's own, they are not run, and a turn is one round, as it is with others.
+            tools = PromptSource.read(package / PROMPT).tools
+            served = Served(rollout.base_url(), digest, [], tools)
             system = System("service", pid, served.drive)
             yield Stack(root, settings, system, digest)
 
