@@ -53,6 +53,21 @@ class EmbeddingSettings(Section):
     window: Positive
 
 
+class IndexSettings(Section):
+    max_tokens: Positive
+
+
+class RetrievalSettings(Section):
+    candidates: Positive
+    rank_offset: Positive
+    words_weight: Share
+    floor: Annotated[float, Field(ge=-1.0, le=1.0)]
+
+
+class RecallSettings(Section):
+    cutoffs: tuple[Positive, ...] = Field(min_length=1)
+
+
 class PromptSettings(Section):
     max_prompt_tokens: Positive
 
@@ -129,6 +144,9 @@ class Settings(Section):
     gate: GateSettings
     drift: DriftSettings
     embedding: EmbeddingSettings
+    index: IndexSettings
+    retrieval: RetrievalSettings
+    recall: RecallSettings
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
