@@ -27,7 +27,7 @@ from tasks.recall import Question, read_questions, score
 from tasks.retrieval import Passages, Retriever
 from tasks.settings import load_settings
 
-FLOORS = (0.20, 0.25, 0.30, 0.35, 0.40, 0.45)
+FLOORS = (0.20, 0.23, 0.26, 0.30, 0.35, 0.40)
 Search = Callable[[str, int], Sequence[Chunk]]
 
 

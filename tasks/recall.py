@@ -90,11 +90,15 @@ def read_questions(path: Path, chunks: Iterable[Chunk]) -> list[Question]:
     """The questions in a file, in its order.
 
     Raises:
-        GraftError: a line is no question, or the section that it names is not among `chunks`.
+        GraftError: the file cannot be read, a line is no question, or the section that it names is not among `chunks`.
     """
     known = {section(chunk) for chunk in chunks}
+    try:
+        lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise GraftError(f"{path}: not readable as UTF-8 text ({error}); without questions, leave it empty") from error
     questions = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(lines if lines != [""] else [], start=1):
         try:
             question = Question.model_validate_json(line)
         except ValidationError as error:

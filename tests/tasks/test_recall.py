@@ -67,6 +67,14 @@ def test_a_wrong_line_is_named(tmp_path: Path, line: str, said: str) -> None:
         read_questions(path, [A])
 
 
+def test_a_file_without_questions_is_empty_and_a_missing_one_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "questions.jsonl"
+    with pytest.raises(GraftError, match=r"questions.jsonl: not readable .* leave it empty"):
+        read_questions(path, [A])
+    path.touch()
+    assert read_questions(path, [A]) == []
+
+
 def test_the_questions_cover_every_document_in_words_of_their_own() -> None:
     chunks = chunk_folder(ROOT / KNOWLEDGE, len, 10_000)
     questions = read_questions(ROOT / QUESTIONS, chunks)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from tasks.errors import GraftError
 from tasks.index import index_folder
 from tasks.retrieval import Passages, Retriever, fuse
 from tasks.settings import EmbeddingSettings, RetrievalSettings
-from tests.conftest import embedding_source
+from tests.conftest import ROOT, embedding_source
 
 SETTINGS = RetrievalSettings(candidates=3, rank_offset=20, words_weight=0.3, floor=-1.0)
 TEXTS = {
@@ -113,8 +115,8 @@ def test_tables_made_and_searched_at_the_same_time_agree(index: Path, tmp_path: 
     found: list[object] = []
 
     def search() -> None:
-        for passages in (shared, Passages(index, tmp_path / "tables", SETTINGS)):
-            found.append(passages.find("roses", vector, 3))
+        own = Passages(index, tmp_path / "tables", SETTINGS)
+        found.extend(passages.find("roses", vector, 3) for passages in (shared, own))
 
     threads = [threading.Thread(target=search) for _ in range(4)]
     for thread in threads:
@@ -124,6 +126,11 @@ def test_tables_made_and_searched_at_the_same_time_agree(index: Path, tmp_path: 
     assert len(found) == 8
     assert all(hits == found[0] for hits in found)
     assert len(list((tmp_path / "tables").iterdir())) == 1
+
+
+def test_lancedb_is_imported_only_when_a_table_is_opened() -> None:
+    code = "import sys, tasks.retrieval; sys.exit('lancedb' in sys.modules or 'pypdf' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 def test_another_retrieval_model_is_refused(
