@@ -61,6 +61,7 @@ class Embedder:
 
     def __init__(self, folder: Path, threads: int) -> None:
         self.info = read_embedding(folder)
+        self.digest = sha256_file(folder / INFO)
         self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
@@ -80,6 +81,10 @@ class Embedder:
                     f"text {place} has {len(ids)} tokens; this model reads at most {self.info.window}: split it"
                 )
         return encoded
+
+    def count(self, text: str) -> int:
+        """How many tokens a text of any length has, with the model's own opening and end."""
+        return len(self._tokenizer.encode(text).ids)
 
     def embed(self, batch: Sequence[Sequence[int]]) -> Vectors:
         """Vectors [texts, dimensions] of length 1, of the texts' token ids."""

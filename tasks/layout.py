@@ -11,6 +11,7 @@ PARAMS = Path("params.yaml")
 
 RAW = Path("data/raw")
 KNOWLEDGE = Path("data/knowledge")
+QUESTIONS = Path("data/questions.jsonl")
 PROMPTS = Path("data/prompts")
 CONTRACT = Path("data/contract.yaml")
 SHOP_SEED = Path("data/shop")
@@ -22,6 +23,8 @@ BUILT_EXAMPLES = BUILD / "examples"
 BUILT_BASE = BUILD / "base"
 BUILT_EMBEDDING = BUILD / "embedding"
 BUILT_INJECTION = BUILD / "injection"
+BUILT_INDEX = BUILD / "index"
+BUILT_RECALL = BUILD / "recall"
 BUILT_BASELINE = BUILD / "baseline"
 BUILT_ADAPTER = BUILD / "adapter"
 BUILT_PACKAGE = BUILD / "package"

@@ -95,6 +95,21 @@ class SafetySettings(Section):
     on_failure: dict[SafetyCheck, Literal["open", "closed"]]
 
 
+class IndexSettings(Section):
+    max_tokens: Positive
+
+
+class RetrievalSettings(Section):
+    candidates: Positive
+    rank_offset: Positive
+    words_weight: Share
+    floor: Annotated[float, Field(ge=-1.0, le=1.0)]
+
+
+class RecallSettings(Section):
+    cutoffs: tuple[Positive, ...] = Field(min_length=1)
+
+
 class PromptSettings(Section):
     max_prompt_tokens: Positive
 
@@ -183,6 +198,9 @@ class Settings(Section):
     embedding: EmbeddingSettings
     injection: InjectionSettings
     safety: SafetySettings
+    index: IndexSettings
+    retrieval: RetrievalSettings
+    recall: RecallSettings
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
