@@ -110,7 +110,9 @@ def delivery_cutoff(facts: Facts) -> Verdict | None:
     status = facts.order.status
     if status == "cancelled":
         return Verdict("refuse", "not_allowed", "That order is cancelled, so nothing is delivered.")
-    if status in {"placed", "packed"} and facts.now < cut_off(facts.order.dispatch_on):
+    if status in {"sent", "delivered"}:
+        return Verdict("refuse", "too_late", f"The order is {status}, so its day is fixed.")
+    if facts.now < cut_off(facts.order.dispatch_on):
         return ALLOW
     return Verdict("refuse", "too_late", "The day is fixed since 6 pm on the day before dispatch.")
 
