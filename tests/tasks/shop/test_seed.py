@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from tasks.layout import RAW, SHOP_SEED
-from tasks.records import ToolCall
+from tasks.records import ChatRow, ToolCall
 from tasks.rows import read_folder
 from tasks.shop.database import Shop, open_shop, read_seed
 from tasks.shop.names import find_name
 from tasks.shop.records import Customer, Item, Order
+from tasks.shop.rules import NO_ORDER
 from tests.conftest import ROOT
 from tests.tasks.shopping import ask, said
 
@@ -26,9 +28,13 @@ def orders() -> dict[str, Order]:
 
 
 @pytest.fixture(scope="module")
-def calls() -> list[ToolCall]:
-    """All calls in the conversations, in order, each order's first only."""
-    rows = [line.row for line in read_folder(ROOT / RAW) if line.row]
+def rows() -> list[ChatRow]:
+    return [line.row for line in read_folder(ROOT / RAW) if line.row]
+
+
+@pytest.fixture(scope="module")
+def calls(rows: list[ChatRow]) -> list[ToolCall]:
+    """All calls in the conversations."""
     return [call for row in rows for message in row.messages for call in message.tool_calls]
 
 
@@ -44,9 +50,17 @@ def test_customers_are_made_up() -> None:
     assert all(customer.email.endswith("@example.com") for customer in customers)
 
 
-def test_every_order_of_a_conversation_exists(orders: dict[str, Order], calls: list[ToolCall]) -> None:
+def test_every_order_of_a_conversation_exists_unless_it_is_told_not_to(
+    orders: dict[str, Order], rows: list[ChatRow], calls: list[ToolCall]
+) -> None:
     asked = {call.arguments["order_id"] for call in calls if "order_id" in call.arguments}
-    assert asked - set(orders) == set()
+    unknown = {
+        before.tool_calls[0].arguments["order_id"]
+        for row in rows
+        for before, after in pairwise(row.messages)
+        if after.role == "tool" and NO_ORDER in after.content and '"not_found"' in after.content
+    }
+    assert asked - set(orders) == unknown
     assert len(set(orders) - asked) >= 60
 
 
@@ -65,6 +79,7 @@ def test_every_item_of_a_return_or_claim_is_in_its_order(orders: dict[str, Order
         call.arguments
         for call in calls
         if call.name in {"start_return", "open_claim"}
+        and call.arguments["order_id"] in orders
         and find_name(call.arguments["item"], [line.item for line in orders[call.arguments["order_id"]].lines]) is None
     ]
     assert missing == []
