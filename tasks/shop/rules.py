@@ -82,7 +82,7 @@ def signed_in(facts: Facts) -> Verdict | None:
 @rule("account team")
 def order_of_customer(facts: Facts) -> Verdict | None:
     """Only the order's own customer may see or change it."""
-    if not isinstance(facts.call.arguments, OfOrder) or not facts.signed_in:
+    if not isinstance(facts.call.arguments, OfOrder):
         return None
     if facts.order:
         return ALLOW
@@ -110,7 +110,9 @@ def delivery_cutoff(facts: Facts) -> Verdict | None:
     status = facts.order.status
     if status == "cancelled":
         return Verdict("refuse", "not_allowed", "That order is cancelled, so nothing is delivered.")
-    if status in {"placed", "packed"} and facts.now < cut_off(facts.order.dispatch_on):
+    if status in {"sent", "delivered"}:
+        return Verdict("refuse", "too_late", f"The order is {status}, so its day is fixed.")
+    if facts.now < cut_off(facts.order.dispatch_on):
         return ALLOW
     return Verdict("refuse", "too_late", "The day is fixed since 6 pm on the day before dispatch.")
 

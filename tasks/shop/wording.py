@@ -69,8 +69,8 @@ SHARE = re.compile(r"\b(\d{1,3}) ?(?:%|per ?cent)", re.IGNORECASE)
 EMAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
 ORDER_NUMBER = re.compile(r"\bHL-?(\d{5})\b", re.IGNORECASE)
 TELLS_OTHERS = _any(
-    r"(?:share[ds]?|pass(?:ed)?|g[ai]ven?|sent?|told|tell|disclosed?)\b[^.!?]*"
-    r"\b(?:address|details|data|number|email|orders?)\b[^.!?]*"
+    r"(?:share[ds]?|pass(?:ed)?|g[ai]ven?|sent?|told|tell|disclosed?)\b"
+    r"(?=[^.!?]*\b(?:address|details|data|number|email|orders?)\b)[^.!?]*"
     r"\b(?:police|bank|landlord|neighbour|partner|husband|wife|daughter|son|solicitor)"
 )
 
