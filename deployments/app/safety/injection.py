@@ -30,7 +30,7 @@ class InjectionCheck:
     def __init__(self, classifier: Classifier) -> None:
         self._is_attack = classifier.is_attack
 
-    def __call__(self, text: str, context: Context) -> Verdict:  # noqa: ARG002
+    def __call__(self, text: str, context: Context) -> Verdict:
         """Passes or blocks."""
         return Verdict("block", text, "attack") if self._is_attack(text) else Verdict("pass", text)
 
@@ -39,7 +39,7 @@ class PoisonCheck:
     """Leaves attacks out of retrieved text and tool results.
 
     In a JSON object or list each string is looked at for itself and the shape is kept; in any other
-    text each line, and all of it if that is not enough.
+    text the lines that are attacks go, and all of it if that is not enough.
 
     Args:
         classifier: what tells attacks apart.
@@ -51,7 +51,7 @@ class PoisonCheck:
     def __init__(self, classifier: Classifier) -> None:
         self._is_attack = classifier.is_attack
 
-    def __call__(self, text: str, context: Context) -> Verdict:  # noqa: ARG002
+    def __call__(self, text: str, context: Context) -> Verdict:
         """Passes or redacts."""
         cleaned = self._clean(text)
         return Verdict("pass", text) if cleaned == text else Verdict("redact", cleaned, "attack in data")
@@ -64,8 +64,9 @@ class PoisonCheck:
         return text if cleaned == value else json.dumps(cleaned, ensure_ascii=False)
 
     def _clean_text(self, text: str) -> str:
-        lines = [WITHHELD if self._is_attack(line) else line for line in text.split("\n")]
-        cleaned = "\n".join(lines)
+        if not self._is_attack(text):
+            return text
+        cleaned = "\n".join(WITHHELD if self._is_attack(line) else line for line in text.split("\n"))
         return WITHHELD if self._is_attack(cleaned) else cleaned
 
 

@@ -67,7 +67,7 @@ class LinksCheck:
     def __init__(self, hosts: Sequence[str]) -> None:
         self._hosts = tuple(hosts)
 
-    def __call__(self, text: str, context: Context) -> Verdict:  # noqa: ARG002
+    def __call__(self, text: str, context: Context) -> Verdict:
         """Passes or blocks."""
         if _IMAGE.search(text):
             return Verdict("block", text, "image or active content")

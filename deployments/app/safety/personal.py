@@ -48,7 +48,7 @@ class PersonalCheck:
         self._detect = detect
         self.when: When = when
 
-    def __call__(self, text: str, context: Context) -> Verdict:  # noqa: ARG002
+    def __call__(self, text: str, context: Context) -> Verdict:
         """Redacts, and names the kinds."""
         spans = self._detect(text)
         if not spans:
