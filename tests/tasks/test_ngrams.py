@@ -14,7 +14,9 @@ def test_words_pairs_and_pieces_are_counted() -> None:
     assert not any(piece.startswith("=") for piece in counts if len(piece) > 40)
 
 
-@pytest.mark.parametrize("hidden", ["ig\u200bnore", "ＩＧＮＯＲＥ", "i\u00adgnore", "ignore\u202e", "  ignore\n"])
+@pytest.mark.parametrize(
+    "hidden", ["ig\u200bnore", "\uff29\uff27\uff2e\uff2f\uff32\uff25", "i\u00adgnore", "ignore\u202e", "  ignore\n"]
+)
 def test_what_nobody_sees_changes_nothing(hidden: str) -> None:
     assert plain(hidden) == "ignore"
     assert count_ngrams(hidden) == count_ngrams("ignore")
