@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,10 +58,14 @@ def _read(path: Path, source: AttackSource, leave_out: frozenset[str]) -> Iterat
     """Texts and labels of a Parquet, CSV or JSON Lines table; without a column of labels all are attacks."""
     import pandas as pd
 
-    read = {".parquet": pd.read_parquet, ".csv": pd.read_csv, ".jsonl": lambda p: pd.read_json(p, lines=True)}
-    if path.suffix not in read:
-        raise GraftError(f"{path.name}: none of {', '.join(read)}")
-    table = read[path.suffix](path)
+    readers: dict[str, Callable[[], pd.DataFrame]] = {
+        ".parquet": lambda: pd.read_parquet(path),
+        ".csv": lambda: pd.read_csv(path),
+        ".jsonl": lambda: pd.read_json(path, lines=True),
+    }
+    if path.suffix not in readers:
+        raise GraftError(f"{path.name}: none of {', '.join(readers)}")
+    table = readers[path.suffix]()
     if source.text not in table or (source.label is not None and source.label not in table):
         raise GraftError(f"{path.name}: no column {source.text} or {source.label}; it has {', '.join(table.columns)}")
     for row in table.to_dict("records"):

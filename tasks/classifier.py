@@ -65,9 +65,15 @@ class Features:
 
 
 class Classifier:
-    """Scores texts; opened with `open_classifier`."""
+    """Scores texts.
 
-    def __init__(self, info: ClassifierInfo, features: Features, weight: Floats) -> None:
+    Args:
+        features: texts to vectors.
+        weight: [pieces].
+        info: bias, threshold and window.
+    """
+
+    def __init__(self, features: Features, weight: Floats, info: ClassifierInfo) -> None:
         self.info = info
         self._features = features
         self._weight = weight
@@ -102,4 +108,4 @@ def open_classifier(folder: Path) -> Classifier:
     pieces: list[str] = json.loads((folder / VOCABULARY).read_bytes())
     weights = load_file(folder / WEIGHTS)
     vocabulary = {piece: place for place, piece in enumerate(pieces)}
-    return Classifier(info, Features(vocabulary, weights["idf"]), weights["weight"])
+    return Classifier(Features(vocabulary, weights["idf"]), weights["weight"], info)

@@ -1,7 +1,7 @@
 """Stage `injection`: a small classifier of texts that try to take over the assistant.
 
 Logistic regression on words and pieces of words, learnt from published labelled attacks and from
-what the shop's own customers ask. The threshold is set where few of the shop's own questions are
+the shop's own conversations. The threshold is set where few of the shop's own turns are
 taken for attacks by a classifier that did not learn from them. It sees the wording of an attack,
 not whether a request is allowed: that is policy. Scoring needs none of this: `tasks/classifier.py`.
 """
@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
+import numpy.typing as npt
+from safetensors.numpy import save
 
 from tasks.attacks import Labelled, count, fetch_attacks, without_repeats
 from tasks.classifier import (
@@ -27,12 +28,11 @@ from tasks.classifier import (
     ClassifierInfo,
     Features,
     Floats,
-    Ints,
     open_classifier,
 )
 from tasks.errors import GraftError, run_main
 from tasks.examples import load_examples
-from tasks.files import new_folder, sha256_tree, write_json, write_text
+from tasks.files import new_folder, sha256_tree, write_bytes, write_json, write_text
 from tasks.layout import BUILT_EXAMPLES, BUILT_INJECTION, KNOWLEDGE
 from tasks.ngrams import count_ngrams
 from tasks.records import Example
@@ -42,14 +42,17 @@ SHOP = "shop"
 ARTICLES = "knowledge"
 
 
-def questions(examples: Sequence[Example], own_attacks: frozenset[str]) -> list[str]:
-    """What customers say in `examples`, without the rows whose id or label is among `own_attacks`."""
+def own_texts(examples: Sequence[Example], own_attacks: frozenset[str]) -> list[str]:
+    """What customers and the desk say in `examples`, without the rows whose id or label is among `own_attacks`.
+
+    The desk's words teach how the shop's articles sound, which the model will read as data.
+    """
     return [
         message.content
         for example in examples
         if example.id not in own_attacks and example.label not in own_attacks
         for message in example.messages
-        if message.role == "user"
+        if message.role in ("user", "assistant") and message.content
     ]
 
 
@@ -88,19 +91,31 @@ def build(settings: InjectionSettings, texts: Sequence[Labelled], target: Path) 
 
 def _fit(settings: InjectionSettings, texts: Sequence[Labelled], folder: Path) -> None:
     pieces, idf = _vocabulary(texts, settings)
-    vectors = map(Features({piece: place for place, piece in enumerate(pieces)}, idf), (t.text for t in texts))
-    table = _Table(texts, list(vectors), len(pieces), settings)
+    features = Features({piece: place for place, piece in enumerate(pieces)}, idf)
+    table = _Table(texts, features, len(pieces), settings)
     weight, bias = table.fit(np.ones(len(texts), dtype=bool))
     write_text(folder / VOCABULARY, json.dumps(pieces, ensure_ascii=False))
-    save_file({"idf": idf, "weight": weight}, folder / WEIGHTS)
+    write_bytes(folder / WEIGHTS, save({"idf": idf, "weight": weight}))
     info = ClassifierInfo(
         bias=bias,
-        threshold=table.threshold(),
+        threshold=_threshold(texts, features, table, settings),
         window_words=settings.window_words,
         sources={SHOP: "this repository's", **{s.set: s.licence for s in settings.sources.values()}},
         files=sha256_tree(folder),
     )
     write_json(folder / INFO, info.model_dump())
+
+
+def _threshold(texts: Sequence[Labelled], features: Features, table: _Table, settings: InjectionSettings) -> float:
+    """The score that the allowed share of the shop's own turns exceeds, each scored by a fit without it."""
+    shop = np.array([place for place, labelled in enumerate(texts) if labelled.source == SHOP])
+    scores: list[float] = []
+    for fold in range(settings.folds):
+        mine = shop[fold :: settings.folds]
+        weight, bias = table.fit(~np.isin(np.arange(len(texts)), mine))
+        info = ClassifierInfo(bias=bias, threshold=0.0, window_words=settings.window_words, sources={}, files={})
+        scores += [Classifier(features, weight, info).score(texts[place].text) for place in mine]
+    return float(np.quantile(scores, 1 - settings.max_false_positives))
 
 
 def _vocabulary(texts: Sequence[Labelled], settings: InjectionSettings) -> tuple[list[str], Floats]:
@@ -117,42 +132,24 @@ def _vocabulary(texts: Sequence[Labelled], settings: InjectionSettings) -> tuple
 class _Table:
     """The texts as scikit-learn reads them: features [texts, pieces], labels [texts] and weights [texts]."""
 
-    def __init__(
-        self,
-        texts: Sequence[Labelled],
-        vectors: Sequence[tuple[Ints, Floats]],
-        pieces: int,
-        settings: InjectionSettings,
-    ) -> None:
+    def __init__(self, texts: Sequence[Labelled], features: Features, pieces: int, settings: InjectionSettings) -> None:
         from scipy.sparse import csr_matrix
 
+        vectors = [features(labelled.text) for labelled in texts]
         starts = np.cumsum([0, *(len(places) for places, _ in vectors)])
         places, values = (np.concatenate(part) for part in zip(*vectors, strict=True))
         self._features = csr_matrix((values.astype(np.float64), places, starts), shape=(len(texts), pieces))
         self._labels = np.array([labelled.attack for labelled in texts])
-        self._shop = np.array([labelled.source == SHOP for labelled in texts])
-        self._weights = np.where(self._shop, settings.shop_weight, 1.0)
-        self._settings = settings
+        self._weights = np.array([settings.shop_weight if labelled.source == SHOP else 1.0 for labelled in texts])
+        self._inverse_penalty = settings.inverse_penalty
 
-    def fit(self, rows: Any) -> tuple[Floats, float]:
+    def fit(self, rows: npt.NDArray[np.bool_]) -> tuple[Floats, float]:
         """Weights [pieces] and bias, learnt from the chosen rows [texts]."""
         from sklearn.linear_model import LogisticRegression
 
-        model = LogisticRegression(C=self._settings.inverse_penalty, solver="liblinear", class_weight="balanced")
+        model = LogisticRegression(C=self._inverse_penalty, solver="liblinear", class_weight="balanced")
         model.fit(self._features[rows], self._labels[rows], sample_weight=self._weights[rows])
         return model.coef_[0].astype(np.float32), float(model.intercept_[0])
-
-    def threshold(self) -> float:
-        """The score that the allowed share of the shop's questions exceeds, each scored by a fit without it."""
-        shop = np.flatnonzero(self._shop)
-        scores = np.empty(len(shop))
-        for fold in range(self._settings.folds):
-            mine = np.arange(len(shop)) % self._settings.folds == fold
-            rows = np.ones(len(self._labels), dtype=bool)
-            rows[shop[mine]] = False
-            weight, bias = self.fit(rows)
-            scores[mine] = self._features[shop[mine]] @ weight + bias
-        return float(np.quantile(scores, 1 - self._settings.max_false_positives))
 
 
 def measure(classifier: Classifier, texts: Sequence[Labelled]) -> dict[str, Any]:
@@ -180,7 +177,7 @@ def measure(classifier: Classifier, texts: Sequence[Labelled]) -> dict[str, Any]
 
 
 def gather(settings: InjectionSettings) -> list[Labelled]:
-    """All texts: the published sets, the shop's questions of the train and eval split, its articles.
+    """All texts: the published sets, the shop's conversations of the train and eval split, its articles.
 
     Raises:
         GraftError: a set cannot be had, or `prepare` has not run.
@@ -188,8 +185,8 @@ def gather(settings: InjectionSettings) -> list[Labelled]:
     own = frozenset(settings.own_attacks)
     texts = fetch_attacks(settings.sources, frozenset(settings.leave_out))
     for split in ("train", "eval"):
-        asked = questions(load_examples(BUILT_EXAMPLES / f"{split}.parquet"), own)
-        texts += [Labelled(text, False, SHOP, split == "eval") for text in asked]
+        said = own_texts(load_examples(BUILT_EXAMPLES / f"{split}.parquet"), own)
+        texts += [Labelled(text, False, SHOP, split == "eval") for text in said]
     texts += [Labelled(text, False, ARTICLES, True) for text in paragraphs(KNOWLEDGE)]
     return without_repeats(texts, settings.alike)
 

@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 
 PIECES = range(3, 6)
 """Lengths of the pieces of a word, in characters, the spaces around it counted."""
@@ -35,7 +36,7 @@ def count_ngrams(text: str) -> Counter[str]:
     text = plain(text)
     words = _WORD.findall(text)
     counts = Counter(f"={word}" for word in words)
-    counts.update(f"={one} {two}" for one, two in zip(words, words[1:], strict=False))
+    counts.update(f"={one} {two}" for one, two in pairwise(words))
     counts.update(_pieces(text))
     return counts
 

@@ -29,7 +29,9 @@ TOKEN_ENTROPY = 4.0
 
 _EMAIL = re.compile(r"\b[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63})*\.[^\W\d_]{2,24}\b")
 _MANY_DIGITS = re.compile(r"\d(?:\W{0,3}\d){8}")
-_CARD = re.compile(r"(?<![\d-])(?:2[2-7]|3[4-9]|4\d|5[0-8]|6\d)(?:[ -]?\d){11,17}(?![\d-])")
+_CARD = re.compile(r"(?<![\d-])(?:2[2-7]|3[4-9]|4\d|5[0-8]|6\d)(?:[ -]?\d){11,21}(?![\d-])")
+_CARD_LENGTHS = range(12, 20)
+_GAP = re.compile(r"[ -]")
 _IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]){11,30}", re.IGNORECASE)
 _IBAN_LENGTHS = range(34, 14, -1)
 _KEY = re.compile(
@@ -66,7 +68,13 @@ def _ibans(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _cards(text: str) -> Iterator[tuple[int, int]]:
-    yield from (match.span() for match in _CARD.finditer(text) if luhn.is_valid(re.sub(r"\D", "", match[0])))
+    """The longest valid opening of each candidate that ends a group: an expiry date may follow a card."""
+    for match in _CARD.finditer(text):
+        for end in (len(match[0]), *(gap.start() for gap in reversed(list(_GAP.finditer(match[0]))))):
+            digits = re.sub(r"\D", "", match[0][:end])
+            if len(digits) in _CARD_LENGTHS and luhn.is_valid(digits):
+                yield match.start(), match.start() + end
+                break
 
 
 def _telephones(text: str) -> Iterator[tuple[int, int]]:

@@ -39,7 +39,7 @@ class PoisonCheck:
     """Leaves attacks out of retrieved text and tool results.
 
     In a JSON object or list each string is looked at for itself and the shape is kept; in any other
-    text each line, and all of it if that is not enough.
+    text the lines that are attacks go, and all of it if that is not enough.
 
     Args:
         classifier: what tells attacks apart.
@@ -64,8 +64,9 @@ class PoisonCheck:
         return text if cleaned == value else json.dumps(cleaned, ensure_ascii=False)
 
     def _clean_text(self, text: str) -> str:
-        lines = [WITHHELD if self._is_attack(line) else line for line in text.split("\n")]
-        cleaned = "\n".join(lines)
+        if not self._is_attack(text):
+            return text
+        cleaned = "\n".join(WITHHELD if self._is_attack(line) else line for line in text.split("\n"))
         return WITHHELD if self._is_attack(cleaned) else cleaned
 
 

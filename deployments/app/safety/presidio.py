@@ -10,7 +10,7 @@ So it is imported when a detector is made, not when this module is.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from deployments.app.safety.personal import Detect
 from tasks.personal import FINDERS, Kind, Span, settle
@@ -27,7 +27,7 @@ def presidio_detector(kinds: frozenset[Kind]) -> Detect:
 
     def detect(text: str) -> tuple[Span, ...]:
         results = analyser.analyze(text, language=_LANGUAGE)
-        return settle(Span(result.start, result.end, result.entity_type) for result in results)
+        return settle(Span(result.start, result.end, cast(Kind, result.entity_type)) for result in results)
 
     return detect
 
@@ -51,6 +51,6 @@ def _blank() -> Any:
     import spacy
     from presidio_analyzer.nlp_engine import SpacyNlpEngine
 
-    engine = SpacyNlpEngine(models=[{"lang_code": _LANGUAGE, "model_name": "blank"}])
+    engine: Any = SpacyNlpEngine(models=[{"lang_code": _LANGUAGE, "model_name": "blank"}])
     engine.nlp = {_LANGUAGE: spacy.blank(_LANGUAGE)}
     return engine
