@@ -32,10 +32,13 @@ def test_a_poisoned_article_loses_the_line_and_keeps_the_rest(tiny_classifier: P
     assert verdict.text == f"{HARMLESS[0]}\n{WITHHELD}\n{HARMLESS[1]}"
 
 
-def test_an_attack_broken_over_lines_costs_the_whole_text(tiny_classifier: Path) -> None:
-    check = PoisonCheck(open_classifier(tiny_classifier))
+def test_an_attack_broken_over_lines_is_left_out_too(tiny_classifier: Path) -> None:
+    classifier = open_classifier(tiny_classifier)
     broken = ATTACKS[0].replace(" ", "\n")
-    assert check(broken, Context()).text == WITHHELD
+    assert classifier.is_attack(broken)
+    left = PoisonCheck(classifier)(broken, Context()).text
+    assert WITHHELD in left
+    assert not classifier.is_attack(left)
 
 
 def test_a_poisoned_order_note_leaves_the_order_readable(tiny_classifier: Path) -> None:
