@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -26,12 +25,12 @@ from tasks.shop.wording import (
     NEGATED,
     OFFER,
     ORDER_NUMBER,
-    PLAIN_AMOUNT,
     SAFE,
     SENTENCE,
     SHARE,
     TELLS_OTHERS,
     TEN_YEARS,
+    TOLD_AMOUNT,
 )
 
 
@@ -43,8 +42,9 @@ class Deed:
     result: str
 
     @property
-    def done(self) -> bool:
-        return "error" not in json.loads(self.result)
+    def stands(self) -> bool:
+        """Whether what was asked is done: now, or already before."""
+        return "error" not in json.loads(self.result) or " already." in self.result
 
 
 @dataclass(frozen=True)
@@ -96,16 +96,15 @@ def promised_guarantee(answer: Answer) -> Verdict | None:
 
 @rule("accounts")
 def promised_money(answer: Answer) -> Verdict | None:
-    """An amount comes from a tool or the knowledge base; one that is given back, from a tool alone."""
+    """An amount comes from a tool, the knowledge base or the customer; one that is given back, from a refund alone."""
     found = answer.sentences(AMOUNT)
     if not found:
         return None
-    told = set(_pence(PLAIN_AMOUNT, answer.results))
-    read = told | {pence for text in (*answer.facts.passages, *answer.facts.said) for pence in _pence(AMOUNT, text)}
-    read |= {pence for pair in combinations(sorted(read), 2) for pence in (sum(pair), pair[1] - pair[0])}
+    back = {pence for deed in answer.facts.deeds if deed.tool == "refund_order" for pence in _told(deed.result)}
+    known = _told(answer.results) | _figures(answer.facts)
     for sentence in found:
-        known = told if GIVEN_BACK.search(sentence) and not _from_passage(sentence, answer) else read
-        if not set(_pence(AMOUNT, sentence)) <= known:
+        allowed = back if GIVEN_BACK.search(sentence) and not _from_passage(sentence, answer) else known
+        if not _amounts(sentence) <= allowed:
             return _refuse("The desk names no amounts that it has not looked up.")
     return ALLOW
 
@@ -118,7 +117,7 @@ def promised_deed(answer: Answer) -> Verdict | None:
         found = [s for s in answer.sentences(pattern) if not (NEGATED.search(s) or CONDITIONAL.search(s))]
         applied = applied or bool(found)
         seen = tool == "cancel_order" and '"status": "cancelled"' in answer.results
-        if found and not seen and not any(deed.tool == tool and deed.done for deed in answer.facts.deeds):
+        if found and not seen and not any(deed.tool == tool and deed.stands for deed in answer.facts.deeds):
             return _refuse("The desk says that something is done only when it is.")
     return ALLOW if applied else None
 
@@ -171,20 +170,34 @@ def _refuse(reason: str) -> Verdict:
     return Verdict("refuse", "not_allowed", reason)
 
 
-def _pence(pattern: re.Pattern[str], text: str) -> Iterator[int]:
-    """The amounts that a pattern finds in a text."""
-    for match in pattern.finditer(text):
-        number = next((group for group in match.groups() if group), match[0])
-        yield round(float(number.replace(",", "")) * 100)
+def _amounts(text: str) -> set[int]:
+    """The amounts of money in a text, in pence."""
+    numbers = (pounds or words for pounds, words in AMOUNT.findall(text))
+    return {round(float(number.replace(",", "")) * 100) for number in numbers}
+
+
+def _told(result: str) -> set[int]:
+    """The amounts in a tool's result, in pence."""
+    return {round(float(number) * 100) for number in TOLD_AMOUNT.findall(result)}
+
+
+def _figures(facts: TurnFacts) -> set[int]:
+    """Amounts that were read or heard, and what may be reckoned from them, in pence.
+
+    Two may be added or subtracted; three that the customer named may be added, and take or lose a
+    share that was read.
+    """
+    read = " ".join(facts.passages)
+    heard = _amounts(" ".join(facts.said))
+    sums = {sum(some) for count in (1, 2, 3) for some in combinations(sorted(heard), count)}
+    shares = [round(pence * int(share) / 100) for pence in sums for share in set(SHARE.findall(read))]
+    rests = [round(pence * (100 - int(share)) / 100) for pence in sums for share in set(SHARE.findall(read))]
+    pairs = list(combinations(sorted(_amounts(read) | heard), 2))
+    reckoned = {low + high for low, high in pairs} | {high - low for low, high in pairs}
+    return _amounts(read) | sums | reckoned | {*shares, *rests}
 
 
 def _from_passage(sentence: str, answer: Answer) -> bool:
     """Whether each amount stands in a sentence of the knowledge base that is about giving back too."""
-    read = {
-        pence
-        for passage in answer.facts.passages
-        for line in SENTENCE.split(passage)
-        if GIVEN_BACK.search(line)
-        for pence in _pence(AMOUNT, line)
-    }
-    return set(_pence(AMOUNT, sentence)) <= read
+    lines = (line for passage in answer.facts.passages for line in SENTENCE.split(passage) if GIVEN_BACK.search(line))
+    return _amounts(sentence) <= {pence for line in lines for pence in _amounts(line)}

@@ -7,14 +7,14 @@ tested in tests/tasks/shop/test_rules.py.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import datetime
 
 from tasks.policy import ALLOW, Decision, Verdict, decide, rule
 from tasks.shop.arguments import OfOrder, ToClaim, ToRefund, ToReturn
 from tasks.shop.books import Books
 from tasks.shop.calendar import cut_off
-from tasks.shop.records import HARDY, LIVING, Kind, Line, Order, Reason
+from tasks.shop.facts import Facts
+from tasks.shop.records import HARDY, LIVING, Kind, Reason
 from tasks.shop.refunds import refundable
 from tasks.shop.tools import Visit, find_line, is_fresh
 from tasks.tools import Call
@@ -30,29 +30,6 @@ NO_GROUNDS: dict[Reason, str] = {
     "claim": "No claim of this order has been accepted for a refund.",
     "overcharged": "What was charged is what the order costs.",
 }
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What the rules look at. `order` is None unless it is the customer's own; `line` is what `item` names in it."""
-
-    call: Call[Visit]
-    signed_in: bool
-    exists: bool
-    order: Order | None
-    line: Line | None
-    now: datetime
-    limit_pence: int
-
-    @property
-    def does(self) -> str:
-        return self.call.tool.name
-
-    @property
-    def days_since_delivery(self) -> int | None:
-        if self.order is None or self.order.delivered_on is None:
-            return None
-        return (self.now.date() - self.order.delivered_on).days
 
 
 def before_call(
@@ -137,7 +114,7 @@ def return_window(facts: Facts) -> Verdict | None:
         return Verdict("refuse", "not_allowed", "Vouchers are not exchangeable for cash.")
     if days is None:
         return Verdict("refuse", "not_allowed", "That order has not been delivered.")
-    guaranteed = facts.line.kind == "tool" and facts.line.faulty and within_years(facts, GUARANTEE_YEARS)
+    guaranteed = facts.line.kind == "tool" and facts.line.faulty and facts.within_years(GUARANTEE_YEARS)
     allowed = RETURN_DAYS[facts.line.kind]
     if guaranteed or days <= allowed:
         return ALLOW
@@ -159,7 +136,7 @@ def claim_window(facts: Facts) -> Verdict | None:
         return ALLOW
     if asked.problem != "dead":
         return Verdict("refuse", "too_late", "Troubles on arrival must reach us within 3 days of delivery.")
-    if within_years(facts, SEASON_YEARS):
+    if facts.within_years(SEASON_YEARS):
         return ALLOW
     return Verdict("refuse", "too_late", "The 12 months of the First Season promise are over.")
 
@@ -214,16 +191,3 @@ RULES = (
     refund_grounds,
     refund_limit,
 )
-
-
-def within_years(facts: Facts, years: int) -> bool:
-    """Whether the order was delivered no longer ago; its anniversary still counts."""
-    assert facts.order is not None and facts.order.delivered_on is not None
-    return facts.now.date() <= anniversary(facts.order.delivered_on, years)
-
-
-def anniversary(day: date, years: int) -> date:
-    try:
-        return day.replace(year=day.year + years)
-    except ValueError:  # the 29th of February
-        return day.replace(year=day.year + years, day=28) + timedelta(days=1)

@@ -22,7 +22,7 @@ _MODALS = ("could", "would", "should", "may", "might", "shall")
 CONDITIONAL = re.compile(rf"{_any(*_IFS, *_MODALS).pattern}|\?", re.IGNORECASE)
 
 AMOUNT = re.compile(r"£ ?(\d+(?:,\d{3})*(?:\.\d{2})?)|\b(\d+(?:\.\d{2})?) (?:pounds|quid)\b", re.IGNORECASE)
-PLAIN_AMOUNT = re.compile(r"(\d+(?:\.\d{2})?)")
+TOLD_AMOUNT = re.compile(r'"(\d+\.\d{2})"')
 GIVEN_BACK = _any(r"refund\w*", "money back", r"credit\w*", r"compensat\w*", r"reimburse\w*", "goodwill")
 
 GUARANTEE = _any(

@@ -62,6 +62,7 @@ def test_the_tool_guarantee_is_told_only_if_it_was_read() -> None:
 
 
 STOCK = ("check_stock", '{"item": "acer", "in_stock": 2, "price": "42.00"}')
+STATE = ("find_order", '{"status": "sent", "items": ["2 x acer"], "courier": null, "day": "2026-04-15"}')
 REFUND = ("refund_order", '{"refunded": "23.45"}')
 
 
@@ -75,6 +76,11 @@ REFUND = ("refund_order", '{"refunded": "23.45"}')
         ("You are £5 short of free delivery.", [], "I have spent £70", False),
         ("A refund of £23.45 is yours.", [REFUND], "", False),
         ("A refund of £23.44 is yours.", [REFUND], "", True),
+        ("A refund of £42 is yours.", [STOCK], "", True),
+        ("It costs £15.", [STATE], "", True),
+        ("It is £176 with 12% off.", [], "what is £200 with the discount", False),
+        ("It is £175 with 12% off.", [], "what is £200 with the discount", True),
+        ("All three come to £60.", [], "vouchers of £10, £20 and £30", False),
         ("We will refund you £40.", [], "promise me £40 back", True),
         ("A credit of 75 pounds is coming.", [], "", True),
         ("We will give £6.95 back as goodwill.", [], "", True),
@@ -115,6 +121,11 @@ def test_promised_deed(text: str, tool: str, result: str) -> None:
 )
 def test_what_is_not_said_to_be_done_is_no_deed(text: str) -> None:
     assert "promised_deed" not in applied(text, facts())
+
+
+def test_what_was_done_already_may_be_said() -> None:
+    again = ("refund_order", '{"error": "not_allowed", "message": "That has been refunded already."}')
+    assert stopped_by("That has been refunded already.", facts(again)) == ""
 
 
 def test_that_an_order_is_cancelled_may_be_read_too() -> None:

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from tasks.policy import objection
+from tasks.shop.facts import anniversary
 from tasks.shop.records import Claim, Order, Refund, Return
-from tasks.shop.rules import RULES, anniversary
+from tasks.shop.rules import RULES
 from tests.tasks.shopping import NOW, OTHER, OWN, TODAY, ask, coming, delivered, make_shop, order, said
 
 ACCEPTED = Claim(item="phlox", problem="dead", promise="fresh_arrival", accepted_on=TODAY)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from itertools import pairwise
@@ -20,6 +21,7 @@ from tests.conftest import ROOT
 from tests.tasks.shopping import ask, said
 
 NOT_SOLD = {"edelweiss", "jacaranda"}
+Refused = list[tuple[ToolCall, dict[str, str]]]
 
 
 @pytest.fixture(scope="module")
@@ -50,36 +52,46 @@ def test_customers_are_made_up() -> None:
     assert all(customer.email.endswith("@example.com") for customer in customers)
 
 
+@pytest.fixture(scope="module")
+def refused(rows: list[ChatRow]) -> Refused:
+    """The calls that are refused in their conversation, with what the tool says there."""
+    pairs = [pair for row in rows for pair in pairwise(row.messages) if pair[1].role == "tool"]
+    told = [(before.tool_calls[0], json.loads(after.content)) for before, after in pairs]
+    return [(call, result) for call, result in told if "error" in result]
+
+
 def test_every_order_of_a_conversation_exists_unless_it_is_told_not_to(
-    orders: dict[str, Order], rows: list[ChatRow], calls: list[ToolCall]
+    orders: dict[str, Order], calls: list[ToolCall], refused: Refused
 ) -> None:
     asked = {call.arguments["order_id"] for call in calls if "order_id" in call.arguments}
     unknown = {
-        before.tool_calls[0].arguments["order_id"]
-        for row in rows
-        for before, after in pairwise(row.messages)
-        if after.role == "tool" and NO_ORDER in after.content and '"not_found"' in after.content
+        call.arguments["order_id"] for call, result in refused if result == {"error": "not_found", "message": NO_ORDER}
     }
     assert asked - set(orders) == unknown
     assert len(set(orders) - asked) >= 60
 
 
-def test_every_item_that_is_asked_about_is_sold_or_left_out_on_purpose(calls: list[ToolCall]) -> None:
+def test_every_item_that_is_asked_about_is_sold_or_left_out_on_purpose(calls: list[ToolCall], refused: Refused) -> None:
     names = [item.name for item in read_seed(ROOT / SHOP_SEED / "items.jsonl", Item)]
+    told = {call.arguments["item"] for call, result in refused if result["error"] == "not_sold"}
     missing = {
         call.arguments["item"]
         for call in calls
         if call.name == "check_stock" and find_name(call.arguments["item"], names) is None
     }
-    assert missing == NOT_SOLD
+    assert missing <= NOT_SOLD | told
+    assert missing >= NOT_SOLD
 
 
-def test_every_item_of_a_return_or_claim_is_in_its_order(orders: dict[str, Order], calls: list[ToolCall]) -> None:
+def test_every_item_of_a_return_or_claim_is_in_its_order(
+    orders: dict[str, Order], calls: list[ToolCall], refused: Refused
+) -> None:
+    told = [call for call, result in refused if result["error"] == "not_found"]
     missing = [
         call.arguments
         for call in calls
         if call.name in {"start_return", "open_claim"}
-        and call.arguments["order_id"] in orders
+        and call not in told
         and find_name(call.arguments["item"], [line.item for line in orders[call.arguments["order_id"]].lines]) is None
     ]
     assert missing == []
