@@ -29,7 +29,6 @@ from deployments.app.routing import Routing, ServedEmbedding
 from deployments.app.shedding import Shedding
 from deployments.app.timeouts import Timeouts
 from deployments.app.turn import Turns
-from deployments.desk import open_desk
 from deployments.embedder import EmbeddingReplica
 from deployments.engine import EngineReplica
 from deployments.events import OVERLOADED, Ask, Embedded, Event, Refused
@@ -45,8 +44,9 @@ from deployments.settings import (
     TelemetrySettings,
 )
 from tasks.errors import GraftError
-from tasks.layout import TELEMETRY
+from tasks.layout import SHOP, SHOP_SEED, TELEMETRY
 from tasks.settings import Section, ToolSettings
+from tasks.shop.desk import open_desk
 from tasks.store import TelemetryRow, TelemetryWriter
 
 _LOG = logging.getLogger(__name__)
@@ -202,9 +202,10 @@ class Assistant:
             meters.answered(row)
             writer.append(row)
 
-        desk = open_desk(Path(arguments.root), arguments.tools)
+        root = Path(arguments.root)
+        desk = open_desk(arguments.tools, root / SHOP, root / SHOP_SEED)
         self._turns = Turns(
-            Shedding(Rounds(self._backend, desk, arguments.tools), arguments.room),
+            Shedding(Rounds(self._backend, desk.answer, arguments.tools), arguments.room),
             told,
             keys,
             arguments.limits,

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import replace
+from typing import Protocol
 
 from deployments.app.calls import showable
 from deployments.app.timeouts import Events
@@ -21,8 +22,19 @@ from tasks.records import Message, Record, ToolCall
 from tasks.settings import ToolSettings
 from tasks.tools import Failure, dump_result
 
-Use = Callable[[ToolCall, str | None, str], tuple[Record, tuple[Decision, ...]]]
-"""Runs a call for a customer (None: somebody unknown) under a key; the result, and what the rules said of it."""
+
+class Used(Protocol):
+    """What came of a call, and what the rules said of it."""
+
+    @property
+    def result(self) -> Record: ...
+
+    @property
+    def decisions(self) -> tuple[Decision, ...]: ...
+
+
+Use = Callable[[ToolCall, str | None, str], Used]
+"""Runs a call for a customer (None: somebody unknown) under a key."""
 
 
 class Rounds:
@@ -56,8 +68,7 @@ class Rounds:
                 return
             for place, call in enumerate(turn.calls):
                 key = f"{ask.key}:{number}:{place}"
-                result, decisions = await asyncio.to_thread(self._use, call, ask.customer, key)
-                turn.used(call, result, decisions)
+                turn.used(call, await asyncio.to_thread(self._use, call, ask.customer, key))
         yield turn.unfinished(self._settings.unfinished)
 
 
@@ -87,11 +98,11 @@ class _Turn:
         self._text, self._shown = "", 0
         return None
 
-    def used(self, call: ToolCall, result: Record, decisions: tuple[Decision, ...]) -> None:
-        """A call's result, which the next round reads."""
-        outcome = result.error if isinstance(result, Failure) else "ok"
-        self._steps.append(Step(tool=call.name, outcome=outcome, decisions=decisions))
-        read = Message(role="tool", content=dump_result(result))
+    def used(self, call: ToolCall, used: Used) -> None:
+        """What came of a call, which the next round reads."""
+        outcome = used.result.error if isinstance(used.result, Failure) else "ok"
+        self._steps.append(Step(tool=call.name, outcome=outcome, decisions=used.decisions))
+        read = Message(role="tool", content=dump_result(used.result))
         self.ask = replace(self.ask, messages=(*self.ask.messages, read))
 
     def unfinished(self, words: str) -> Finished:

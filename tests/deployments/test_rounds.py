@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from deployments.desk import open_desk
 from deployments.events import Ask, Delta, Event, Finished
 from tasks.engine.protocol import Generation
 from tasks.features import measure
-from tasks.layout import PARAMS, SHOP, SHOP_SEED
+from tasks.layout import PARAMS, SHOP_SEED
 from tasks.policy import Decision
 from tasks.prompt import Answer
 from tasks.records import Record, ToolCall
 from tasks.settings import load_settings
-from tasks.shop.database import open_shop
+from tasks.shop.desk import Answered, open_desk
 from tasks.tools import Failure
 from tests.conftest import ROOT
 from tests.deployments.scripted import NO_CACHE, Desk, Script, answers, refuses
@@ -59,9 +57,9 @@ class Tools:
         self.result = result
         self.decisions = decisions
 
-    def use(self, call: ToolCall, customer: str | None, key: str) -> tuple[Record, tuple[Decision, ...]]:
+    def use(self, call: ToolCall, customer: str | None, key: str) -> Answered:
         self.asked.append((call.name, customer, key))
-        return self.result, self.decisions
+        return Answered(self.result, self.decisions)
 
 
 def shop(*scripts: Script, tools: Tools | None = None, rounds: int = 2, **options: Any) -> tuple[Desk, Tools]:
@@ -204,12 +202,12 @@ def test_over_http_an_order_is_cancelled_for_its_customer_alone(owner: bool, tmp
     order = next(order for line in lines if (order := json.loads(line))["status"] == "placed")
     customers = (ROOT / SHOP_SEED / "customers.jsonl").read_text(encoding="utf-8").splitlines()
     stranger = next(c["id"] for line in customers if (c := json.loads(line))["id"] != order["customer"])
-    shutil.copytree(ROOT / SHOP_SEED, tmp_path / SHOP_SEED)
     settings = load_settings(ROOT / PARAMS).tools
+    shop = open_desk(settings, tmp_path / "shop.sqlite", ROOT / SHOP_SEED)
 
     async def run() -> None:
         cancel = calls("cancel_order", order_id=order["id"])
-        desk = Desk([cancel, answers("Done.")], use=open_desk(tmp_path, settings), tools=settings)
+        desk = Desk([cancel, answers("Done.")], use=shop.answer, tools=settings)
         await desk.post(user=order["customer"] if owner else stranger)
         read = json.loads(desk.backend.asks[-1].messages[-1].content)
         assert ("cancelled" if owner else "error") in read
@@ -217,6 +215,6 @@ def test_over_http_an_order_is_cancelled_for_its_customer_alone(owner: bool, tmp
         assert bool({d["outcome"] for d in step["decisions"]} - {"allow"}) != owner
 
     asyncio.run(run())
-    with open_shop(tmp_path / SHOP, tmp_path / SHOP_SEED).transaction(write=False) as books:
+    with shop.shop.transaction(write=False) as books:
         found = books.order(order["id"])
     assert found and found.status == ("cancelled" if owner else "placed")
