@@ -8,7 +8,7 @@ FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c '$(FITS)' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: run test down bench-train bench-serve bench-semantic-cache
+.PHONY: run test down bench-train bench-serve bench-semantic-cache bench-retrieval
 
 run: $(INSTALLED)
 	$(BIN)/graft run
@@ -35,6 +35,12 @@ bench-serve: $(INSTALLED)
 bench-semantic-cache: $(INSTALLED)
 	test -d build/embedding || $(BIN)/dvc repro embedding
 	$(BIN)/python -m benchmarks.semantic_cache
+
+# What each way to search finds: the project's own questions, and the FAQ of Python as Debian packages it.
+bench-retrieval: $(INSTALLED)
+	test -d build/index || $(BIN)/dvc repro index
+	$(BIN)/python -m benchmarks.retrieval
+	$(BIN)/python -m benchmarks.python_faq
 
 down:
 	$(BIN)/graft down

@@ -16,6 +16,8 @@ from typing import Any
 import httpx
 
 Chat = list[dict[str, str]]
+Tool = dict[str, Any]
+"""Its schema, as OpenAI has it."""
 
 
 @dataclass
@@ -85,12 +87,14 @@ def quantile(values: Sequence[float], share: float) -> float:
     return statistics.quantiles(values, n=100, method="inclusive")[round(share * 100) - 1]
 
 
-async def drive(url: str, model: str, chats: Sequence[Chat], concurrent: int, max_tokens: int) -> list[Answer]:
-    """Ask every chat once, `concurrent` at a time, greedily and past any cache of answers."""
+async def drive(
+    url: str, model: str, chats: Sequence[Chat], concurrent: int, max_tokens: int, tools: Sequence[Tool] = ()
+) -> list[Answer]:
+    """Ask every chat once, `concurrent` at a time, greedily and past any cache of answers; `tools` are the client's."""
     waiting = iter(chats)
 
     async def client(http: httpx.AsyncClient) -> list[Answer]:
-        return [await ask(http, url, model, chat, max_tokens) for chat in waiting]
+        return [await ask(http, url, model, chat, max_tokens, tools) for chat in waiting]
 
     # A connection for each request: some servers close theirs without a word, and the next request on it would fail.
     limits = httpx.Limits(max_connections=concurrent, max_keepalive_connections=0)
@@ -99,7 +103,9 @@ async def drive(url: str, model: str, chats: Sequence[Chat], concurrent: int, ma
     return [answer for answers in answered for answer in answers]
 
 
-async def ask(http: httpx.AsyncClient, url: str, model: str, chat: Chat, max_tokens: int) -> Answer:
+async def ask(
+    http: httpx.AsyncClient, url: str, model: str, chat: Chat, max_tokens: int, tools: Sequence[Tool]
+) -> Answer:
     """One streamed answer; a failure is an answer that did not end."""
     body: dict[str, Any] = {
         "model": model,
@@ -109,6 +115,8 @@ async def ask(http: httpx.AsyncClient, url: str, model: str, chat: Chat, max_tok
         "stream": True,
         "stream_options": {"include_usage": True},
     }
+    if tools:
+        body["tools"] = list(tools)
     answer = Answer(time.perf_counter())
     try:
         headers = {"cache-control": "no-cache"}

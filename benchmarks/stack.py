@@ -22,7 +22,9 @@ from deployments.app.keys import VARIABLE
 from deployments.ray_node import head_command
 from deployments.settings import SERVE_YAML, ServeSettings, load_serve_settings
 from tasks.files import write_json, write_text
-from tasks.manifest import MANIFEST, read_manifest
+from tasks.layout import PARAMS, SHOP_SEED
+from tasks.manifest import MANIFEST, PROMPT, read_manifest
+from tasks.prompt import PromptSource
 from tasks.registry import LocalRegistry
 
 _NO_LIMIT = 1_000_000_000
@@ -68,7 +70,9 @@ def service(package: Path, base: Path, root: Path) -> Iterator[Stack]:
         with server("ray", argv, environment, health, root) as pid:
             digest = _publish(package, base)
             rollout.restore(digest)
-            served = Served(rollout.base_url(), digest, [])
+            # As the client's own, they are not run, and a turn is one round, as it is with others.
+            tools = PromptSource.read(package / PROMPT).tools
+            served = Served(rollout.base_url(), digest, [], tools)
             system = System("service", pid, served.drive)
             yield Stack(root, settings, system, digest)
 
@@ -95,3 +99,5 @@ def _write_settings(root: Path) -> None:
     content["one_box"]["ray"].update({key: free_port() for key in ports})
     content["limits"].update(requests_per_minute=_NO_LIMIT, tokens_per_minute=_NO_LIMIT, streams=_NO_LIMIT)
     write_text(root / SERVE_YAML, yaml.safe_dump(content))
+    shutil.copy(PARAMS, root)
+    shutil.copytree(SHOP_SEED, root / SHOP_SEED)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import httpx
 
-from benchmarks.load import Answer, Chat, drive
+from benchmarks.load import Answer, Chat, Tool, drive
 from deployments.ray_node import node_environment
 from flows.processes import start, stop, wait_ready
 from tasks.engine.resources import Resources
@@ -44,16 +44,17 @@ class System:
 
 @dataclass(frozen=True)
 class Served:
-    """A model behind an OpenAI endpoint, and the messages that a user's text is put behind."""
+    """A model behind an OpenAI endpoint, the messages that a user's text is put behind, and the client's tools."""
 
     url: str
     model: str
     opening: Chat
+    tools: tuple[Tool, ...] = ()
 
     def drive(self, texts: Sequence[str], concurrent: int, max_tokens: int) -> list[Answer]:
         """See `Drive`."""
         chats = [self._chat(text) for text in texts]
-        return asyncio.run(drive(self.url, self.model, chats, concurrent, max_tokens))
+        return asyncio.run(drive(self.url, self.model, chats, concurrent, max_tokens, self.tools))
 
     def _chat(self, text: str) -> Chat:
         return [*self.opening, {"role": "user", "content": text}]

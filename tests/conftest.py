@@ -123,3 +123,13 @@ def tiny_embedding(tmp_path_factory: pytest.TempPathFactory) -> Path:
         helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), folder / "model.onnx"
     )
     return folder
+
+
+@pytest.fixture
+def tiny_classifier(tmp_path: Path) -> Path:
+    """A folder like `build/injection`, learnt from the few texts in `tests/attacks.py`."""
+    from tasks.injection import build
+    from tests.attacks import tiny_settings, tiny_texts
+
+    build(tiny_settings(), tiny_texts(), tmp_path / "injection")
+    return tmp_path / "injection"

@@ -145,7 +145,8 @@ class AnswerCache:
         """
         async with aclosing(events):
             async for event in events:
-                if isinstance(event, Finished) and lookup.key and lookup.key.digest == digest:
+                # What a tool told or did is of this moment.
+                if isinstance(event, Finished) and not event.steps and lookup.key and lookup.key.digest == digest:
                     self._put(lookup.key, lookup.question, event)
                 yield event
 
@@ -159,7 +160,8 @@ class AnswerCache:
 
 
 def fingerprint(ask: Ask) -> str:
-    """The sha256 of all that `ask` says; what greedy decoding ignores does not count."""
+    """The sha256 of all that `ask` says, but for its name; what greedy decoding ignores does not count."""
+    ask = replace(ask, key="")
     if ask.temperature == 0:
         ask = replace(ask, top_p=1.0, seed=None)
     return hashlib.sha256(_ASK.dump_json(ask)).hexdigest()

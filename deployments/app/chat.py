@@ -8,11 +8,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from deployments.app.api import Api, Head, usage
+from deployments.app.calls import showable
 from deployments.app.schema import ChatRequest
 from deployments.events import Delta, Finished, TokenLogprob
 from tasks.records import ToolCall
-
-_CALL = "<tool_call>"
 
 
 class ChatWriter:
@@ -79,20 +78,6 @@ class ChatWriter:
             for score in logprobs
         ]
         return {"content": content, "refusal": None}
-
-
-def showable(text: str) -> str:
-    """The part of an unfinished turn that is content whatever follows.
-
-    Nothing from a tool call on, nothing that may be the start of one, no space at the ends: so
-    that the pieces of a stream add up to the content of the whole answer.
-    """
-    head, tag, _ = text.partition(_CALL)
-    if not tag:
-        sizes = range(len(_CALL) - 1, 0, -1)
-        held = next((size for size in sizes if head.endswith(_CALL[:size])), 0)
-        head = head[: len(head) - held]
-    return head.strip()
 
 
 def outcome(request: ChatRequest, finished: Finished) -> tuple[str, tuple[ToolCall, ...]]:

@@ -1,7 +1,7 @@
 """OpenAI's requests for text as they are accepted here: what all have in common, and the chat's.
 
 Fields that would change the answer and are not supported are refused, with a sentence that says
-so; fields that change nothing here (`user`, `metadata`, …) are accepted and ignored; fields that
+so; fields that change nothing here (`metadata`, `store`, …) are accepted and ignored; fields that
 OpenAI does not know are refused as OpenAI refuses them. `null` always means "not given".
 """
 
@@ -161,7 +161,8 @@ class TextRequest(BaseModel):
 
     `temperature` is 0 unless given: greedy, because that is how a package was evaluated. What is
     asked for beyond the package's own limit of new tokens is cut to it, and the answer's
-    `finish_reason` is then `length`.
+    `finish_reason` is then `length`. `user` is the customer for whom the shop's tools act; the
+    application that holds the key vouches for it.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
@@ -182,8 +183,7 @@ class TextRequest(BaseModel):
     presence_penalty: Annotated[float, *only(0)] | None = None
     logit_bias: Annotated[dict[str, float], *only({})] | None = None
 
-    # Accepted; it changes nothing here.
-    user: Any = None
+    user: Annotated[str, Field(max_length=256)] | None = None
 
     @property
     def include_usage(self) -> bool:
@@ -209,6 +209,7 @@ class TextRequest(BaseModel):
             seed=self.seed,
             stop=(self.stop,) if isinstance(self.stop, str) else self.stop or (),
             constraint=self.constraint,
+            customer=self.user or None,
         )
 
 

@@ -8,14 +8,17 @@ import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+from pydantic import TypeAdapter
+
 from deployments.app.api import Head
 from deployments.app.fallback import Opened
 from deployments.app.limits import Permit
 from deployments.app.routing import Route
-from deployments.events import Delta, Finished
+from deployments.events import Delta, Finished, Step
 from tasks.store import TelemetryRow
 
 _LOG = logging.getLogger(__name__)
+_STEPS = TypeAdapter(tuple[Step, ...])
 
 Sink = Callable[[TelemetryRow], None]
 
@@ -127,6 +130,8 @@ class TurnRecord:
             first_token_ms=self._first_token_ms,
             queue_ms=finished.queue_ms if finished else None,
             cached_tokens=finished.cached_tokens if finished else None,
+            total_tokens=sum(self._so_far.values()) if self._so_far else None,
+            steps=_STEPS.dump_json(finished.steps).decode() if finished and finished.steps else "",
             **(finished.features.model_dump() if finished else self._so_far),
         )
         try:

@@ -96,7 +96,7 @@ class Turns:
         routes = routing.routes(request.model, self._order)
         record.route = routes[0]
         served = routing.served[record.route.digest]
-        ask = request.to_ask()
+        ask = replace(request.to_ask(), key=_key(record, asked.headers.get("idempotency-key")))
         record.permit = self.limits.admit(record.owner, len(body), served.new_tokens(ask.max_new_tokens))
         events = await self._events(record, routes, ask, arrived, asked.headers.get("cache-control", ""))
         writer = api.writer(request, record.head)
@@ -114,6 +114,11 @@ class Turns:
         opened = await self._fallback.open(routes, turn)
         record.opened(opened)
         return self._cache.keeping(lookup, opened.route.digest, opened.events)
+
+
+def _key(record: TurnRecord, given: str | None) -> str:
+    """The name of the request: the same whenever its client sends it again with the same key."""
+    return f"{record.owner}:{given}" if given else record.trace_id
 
 
 async def answered(record: TurnRecord, work: Awaitable[Response]) -> Response:

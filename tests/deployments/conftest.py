@@ -13,6 +13,7 @@ import yaml
 
 from deployments import rollout
 from deployments.settings import load_serve_settings
+from tasks.layout import PARAMS, SHOP_SEED
 from tasks.registry import LocalRegistry
 from tests.deployments.stack import Stack, free_port, make_package, start_head, stop_head
 
@@ -29,6 +30,8 @@ def stack(tiny_base: Path, tiny_prompts: Path) -> Iterator[Stack]:
     )
     content["engine"].update(threads=1, max_queued=64)
     content["one_box"]["engine"].update(num_cpus=0.1, memory_mb=100)
+    shutil.copy(ROOT / PARAMS, root)
+    shutil.copytree(ROOT / SHOP_SEED, root / SHOP_SEED)
     (root / "deployments").mkdir()
     (root / "deployments/serve.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
     before = Path.cwd()

@@ -10,6 +10,7 @@ import httpx
 
 from deployments.app.embeddings import Embeddings
 from deployments.app.keys import Keys
+from deployments.app.rounds import Rounds, Use
 from deployments.app.routes import create_app
 from deployments.app.routing import Routing, Served
 from deployments.app.semantic import Embedder
@@ -20,6 +21,7 @@ from deployments.settings import BreakerSettings, CacheSettings, FallbackSetting
 from tasks.engine.protocol import Generation
 from tasks.features import measure
 from tasks.prompt import Answer
+from tasks.settings import ToolSettings
 from tasks.store import TelemetryRow
 
 NEW, OLD = "a" * 64, "b" * 64
@@ -46,9 +48,11 @@ class ScriptedBackend:
 
     scripts: dict[str, list[Script]]
     asked: list[str] = field(default_factory=list)
+    asks: list[Ask] = field(default_factory=list)
 
     def ask(self, app: str, ask: Ask) -> AsyncGenerator[Event]:
         self.asked.append(app)
+        self.asks.append(ask)
         scripts = self.scripts[app]
         return (scripts.pop(0) if len(scripts) > 1 else scripts[0])(ask)
 
@@ -110,6 +114,8 @@ class Desk:
         cache: CacheSettings = NO_CACHE,
         embed: Embedder | None = None,
         keys: dict[str, str] | None = None,
+        use: Use | None = None,
+        tools: ToolSettings | None = None,
     ) -> None:
         self.backend = ScriptedBackend({"new": new, "old": [answers("From the old one.")]})
         self.rows: list[TelemetryRow] = []
@@ -119,7 +125,7 @@ class Desk:
         fallback = FallbackSettings(production=order, first_token_s=0.3, words=WORDS, retries=retries, breaker=BREAKER)
         timeouts = Timeouts(first_token_s=20, request_s=30)
         self.turns = Turns(
-            self.backend,
+            Rounds(self.backend, use, tools) if use and tools else self.backend,
             self.rows.append,
             Keys(keys or {}),
             limits,

@@ -117,12 +117,14 @@ def test_a_question_is_all_that_its_answer_depends_on() -> None:
         "logprobs": True,
         "constraint": Regex("yes|no"),
         "whole": True,
+        "customer": "C-1042",
     }
-    assert set(others) == {field.name for field in fields(Ask)}
+    assert set(others) == {field.name for field in fields(Ask)} - {"key"}
     prints = {fingerprint(ask), *(fingerprint(replace(ask, **{name: value})) for name, value in others.items())}
     assert len(prints) == len(others) + 1
     earlier = (Message(role="system", content="Hello?"), *ask.messages)
     assert fingerprint(replace(ask, messages=earlier)) not in prints
+    assert fingerprint(replace(ask, key="a name")) in prints
 
 
 def test_greedy_decoding_ignores_seed_and_nucleus() -> None:

@@ -18,7 +18,7 @@ import httpx
 import openai
 import pytest
 
-from deployments.app.chat import showable
+from deployments.app.calls import showable
 from deployments.app.embeddings import Embeddings
 from deployments.app.keys import Keys
 from deployments.app.limits import Limits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -22,6 +23,8 @@ import yaml
 from flows.api import OPEN_STATES, Json, PrefectApi
 from tasks.base import source_sha256
 from tasks.environment import load_stack_settings
+from tasks.files import sha256_file
+from tests.attacks import ATTACKS, HARMLESS
 from tests.conftest import ROOT, embedding_source
 from tests.deployments.stack import free_port
 
@@ -85,8 +88,26 @@ def make_small(root: Path, base: Path, prompts: Path, embedding: Path) -> None:
             "engine.max_new_tokens": 12,
             "gate.min_rows": 5,
             **{f"embedding.{key}": value for key, value in embedding_source(embedding).items()},
+            "injection.sources": {"few": few_attacks(root / "attacks.csv")},
+            "injection.min_texts": 1,
         },
     )
+
+
+def few_attacks(path: Path) -> dict[str, Any]:
+    """A source of the stage `injection` that needs no network."""
+    rows = [*((text, 1) for text in ATTACKS), *((text, 0) for text in HARMLESS)]
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("text", "label"), *rows])
+    return {
+        "set": "few",
+        "licence": "Apache-2.0",
+        "file": str(path),
+        "file_sha256": sha256_file(path),
+        "text": "text",
+        "label": "label",
+        "use": "train",
+    }
 
 
 def talkative(base: Path, target: Path) -> Path:

@@ -1,0 +1,98 @@
+"""What each way to search finds, and where the floor should be, on the project's own questions.
+
+    python -m benchmarks.retrieval
+
+Vectors alone, words alone and both joined answer the questions of `data/questions.jsonl`, with the
+floor off. Then, for some floors, the share of questions with an answer that would be told that there
+is none, and of off-topic ones that would be told so, as they should. Settings are chosen on the
+split `tune`; `eval` is what may be told. The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tasks.chunks import Chunk
+from tasks.embedding import Embedder
+from tasks.errors import run_main
+from tasks.layout import BUILT_EMBEDDING, BUILT_INDEX, QUESTIONS
+from tasks.recall import Question, read_questions, score
+from tasks.retrieval import Passages, Retriever
+from tasks.settings import load_settings
+
+FLOORS = (0.20, 0.23, 0.26, 0.30, 0.35, 0.40)
+Search = Callable[[str, int], Sequence[Chunk]]
+
+
+def searches(passages: Passages, embedder: Embedder) -> dict[str, Search]:
+    """The ways to search a table, by name: each takes a question and k."""
+    retriever = Retriever(passages, embedder)
+
+    def vectors(question: str, k: int) -> list[Chunk]:
+        near = passages.by_vector(embedder.embed(embedder.encode([question]))[0], k)
+        return [passages.chunks[place] for place in near]
+
+    def words(question: str, k: int) -> list[Chunk]:
+        return [passages.chunks[place] for place in passages.by_words(question, k)]
+
+    def joined(question: str, k: int) -> list[Chunk]:
+        return [hit.chunk for hit in retriever.search(question, k)]
+
+    return {"vectors": vectors, "words": words, "joined": joined}
+
+
+def floors(questions: Sequence[Question], nearest: Sequence[float]) -> list[dict[str, float]]:
+    """For each floor, of questions with these nearest cosines: the shares told that nothing was found."""
+    answerable = np.array([c for q, c in zip(questions, nearest, strict=True) if q.article is not None])
+    off_topic = np.array([c for q, c in zip(questions, nearest, strict=True) if q.article is None])
+    return [
+        {
+            "floor": floor,
+            "answerable_refused": round(float((answerable < floor).mean()), 3),
+            "off_topic_refused": round(float((off_topic < floor).mean()), 3),
+        }
+        for floor in FLOORS
+    ]
+
+
+def measure(questions: Sequence[Question], passages: Passages, embedder: Embedder) -> dict[str, Any]:
+    """Each way's recall, MRR and milliseconds a search on some questions, and what the floors would do."""
+    cutoffs = load_settings().recall.cutoffs
+    found: dict[str, Any] = {}
+    for way, search in searches(passages, embedder).items():
+        began = time.perf_counter()
+        asked = [(question, search(question.question, max(cutoffs))) for question in questions]
+        ms = (time.perf_counter() - began) / len(questions) * 1000
+        scores = score(asked, cutoffs).model_dump(include={"recall", "article_recall", "mrr"})
+        found[way] = {**scores, "ms": round(ms, 1)}
+    vectors = [embedder.embed(embedder.encode([question.question]))[0] for question in questions]
+    nearest = [float(vector @ near) for vector in vectors for near in passages.by_vector(vector, 1).values()]
+    found["floors"] = floors(questions, nearest)
+    return found
+
+
+def main() -> None:
+    """Print each split's figures, then all as one JSON object."""
+    off = load_settings().retrieval.model_copy(update={"floor": -1.0})
+    embedder = Embedder(BUILT_EMBEDDING, threads=1)
+    found = {}
+    with tempfile.TemporaryDirectory(prefix="graft-retrieval-") as tables:
+        passages = Passages(BUILT_INDEX, Path(tables), off)
+        questions = read_questions(QUESTIONS, passages.chunks)
+        for split in ("tune", "eval"):
+            found[split] = measure([q for q in questions if q.split == split], passages, embedder)
+            for name, figures in found[split].items():
+                for row in figures if isinstance(figures, list) else [figures]:
+                    print(split, name, json.dumps(row), flush=True)
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,33 @@
+"""The checks that `params.yaml` asks for, in the order in which they run."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from deployments.app.safety.checks import Check
+from deployments.app.safety.injection import InjectionCheck, PoisonCheck
+from deployments.app.safety.output import InstructionsCheck, LinksCheck, OthersDataCheck
+from deployments.app.safety.personal import Detect, PersonalCheck
+from deployments.app.safety.presidio import presidio_detector
+from tasks.classifier import Classifier
+from tasks.personal import CERTAIN, Kind, find_spans
+from tasks.settings import SafetySettings
+
+
+def configured_checks(settings: SafetySettings, classifier: Classifier) -> tuple[Check, ...]:
+    """All checks; making them loads what they need, so it is done once, before a process serves."""
+
+    def detector(kinds: frozenset[Kind]) -> Detect:
+        return presidio_detector(kinds) if settings.detector == "presidio" else partial(find_spans, kinds=kinds)
+
+    hidden = detector(frozenset(settings.redact))
+    return (
+        # First, so that no check after it has the data either.
+        PersonalCheck(hidden, "before"),
+        InjectionCheck(classifier),
+        PersonalCheck(hidden, "data"),
+        PoisonCheck(classifier),
+        InstructionsCheck(settings.leaked_words),
+        LinksCheck(settings.link_hosts),
+        OthersDataCheck(detector(CERTAIN)),
+    )

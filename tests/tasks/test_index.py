@@ -1,0 +1,70 @@
+"""The index: equal documents give equal bytes, and it opens only as it was written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tasks.embedding import Embedder, bring_in
+from tasks.errors import GraftError
+from tasks.files import sha256_file, sha256_tree
+from tasks.index import CHUNKS, INFO, VECTORS, index_folder, read_index
+from tasks.settings import EmbeddingSettings
+from tests.conftest import embedding_source
+
+
+@pytest.fixture
+def embedder(tiny_embedding: Path, tmp_path: Path) -> Embedder:
+    given = {"name": "tiny", "licence": "MIT", "window": 60, **embedding_source(tiny_embedding)}
+    bring_in(EmbeddingSettings.model_validate(given), tmp_path / "embedding")
+    return Embedder(tmp_path / "embedding", threads=1)
+
+
+@pytest.fixture
+def knowledge(tmp_path: Path) -> Path:
+    folder = tmp_path / "knowledge"
+    folder.mkdir()
+    for number in range(20):
+        (folder / f"{number}.md").write_text(f"# Rose {number}\n\nPrune it.\n\n## When\n\nIn May.\u2028Or {number}.\n")
+    return folder
+
+
+def test_equal_documents_give_equal_bytes(embedder: Embedder, knowledge: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        index_folder(knowledge, embedder, 40, tmp_path / name)
+    assert sha256_tree(tmp_path / "one") == sha256_tree(tmp_path / "two")
+    (knowledge / "3.md").write_text("# Rose 3\n\nPrune it hard.\n")
+    index_folder(knowledge, embedder, 40, tmp_path / "two")
+    assert sha256_file(tmp_path / "one" / INFO) != sha256_file(tmp_path / "two" / INFO)
+
+
+def test_vectors_are_those_of_the_chunks_with_their_headings(
+    embedder: Embedder, knowledge: Path, tmp_path: Path
+) -> None:
+    info = index_folder(knowledge, embedder, 40, tmp_path / "index")
+    assert (info.documents, info.chunks, info.dimensions, info.embedding) == (20, 40, 8, embedder.digest)
+    index = read_index(tmp_path / "index")
+    assert index.digest == sha256_file(tmp_path / "index" / INFO)
+    assert index.chunks[1].embedded == "Rose 0 > When\nIn May.\u2028Or 0."
+    alone = [embedder.embed(embedder.encode([chunk.embedded]))[0] for chunk in index.chunks]
+    assert np.allclose(index.vectors, alone, atol=1e-6)
+
+
+def test_a_changed_or_missing_file_is_refused(embedder: Embedder, knowledge: Path, tmp_path: Path) -> None:
+    built = tmp_path / "index"
+    index_folder(knowledge, embedder, 40, built)
+    (built / CHUNKS).write_text((built / CHUNKS).read_text().replace("May", "Mai"))
+    with pytest.raises(GraftError, match=r"not those that index.json lists: .*chunks.jsonl"):
+        read_index(built)
+    (built / VECTORS).unlink()
+    (built / INFO).unlink()
+    with pytest.raises(GraftError, match="run the stage `index` first"):
+        read_index(built)
+
+
+def test_chunks_longer_than_the_model_reads_are_refused(embedder: Embedder, knowledge: Path, tmp_path: Path) -> None:
+    with pytest.raises(GraftError, match=r"index.max_tokens: 61, but tiny reads at most 60 tokens"):
+        index_folder(knowledge, embedder, 61, tmp_path / "index")
+    assert not (tmp_path / "index").exists()
