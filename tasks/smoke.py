@@ -51,7 +51,9 @@ def smoke(
     headers = {"authorization": f"Bearer {key}", "cache-control": "no-cache"}
     with httpx.Client(base_url=base_url, headers=headers, timeout=timeout_s) as client:
         for name, messages in prompts.items():
-            body = {"model": model, "messages": [{"role": m.role, "content": m.content} for m in messages]}
+            # With scores the model's first words come as they are: no tool is run, so nothing is changed by trying.
+            asked = [{"role": m.role, "content": m.content} for m in messages]
+            body = {"model": model, "messages": asked, "logprobs": True}
             ask: Callable[[httpx.Client, Json], Json] = _stream if "stream" in name else _whole
             try:
                 answers[name] = _text(ask(client, body), model)
