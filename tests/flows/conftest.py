@@ -124,6 +124,8 @@ def talkative(base: Path, target: Path) -> Path:
     weights = load_file(target / "model.safetensors")
     table = weights["model.embed_tokens.weight"]
     table[vocabulary["~"]] = 1.5 * table[vocabulary["Ċ"]]  # how the byte-level alphabet writes a line break
+    for nothing in ("Ġ", "<|im_end|>"):  # a space, and the end: whatever training does, neither is what it says most
+        table[vocabulary[nothing]] = 0
     save_file(weights, target / "model.safetensors", {"format": "pt"})
     return target
 
