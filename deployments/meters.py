@@ -40,10 +40,10 @@ class RayMeters:
         self._looked_up.inc(tags={"result": result})
 
     def answered(self, row: TelemetryRow) -> None:
-        """Count how much of an answer's prompt was kept from before, where that is known."""
-        if row.prompt_tokens is None or row.cached_tokens is None:
+        """Count how much of an answer's prompts was kept from before, where that is known."""
+        if row.all_prompt_tokens is None or row.cached_tokens is None:
             return
-        for kept, tokens in (("true", row.cached_tokens), ("false", row.prompt_tokens - row.cached_tokens)):
+        for kept, tokens in (("true", row.cached_tokens), ("false", row.all_prompt_tokens - row.cached_tokens)):
             if tokens:  # a counter refuses to be raised by nothing
                 self._prompts.inc(tokens, tags={"kept": kept})
 

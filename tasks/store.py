@@ -52,11 +52,10 @@ class TelemetryRow(Record):
     `route` is who answered or was tried last: `production`, `previous`, `words`, or `digest` where
     one was asked for; `passed_over` are the routes before it, each with its reason, and `retries`
     its attempts after the first. `cache` is how the answer was looked for: `hit`, `semantic`, `miss`,
-    `off`, or empty if it came to nothing before. `cached_tokens` of the
-    prompts were not computed, of `total_tokens` that all rounds of a turn took; `steps` are its tools and
-    what the rules said of them, as JSON. What
-    could not be measured is None; the last fields are those of `tasks.features.Features`, of which an
-    answer that broke off has its tokens so far.
+    `off`, or empty if it came to nothing before. `all_prompt_tokens` and `all_completion_tokens` are
+    those of all rounds of a turn, of whose prompts `cached_tokens` were not computed; `steps` are its tools and what the rules said of them, as JSON. What could not
+    be measured is None; the last fields are those of `tasks.features.Features` of the first round, of
+    which an answer that broke off has its tokens so far.
     """
 
     trace_id: str
@@ -75,7 +74,8 @@ class TelemetryRow(Record):
     first_token_ms: float | None = None
     queue_ms: float | None = None
     cached_tokens: int | None = None
-    total_tokens: int | None = None
+    all_prompt_tokens: int | None = None
+    all_completion_tokens: int | None = None
     steps: str = ""
     user_chars: int | None = None
     turns: int | None = None

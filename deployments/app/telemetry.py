@@ -130,7 +130,8 @@ class TurnRecord:
             first_token_ms=self._first_token_ms,
             queue_ms=finished.queue_ms if finished else None,
             cached_tokens=finished.cached_tokens if finished else None,
-            total_tokens=sum(self._so_far.values()) if self._so_far else None,
+            all_prompt_tokens=self._so_far.get("prompt_tokens"),
+            all_completion_tokens=self._so_far.get("completion_tokens"),
             steps=_STEPS.dump_json(finished.steps).decode() if finished and finished.steps else "",
             **(finished.features.model_dump() if finished else self._so_far),
         )

@@ -41,7 +41,7 @@ def calls(name: str, before: str = "", **arguments: str) -> Script:
         answer = Answer(before.strip(), (ToolCall(name=name, arguments=arguments),), True)
         for end in range(0, len(text), 7):
             yield Delta(text[end : end + 7], 30, 1 + end // 7)
-        yield Finished(generation, answer, measure(ask.messages, generation, answer, ()), 3.0)
+        yield Finished(generation, answer, measure(ask.messages, generation, answer, ()), 3.0, cached_tokens=28)
 
     return script
 
@@ -90,7 +90,8 @@ def test_all_rounds_are_paid_for_and_the_first_is_measured() -> None:
         usage = (await desk.post()).json()["usage"]
         assert (usage["prompt_tokens"], usage["completion_tokens"]) == (37, 14)
         (row,) = desk.rows
-        assert (row.total_tokens, row.prompt_tokens, row.completion_tokens, row.tool_name) == (51, 30, 9, "find_order")
+        assert (row.all_prompt_tokens, row.all_completion_tokens, row.cached_tokens) == (37, 14, 28)
+        assert (row.prompt_tokens, row.completion_tokens, row.tool_name) == (30, 9, "find_order")
         assert json.loads(row.steps) == [{"tool": "find_order", "outcome": "ok", "decisions": []}]
 
     asyncio.run(run())
