@@ -53,9 +53,10 @@ class TelemetryRow(Record):
     one was asked for; `passed_over` are the routes before it, each with its reason, and `retries`
     its attempts after the first. `cache` is how the answer was looked for: `hit`, `semantic`, `miss`,
     `off`, or empty if it came to nothing before. `all_prompt_tokens` and `all_completion_tokens` are
-    those of all rounds of a turn, of whose prompts `cached_tokens` were not computed; `steps` are its tools and what the rules said of them, as JSON. What could not
-    be measured is None; the last fields are those of `tasks.features.Features` of the first round, of
-    which an answer that broke off has its tokens so far.
+    those of all rounds of a turn, of whose prompts `cached_tokens` were not computed; `steps` are its
+    tools and what the rules said of them, as JSON. What could not be measured is None; the last fields
+    are those of `tasks.features.Features` of the first round, of which an answer that broke off has its
+    tokens so far.
     """
 
     trace_id: str
