@@ -205,8 +205,9 @@ def test_a_cancelled_request_gains_nothing_from_the_next_step_on(engine: Engine)
     asked = requests(max_new_tokens=40)
     engine.submit(0, asked[0])
     engine.submit(1, asked[1])
-    chunks = engine.step() + engine.step() + engine.step()
-    assert {chunk.key for chunk in chunks} == {0, 1}
+    chunks: list[Chunk] = []
+    while {chunk.key for chunk in chunks} != {0, 1}:  # an engine apart may begin on one before it hears of the other
+        chunks += engine.step()
     engine.cancel(0)
     after = until_done(engine, {1})
     assert tokens(after, 0) == ()
