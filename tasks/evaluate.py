@@ -25,7 +25,7 @@ from tasks.layout import (
     BUILT_BASE,
     BUILT_BASELINE,
     BUILT_EVALUATION,
-    BUILT_EXAMPLES,
+    BUILT_GROUNDED,
     BUILT_PACKAGE,
     CONTRACT,
     INCUMBENT,
@@ -129,10 +129,10 @@ def systems(package: Path, base: Path, incumbent: Path, registry: LocalRegistry)
 
 def main() -> None:
     settings, terms = load_settings(), load_terms(CONTRACT)
-    examples = load_examples(BUILT_EXAMPLES / "eval.parquet")
+    examples = load_examples(BUILT_GROUNDED / "eval.parquet")
     if not examples:
         raise GraftError(
-            f"{BUILT_EXAMPLES / 'eval.parquet'}: no eval examples; raise prepare.eval_share in params.yaml"
+            f"{BUILT_GROUNDED / 'eval.parquet'}: no eval examples; raise prepare.eval_share in params.yaml"
         )
     rows: list[dict[str, Any]] = []
     for name, opened in systems(BUILT_PACKAGE, BUILT_BASE, INCUMBENT, LocalRegistry()).items():

@@ -25,7 +25,7 @@ from tasks.engine.resources import ALONE
 from tasks.errors import run_main
 from tasks.examples import load_examples
 from tasks.files import new_folder, sha256_file, sha256_tree, write_json, write_text
-from tasks.layout import BUILT_ADAPTER, BUILT_BASE, BUILT_BASELINE, BUILT_EXAMPLES, BUILT_PACKAGE, CONTRACT, PROMPTS
+from tasks.layout import BUILT_ADAPTER, BUILT_BASE, BUILT_BASELINE, BUILT_GROUNDED, BUILT_PACKAGE, CONTRACT, PROMPTS
 from tasks.manifest import (
     ADAPTER,
     EXPORTED,
@@ -143,7 +143,7 @@ def provenance() -> dict[str, str | None]:
 
 
 def main() -> None:
-    built = (BUILT_BASE, BUILT_BASELINE, BUILT_ADAPTER, PROMPTS, BUILT_EXAMPLES)
+    built = (BUILT_BASE, BUILT_BASELINE, BUILT_ADAPTER, PROMPTS, BUILT_GROUNDED)
     digest = build(load_settings(), load_terms(CONTRACT), *built, BUILT_PACKAGE)
     print(f"package: {digest}")
 

@@ -142,7 +142,8 @@ class Prompt:
 
     def _plain(self, message: Message) -> dict[str, Any]:
         calls = [self._defuse_json(call.model_dump()) for call in message.tool_calls]
-        return {"role": message.role, "content": self._defuse(message.content.strip()), "tool_calls": calls}
+        texts = {"content": self._defuse(message.content.strip()), "context": self._defuse(message.context)}
+        return {"role": message.role, **texts, "tool_calls": calls}
 
     def _defuse(self, text: str) -> str:
         for token in self._special:

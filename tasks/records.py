@@ -43,10 +43,11 @@ class ToolCall(Record):
 
 
 class Message(Record):
-    """One turn of a conversation."""
+    """One turn of a conversation. `context` was looked up for a user's turn and is read before its content."""
 
     role: Role
     content: str = ""
+    context: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
 
     @model_validator(mode="before")

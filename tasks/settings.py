@@ -106,6 +106,11 @@ class RetrievalSettings(Section):
     floor: Annotated[float, Field(ge=-1.0, le=1.0)]
 
 
+class GroundingSettings(Section):
+    passages: Positive
+    turns: Positive
+
+
 class RecallSettings(Section):
     cutoffs: tuple[Positive, ...] = Field(min_length=1)
 
@@ -200,6 +205,7 @@ class Settings(Section):
     safety: SafetySettings
     index: IndexSettings
     retrieval: RetrievalSettings
+    grounding: GroundingSettings
     recall: RecallSettings
 
 

@@ -35,7 +35,7 @@ from tasks.checkpoints import SealCallback, last_checkpoint
 from tasks.errors import GraftError, run_main
 from tasks.examples import load_examples
 from tasks.files import new_folder, sha256_file, write_json
-from tasks.layout import BUILT_ADAPTER, BUILT_BASE, BUILT_EXAMPLES, CHECKPOINTS, PROMPTS
+from tasks.layout import BUILT_ADAPTER, BUILT_BASE, BUILT_GROUNDED, CHECKPOINTS, PROMPTS
 from tasks.loss_curve import draw
 from tasks.models import load_model, load_quantised, training_dtype
 from tasks.packing import TokenRow, pack, pad, refuses_packs, taking_packs, weighted_loss
@@ -323,8 +323,8 @@ def check_adapter(model: torch.nn.Module) -> None:
 def main() -> None:
     settings = load_settings()
     prompt = Prompt.load(PROMPTS, BUILT_BASE)
-    checkpoints = CHECKPOINTS / run_key(settings, BUILT_BASE, BUILT_EXAMPLES)
-    tune(settings, BUILT_BASE, prompt, BUILT_EXAMPLES, checkpoints, BUILT_ADAPTER)
+    checkpoints = CHECKPOINTS / run_key(settings, BUILT_BASE, BUILT_GROUNDED)
+    tune(settings, BUILT_BASE, prompt, BUILT_GROUNDED, checkpoints, BUILT_ADAPTER)
     # The adapter is written: a finished run's checkpoints have nothing left to protect.
     PartialState().wait_for_everyone()
     if PartialState().is_main_process:

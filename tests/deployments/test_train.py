@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from deployments.settings import load_serve_settings
 from tasks.examples import save_examples
-from tasks.layout import BUILT_ADAPTER, BUILT_BASE, BUILT_EXAMPLES, CHECKPOINTS, PROMPTS
+from tasks.layout import BUILT_ADAPTER, BUILT_BASE, BUILT_GROUNDED, CHECKPOINTS, PROMPTS
 from tests.conftest import ROOT
 from tests.deployments.stack import free_port, start_head, stop_head
 from tests.examples import write_examples
@@ -32,8 +32,8 @@ def root(tiny_base: Path, tiny_prompts: Path) -> Iterator[Path]:
     root = Path(tempfile.mkdtemp(prefix="graft-"))
     shutil.copytree(tiny_base, root / BUILT_BASE)
     shutil.copytree(tiny_prompts, root / PROMPTS)
-    (root / BUILT_EXAMPLES).mkdir()
-    write_examples(root / BUILT_EXAMPLES)
+    (root / BUILT_GROUNDED).mkdir()
+    write_examples(root / BUILT_GROUNDED)
     (root / "deployments").mkdir()
     shutil.copy(ROOT / "deployments/train.yaml", root / "deployments")
     content = yaml.safe_load((ROOT / "deployments/serve.yaml").read_text(encoding="utf-8"))
@@ -92,12 +92,12 @@ def test_two_workers_follow_the_curve_of_one(root: Path) -> None:
 
 def test_what_a_worker_refuses_is_one_error(root: Path) -> None:
     configure(root, workers=2)
-    kept = (root / BUILT_EXAMPLES / "train.parquet").read_bytes()
-    save_examples(root / BUILT_EXAMPLES / "train.parquet", [])
+    kept = (root / BUILT_GROUNDED / "train.parquet").read_bytes()
+    save_examples(root / BUILT_GROUNDED / "train.parquet", [])
     try:
         refused = launch(root)
     finally:
-        (root / BUILT_EXAMPLES / "train.parquet").write_bytes(kept)
+        (root / BUILT_GROUNDED / "train.parquet").write_bytes(kept)
     assert refused.returncode == 1
     assert refused.stderr.splitlines()[-1].startswith("error: build/examples/train.parquet: no training examples")
 
