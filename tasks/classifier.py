@@ -18,8 +18,10 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load_file
 
+from tasks import published
 from tasks.errors import GraftError
 from tasks.files import sha256_tree
+from tasks.layout import CLASSIFIERS
 from tasks.ngrams import count_ngrams, windows
 from tasks.records import Record
 
@@ -89,6 +91,16 @@ class Classifier:
     def _score_stretch(self, text: str) -> float:
         places, values = self._features(text)
         return float(self._weight[places] @ values) + self.info.bias
+
+
+def publish(built: Path, root: Path = CLASSIFIERS) -> str:
+    """Copy a classifier to where it is served from; returns its digest.
+
+    Raises:
+        GraftError: as `open_classifier`.
+    """
+    open_classifier(built)
+    return published.publish(built, INFO, root)
 
 
 def open_classifier(folder: Path) -> Classifier:

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
+from tasks import published
 from tasks.errors import GraftError, run_main
 from tasks.files import new_folder, sha256_file, sha256_tree, write_json
 from tasks.layout import BUILT_EMBEDDING, EMBEDDINGS
@@ -135,19 +136,13 @@ def read_embedding(folder: Path) -> EmbeddingInfo:
 
 
 def publish(built: Path, root: Path = EMBEDDINGS) -> str:
-    """Copy a retrieval model to where it is served from, by its digest: the sha256 of its `embedding.json`.
-
-    Publishing the same model again changes nothing.
+    """Copy a retrieval model to where it is served from; returns its digest.
 
     Raises:
         GraftError: a file is not what `embedding.json` says.
     """
     read_embedding(built)
-    digest = sha256_file(built / INFO)
-    if not (root / digest).exists():
-        with new_folder(root / digest) as folder:
-            shutil.copytree(built, folder, dirs_exist_ok=True)
-    return digest
+    return published.publish(built, INFO, root)
 
 
 def bring_in(settings: EmbeddingSettings, target: Path) -> EmbeddingInfo:

@@ -1,6 +1,7 @@
 """Stage `grounding`: what retrieval finds for a customer's turn, put where the model reads it.
 
 build/grounded/    train.parquet, eval.parquet, test.parquet    the examples as a served turn would read them
+                   grounding.json                               in what, for the package's manifest
 
 Training, evaluation and serving put passages into a conversation by the functions below, so a model
 is asked as it was trained. Each of the last turns of a customer is looked up by its own words, and
@@ -18,13 +19,15 @@ from tasks.chunks import Chunk
 from tasks.embedding import Embedder, TextTooLongError
 from tasks.errors import run_main
 from tasks.examples import load_examples, save_examples
-from tasks.files import new_folder
+from tasks.files import new_folder, write_json
 from tasks.layout import BUILT_EMBEDDING, BUILT_EXAMPLES, BUILT_GROUNDED, BUILT_INDEX
+from tasks.manifest import Grounding
 from tasks.records import Example, Message
 from tasks.retrieval import Passages, Retriever
-from tasks.settings import GroundingSettings, load_settings
+from tasks.settings import load_settings
 from tasks.spotlight import mark_data
 
+INFO = "grounding.json"
 SPLITS = ("train", "eval", "test")
 _QUERY_CHARS = 600
 """A longer turn is looked up by its end, where the question mostly is: a retrieval model reads so much."""
@@ -60,30 +63,43 @@ def ground(example: Example, search: Callable[[str], Sequence[Chunk]], turns: in
     return example.model_copy(update={"messages": with_passages(example.messages, found)})
 
 
-def ground_splits(examples: Path, retriever: Retriever, settings: GroundingSettings, target: Path) -> int:
+def ground_splits(examples: Path, retriever: Retriever, grounding: Grounding, target: Path) -> int:
     """Ground the examples of every split; `target` is whole or untouched. Returns how many turns found something."""
 
     def search(query: str) -> list[Chunk]:
         try:
-            return [hit.chunk for hit in retriever.search(query, settings.passages)]
+            return [hit.chunk for hit in retriever.search(query, grounding.passages)]
         except TextTooLongError:  # hardly words: a turn that is served is answered without passages too
             return []
 
     found = 0
     with new_folder(target) as folder:
         for split in SPLITS:
-            grounded = [ground(e, search, settings.turns) for e in load_examples(examples / f"{split}.parquet")]
+            grounded = [ground(e, search, grounding.turns) for e in load_examples(examples / f"{split}.parquet")]
             save_examples(folder / f"{split}.parquet", grounded)
             found += sum(bool(message.context) for example in grounded for message in example.messages)
+        write_json(folder / INFO, grounding.model_dump())
     return found
+
+
+def read_grounding(folder: Path) -> Grounding | None:
+    """What the examples in `folder` are grounded in; None if they are not."""
+    path = folder / INFO
+    return Grounding.model_validate_json(path.read_bytes()) if path.is_file() else None
 
 
 def main() -> None:
     settings = load_settings()
     with tempfile.TemporaryDirectory(prefix="graft-grounding-") as tables:
         passages = Passages(BUILT_INDEX, Path(tables), settings.retrieval)
-        retriever = Retriever(passages, Embedder(BUILT_EMBEDDING, threads=1))
-        found = ground_splits(BUILT_EXAMPLES, retriever, settings.grounding, BUILT_GROUNDED)
+        embedder = Embedder(BUILT_EMBEDDING, threads=1)
+        grounding = Grounding(
+            index=passages.digest,
+            embedding=embedder.digest,
+            retrieval=settings.retrieval,
+            **settings.grounding.model_dump(),
+        )
+        found = ground_splits(BUILT_EXAMPLES, Retriever(passages, embedder), grounding, BUILT_GROUNDED)
     print(f"grounding: passages for {found} of the customers' turns")
 
 

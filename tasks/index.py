@@ -16,11 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
+from tasks import published
 from tasks.chunks import Chunk, chunk_folder
 from tasks.embedding import Embedder, Vectors
 from tasks.errors import GraftError, run_main
 from tasks.files import new_folder, sha256_file, sha256_tree, write_json, write_text
-from tasks.layout import BUILT_EMBEDDING, BUILT_INDEX, KNOWLEDGE
+from tasks.layout import BUILT_EMBEDDING, BUILT_INDEX, INDEXES, KNOWLEDGE
 from tasks.records import Record
 from tasks.settings import load_settings
 
@@ -91,6 +92,16 @@ def read_index(folder: Path) -> Index:
     lines = (folder / CHUNKS).read_text(encoding="utf-8").split("\n")[:-1]
     chunks = tuple(Chunk.model_validate_json(line) for line in lines)
     return Index(sha256_file(folder / INFO), info, chunks, np.load(folder / VECTORS, allow_pickle=False))
+
+
+def publish(built: Path, root: Path = INDEXES) -> str:
+    """Copy an index to where it is served from; returns its digest.
+
+    Raises:
+        GraftError: as `read_index`.
+    """
+    read_index(built)
+    return published.publish(built, INFO, root)
 
 
 def index_folder(knowledge: Path, embedder: Embedder, max_tokens: int, target: Path) -> IndexInfo:

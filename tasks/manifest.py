@@ -14,7 +14,7 @@ from typing import Any
 from tasks.errors import GraftError
 from tasks.files import sha256_file, sha256_tree
 from tasks.records import Record
-from tasks.settings import EngineSettings
+from tasks.settings import EngineSettings, RetrievalSettings
 
 MANIFEST = "manifest.json"
 PROVENANCE = "provenance.json"
@@ -49,6 +49,21 @@ class Fidelity(Record):
     greedy_agreement: float
 
 
+class Grounding(Record):
+    """What its conversations are grounded in: the index's digest and its retrieval model's, and how it is searched.
+
+    `passages` are read by the model for each of the customer's last `turns` turns; what is said may
+    lean on the best `known` of those that were found.
+    """
+
+    index: str
+    embedding: str
+    passages: int
+    turns: int
+    known: int
+    retrieval: RetrievalSettings
+
+
 class Manifest(Record):
     """Everything a server must know to serve a package, and a person to trust it."""
 
@@ -64,6 +79,7 @@ class Manifest(Record):
     limits: str
     refusal_phrases: tuple[str, ...]
     fidelity: Fidelity | None = None
+    grounding: Grounding | None = None
     files: dict[str, str]
 
 

@@ -25,6 +25,7 @@ from tasks.engine.resources import ALONE
 from tasks.errors import run_main
 from tasks.examples import load_examples
 from tasks.files import new_folder, sha256_file, sha256_tree, write_json, write_text
+from tasks.grounding import read_grounding
 from tasks.layout import BUILT_ADAPTER, BUILT_BASE, BUILT_BASELINE, BUILT_GROUNDED, BUILT_PACKAGE, CONTRACT, PROMPTS
 from tasks.manifest import (
     ADAPTER,
@@ -93,6 +94,7 @@ def build(
             limits=settings.package.limits,
             refusal_phrases=terms.refusal_phrases,
             fidelity=fidelity,
+            grounding=read_grounding(examples),
             files={},
         )
         write_text(folder / "card.md", render(manifest))

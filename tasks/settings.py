@@ -109,6 +109,7 @@ class RetrievalSettings(Section):
 class GroundingSettings(Section):
     passages: Positive
     turns: Positive
+    known: Positive
 
 
 class RecallSettings(Section):

@@ -13,7 +13,8 @@ from typing import Literal, Protocol
 
 from tasks.errors import GraftError
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "content_filter"]
+"""An engine ends by the first two; the last is that of words in place of an answer which a check refused."""
 
 
 @dataclass(frozen=True)

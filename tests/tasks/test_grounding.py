@@ -6,12 +6,12 @@ from pathlib import Path
 
 from tasks.chunks import Chunk
 from tasks.examples import load_examples, save_examples
-from tasks.grounding import ground, ground_splits, queries, with_passages
+from tasks.grounding import ground, ground_splits, queries, read_grounding, with_passages
 from tasks.index import index_folder
+from tasks.manifest import Grounding
 from tasks.prompt import Prompt
 from tasks.records import Example, Message
 from tasks.retrieval import Passages, Retriever
-from tasks.settings import GroundingSettings
 from tests.tasks.test_retrieval import SETTINGS, make_embedder, write
 
 COST = Chunk(id="delivery.md#cost", source="delivery.md", headings=("Delivery", "Cost"), text="Plants cost £6.95.")
@@ -75,8 +75,10 @@ def test_every_split_is_grounded_as_a_served_turn_is(tiny_embedding: Path, tmp_p
     save_examples(tmp_path / "examples/train.parquet", [example(*talk), example(*too_long, name="b")])
     for split in ("eval", "test"):
         save_examples(tmp_path / f"examples/{split}.parquet", [example(*talk, split=split)])
-    settings = GroundingSettings(passages=1, turns=3)
-    assert ground_splits(tmp_path / "examples", retriever, settings, tmp_path / "grounded") == 3
+    grounding = Grounding(index="i", embedding="e", passages=1, turns=3, known=8, retrieval=SETTINGS)
+    assert ground_splits(tmp_path / "examples", retriever, grounding, tmp_path / "grounded") == 3
+    assert read_grounding(tmp_path / "grounded") == grounding
+    assert read_grounding(tmp_path / "examples") is None
     trained, unread = load_examples(tmp_path / "grounded/train.parquet")
     assert unread.messages == too_long
     (hit,) = retriever.search(talk[0].content, 1)
