@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from tasks.engine.protocol import Constraint, Generation
 from tasks.features import Features
-from tasks.policy import Decision
+from tasks.policy import Decision, Deed
 from tasks.prompt import Answer
 from tasks.records import Message, Record
 
@@ -59,25 +59,40 @@ class TokenLogprob:
         return self.bytes.decode(errors="replace")
 
 
+class Citation(Record):
+    """A passage that an answer used: its chunk's id and headings, and where in the answer, in characters."""
+
+    chunk: str
+    title: str
+    start: int
+    end: int
+
+
 @dataclass(frozen=True)
 class Delta:
     """New text, as the model wrote it (empty while it is held back), and how many tokens there are so far.
 
-    `logprobs` has the new tokens without an end of turn, if they were asked for.
+    `logprobs` has the new tokens without an end of turn, if they were asked for; `deeds` are the
+    tools that were run in the turn so far.
     """
 
     text: str
     prompt_tokens: int
     completion_tokens: int
     logprobs: tuple[TokenLogprob, ...] = ()
+    deeds: tuple[Deed, ...] = ()
 
 
 class Step(Record):
-    """A tool that the model asked for, what came of it (`ok` or an error's code), and what the rules said."""
+    """A tool that the model asked for, what came of it (`ok` or an error's code), and what the rules said.
+
+    `found` names what checks took out of its result before the model read it.
+    """
 
     tool: str
     outcome: str
     decisions: tuple[Decision, ...] = ()
+    found: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -86,16 +101,19 @@ class Finished:
 
     What the last step gave is here only, so the deltas before may hold less than the whole.
     `cached_tokens` of the prompt were not computed: the engine had kept them, or a whole answer was
-    at hand. `steps` are the tools that were run on the way to it; the tokens of all rounds are counted.
+    at hand. `steps` are the tools that were run on the way to it, `deeds` their results; the tokens of
+    all rounds are counted. `features` is None where no model was asked.
     """
 
     generation: Generation
     answer: Answer
-    features: Features
+    features: Features | None
     queue_ms: float
     logprobs: tuple[TokenLogprob, ...] = ()
     cached_tokens: int = 0
     steps: tuple[Step, ...] = ()
+    deeds: tuple[Deed, ...] = ()
+    citations: tuple[Citation, ...] = ()
 
 
 @dataclass(frozen=True)

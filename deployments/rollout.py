@@ -21,9 +21,10 @@ import httpx
 from deployments.app.routing import Routing, Served, ServedEmbedding
 from deployments.ray_node import require_free
 from deployments.settings import Scale, ServeSettings, load_serve_settings
+from tasks import classifier
 from tasks.embedding import publish, read_embedding
 from tasks.errors import GraftError
-from tasks.layout import BUILT_EMBEDDING, LOGS, RUN
+from tasks.layout import BUILT_EMBEDDING, BUILT_INJECTION, LOGS, RUN
 from tasks.manifest import read_manifest
 from tasks.registry import LocalRegistry
 from tasks.settings import load_settings
@@ -150,10 +151,13 @@ def _start_assistant(settings: ServeSettings) -> None:
 
 
 def _assistant_config(settings: ServeSettings, routing: Routing) -> dict[str, Any]:
+    params = load_settings()
     arguments = {
         "root": str(Path.cwd()),
         "room": settings.room,
-        "tools": load_settings().tools.model_dump(mode="json"),
+        "tools": params.tools.model_dump(mode="json"),
+        "safety": params.safety.model_dump(mode="json"),
+        "classifier": classifier.publish(BUILT_INJECTION) if BUILT_INJECTION.is_dir() else None,
         "timeouts": {
             "first_token_s": settings.engine.first_token_timeout_s,
             "request_s": settings.engine.request_timeout_s,
@@ -212,8 +216,13 @@ def _deploy(settings: ServeSettings, digest: str) -> None:
     _change(settings, name, _engine_config(settings, digest, name), limit_s, f"package {digest}")
     if digest not in routing.served:
         manifest = read_manifest(registry.package(digest))
-        limit = manifest.engine.max_new_tokens
-        package = Served(app=name, name=manifest.name, max_new_tokens=limit, since=int(time.time()))
+        package = Served(
+            app=name,
+            name=manifest.name,
+            max_new_tokens=manifest.engine.max_new_tokens,
+            since=int(time.time()),
+            grounding=manifest.grounding,
+        )
         _route(settings, routing.model_copy(update={"served": {**routing.served, digest: package}}))
 
 

@@ -22,13 +22,19 @@ from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, RayServeException
 
 from deployments.app.embeddings import Embeddings
+from deployments.app.instructions import Instructions
+from deployments.app.intake import Intake
 from deployments.app.keys import Keys, read_keys
+from deployments.app.leaving import Facts, Leaving
+from deployments.app.retrieval import Retrieval
 from deployments.app.rounds import Rounds
 from deployments.app.routes import create_app
 from deployments.app.routing import Routing, ServedEmbedding
+from deployments.app.safety.checks import Safety
+from deployments.app.safety.configured import configured_checks
 from deployments.app.shedding import Shedding
 from deployments.app.timeouts import Timeouts
-from deployments.app.turn import Turns
+from deployments.app.turn import Layers, Turns
 from deployments.embedder import EmbeddingReplica
 from deployments.engine import EngineReplica
 from deployments.events import OVERLOADED, Ask, Embedded, Event, Refused
@@ -43,9 +49,12 @@ from deployments.settings import (
     ReplicaSettings,
     TelemetrySettings,
 )
+from tasks.classifier import open_classifier
 from tasks.errors import GraftError
-from tasks.layout import SHOP, SHOP_SEED, TELEMETRY
-from tasks.settings import Section, ToolSettings
+from tasks.layout import CLASSIFIERS, INDEX_TABLES, INDEXES, REGISTRY, SHOP, SHOP_SEED, TELEMETRY
+from tasks.policy import Decision
+from tasks.registry import LocalRegistry
+from tasks.settings import SafetySettings, Section, ToolSettings
 from tasks.shop.desk import open_desk
 from tasks.store import TelemetryRow, TelemetryWriter
 
@@ -82,6 +91,8 @@ class AssistantArguments(Section):
     root: str
     room: int
     tools: ToolSettings
+    safety: SafetySettings
+    classifier: str | None
     timeouts: Timeouts
     assistant: AssistantSettings
     limits: LimitSettings
@@ -204,8 +215,15 @@ class Assistant:
 
         root = Path(arguments.root)
         desk = open_desk(arguments.tools, root / SHOP, root / SHOP_SEED)
+        safety = _safety(arguments)
+        self._retrieval = Retrieval(root / INDEXES, root / INDEX_TABLES, self._embed, safety)
+
+        def judge(text: str, facts: Facts) -> tuple[Decision, ...]:
+            return desk.before_answer(text, facts.customer, facts.deeds, facts.passages, facts.said)
+
+        leaving = Leaving(safety, judge, Instructions(LocalRegistry(root / REGISTRY)))
         self._turns = Turns(
-            Shedding(Rounds(self._backend, desk.answer, arguments.tools), arguments.room),
+            Shedding(Rounds(self._backend, desk.answer, arguments.tools, safety), arguments.room),
             told,
             keys,
             arguments.limits,
@@ -213,15 +231,16 @@ class Assistant:
             arguments.fallback,
             arguments.cache,
             meters,
+            Layers(Intake(safety), self._retrieval, leaving),
             self._embed,
         )
         self._embeddings = Embeddings(self._turns, self._backend)
 
     async def _embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """What the cache compares questions by."""
+        """What the cache compares questions by, and what passages are looked up with."""
         served = self._turns.routing.embedding
         if served is None:
-            raise GraftError("cache.semantic in serve.yaml needs the embedding model, and none is served")
+            raise GraftError("no retrieval model is served; run the stage `embedding` and deploy again")
         found = await self._backend.embed(served.app, tuple(texts))
         if isinstance(found, Refused):
             raise GraftError(found.message)
@@ -230,9 +249,20 @@ class Assistant:
     def __serve_build_asgi_app__(self) -> FastAPI:
         return create_app(self._turns, self._embeddings)
 
-    def reconfigure(self, config: dict[str, Any]) -> None:
-        """Serve calls this with the new `user_config`."""
-        self._turns.routing = Routing.model_validate(config)
+    async def reconfigure(self, config: dict[str, Any]) -> None:
+        """Serve calls this with the new `user_config`. Indexes are opened before anything is swapped."""
+        routing = Routing.model_validate(config)
+        groundings = {served.grounding for served in routing.served.values() if served.grounding}
+        await asyncio.to_thread(self._retrieval.keep, groundings)
+        self._turns.routing = routing
+
+
+def _safety(arguments: AssistantArguments) -> Safety:
+    """The checks that `params.yaml` asks for; without a classifier those that need none."""
+    folder = Path(arguments.root) / CLASSIFIERS / arguments.classifier if arguments.classifier else None
+    classifier = open_classifier(folder) if folder else None
+    on_failure = {str(name): choice for name, choice in arguments.safety.on_failure.items()}
+    return Safety(configured_checks(arguments.safety, classifier), on_failure)
 
 
 def assistant(sent: dict[str, Any]) -> serve.Application:

@@ -25,13 +25,21 @@ from flows.api import PrefectApi
 from flows.pipeline import run_stages
 from flows.steps import cached, step
 from flows.summary import Released, render
-from tasks import gate
+from tasks import gate, index
 from tasks.drift import reference_path, write_reference
 from tasks.errors import GraftError
 from tasks.examples import load_examples
 from tasks.files import write_json
 from tasks.inputs import remember_run
-from tasks.layout import BUILT_BASE, BUILT_CONTRACT, BUILT_EVALUATION, BUILT_EXAMPLES, BUILT_PACKAGE, INCUMBENT
+from tasks.layout import (
+    BUILT_BASE,
+    BUILT_CONTRACT,
+    BUILT_EVALUATION,
+    BUILT_EXAMPLES,
+    BUILT_INDEX,
+    BUILT_PACKAGE,
+    INCUMBENT,
+)
 from tasks.manifest import package_digest, read_manifest
 from tasks.registry import PRODUCTION, LocalRegistry
 from tasks.settings import load_settings
@@ -122,7 +130,8 @@ def judge(digest: str) -> State:
 
 
 def publish(digest: str) -> None:
-    """Put the package, its base and its evaluation into the registry."""
+    """Put the package, its base and its evaluation into the registry, and its index where it is served from."""
+    index.publish(BUILT_INDEX)
     LocalRegistry().publish(BUILT_PACKAGE, BUILT_BASE, BUILT_EVALUATION)
     print(f"publish: {digest}")
 

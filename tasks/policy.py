@@ -29,6 +29,14 @@ class Verdict:
 ALLOW = Verdict("allow")
 
 
+@dataclass(frozen=True)
+class Deed:
+    """A tool that was run in this conversation, and its result as the text of its message."""
+
+    tool: str
+    result: str
+
+
 class Decision(Record):
     """A verdict with the rule that gave it and who answers for that rule."""
 

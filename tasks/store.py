@@ -53,10 +53,13 @@ class TelemetryRow(Record):
     one was asked for; `passed_over` are the routes before it, each with its reason, and `retries`
     its attempts after the first. `cache` is how the answer was looked for: `hit`, `semantic`, `miss`,
     `off`, or empty if it came to nothing before. `all_prompt_tokens` and `all_completion_tokens` are
-    those of all rounds of a turn, of whose prompts `cached_tokens` were not computed; `steps` are its
-    tools and what the rules said of them, as JSON. What could not be measured is None; the last fields
-    are those of `tasks.features.Features` of the first round, of which an answer that broke off has its
-    tokens so far.
+    those of all rounds of a turn, of whose prompts `cached_tokens` were not computed; `engine_ms` is
+    what the engine took for them. As JSON: `steps` are its tools and what the rules said of them,
+    `passages` the ids of the chunks that the model read, `findings` what each safety check said and
+    its milliseconds, `decisions` what the rules said of the answer. `blocked_by` is the check or rule
+    for which fixed words stand in place of the answer, or of its rest. What could not be measured is
+    None; the last fields are those of `tasks.features.Features` of the first round, of which an answer
+    that broke off has its tokens so far.
     """
 
     trace_id: str
@@ -77,7 +80,12 @@ class TelemetryRow(Record):
     cached_tokens: int | None = None
     all_prompt_tokens: int | None = None
     all_completion_tokens: int | None = None
+    engine_ms: float | None = None
     steps: str = ""
+    passages: str = ""
+    findings: str = ""
+    decisions: str = ""
+    blocked_by: str = ""
     user_chars: int | None = None
     turns: int | None = None
     prompt_tokens: int | None = None

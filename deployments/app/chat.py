@@ -10,7 +10,7 @@ from typing import Any
 from deployments.app.api import Api, Head, usage
 from deployments.app.calls import showable
 from deployments.app.schema import ChatRequest
-from deployments.events import Delta, Finished, TokenLogprob
+from deployments.events import Citation, Delta, Finished, TokenLogprob
 from tasks.records import ToolCall
 
 
@@ -30,6 +30,8 @@ class ChatWriter:
         message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
         if calls:
             message |= {"content": content or None, "tool_calls": [call_part(call) for call in calls]}
+        if finished.citations:
+            message["annotations"] = cited_parts(finished.citations)
         choice = {
             "index": 0,
             "message": message,
@@ -59,7 +61,8 @@ class ChatWriter:
             yield self._chunk({"content": content[len(self._sent) :]})
         for index, call in enumerate(calls):
             yield self._chunk({"tool_calls": [{"index": index, **call_part(call)}]})
-        yield self._chunk({}, "tool_calls" if calls else finished.generation.finish_reason)
+        cited = {"annotations": cited_parts(finished.citations)} if finished.citations else {}
+        yield self._chunk(cited, "tool_calls" if calls else finished.generation.finish_reason)
         if self._request.include_usage:
             yield {**self._chunk({}), "choices": [], "usage": usage(finished)}
 
@@ -86,6 +89,15 @@ def outcome(request: ChatRequest, finished: Finished) -> tuple[str, tuple[ToolCa
         return finished.generation.text.strip(), ()
     calls = finished.answer.tool_calls
     return finished.answer.content, calls[:1] if request.parallel_tool_calls is False else calls
+
+
+def cited_parts(citations: Sequence[Citation]) -> list[dict[str, Any]]:
+    """Citations in OpenAI's shape; the address is a chunk's, which begins with its document's file."""
+    parts = [
+        {"url": cited.chunk, "title": cited.title, "start_index": cited.start, "end_index": cited.end}
+        for cited in citations
+    ]
+    return [{"type": "url_citation", "url_citation": part} for part in parts]
 
 
 def call_part(call: ToolCall) -> dict[str, Any]:

@@ -14,13 +14,17 @@ from dataclasses import replace
 from typing import Protocol
 
 from deployments.app.calls import showable
+from deployments.app.safety.checks import Checked, Safety
 from deployments.app.timeouts import Events
 from deployments.events import Ask, Backend, Delta, Event, Finished, Step
-from tasks.policy import Decision
+from tasks.policy import Decision, Deed
 from tasks.prompt import Answer
 from tasks.records import Message, Record, ToolCall
 from tasks.settings import ToolSettings
 from tasks.tools import Failure, dump_result
+
+WITHHELD = Failure(error="unreadable", message="What the tool told cannot be shown.")
+"""Stands in for a result that no check could clean."""
 
 
 class Used(Protocol):
@@ -44,12 +48,14 @@ class Rounds:
         backend: reaches models.
         use: runs a call; may block.
         settings: how many rounds, and the words after the last.
+        safety: looks at what tools tell before the model reads it.
     """
 
-    def __init__(self, backend: Backend, use: Use, settings: ToolSettings) -> None:
+    def __init__(self, backend: Backend, use: Use, settings: ToolSettings, safety: Safety) -> None:
         self._backend = backend
         self._use = use
         self._settings = settings
+        self._safety = safety
 
     async def ask(self, app: str, ask: Ask) -> Events:
         """See `Backend.ask`."""
@@ -68,8 +74,13 @@ class Rounds:
                 return
             for place, call in enumerate(turn.calls):
                 key = f"{ask.key}:{number}:{place}"
-                turn.used(call, await asyncio.to_thread(self._use, call, ask.customer, key))
+                turn.used(call, *await asyncio.to_thread(self._run, call, ask.customer, key))
         yield turn.unfinished(self._settings.unfinished)
+
+    def _run(self, call: ToolCall, customer: str | None, key: str) -> tuple[Used, Checked]:
+        """What came of a call, and its result as the model may read it."""
+        used = self._use(call, customer, key)
+        return used, self._safety.look("data", dump_result(used.result))
 
 
 class _Turn:
@@ -80,6 +91,7 @@ class _Turn:
         self.calls: tuple[ToolCall, ...] = ()
         self._rounds: list[Finished] = []
         self._steps: list[Step] = []
+        self._deeds: list[Deed] = []
         self._said: list[str] = []
         self._text, self._shown = "", 0
 
@@ -98,12 +110,14 @@ class _Turn:
         self._text, self._shown = "", 0
         return None
 
-    def used(self, call: ToolCall, used: Used) -> None:
+    def used(self, call: ToolCall, used: Used, checked: Checked) -> None:
         """What came of a call, which the next round reads."""
         outcome = used.result.error if isinstance(used.result, Failure) else "ok"
-        self._steps.append(Step(tool=call.name, outcome=outcome, decisions=used.decisions))
-        read = Message(role="tool", content=dump_result(used.result))
-        self.ask = replace(self.ask, messages=(*self.ask.messages, read))
+        found = tuple(f"{one.check}: {one.reason}" for one in checked.findings if one.outcome != "pass")
+        self._steps.append(Step(tool=call.name, outcome=outcome, decisions=used.decisions, found=found))
+        result = dump_result(WITHHELD) if checked.blocked else checked.text
+        self._deeds.append(Deed(call.name, result))
+        self.ask = replace(self.ask, messages=(*self.ask.messages, Message(role="tool", content=result)))
 
     def unfinished(self, words: str) -> Finished:
         """The end of a turn whose model would go on asking for tools."""
@@ -119,7 +133,13 @@ class _Turn:
         for earlier in self._rounds:
             prompt += earlier.generation.prompt_tokens
             completion += earlier.generation.completion_tokens
-        return replace(event, text=f"\n{new}" if begins else new, prompt_tokens=prompt, completion_tokens=completion)
+        return replace(
+            event,
+            text=f"\n{new}" if begins else new,
+            prompt_tokens=prompt,
+            completion_tokens=completion,
+            deeds=tuple(self._deeds),
+        )
 
     def _finished(self, answer: Answer) -> Finished:
         """All rounds as one answer. Its features are the first round's, which is the one that evaluation asks for."""
@@ -139,4 +159,5 @@ class _Turn:
             queue_ms=sum(one.queue_ms for one in rounds),
             cached_tokens=sum(one.cached_tokens for one in rounds),
             steps=tuple(self._steps),
+            deeds=tuple(self._deeds),
         )

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from deployments.app.errors import ApiError
 from deployments.settings import RouteName
+from tasks.manifest import Grounding
 from tasks.records import Record
 from tasks.registry import PRODUCTION
 
@@ -20,6 +21,7 @@ class Served(Record):
     name: str
     max_new_tokens: int
     since: int
+    grounding: Grounding | None = None
 
     def new_tokens(self, wanted: int | None) -> int:
         """How many tokens an answer may have that `wanted` so many."""

@@ -7,18 +7,27 @@ import time
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
 from pydantic import TypeAdapter
 
 from deployments.app.api import Head
 from deployments.app.fallback import Opened
+from deployments.app.intake import Taken
+from deployments.app.leaving import Outcome, merged
 from deployments.app.limits import Permit
+from deployments.app.retrieval import Read
 from deployments.app.routing import Route
+from deployments.app.safety.checks import Finding
 from deployments.events import Delta, Finished, Step
+from tasks.policy import Decision
 from tasks.store import TelemetryRow
 
 _LOG = logging.getLogger(__name__)
 _STEPS = TypeAdapter(tuple[Step, ...])
+_IDS = TypeAdapter(tuple[str, ...])
+_FINDINGS = TypeAdapter(tuple[Finding, ...])
+_DECISIONS = TypeAdapter(tuple[Decision, ...])
 
 Sink = Callable[[TelemetryRow], None]
 
@@ -44,6 +53,8 @@ class TurnRecord:
         self.stream = False
         self.owner = ""
         self.permit: Permit | None = None
+        self.outcome = Outcome()
+        self._passages: tuple[str, ...] = ()
         self._sink = sink
         self._started = time.monotonic()
         self._first_token_ms: float | None = None
@@ -70,6 +81,15 @@ class TurnRecord:
     @property
     def elapsed_ms(self) -> float:
         return (time.monotonic() - self._started) * 1000
+
+    def took(self, taken: Taken) -> None:
+        """What the checks said of the request."""
+        self.outcome.findings = merged((), taken.findings)
+        self.outcome.blocked_by = taken.blocked_by
+
+    def read(self, read: Read) -> None:
+        """What the model is given to read."""
+        self._passages = tuple(chunk.id for chunk in read.given)
 
     def saw(self, event: Delta | Finished) -> None:
         """The model gave tokens: the first of them is timed, and they are charged however the turn ends."""
@@ -132,11 +152,21 @@ class TurnRecord:
             cached_tokens=finished.cached_tokens if finished else None,
             all_prompt_tokens=self._so_far.get("prompt_tokens"),
             all_completion_tokens=self._so_far.get("completion_tokens"),
-            steps=_STEPS.dump_json(finished.steps).decode() if finished and finished.steps else "",
-            **(finished.features.model_dump() if finished else self._so_far),
+            engine_ms=finished.generation.latency_ms if finished else None,
+            steps=_json(_STEPS, finished.steps if finished else ()),
+            passages=_json(_IDS, self._passages),
+            findings=_json(_FINDINGS, self.outcome.findings),
+            decisions=_json(_DECISIONS, self.outcome.decisions),
+            blocked_by=self.outcome.blocked_by,
+            **(finished.features.model_dump() if finished and finished.features else self._so_far),
         )
         try:
             self._sink(row)
         except OSError:
             # An answer is worth more than its row, but the loss must be seen.
             _LOG.exception("telemetry row of turn %s was lost", self.trace_id)
+
+
+def _json(adapter: TypeAdapter[Any], value: tuple[Any, ...]) -> str:
+    """As JSON text, empty where there is nothing."""
+    return adapter.dump_json(value).decode() if value else ""

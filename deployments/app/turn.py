@@ -1,10 +1,10 @@
 """What happens to a request, in one visible order.
 
-    key -> body -> parse -> routes to the model -> limits -> cache -> the first route that answers ->
-    parsed answer -> its writer (content and tool calls) -> telemetry
+    key -> body -> parse -> routes to the model -> limits -> intake (checks) -> retrieval -> cache ->
+    the first route that answers, with its rounds of tools -> leaving (checks, rules for words) ->
+    its writer (content and tool calls) -> telemetry
 
-`Turns._answer` is that order. What later joins a turn (budget, safety, retrieval, policy) gets its
-line there. The model id in every answer is the digest of the package that gave it.
+`Turns._answer` is that order. The model id in every answer is the digest of the package that gave it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from starlette.requests import Request
@@ -26,18 +26,33 @@ from deployments.app.api import Api, R, Writer
 from deployments.app.cache import AnswerCache
 from deployments.app.errors import ApiError
 from deployments.app.fallback import Fallback, Turn
+from deployments.app.intake import Intake
 from deployments.app.keys import Keys
+from deployments.app.leaving import Leaving
 from deployments.app.limits import Limits
 from deployments.app.meters import Meters
+from deployments.app.retrieval import Read, Retrieval
 from deployments.app.routing import Route, Routing
+from deployments.app.safety.refusal import FINISH_REASON
 from deployments.app.schema import parse_request
 from deployments.app.semantic import Embedder
 from deployments.app.telemetry import Sink, TurnRecord
 from deployments.app.timeouts import Events, Timeouts
-from deployments.events import Ask, Backend, Delta, Event, Refused
+from deployments.events import Backend, Delta, Event, Finished, Refused
 from deployments.settings import CacheSettings, FallbackSettings, LimitSettings
+from tasks.engine.protocol import Generation
+from tasks.prompt import Answer
 
 _LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Layers:
+    """What stands around the model in a turn."""
+
+    intake: Intake
+    retrieval: Retrieval
+    leaving: Leaving
 
 
 class Turns:
@@ -53,6 +68,7 @@ class Turns:
         fallback: FallbackSettings,
         cache: CacheSettings,
         meters: Meters,
+        layers: Layers,
         embed: Embedder | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -65,6 +81,7 @@ class Turns:
         self._order = fallback.production
         self._cache = AnswerCache(cache, meters, clock, embed)
         self._fallback = Fallback(backend, fallback, timeouts, meters, clock)
+        self._layers = layers
 
     @property
     def routing(self) -> Routing:
@@ -98,22 +115,36 @@ class Turns:
         served = routing.served[record.route.digest]
         ask = replace(request.to_ask(), key=_key(record, asked.headers.get("idempotency-key")))
         record.permit = self.limits.admit(record.owner, len(body), served.new_tokens(ask.max_new_tokens))
-        events = await self._events(record, routes, ask, arrived, asked.headers.get("cache-control", ""))
+        taken = await self._layers.intake.take(ask)
+        record.took(taken)
+        if taken.refusal:
+            events = refuse(taken.refusal)
+        else:
+            read = await self._layers.retrieval.read(served.grounding, taken.ask)
+            record.read(read)
+            events = await self._events(record, routes, read, arrived, asked.headers.get("cache-control", ""))
         writer = api.writer(request, record.head)
         return await (_stream if request.stream else _whole)(record, writer, events)
 
     async def _events(
-        self, record: TurnRecord, routes: Sequence[Route], ask: Ask, arrived: float, cache_control: str
+        self, record: TurnRecord, routes: Sequence[Route], read: Read, arrived: float, cache_control: str
     ) -> Events:
         """The turn's, from the cache or from the first route that answers."""
-        lookup = await self._cache.look_up(record.owner, record.route.digest, ask, cache_control)
+        lookup = await self._cache.look_up(record.owner, record.route.digest, read.ask, cache_control)
         record.cache = lookup.result
         if lookup.answer:
             return lookup.events()
-        turn = Turn(replace(ask, whole=not record.stream), arrived, record.saw, record.starts_over)
-        opened = await self._fallback.open(routes, turn)
+        ask = replace(read.ask, whole=not record.stream)
+        opened = await self._fallback.open(routes, Turn(ask, arrived, record.saw, record.starts_over))
         record.opened(opened)
-        return self._cache.keeping(lookup, opened.route.digest, opened.events)
+        leaving = self._layers.leaving.guard(opened.events, read, opened.route.digest, record.outcome)
+        return self._cache.keeping(lookup, opened.route.digest, leaving)
+
+
+async def refuse(words: str) -> Events:
+    """A turn that a check ended before a model was asked."""
+    generation = Generation(words, (), 0, FINISH_REASON, 0.0, 0.0)
+    yield Finished(generation, Answer(words, (), True), None, 0.0)
 
 
 def _key(record: TurnRecord, given: str | None) -> str:

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from tasks.layout import SHOP, SHOP_SEED
-from tasks.policy import Decision, objection
+from tasks.policy import Decision, Deed, objection
 from tasks.records import Record, ToolCall
 from tasks.settings import ToolSettings
 from tasks.shop.books import Books
 from tasks.shop.database import Shop, open_shop
+from tasks.shop.promises import TurnFacts, before_answer
 from tasks.shop.rules import before_call
 from tasks.shop.tools import TOOLS, Visit
 from tasks.tools import Call, Failure, Once, Toolbox, ToolError
@@ -63,6 +64,16 @@ class Desk:
         request = _Request(self, customer, key)
         answered = self.tools.run(read, request.perform)
         return Answered(answered) if isinstance(answered, Failure) else answered
+
+    def before_answer(
+        self, text: str, customer: str | None, deeds: Sequence[Deed], passages: Sequence[str], said: Sequence[str]
+    ) -> tuple[Decision, ...]:
+        """What the rules say of an answer to `customer`: see `tasks/shop/promises.py`."""
+        known = None
+        if customer is not None:
+            with self.shop.transaction(write=False) as books:
+                known = books.customer(customer)
+        return before_answer(text, TurnFacts(known, tuple(deeds), tuple(passages), tuple(said)))
 
 
 class _NotDoneError(Exception):

@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from itertools import combinations
 
-from tasks.policy import ALLOW, Decision, Verdict, decide, rule
+from tasks.policy import ALLOW, Decision, Deed, Verdict, decide, rule
 from tasks.shop.records import Customer
 from tasks.shop.wording import (
     AMOUNT,
@@ -32,19 +32,6 @@ from tasks.shop.wording import (
     TEN_YEARS,
     TOLD_AMOUNT,
 )
-
-
-@dataclass(frozen=True)
-class Deed:
-    """A tool's result in this conversation, as the text of its message."""
-
-    tool: str
-    result: str
-
-    @property
-    def stands(self) -> bool:
-        """Whether what was asked is done: now, or already before."""
-        return "error" not in json.loads(self.result) or " already." in self.result
 
 
 @dataclass(frozen=True)
@@ -117,7 +104,7 @@ def promised_deed(answer: Answer) -> Verdict | None:
         found = [s for s in answer.sentences(pattern) if not (NEGATED.search(s) or CONDITIONAL.search(s))]
         applied = applied or bool(found)
         seen = tool == "cancel_order" and '"status": "cancelled"' in answer.results
-        if found and not seen and not any(deed.tool == tool and deed.stands for deed in answer.facts.deeds):
+        if found and not seen and not any(deed.tool == tool and _stands(deed) for deed in answer.facts.deeds):
             return _refuse("The desk says that something is done only when it is.")
     return ALLOW if applied else None
 
@@ -164,6 +151,11 @@ def other_people(answer: Answer) -> Verdict | None:
 
 
 RULES = (promised_guarantee, promised_money, promised_deed, promised_safety, promised_discount, other_people)
+
+
+def _stands(deed: Deed) -> bool:
+    """Whether what was asked is done: now, or already before."""
+    return "error" not in json.loads(deed.result) or " already." in deed.result
 
 
 def _refuse(reason: str) -> Verdict:

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
+from numpy.typing import NDArray
 
 from deployments.app.embeddings import Embeddings
+from deployments.app.intake import Intake
 from deployments.app.keys import Keys
+from deployments.app.leaving import Judge, Leaving
+from deployments.app.retrieval import Retrieval
 from deployments.app.rounds import Rounds, Use
 from deployments.app.routes import create_app
 from deployments.app.routing import Routing, Served
+from deployments.app.safety.checks import Safety
 from deployments.app.semantic import Embedder
 from deployments.app.timeouts import Timeouts
-from deployments.app.turn import Turns
+from deployments.app.turn import Layers, Turns
 from deployments.events import Ask, Delta, Embedded, Event, Finished, Refused
 from deployments.settings import BreakerSettings, CacheSettings, FallbackSettings, LimitSettings, RetrySettings
 from tasks.engine.protocol import Generation
+from tasks.errors import GraftError
 from tasks.features import measure
 from tasks.prompt import Answer
 from tasks.settings import ToolSettings
@@ -30,6 +38,21 @@ ALL = ("production", "previous", "words")
 RETRIES = RetrySettings(attempts=2, backoff_s=0.001, share=0.1, per_minute=60)
 BREAKER = BreakerSettings(window_s=10, min_calls=2, failure_share=0.5, open_s=30)
 NO_CACHE = CacheSettings(mb=0, max_age_s=1, semantic=False, threshold=1, entries=1)
+
+UNCHECKED = Safety((), {})
+
+
+def around(
+    safety: Safety = UNCHECKED, judge: Judge = lambda text, facts: (), instructions: Sequence[str] = ()
+) -> Layers:
+    """What stands around the model: nothing, unless it is asked for; and no documents."""
+
+    async def embed(texts: Sequence[str]) -> NDArray[np.float32]:
+        raise GraftError(f"no retrieval model here for {len(texts)} texts")
+
+    retrieval = Retrieval(Path("indexes"), Path("tables"), embed, safety)
+    return Layers(Intake(safety), retrieval, Leaving(safety, judge, lambda _: instructions))
+
 
 Script = Callable[[Ask], AsyncGenerator[Event]]
 
@@ -116,7 +139,9 @@ class Desk:
         keys: dict[str, str] | None = None,
         use: Use | None = None,
         tools: ToolSettings | None = None,
+        layers: Layers | None = None,
     ) -> None:
+        layers = layers or around()
         self.backend = ScriptedBackend({"new": new, "old": [answers("From the old one.")]})
         self.rows: list[TelemetryRow] = []
         self.meters = Counted()
@@ -125,7 +150,7 @@ class Desk:
         fallback = FallbackSettings(production=order, first_token_s=0.3, words=WORDS, retries=retries, breaker=BREAKER)
         timeouts = Timeouts(first_token_s=20, request_s=30)
         self.turns = Turns(
-            Rounds(self.backend, use, tools) if use and tools else self.backend,
+            Rounds(self.backend, use, tools, layers.intake.safety) if use and tools else self.backend,
             self.rows.append,
             Keys(keys or {}),
             limits,
@@ -133,6 +158,7 @@ class Desk:
             fallback,
             cache,
             self.meters,
+            layers,
             embed,
             self.clock,
         )

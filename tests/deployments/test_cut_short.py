@@ -18,7 +18,7 @@ class Stepped(ScriptedEngine):
     """Takes so many steps and then no more, until it is let go."""
 
     def __init__(self, steps: int) -> None:
-        super().__init__(says("a long answer that nobody waits for"))
+        super().__init__(says("Yes, so.\nA long answer that nobody waits for"))
         self.may_step = threading.Semaphore(steps)
 
     def step(self) -> list[Chunk]:
@@ -61,7 +61,7 @@ def test_a_stream_cut_short_counts_the_tokens_that_came(tiny_base: Path, tiny_pr
     async def run() -> None:
         desk = Desk(Stepped(3), tiny_base, tiny_prompts)
         desk.turns.limits = Limits(LIMITS, clock=lambda: 0.0)  # nothing flows back meanwhile
-        await hang_up(desk, after=" an")  # the third piece, after "a l" and "ong"
+        await hang_up(desk, after="so.")  # a sentence, which the third piece ends
         desk.engine.may_step.release(100)
         (row,) = desk.rows
         (account,) = desk.turns.limits._accounts.values()

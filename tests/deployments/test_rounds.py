@@ -92,7 +92,7 @@ def test_all_rounds_are_paid_for_and_the_first_is_measured() -> None:
         (row,) = desk.rows
         assert (row.all_prompt_tokens, row.all_completion_tokens, row.cached_tokens) == (37, 14, 28)
         assert (row.prompt_tokens, row.completion_tokens, row.tool_name) == (30, 9, "find_order")
-        assert json.loads(row.steps) == [{"tool": "find_order", "outcome": "ok", "decisions": []}]
+        assert json.loads(row.steps) == [{"tool": "find_order", "outcome": "ok", "decisions": [], "found": []}]
 
     asyncio.run(run())
 

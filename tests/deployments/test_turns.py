@@ -41,7 +41,7 @@ from tasks.engine.protocol import Chunk, GenerationRequest
 from tasks.prompt import Prompt
 from tasks.settings import EngineSettings
 from tasks.store import TelemetryRow
-from tests.deployments.scripted import NO_CACHE, Counted
+from tests.deployments.scripted import NO_CACHE, Counted, around
 from tests.engines import Piece, ScriptedEngine, says
 
 DIGEST = "d" * 64
@@ -106,7 +106,7 @@ class Desk:
         keys = Keys(limits.pop("keys", {}))
         timeouts = Timeouts(first_token_s=limits.pop("first_token_s", timeout_s), request_s=timeout_s)
         limit = LIMITS.model_copy(update=limits)
-        self.turns = Turns(self, self.rows.append, keys, limit, timeouts, FALLBACK, NO_CACHE, Counted())
+        self.turns = Turns(self, self.rows.append, keys, limit, timeouts, FALLBACK, NO_CACHE, Counted(), around())
         self.turns.routing = Routing(production=DIGEST, served={DIGEST: SERVED})
         self.embedder: EmbeddingServer | None = None
         self.app = create_app(self.turns, Embeddings(self.turns, self))

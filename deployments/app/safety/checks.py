@@ -79,6 +79,22 @@ class Checked:
     blocked: bool
 
 
+@dataclass(frozen=True)
+class Safety:
+    """The checks of a process, and which of them may fail without ending a turn."""
+
+    checks: Sequence[Check]
+    on_failure: Mapping[str, OnFailure]
+
+    def only(self, name: str) -> Safety:
+        """The check of that name alone."""
+        return Safety([check for check in self.checks if check.name == name], self.on_failure)
+
+    def look(self, when: When, text: str, context: Context | None = None) -> Checked:
+        """Run those that are for `when`: see `run_checks`."""
+        return run_checks(self.checks, when, text, context or Context(), self.on_failure)
+
+
 def run_checks(
     checks: Sequence[Check], when: When, text: str, context: Context, on_failure: Mapping[str, OnFailure]
 ) -> Checked:

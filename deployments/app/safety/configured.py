@@ -14,19 +14,22 @@ from tasks.personal import CERTAIN, Kind, find_spans
 from tasks.settings import SafetySettings
 
 
-def configured_checks(settings: SafetySettings, classifier: Classifier) -> tuple[Check, ...]:
-    """All checks; making them loads what they need, so it is done once, before a process serves."""
+def configured_checks(settings: SafetySettings, classifier: Classifier | None) -> tuple[Check, ...]:
+    """All checks, without those that need a classifier if there is none.
+
+    Making them loads what they need, so it is done once, before a process serves.
+    """
 
     def detector(kinds: frozenset[Kind]) -> Detect:
         return presidio_detector(kinds) if settings.detector == "presidio" else partial(find_spans, kinds=kinds)
 
     hidden = detector(frozenset(settings.redact))
+    attacks = (InjectionCheck(classifier), PoisonCheck(classifier)) if classifier else ()
     return (
         # First, so that no check after it has the data either.
         PersonalCheck(hidden, "before"),
-        InjectionCheck(classifier),
         PersonalCheck(hidden, "data"),
-        PoisonCheck(classifier),
+        *attacks,
         InstructionsCheck(settings.leaked_words),
         LinksCheck(settings.link_hosts),
         OthersDataCheck(detector(CERTAIN)),

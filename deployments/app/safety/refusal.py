@@ -8,13 +8,20 @@ would teach an attacker.
 from __future__ import annotations
 
 from deployments.app.safety.checks import Checked
+from tasks.engine.protocol import FinishReason
+from tasks.policy import Decision
 
-FINISH_REASON = "content_filter"
+FINISH_REASON: FinishReason = "content_filter"
 """OpenAI's `finish_reason` of an answer that a check refused."""
 
 ATTACK = "I can't help with that. If there is something else that I can do for you, ask away."
 ANSWER = "I can't help with that as you put it. Ask in other words, or ask for a person."
 FAILED = "I can't help with that just now, as something went wrong here. Please try again later, or ask for a person."
+
+
+def ruled_out(decision: Decision) -> str:
+    """What to answer instead of words that a rule does not allow."""
+    return f"I can't answer that as it stands. {decision.reason} Ask for a person if you need more."
 
 
 def refusal_text(checked: Checked) -> str:

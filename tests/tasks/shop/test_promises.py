@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tasks.layout import KNOWLEDGE, RAW
-from tasks.policy import objection
+from tasks.policy import Deed, objection
 from tasks.rows import read_folder
-from tasks.shop.promises import RULES, Deed, TurnFacts, before_answer
+from tasks.shop.promises import RULES, TurnFacts, before_answer
 from tasks.shop.records import Customer
 from tests.conftest import ROOT
 

@@ -1,0 +1,160 @@
+"""What leaves: every answer is checked, and held to the rules, before a client sees it.
+
+A stream is let go sentence by sentence, each after a look at all that the answer says by then. What
+is not allowed never leaves: in its place stand fixed words, and the turn ends as `content_filter`.
+The model's own answer is read to its end even so, so that its tokens are counted.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+
+from deployments.app.calls import showable
+from deployments.app.citations import cite
+from deployments.app.intake import said
+from deployments.app.retrieval import Read
+from deployments.app.safety.checks import Context, Finding, Safety
+from deployments.app.safety.refusal import ANSWER, FINISH_REASON, refusal_text, ruled_out
+from deployments.app.timeouts import Events
+from deployments.events import Ask, Delta, Event, Finished
+from tasks.policy import Decision, Deed, objection
+from tasks.prompt import Answer
+
+_SENTENCE_END = re.compile(r"[.!?…][\"')\]]*\s|\n")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What an answer may lean on: its customer, what tools told, the passages found, the customer's words."""
+
+    customer: str | None
+    deeds: tuple[Deed, ...]
+    passages: tuple[str, ...]
+    said: tuple[str, ...]
+
+
+Judge = Callable[[str, Facts], tuple[Decision, ...]]
+"""What the rules say of an answer."""
+
+
+@dataclass
+class Outcome:
+    """What came of the looks at one answer; it grows while a stream goes on."""
+
+    findings: tuple[Finding, ...] = ()
+    decisions: tuple[Decision, ...] = ()
+    blocked_by: str = ""
+    """The check or rule for which words stand in place of the answer, or of the rest of it."""
+
+
+class Leaving:
+    """Checks answers.
+
+    Args:
+        safety: the checks.
+        judge: the rules for words; may block for some milliseconds.
+        instructions: the system text and the tools that a package shows its model, by digest.
+    """
+
+    def __init__(self, safety: Safety, judge: Judge, instructions: Callable[[str], Sequence[str]]) -> None:
+        self._safety = safety
+        self._judge = judge
+        self._instructions = instructions
+
+    async def guard(self, events: Events, read: Read, digest: str, outcome: Outcome) -> Events:
+        """`events` of a turn by the package `digest`, as they may leave; they are closed at the end."""
+        look = _Look(self._safety, self._judge, read, self._instructions(digest) if digest else (), outcome)
+        async with aclosing(events):
+            async for event in events:
+                yield look.at(event)
+
+
+class _Look:
+    """One answer on its way out."""
+
+    def __init__(self, safety: Safety, judge: Judge, read: Read, instructions: Sequence[str], outcome: Outcome) -> None:
+        self._safety = safety
+        self._judge = judge
+        self._read = read
+        self._instructions = instructions
+        self._outcome = outcome
+        self._text = self._sent = self._refusal = ""
+        self._seen = 0
+
+    def at(self, event: Event) -> Event:
+        """What may leave of an event."""
+        if isinstance(event, Delta):
+            return self._delta(event)
+        return self._finished(event) if isinstance(event, Finished) else event
+
+    def _delta(self, delta: Delta) -> Delta:
+        """The sentences that are whole by now. Scores name each token, so an answer with scores waits for its end."""
+        self._text += delta.text
+        text = self._text if self._ask.text is not None else showable(self._text)
+        ends = [match.end() for match in _SENTENCE_END.finditer(text)]
+        new = ""
+        if ends and ends[-1] > self._seen and not self._ask.logprobs and not self._refusal:
+            self._seen = ends[-1]
+            checked = self._check(text[: self._seen].rstrip(), delta.deeds)
+            if checked.startswith(self._sent) and not self._refusal:
+                new, self._sent = checked[len(self._sent) :], checked
+        return replace(delta, text=new, logprobs=())
+
+    def _finished(self, finished: Finished) -> Finished:
+        raw = self._ask.text is not None or self._ask.constraint is not None
+        text = finished.generation.text if raw else finished.answer.content
+        checked = text if self._refusal else self._check(text, finished.deeds)
+        if not self._refusal and not checked.startswith(self._sent):
+            self._refuse(ANSWER, "others_data")
+        if self._refusal:
+            words = "\n".join(filter(None, [self._sent, self._refusal]))
+            generation = replace(finished.generation, text=words, finish_reason=FINISH_REASON)
+            return replace(finished, generation=generation, answer=Answer(words, (), True), logprobs=())
+        if checked != text:
+            generation = replace(finished.generation, text=checked)
+            answer = replace(finished.answer, content=checked)
+            finished = replace(finished, generation=generation, answer=answer, logprobs=())
+        return replace(finished, citations=cite(checked, " ".join(said(self._ask.messages)), self._read.given))
+
+    @property
+    def _ask(self) -> Ask:
+        return self._read.ask
+
+    def _check(self, text: str, deeds: tuple[Deed, ...]) -> str:
+        """The text as the checks leave it; notes what they and the rules say, and refuses if one of them does."""
+        ask = self._ask
+        facts = Facts(ask.customer, deeds, tuple(chunk.embedded for chunk in self._read.known), said(ask.messages))
+        own = tuple(message.content for message in ask.messages if message.role == "system")
+        results = (*(message.content for message in ask.messages if message.role == "tool"), *facts.passages)
+        context = Context(facts.said, (*results, *(deed.result for deed in deeds)), own or self._instructions)
+        checked = self._safety.look("after", text, context)
+        self._outcome.findings = merged(self._outcome.findings, checked.findings)
+        if checked.blocked:
+            self._refuse(refusal_text(checked), checked.findings[-1].check)
+        elif self._is_the_shops:
+            self._outcome.decisions = self._judge(checked.text, facts)
+            if barred := objection(self._outcome.decisions):
+                self._refuse(ruled_out(barred), barred.rule)
+        return checked.text
+
+    @property
+    def _is_the_shops(self) -> bool:
+        """Whether the shop answers for what is said; a client with tools of its own does for what those did."""
+        return self._ask.text is None and not self._ask.tools
+
+    def _refuse(self, words: str, by: str) -> None:
+        self._refusal, self._outcome.blocked_by = words, by
+
+
+def merged(before: Sequence[Finding], new: Sequence[Finding]) -> tuple[Finding, ...]:
+    """Findings of one check as one: the times added, and the last outcome that is not a pass."""
+    known = {finding.check: finding for finding in before}
+    for finding in new:
+        if earlier := known.get(finding.check):
+            telling = finding if finding.outcome != "pass" else earlier
+            finding = replace(telling, ms=earlier.ms + finding.ms)
+        known[finding.check] = finding
+    return tuple(known.values())
