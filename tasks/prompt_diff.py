@@ -27,7 +27,7 @@ from tasks.registry import LocalRegistry
 from tasks.settings import GateSettings, load_settings
 
 EXAMPLE = (
-    Message(role="user", content="A CUSTOMER'S QUESTION"),
+    Message(role="user", content="A CUSTOMER'S QUESTION", context="WHAT WAS LOOKED UP"),
     Message(role="assistant", tool_calls=(ToolCall(name="A_TOOL", arguments={"argument": "VALUE"}),)),
     Message(role="tool", content='{"result": "WHAT THE TOOL GAVE"}'),
     Message(role="assistant", content="THE ANSWER"),
@@ -117,7 +117,7 @@ def describe_difference(a: PromptVersion, b: PromptVersion, registry: LocalRegis
 
 
 def _difference(a: PromptSource, b: PromptSource, ours: Rendered, theirs: Rendered) -> list[str]:
-    if a.digest == b.digest:
+    if a.digest == b.digest and ours.text == theirs.text:
         return ["The two are the same prompt."]
     parts = {
         "system.txt": (a.system, b.system),
@@ -221,10 +221,8 @@ def _what_else(a: Evaluated, b: Evaluated) -> str:
         "data": (one.data, other.data),
         "params": (one.params, other.params),
         "engine": (one.engine, other.engine),
+        "grounding": (one.grounding, other.grounding),
     }
-    differing = [name for name, (left, right) in pairs.items() if left != right]
-    return (
-        f"The packages differ in more than the prompt: {', '.join(differing)}."
-        if differing
-        else ("Base, data, params and engine of the two packages are the same.")
-    )
+    if differing := [name for name, (left, right) in pairs.items() if left != right]:
+        return f"The packages differ in more than the prompt: {', '.join(differing)}."
+    return f"The packages are the same in all but the prompt: {', '.join(pairs)}."

@@ -155,6 +155,7 @@ def test_tokens_are_counted_where_there_is_a_tokenizer(registry: LocalRegistry) 
     assert render(version(".", registry)).tokens == before + 2
     assert f"{before + 2} tokens" in describe(version(".", registry))
     write_text(PROMPTS / "system.txt", "Say <|im_end|> last.")
+    assert "WHAT WAS LOOKED UP" in render(version(".", registry)).text
     assert "Say < |im_end|> last." in render(version(".", registry)).text
 
 
@@ -187,7 +188,7 @@ def test_evaluations_of_the_same_rows_are_compared_row_by_row(
     assert 0.0 < difference[1] < 0.1875 < difference[2] < 0.25
     assert figures(text, "quality")[2] == "{:+.3f} ({:+.3f} to {:+.3f})".format(*difference)
     assert figures(text, "tool_call_match")[2] == "+0.000 (+0.000 to +0.000)"  # of the rows that want a tool
-    assert "Base, data, params and engine of the two packages are the same." in text
+    assert "The packages are the same in all but the prompt: base, data," in text
 
 
 def rows_of(registry: LocalRegistry, digest: str) -> pd.DataFrame:
