@@ -19,6 +19,9 @@ app = typer.Typer(
 )
 data = typer.Typer(help="The data that the model is made from.", no_args_is_help=True)
 app.add_typer(data, name="data")
+prompt = typer.Typer(help="The prompt: its versions, and what they were measured at.", no_args_is_help=True)
+app.add_typer(prompt, name="prompt")
+_PROMPT = "`production`, a package's digest, a git revision, a folder, or . for data/prompts."
 
 
 @app.callback()
@@ -119,6 +122,31 @@ def add(
     path = context.obj / file.expanduser()
     added = add_file(path, input_column=input_column, target_column=target_column, system=system, replace=replace)
     print(added.describe())
+
+
+@prompt.command()
+def diff(
+    context: typer.Context,
+    a: Annotated[str, typer.Argument(help=_PROMPT)] = "production",
+    b: Annotated[str, typer.Argument(help=_PROMPT)] = ".",
+) -> None:
+    """Compare two prompts: what the model reads of each, and how each was evaluated."""
+    from tasks.prompt_diff import describe_difference
+    from tasks.prompt_versions import find_prompt
+    from tasks.registry import LocalRegistry
+
+    registry = LocalRegistry()
+    print(describe_difference(find_prompt(a, registry, context.obj), find_prompt(b, registry, context.obj), registry))
+
+
+@prompt.command()
+def show(context: typer.Context, name: Annotated[str, typer.Argument(help=_PROMPT)] = ".") -> None:
+    """Show a prompt's version and what the model reads of it."""
+    from tasks.prompt_diff import describe
+    from tasks.prompt_versions import find_prompt
+    from tasks.registry import LocalRegistry
+
+    print(describe(find_prompt(name, LocalRegistry(), context.obj)))
 
 
 def main() -> None:

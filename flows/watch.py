@@ -1,4 +1,4 @@
-"""Flow `watch`: has `data/raw` changed since a release run last looked at it? Then say so, once.
+"""Flow `watch`: have data, prompts or articles changed since a release run last looked? Then say so, once.
 
 It only speaks: an automation (deployments/prefect.yaml) makes the event into a run of `release`.
 It runs every few minutes, so it imports nothing heavy.
@@ -13,21 +13,21 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from flows.api import PrefectApi
-from tasks.inputs import announced, raw_hashes, settled, unannounced
+from tasks.inputs import announced, settled, unannounced, watched_hashes
 
 EVENT = "graft.data.changed"
-RESOURCE = "graft.data.raw"
+RESOURCE = "graft.data"
 
 
 @flow(name="watch", log_prints=True)
 def watch() -> State:
-    """Announce a change of `data/raw` as the event `graft.data.changed`; a file being written waits."""
+    """Announce what changed as one event `graft.data.changed`; a file being written waits."""
     if not settled(time.time()):
-        return Completed(name="Waiting", message="a file in data/raw was written a moment ago")
-    raw = raw_hashes()
-    changed = unannounced(raw)
+        return Completed(name="Waiting", message="a watched file was written a moment ago")
+    found = watched_hashes()
+    changed = unannounced(found)
     if not changed:
-        return Completed(name="Unchanged", message="data/raw: nothing new")
+        return Completed(name="Unchanged", message="nothing new in data/raw, data/prompts and data/knowledge")
     PrefectApi.of_stack().emit(EVENT, RESOURCE, {"files": changed})
-    announced(raw)  # only now: an event that the server did not take is tried again
-    return Completed(name="Announced", message=f"data/raw: {', '.join(changed)}")
+    announced(found)  # only now: an event that the server did not take is tried again
+    return Completed(name="Announced", message=", ".join(changed))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -46,15 +46,25 @@ class PromptSource:
             GraftError: a file is missing, or `tools.json` is not a list of tool schemas.
         """
         try:
-            system, tools, template = ((folder / name).read_text(encoding="utf-8") for name in FILES)
-            parsed = json.loads(tools)
-            for tool in parsed:
-                tool["function"]["name"], tool["function"]["parameters"]["properties"]
+            files = {name: (folder / name).read_text(encoding="utf-8") for name in FILES}
         except (OSError, UnicodeDecodeError) as error:
             raise GraftError(f"{folder}: the prompt needs {', '.join(FILES)}: {error}") from error
+        return cls.parse(files, str(folder))
+
+    @classmethod
+    def parse(cls, files: Mapping[str, str], where: str) -> PromptSource:
+        """Make it of the three files' texts, by name; `where` they come from is for the error.
+
+        Raises:
+            GraftError: `tools.json` is not a list of tool schemas.
+        """
+        try:
+            parsed = json.loads(files["tools.json"])
+            for tool in parsed:
+                tool["function"]["name"], tool["function"]["parameters"]["properties"]
         except (json.JSONDecodeError, TypeError, KeyError) as error:
-            raise GraftError(f"{folder}/tools.json: expected a list of OpenAI tool schemas: {error!r}") from error
-        return cls(system.strip(), tuple(parsed), template)
+            raise GraftError(f"{where}/tools.json: expected a list of OpenAI tool schemas: {error!r}") from error
+        return cls(files["system.txt"].strip(), tuple(parsed), files["chat.jinja"])
 
     @property
     def tool_names(self) -> frozenset[str]:
@@ -79,44 +89,27 @@ class Answer:
         return Message(role="assistant", content=self.content, tool_calls=self.tool_calls)
 
 
-class Prompt:
-    """A prompt source bound to a base model's tokenizer.
+def special_tokens(tokenizer: Tokenizer) -> dict[str, int]:
+    """The ids of a tokenizer's special tokens, by their text."""
+    return {token.content: index for index, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+
+
+class Renderer:
+    """Writes conversations as a prompt source has them; `special` are the base's special tokens, which it defuses.
 
     Raises:
-        GraftError: the template does not render, or its end of turn is not one of the
-            tokenizer's special tokens, so that a model could never learn to stop.
+        GraftError: the template cannot be parsed.
     """
 
-    def __init__(self, source: PromptSource, tokenizer: Tokenizer) -> None:
+    def __init__(self, source: PromptSource, special: Mapping[str, int]) -> None:
         self.source = source
-        self.tokenizer = tokenizer
+        self._special = special
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, autoescape=False)
         environment.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
         try:
             self._template = environment.from_string(source.template)
         except TemplateError as error:
             raise GraftError(f"chat.jinja: {error}") from error
-        added = tokenizer.get_added_tokens_decoder()
-        self._special = {token.content: index for index, token in added.items() if token.special}
-        self.end_of_turn = self._find_end_of_turn()
-
-    @classmethod
-    def load(cls, prompts: Path, tokenizer: Path) -> Prompt:
-        """Bind a prompt folder to the `tokenizer.json` in a model folder."""
-        path = tokenizer / "tokenizer.json"
-        if not path.is_file():
-            raise GraftError(f"{path}: no tokenizer there; run the stage `base` first")
-        return cls(PromptSource.read(prompts), Tokenizer.from_file(str(path)))
-
-    def _find_end_of_turn(self) -> int:
-        ids = self._ids(self.render([Message(role="user", content="a"), Message(role="assistant", content="b")]))
-        ends = [i for i in ids if i in set(self._special.values())]
-        if not ends or self.tokenizer.decode([ids[ids.index(ends[-1]) - 1]]).strip() == "":
-            raise GraftError(
-                "chat.jinja: an assistant turn does not end in one of the base tokenizer's special "
-                f"tokens ({', '.join(sorted(self._special)[:8])}); use a template that fits the base"
-            )
-        return ends[-1]
 
     def render(
         self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None = None, *, generate: bool = False
@@ -152,6 +145,38 @@ class Prompt:
 
     def _defuse_json(self, value: Any) -> Any:
         return json.loads(self._defuse(json.dumps(value, ensure_ascii=False)))
+
+
+class Prompt(Renderer):
+    """A prompt source bound to a base model's tokenizer.
+
+    Raises:
+        GraftError: the template does not render, or its end of turn is not one of the
+            tokenizer's special tokens, so that a model could never learn to stop.
+    """
+
+    def __init__(self, source: PromptSource, tokenizer: Tokenizer) -> None:
+        super().__init__(source, special_tokens(tokenizer))
+        self.tokenizer = tokenizer
+        self.end_of_turn = self._find_end_of_turn()
+
+    @classmethod
+    def load(cls, prompts: Path, tokenizer: Path) -> Prompt:
+        """Bind a prompt folder to the `tokenizer.json` in a model folder."""
+        path = tokenizer / "tokenizer.json"
+        if not path.is_file():
+            raise GraftError(f"{path}: no tokenizer there; run the stage `base` first")
+        return cls(PromptSource.read(prompts), Tokenizer.from_file(str(path)))
+
+    def _find_end_of_turn(self) -> int:
+        ids = self._ids(self.render([Message(role="user", content="a"), Message(role="assistant", content="b")]))
+        ends = [i for i in ids if i in set(self._special.values())]
+        if not ends or self.tokenizer.decode([ids[ids.index(ends[-1]) - 1]]).strip() == "":
+            raise GraftError(
+                "chat.jinja: an assistant turn does not end in one of the base tokenizer's special "
+                f"tokens ({', '.join(sorted(self._special)[:8])}); use a template that fits the base"
+            )
+        return ends[-1]
 
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False).ids)

@@ -79,6 +79,10 @@ class LocalRegistry:
             raise GraftError(f"{digest}: no such package in {self.root}")
         return path
 
+    def packages(self) -> list[str]:
+        """The digests of all published packages."""
+        return sorted(path.name for path in (self.root / "packages").glob("[!.]*"))
+
     def base(self, digest: str) -> Path:
         """The folder of the base model that a published package stands on."""
         return self.root / "bases" / read_manifest(self.package(digest)).base.sha256

@@ -141,6 +141,21 @@ def test_a_stage_depends_on_the_code_it_imports(stage: str) -> None:
     )
 
 
+def test_a_changed_prompt_makes_all_that_renders_it_stale() -> None:
+    """Each by itself: what a stage hands on may be the same with another prompt. The package never is."""
+    readers = {name for name, stage in DVC["stages"].items() if "data/prompts" in stage.get("deps", [])}
+    assert readers == {name for name in STAGES if reads_prompts(name)}
+    assert readers == {"contract", "train", "package"}
+    assert "build/package" in DVC["stages"]["package"]["outs"]
+    assert "build/package" in DVC["stages"]["evaluate"]["deps"]
+
+
+def reads_prompts(stage: str) -> bool:
+    """Whether a stage's module knows where the prompts lie."""
+    source = (ROOT / f"tasks/{stage}.py").read_text(encoding="utf-8")
+    return any(name == "tasks.layout.PROMPTS" for _, name in imports(source))
+
+
 def repository_texts() -> Iterator[tuple[str, str]]:
     """Path and text of every file that git tracks, or would; pictures and the like are left out."""
     listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]

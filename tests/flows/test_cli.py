@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -53,3 +54,21 @@ def test_data_add_takes_a_path_from_where_the_person_stands(repository: Path, ti
     assert absent.returncode == 1
     assert "absent.jsonl" in absent.stderr
     assert "Traceback" not in absent.stderr
+
+
+def test_prompts_are_compared_by_names_from_where_the_person_stands(repository: Path) -> None:
+    shutil.copytree(repository / "data/prompts", repository / "data/mine")
+    (repository / "data/mine/system.txt").write_text("You are mine.", encoding="utf-8")
+    done = graft("prompt", "diff", "mine", ".", cwd=repository / "data")
+    assert done.returncode == 0, done.stderr
+    assert "\n-You are mine.\n" in done.stdout
+    assert "B: not evaluated yet" in done.stdout
+    shown = graft("prompt", "show", "mine", cwd=repository / "data")
+    assert "\nYou are mine.\n" in shown.stdout
+    for arguments, told in (
+        (["diff"], "production: nothing was released yet"),
+        (["show", "absent"], "absent: no such"),
+    ):
+        refused = graft("prompt", *arguments, cwd=repository / "data")
+        assert refused.returncode == 1
+        assert refused.stderr.startswith(f"error: {told}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ import pandas as pd
 import pytest
 
 from tasks.files import sha256_file, sha256_tree, write_json, write_text
-from tasks.manifest import MANIFEST, BaseModelInfo, Manifest
+from tasks.manifest import MANIFEST, PROMPT, BaseModelInfo, Manifest
 from tasks.settings import EngineSettings
 
 
@@ -26,9 +27,9 @@ class Built:
 
 @pytest.fixture
 def build_package(tmp_path: Path) -> Callable[..., Built]:
-    """Build a package with the given adapter text and evaluation rows, all on the same base."""
+    """Build a package with the given adapter text, evaluation rows and prompt folder, all on the same base."""
 
-    def build(adapter: str = "weights", rows: pd.DataFrame | None = None) -> Built:
+    def build(adapter: str = "weights", rows: pd.DataFrame | None = None, prompt: Path | None = None) -> Built:
         root = tmp_path / f"built-{adapter}"
         base, package, evaluation = root / "base", root / "package", root / "evaluation"
         write_text(base / "model.safetensors", "base weights")
@@ -42,6 +43,8 @@ def build_package(tmp_path: Path) -> Callable[..., Built]:
         )
         write_json(base / "base.json", info.model_dump())
         write_text(package / "adapter" / "adapter.safetensors", adapter)
+        if prompt is not None:
+            shutil.copytree(prompt, package / PROMPT)
         manifest = Manifest(
             name="test-desk",
             base=info,

@@ -1,33 +1,39 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tasks.inputs import SETTLE_S, announced, raw_hashes, remember_run, settled, unannounced
-from tasks.layout import RAW
+from tasks.files import sha256_tree, write_json
+from tasks.inputs import ANNOUNCED, INPUTS, SETTLE_S, announced, remember_run, settled, unannounced, watched_hashes
+from tasks.layout import KNOWLEDGE, PROMPTS, RAW
+
+ROWS = "data/raw/rows.jsonl"
 
 
 @pytest.fixture(autouse=True)
-def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A `data/raw` with one file, in the working directory."""
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data, a prompt and articles, of one file each, in the working directory."""
     monkeypatch.chdir(tmp_path)
     write("a")
-    return tmp_path / RAW
+    write("Be brief.", "system.txt", PROMPTS)
+    write("# Delivery", "delivery.md", KNOWLEDGE)
 
 
-def write(text: str, name: str = "rows.jsonl") -> None:
-    (RAW / name).parent.mkdir(parents=True, exist_ok=True)
-    (RAW / name).write_text(text, encoding="utf-8")
+def write(text: str, name: str = "rows.jsonl", folder: Path = RAW) -> None:
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(text, encoding="utf-8")
 
 
 def look() -> list[str]:
     """One tick of the watch: what it announces."""
-    raw = raw_hashes()
-    if changed := unannounced(raw):
-        announced(raw)
+    found = watched_hashes()
+    if changed := unannounced(found):
+        announced(found)
     return changed
 
 
@@ -35,7 +41,7 @@ def test_the_first_look_before_any_run_is_remembered_and_announces_nothing() -> 
     assert look() == []
     assert look() == []
     write("b")
-    assert look() == ["rows.jsonl"]
+    assert look() == [ROWS]
 
 
 def test_a_change_after_a_run_is_announced_once() -> None:
@@ -43,22 +49,22 @@ def test_a_change_after_a_run_is_announced_once() -> None:
     assert look() == []
     write("b")
     write("c", "more.jsonl")
-    assert look() == ["more.jsonl", "rows.jsonl"]
+    assert look() == ["data/raw/more.jsonl", ROWS]
     assert look() == []
 
 
 def test_a_second_change_before_a_run_began_is_announced_too() -> None:
     remember_run()
     write("b")
-    assert look() == ["rows.jsonl"]
+    assert look() == [ROWS]
     write("c")
-    assert look() == ["rows.jsonl"]
+    assert look() == [ROWS]
 
 
 def test_a_removed_file_is_a_change() -> None:
     remember_run()
     (RAW / "rows.jsonl").unlink()
-    assert look() == ["rows.jsonl"]
+    assert look() == [ROWS]
 
 
 def test_a_failed_run_is_not_repeated_on_the_same_data() -> None:
@@ -76,7 +82,7 @@ def test_a_change_that_was_taken_back_and_made_again_is_announced_again() -> Non
     write("a")
     assert look() == []
     write("b")
-    assert look() == ["rows.jsonl"]
+    assert look() == [ROWS]
 
 
 def test_an_announced_change_that_the_run_did_not_see_is_announced_again() -> None:
@@ -86,7 +92,7 @@ def test_an_announced_change_that_the_run_did_not_see_is_announced_again() -> No
     write("a")
     remember_run()
     write("b")
-    assert look() == ["rows.jsonl"]
+    assert look() == [ROWS]
 
 
 def test_an_editors_hidden_file_does_not_count() -> None:
@@ -95,16 +101,83 @@ def test_an_editors_hidden_file_does_not_count() -> None:
     assert look() == []
 
 
-def test_a_file_written_a_moment_ago_is_not_settled() -> None:
-    assert not settled(time.time())
+@pytest.mark.parametrize("before", [remember_run, look])
+def test_prompts_and_articles_are_watched_as_data_is(before: Callable[[], object]) -> None:
+    before()
+    write("Be kind.", "system.txt", PROMPTS)
+    write("# Returns", "returns.md", KNOWLEDGE)
+    write("b")
+    assert look() == ["data/knowledge/returns.md", "data/prompts/system.txt", ROWS]
+    assert look() == []
+    (KNOWLEDGE / "returns.md").unlink()
+    assert look() == ["data/knowledge/returns.md"]
+
+
+def test_what_lies_beside_the_watched_folders_does_not_count() -> None:
+    remember_run()
+    write("what customers asked", "asked.jsonl", RAW.parent)
+    assert look() == []
+
+
+def write_old_state(*, told: bool = False) -> None:
+    """`.graft/state` of a version that watched `data/raw` alone: after a run, and perhaps a change it announced."""
+    write_json(INPUTS, {"raw": sha256_tree(RAW), "prompts": sha256_tree(PROMPTS), "params.yaml": "0" * 64})
+    if told:
+        write("b")
+        write_json(ANNOUNCED, sha256_tree(RAW))
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_the_state_of_an_older_version_is_understood(told: bool) -> None:
+    write("x", ".system.txt.swp", PROMPTS)
+    write_old_state(told=told)
+    (PROMPTS / ".system.txt.swp").unlink()
+    assert look() == []  # what was announced is not announced again, and articles are seen for the first time
+    write("Be kind.", "system.txt", PROMPTS)
+    write("# Deliveries", "delivery.md", KNOWLEDGE)
+    assert look() == ["data/knowledge/delivery.md", "data/prompts/system.txt"]
+    write("c")
+    assert look() == [ROWS]
+
+
+def test_a_prompt_that_changed_since_an_older_versions_last_run_is_announced() -> None:
+    write_old_state()
+    write("Be kind.", "system.txt", PROMPTS)
+    assert look() == ["data/prompts/system.txt"]
+
+
+def test_data_whose_removal_an_older_version_announced_is_not_announced_again() -> None:
+    write_old_state()
+    (RAW / "rows.jsonl").unlink()
+    write_json(ANNOUNCED, {})
+    assert look() == []
+
+
+def test_an_older_versions_first_look_is_understood() -> None:
+    write_json(ANNOUNCED, sha256_tree(RAW))
+    assert look() == []
+    write("b")
+    assert look() == [ROWS]
+
+
+def test_a_run_replaces_the_state_of_an_older_version() -> None:
+    write_old_state(told=True)
+    remember_run()
+    assert look() == []
+    assert not ANNOUNCED.exists()
+
+
+@pytest.mark.parametrize("name", [ROWS, "data/prompts/system.txt", "data/knowledge/delivery.md"])
+def test_a_file_written_a_moment_ago_is_not_settled(name: str) -> None:
     old = time.time() - 2 * SETTLE_S
-    os.utime(RAW / "rows.jsonl", (old, old))
+    for file in (file for folder in (RAW, PROMPTS, KNOWLEDGE) for file in folder.iterdir()):
+        os.utime(file, (old, old))
     assert settled(time.time())
+    os.utime(name)
+    assert not settled(time.time())
 
 
-def test_without_a_data_folder_there_is_nothing_to_see(raw: Path) -> None:
-    for file in raw.iterdir():
-        file.unlink()
-    raw.rmdir()
-    assert raw_hashes() == {}
+def test_without_the_folders_there_is_nothing_to_see() -> None:
+    shutil.rmtree("data")
+    assert watched_hashes() == {"data/raw": {}, "data/prompts": {}, "data/knowledge": {}}
     assert settled(time.time())
