@@ -94,6 +94,7 @@ class _Look:
         """The sentences that are whole by now. Scores name each token, so an answer with scores waits for its end."""
         self._text += delta.text
         text = self._text if self._ask.text is not None else showable(self._text)
+        text += " " if self._text[-1:].isspace() else ""  # else a sentence would wait for the next one to begin
         ends = [match.end() for match in _SENTENCE_END.finditer(text)]
         new = ""
         if ends and ends[-1] > self._seen and not self._ask.logprobs and not self._refusal:
