@@ -52,6 +52,7 @@ from deployments.settings import (
 from tasks.classifier import open_classifier
 from tasks.errors import GraftError
 from tasks.layout import CLASSIFIERS, INDEX_TABLES, INDEXES, REGISTRY, SHOP, SHOP_SEED, TELEMETRY
+from tasks.manifest import Grounding
 from tasks.policy import Decision
 from tasks.registry import LocalRegistry
 from tasks.settings import SafetySettings, Section, ToolSettings
@@ -252,9 +253,18 @@ class Assistant:
     async def reconfigure(self, config: dict[str, Any]) -> None:
         """Serve calls this with the new `user_config`. Indexes are opened before anything is swapped."""
         routing = Routing.model_validate(config)
-        groundings = {served.grounding for served in routing.served.values() if served.grounding}
-        await asyncio.to_thread(self._retrieval.keep, groundings)
+        await asyncio.to_thread(self._retrieval.keep, _readable(routing))
         self._turns.routing = routing
+
+
+def _readable(routing: Routing) -> set[Grounding]:
+    """The indexes of the served packages that the served retrieval model can search."""
+    groundings = {served.grounding for served in routing.served.values() if served.grounding}
+    embedding = routing.embedding.digest if routing.embedding else None
+    strange = {grounding for grounding in groundings if grounding.embedding != embedding}
+    for grounding in strange:
+        _LOG.error("index %s was made with another retrieval model: no passages for its packages", grounding.index)
+    return groundings - strange
 
 
 def _safety(arguments: AssistantArguments) -> Safety:

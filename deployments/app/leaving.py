@@ -97,7 +97,8 @@ class _Look:
         text += " " if self._text[-1:].isspace() else ""  # else a sentence would wait for the next one to begin
         ends = [match.end() for match in _SENTENCE_END.finditer(text)]
         new = ""
-        if ends and ends[-1] > self._seen and not self._ask.logprobs and not self._refusal:
+        waits = self._ask.whole or self._ask.logprobs or bool(self._refusal)
+        if ends and ends[-1] > self._seen and not waits:
             self._seen = ends[-1]
             checked = self._check(text[: self._seen].rstrip(), delta.deeds)
             if checked.startswith(self._sent) and not self._refusal:
@@ -118,7 +119,7 @@ class _Look:
             generation = replace(finished.generation, text=checked)
             answer = replace(finished.answer, content=checked)
             finished = replace(finished, generation=generation, answer=answer, logprobs=())
-        return replace(finished, citations=cite(checked, " ".join(said(self._ask.messages)), self._read.given))
+        return replace(finished, citations=cite(checked, " ".join(said(self._ask.messages)[-1:]), self._read.given))
 
     @property
     def _ask(self) -> Ask:

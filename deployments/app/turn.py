@@ -137,7 +137,7 @@ class Turns:
         ask = replace(read.ask, whole=not record.stream)
         opened = await self._fallback.open(routes, Turn(ask, arrived, record.saw, record.starts_over))
         record.opened(opened)
-        leaving = self._layers.leaving.guard(opened.events, read, opened.route.digest, record.outcome)
+        leaving = self._layers.leaving.guard(opened.events, replace(read, ask=ask), opened.route.digest, record.outcome)
         return self._cache.keeping(lookup, opened.route.digest, leaving)
 
 
