@@ -47,6 +47,11 @@ class Chunk(Record):
         return " > ".join(self.headings)
 
     @property
+    def section(self) -> str:
+        """The section that it is of, as `FILE#HEADING`."""
+        return "#".join((self.source, *self.headings[-1:]))
+
+    @property
     def embedded(self) -> str:
         """What is embedded and searched: the headings and the text."""
         return _with_headings(self.headings, self.text)

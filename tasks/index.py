@@ -1,10 +1,11 @@
 """Stage `index`: the knowledge as chunks and their vectors, which retrieval searches.
 
 build/index/    chunks.jsonl    a chunk a line (`tasks.chunks.Chunk`)
-                vectors.npy     float32 [chunks, dimensions], of length 1, in the same order
-                index.json      what it was made with, and the sha256 of both
+                asked.jsonl     a question a line that a chunk answers (`Asked`)
+                vectors.npy     float32 [chunks + questions, dimensions], of length 1, in the same order
+                index.json      what it was made with, and the sha256 of the others
 
-Equal documents give equal bytes, so the sha256 of `index.json` names the index. No database is
+Equal documents and questions give equal bytes, so the sha256 of `index.json` names the index. No database is
 kept here: LanceDB's files differ from build to build; `tasks/retrieval.py` makes its table from these.
 """
 
@@ -17,16 +18,18 @@ from pathlib import Path
 import numpy as np
 
 from tasks import published
+from tasks.asked import read_asked
 from tasks.chunks import Chunk, chunk_folder
 from tasks.embedding import Embedder, Vectors
 from tasks.errors import GraftError, run_main
 from tasks.files import new_folder, sha256_file, sha256_tree, write_json, write_text
-from tasks.layout import BUILT_EMBEDDING, BUILT_INDEX, INDEXES, KNOWLEDGE
+from tasks.layout import ASKED, BUILT_EMBEDDING, BUILT_INDEX, INDEXES, KNOWLEDGE
 from tasks.records import Record
 from tasks.settings import load_settings
 
 INFO = "index.json"
 CHUNKS = "chunks.jsonl"
+ASKED_OF = "asked.jsonl"
 VECTORS = "vectors.npy"
 _BATCH = 16
 
@@ -38,41 +41,75 @@ class IndexInfo(Record):
     max_tokens: int
     documents: int
     chunks: int
+    asked: int
     dimensions: int
     files: dict[str, str]
 
 
+class Asked(Record):
+    """A question, and the place among the chunks of the one that answers it."""
+
+    place: int
+    question: str
+
+
 @dataclass(frozen=True)
 class Index:
-    """An index in memory: `vectors` [chunks, dimensions]; its digest is the sha256 of `index.json`."""
+    """An index in memory; its digest is the sha256 of `index.json`.
+
+    Attributes:
+        vectors: [chunks + asked, dimensions], of length 1, in that order.
+    """
 
     digest: str
     info: IndexInfo
     chunks: tuple[Chunk, ...]
+    asked: tuple[Asked, ...]
     vectors: Vectors
 
 
-def build_index(chunks: Sequence[Chunk], embedder: Embedder, max_tokens: int, target: Path) -> IndexInfo:
+def build_index(
+    chunks: Sequence[Chunk],
+    embedder: Embedder,
+    max_tokens: int,
+    target: Path,
+    asked: Sequence[tuple[str, tuple[int, ...]]] = (),
+) -> IndexInfo:
     """Embed at least one chunk and write the index; `target` is whole or untouched.
 
+    Args:
+        asked: questions that a section answers, with the places of its chunks (`tasks.asked.read_asked`);
+            of several chunks the nearest to the question has it.
+
     Raises:
-        TextTooLongError: a chunk is longer than the retrieval model's window.
+        TextTooLongError: a text is longer than the retrieval model's window.
     """
-    ids = embedder.encode([chunk.embedded for chunk in chunks])
-    vectors = np.concatenate([embedder.embed(ids[start : start + _BATCH]) for start in range(0, len(ids), _BATCH)])
+    own = _embedded([chunk.embedded for chunk in chunks], embedder)
+    theirs = _embedded([question for question, _ in asked], embedder) if asked else own[:0]
+    places = [
+        max(of, key=lambda place: float(own[place] @ vector)) for (_, of), vector in zip(asked, theirs, strict=True)
+    ]
     with new_folder(target) as folder:
         write_text(folder / CHUNKS, "".join(chunk.model_dump_json() + "\n" for chunk in chunks))
-        np.save(folder / VECTORS, vectors)
+        kept = [Asked(place=place, question=question) for place, (question, _) in zip(places, asked, strict=True)]
+        write_text(folder / ASKED_OF, "".join(one.model_dump_json() + "\n" for one in kept))
+        np.save(folder / VECTORS, np.concatenate([own, theirs]))
         info = IndexInfo(
             embedding=embedder.digest,
             max_tokens=max_tokens,
             documents=len({chunk.source for chunk in chunks}),
             chunks=len(chunks),
-            dimensions=vectors.shape[1],
+            asked=len(asked),
+            dimensions=own.shape[1],
             files=sha256_tree(folder),
         )
         write_json(folder / INFO, info.model_dump())
     return info
+
+
+def _embedded(texts: Sequence[str], embedder: Embedder) -> Vectors:
+    ids = embedder.encode(texts)
+    return np.concatenate([embedder.embed(ids[start : start + _BATCH]) for start in range(0, len(ids), _BATCH)])
 
 
 def read_index(folder: Path) -> Index:
@@ -89,9 +126,13 @@ def read_index(folder: Path) -> Index:
         raise GraftError(
             f"{folder}: its files are not those that {INFO} lists: {sorted(found.items() ^ info.files.items())}"
         )
-    lines = (folder / CHUNKS).read_text(encoding="utf-8").split("\n")[:-1]
-    chunks = tuple(Chunk.model_validate_json(line) for line in lines)
-    return Index(sha256_file(folder / INFO), info, chunks, np.load(folder / VECTORS, allow_pickle=False))
+    chunks = tuple(Chunk.model_validate_json(line) for line in _lines(folder / CHUNKS))
+    asked = tuple(Asked.model_validate_json(line) for line in _lines(folder / ASKED_OF))
+    return Index(sha256_file(folder / INFO), info, chunks, asked, np.load(folder / VECTORS, allow_pickle=False))
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").split("\n")[:-1]
 
 
 def publish(built: Path, root: Path = INDEXES) -> str:
@@ -104,24 +145,27 @@ def publish(built: Path, root: Path = INDEXES) -> str:
     return published.publish(built, INFO, root)
 
 
-def index_folder(knowledge: Path, embedder: Embedder, max_tokens: int, target: Path) -> IndexInfo:
-    """Cut and embed the documents below `knowledge`.
+def index_folder(
+    knowledge: Path, embedder: Embedder, max_tokens: int, target: Path, asked: Path | None = None
+) -> IndexInfo:
+    """Cut and embed the documents below `knowledge`, and the questions in the file `asked`.
 
     Raises:
-        GraftError: a document cannot be read or cut, or `max_tokens` is more than the model reads.
+        GraftError: a document or question cannot be read or cut, or `max_tokens` is more than the model reads.
     """
     if max_tokens > embedder.info.window:
         raise GraftError(
             f"params.yaml, index.max_tokens: {max_tokens}, but {embedder.info.name} reads at most "
             f"{embedder.info.window} tokens (embedding.window)"
         )
-    return build_index(chunk_folder(knowledge, embedder.count, max_tokens), embedder, max_tokens, target)
+    chunks = chunk_folder(knowledge, embedder.count, max_tokens)
+    return build_index(chunks, embedder, max_tokens, target, read_asked(asked, chunks) if asked else ())
 
 
 def main() -> None:
     embedder = Embedder(BUILT_EMBEDDING, threads=1)
-    info = index_folder(KNOWLEDGE, embedder, load_settings().index.max_tokens, BUILT_INDEX)
-    print(f"index: {info.chunks} chunks of {info.documents} documents")
+    info = index_folder(KNOWLEDGE, embedder, load_settings().index.max_tokens, BUILT_INDEX, ASKED)
+    print(f"index: {info.chunks} chunks of {info.documents} documents, {info.asked} questions that they answer")
 
 
 if __name__ == "__main__":

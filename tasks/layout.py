@@ -11,6 +11,7 @@ PARAMS = Path("params.yaml")
 
 RAW = Path("data/raw")
 KNOWLEDGE = Path("data/knowledge")
+ASKED = Path("data/asked.jsonl")
 QUESTIONS = Path("data/questions.jsonl")
 PROMPTS = Path("data/prompts")
 CONTRACT = Path("data/contract.yaml")

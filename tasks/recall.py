@@ -77,11 +77,6 @@ class Scores(Record):
     off_topic_refused: float | None
 
 
-def section(chunk: Chunk) -> str:
-    """The section that a chunk is of, as `FILE#HEADING`."""
-    return "#".join((chunk.source, *chunk.headings[-1:]))
-
-
 Asked = tuple[Question, Sequence[Chunk]]
 """A question and the chunks found for it, the best first."""
 
@@ -92,7 +87,7 @@ def read_questions(path: Path, chunks: Iterable[Chunk]) -> list[Question]:
     Raises:
         GraftError: the file cannot be read, a line is no question, or the section that it names is not among `chunks`.
     """
-    known = {section(chunk) for chunk in chunks}
+    known = {chunk.section for chunk in chunks}
     try:
         lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
@@ -133,7 +128,7 @@ def score(asked: Sequence[Asked], cutoffs: Sequence[int]) -> Scores:
     """The figures of some questions and what was found for each."""
     answerable = [(question, found) for question, found in asked if question.article is not None]
     off_topic = [found for question, found in asked if question.article is None]
-    ranks = [rank(section(chunk) in question.sections for chunk in found) for question, found in answerable]
+    ranks = [rank(chunk.section in question.sections for chunk in found) for question, found in answerable]
     articles = [
         rank(chunk.source in {name.split("#")[0] for name in question.sections} for chunk in found)
         for question, found in answerable

@@ -1,12 +1,15 @@
 """Search in the index: the chunks that may answer a question, or none.
 
-A LanceDB table holds chunks and vectors. A question is looked up by its vector (exact, no
-approximate index) and by its words (BM25 of stems without stop words), and the two orders are joined
-by reciprocal rank fusion, in which words count less. If no chunk found is as near as the floor,
-nothing relevant was found, and that is an empty answer.
+A LanceDB table has a row for each chunk and for each question that a chunk answers: text, vector,
+and the chunk's place. A question is looked up by its vector (exact, no approximate index) and by its
+words (BM25 of stems without stop words). How near a chunk is by vector is the weighted mean of the
+cosine of its own text and of the mean cosine of the few nearest of its questions; by words, its best
+row counts. The two orders are joined by reciprocal rank fusion, in which words count less. If no
+chunk is as near as the floor, nothing relevant was found, and that is an empty answer.
 
-The table is made from the index and never changed; it can be thrown away at any time. LanceDB takes
-1.7 s to import, so that waits until a table is opened.
+The vectors are read from the table once and multiplied in memory, which suits thousands of them, not
+millions (docs/benchmarks.md). The table is made from the index and never changed; it can be thrown
+away at any time. LanceDB takes 1.7 s to import, so that waits until a table is opened.
 """
 
 from __future__ import annotations
@@ -28,21 +31,78 @@ from tasks.index import Index, read_index
 from tasks.settings import RetrievalSettings
 
 if TYPE_CHECKING:
-    from lancedb.query import LanceQueryBuilder
     from lancedb.table import Table
 
 Vector = npt.NDArray[np.float32]
 
 _TABLE = "chunks"
+_ROWS = 3
+"""Rows looked up by words for each chunk that is wanted: a chunk and its questions may all be among them."""
 
 
 @dataclass(frozen=True)
 class Hit:
-    """A chunk that was found: its fused `score` (more is better) and its `cosine` to the question, -1 to 1."""
+    """A chunk that was found: its fused `score` (more is better) and its `cosine` to the question, -1 to 1.
+
+    The cosine is of its text or of a question that it answers, whichever is nearer.
+    """
 
     chunk: Chunk
     score: float
     cosine: float
+
+
+@dataclass(frozen=True)
+class Near:
+    """How near each chunk [chunks] is to a question: what orders them, the best cosine of each, and if one will do."""
+
+    nearness: Vector
+    cosines: Vector
+    over_floor: bool
+
+    def order(self, k: int) -> list[int]:
+        """The places of the `k` nearest chunks, nearest first."""
+        return np.argsort(-self.nearness, kind="stable")[:k].tolist()
+
+
+class Nearness:
+    """The vectors of a table in memory.
+
+    Args:
+        rows: the table: `row` (chunks first, in their order), `place` and `vector`.
+        chunks: how many of the rows are chunks.
+        settings: the section `retrieval`.
+    """
+
+    def __init__(self, rows: pa.Table, chunks: int, settings: RetrievalSettings) -> None:
+        rows = rows.sort_by("row")
+        flat = rows["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        self._vectors = np.ascontiguousarray(flat.reshape(len(rows), -1))
+        self._chunks, self._weight = chunks, settings.text_weight
+        places = rows["place"].to_numpy()[chunks:]
+        counts = np.bincount(places, minlength=chunks)
+        # [chunks, most questions of a chunk]: the rows of each one's questions, then a row that does not exist.
+        self._asked = np.full((chunks, counts.max(initial=0)), len(rows))
+        order = np.argsort(places, kind="stable")
+        column = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+        self._asked[places[order], column] = chunks + order
+        self._nearest = min(settings.asked_nearest, self._asked.shape[1])
+        self._counted = np.minimum(counts, self._nearest)
+        self._floors = np.where(counts > 0, settings.asked_floor, settings.floor)
+
+    def to(self, vector: Vector) -> Near:
+        """How near the chunks are to a question with this vector [dimensions] of length 1."""
+        # Not `@`: BLAS may spread it over threads, which on a busy machine wait for each other for 30 ms.
+        cosines = np.einsum("ij,j->i", self._vectors, vector)
+        text = cosines[: self._chunks]
+        if not self._nearest:
+            return Near(text, text, bool((text >= self._floors).any()))
+        asked = np.append(cosines, -np.inf)[self._asked]
+        best = -np.partition(-asked, range(self._nearest), axis=1)[:, : self._nearest]
+        mean = np.where(np.isfinite(best), best, 0.0).sum(axis=1) / np.maximum(self._counted, 1)
+        nearness = np.where(self._counted > 0, self._weight * text + (1 - self._weight) * mean, text)
+        highest = np.maximum(text, best[:, 0])
+        return Near(nearness, highest, bool((highest >= self._floors).any()))
 
 
 class Passages:
@@ -64,14 +124,17 @@ class Passages:
         self.chunks = opened.chunks
         self._settings = settings
         self._table = open_table(opened, tables)
+        self._nearness = Nearness(self._table.to_arrow(), len(opened.chunks), settings)
 
-    def by_vector(self, vector: Vector, k: int) -> dict[int, Vector]:
-        """The `k` nearest chunks: their places in `chunks`, nearest first, with their vectors."""
-        return _places(self._table.search(vector).limit(k))
+    def by_vector(self, vector: Vector, k: int) -> list[int]:
+        """The `k` nearest chunks: their places in `chunks`, nearest first."""
+        return self._nearness.to(vector).order(k)
 
-    def by_words(self, question: str, k: int) -> dict[int, Vector]:
+    def by_words(self, question: str, k: int) -> list[int]:
         """At most `k` chunks that share words with the question, the same way."""
-        return _places(self._table.search(question, query_type="fts", fts_columns="text").limit(k))
+        query = self._table.search(question, query_type="fts", fts_columns="text")
+        rows = query.select(["place", "_score"]).limit(_ROWS * k).to_arrow()
+        return list(dict.fromkeys(rows["place"].to_pylist()))[:k]
 
     def find(self, question: str, vector: Vector, k: int) -> tuple[Hit, ...]:
         """The `k` best chunks for a question with this vector [dimensions] of length 1, the best first.
@@ -79,14 +142,15 @@ class Passages:
         Empty if none is as near as the floor.
         """
         settings = self._settings
-        near = self.by_vector(vector, max(k, settings.candidates))
-        alike = self.by_words(question, max(k, settings.candidates))
-        cosines = {place: float(vector @ found) for place, found in {**alike, **near}.items()}
-        if max(cosines.values()) < settings.floor:
+        nearness = self._nearness.to(vector)
+        if not nearness.over_floor:
             return ()
-        scores = fuse([(list(near), 1.0), (list(alike), settings.words_weight)], settings.rank_offset)
+        near = nearness.order(max(k, settings.candidates))
+        alike = self.by_words(question, max(k, settings.candidates))
+        scores = fuse([(near, 1.0), (alike, settings.words_weight)], settings.rank_offset)
+        cosines = nearness.cosines
         best = sorted(scores, key=lambda place: (-scores[place], -cosines[place], place))[:k]
-        return tuple(Hit(self.chunks[place], scores[place], cosines[place]) for place in best)
+        return tuple(Hit(self.chunks[place], scores[place], float(cosines[place])) for place in best)
 
 
 def fuse(orders: Iterable[tuple[Sequence[int], float]], offset: int) -> dict[int, float]:
@@ -96,12 +160,6 @@ def fuse(orders: Iterable[tuple[Sequence[int], float]], offset: int) -> dict[int
         for rank, place in enumerate(order, start=1):
             scores[place] = scores.get(place, 0.0) + weight / (offset + rank)
     return scores
-
-
-def _places(query: LanceQueryBuilder) -> dict[int, Vector]:
-    rows = query.to_arrow()
-    vectors = (np.asarray(vector, dtype=np.float32) for vector in rows["vector"].to_pylist())
-    return dict(zip(rows["place"].to_pylist(), vectors, strict=True))
 
 
 class Retriever:
@@ -151,7 +209,8 @@ def _make_table(index: Index, folder: Path) -> None:
     from lancedb.index import FTS
 
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(index.vectors.ravel()), index.info.dimensions)
-    texts = [chunk.embedded for chunk in index.chunks]
-    content = pa.table({"place": range(len(texts)), "text": texts, "vector": vectors})
+    texts = [*(chunk.embedded for chunk in index.chunks), *(asked.question for asked in index.asked)]
+    places = [*range(len(index.chunks)), *(asked.place for asked in index.asked)]
+    content = pa.table({"row": range(len(texts)), "place": places, "text": texts, "vector": vectors})
     table = lancedb.connect(folder).create_table(_TABLE, content)
     table.create_index("text", config=FTS(language="English", stem=True, remove_stop_words=True))

@@ -99,11 +99,17 @@ class IndexSettings(Section):
     max_tokens: Positive
 
 
+Cosine = Annotated[float, Field(ge=-1.0, le=1.0)]
+
+
 class RetrievalSettings(Section):
     candidates: Positive
     rank_offset: Positive
     words_weight: Share
-    floor: Annotated[float, Field(ge=-1.0, le=1.0)]
+    text_weight: Share
+    asked_nearest: Positive
+    floor: Cosine
+    asked_floor: Cosine
 
 
 class GroundingSettings(Section):

@@ -52,6 +52,27 @@ def test_vectors_are_those_of_the_chunks_with_their_headings(
     assert np.allclose(index.vectors, alone, atol=1e-6)
 
 
+def test_questions_lie_behind_the_chunks_each_with_the_nearest_of_its_section(
+    embedder: Embedder, tmp_path: Path
+) -> None:
+    folder = tmp_path / "long"
+    folder.mkdir()
+    (folder / "a.md").write_text(f"# A\n\n{'rose ' * 6}\n\n{'zzzz ' * 6}")
+    asked = tmp_path / "asked.jsonl"
+    asked.write_text('{"article": "a.md", "heading": "A", "asked": ["zzz zzz", "rose rose", "zz"]}\n')
+    for name in ("one", "two"):
+        info = index_folder(folder, embedder, 40, tmp_path / name, asked)
+    assert (info.chunks, info.asked) == (2, 3)
+    assert sha256_tree(tmp_path / "one") == sha256_tree(tmp_path / "two")
+    index = read_index(tmp_path / "one")
+    assert [(one.place, one.question) for one in index.asked] == [(1, "zzz zzz"), (0, "rose rose"), (1, "zz")]
+    alone = [embedder.embed(embedder.encode([one.question]))[0] for one in index.asked]
+    assert np.allclose(index.vectors[2:], alone, atol=1e-6)
+    without = index_folder(folder, embedder, 40, tmp_path / "without", tmp_path / "missing.jsonl")
+    assert without.asked == 0
+    assert read_index(tmp_path / "without").vectors.shape == (2, 8)
+
+
 def test_a_changed_or_missing_file_is_refused(embedder: Embedder, knowledge: Path, tmp_path: Path) -> None:
     built = tmp_path / "index"
     index_folder(knowledge, embedder, 40, built)

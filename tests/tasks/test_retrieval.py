@@ -8,16 +8,19 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from tasks.embedding import Embedder, TextTooLongError, bring_in
 from tasks.errors import GraftError
-from tasks.index import index_folder
-from tasks.retrieval import Passages, Retriever, fuse
+from tasks.index import build_index, index_folder, read_index
+from tasks.retrieval import Nearness, Passages, Retriever, fuse
 from tasks.settings import EmbeddingSettings, RetrievalSettings
 from tests.conftest import ROOT, embedding_source
 
-SETTINGS = RetrievalSettings(candidates=3, rank_offset=20, words_weight=0.3, floor=-1.0)
+SETTINGS = RetrievalSettings(
+    candidates=3, rank_offset=20, words_weight=0.3, text_weight=0.4, asked_nearest=2, floor=-1.0, asked_floor=-1.0
+)
 TEXTS = {
     "roses": "Prune in March.",
     "lilies": "Plants are guaranteed.",
@@ -77,6 +80,39 @@ def test_words_are_stemmed_and_find_what_the_vector_does_not(index: Path, embedd
     assert "lilies.txt" in [hit.chunk.source for hit in by_words.search(question, 2)]
     passages = Passages(index, tmp_path / "tables", SETTINGS)
     assert [passages.chunks[place].source for place in passages.by_words("guarantee", 3)] == ["lilies.txt"]
+
+
+def test_a_chunk_is_found_by_the_questions_that_it_answers_and_is_given_once(
+    index: Path, embedder: Embedder, tmp_path: Path
+) -> None:
+    chunks = read_index(index).chunks
+    lilies = next(place for place, chunk in enumerate(chunks) if chunk.source == "lilies.txt")
+    asked = [(question, (lilies,)) for question in ("qqq qq", "qqq qqq", "qqqq", "xylophone")]
+    build_index(chunks, embedder, 80, tmp_path / "asked", asked)
+    first, second = opened(tmp_path / "asked", embedder, tmp_path / "tables").search("qqqq", 2)
+    assert first.chunk.source == "lilies.txt"
+    assert first.cosine == pytest.approx(1, abs=1e-5)
+    assert second.chunk.source != "lilies.txt"
+    passages = Passages(tmp_path / "asked", tmp_path / "tables", SETTINGS)
+    assert passages.by_words("qqq guaranteed xylophone", 4) == [lilies]
+    assert sorted(passages.by_vector(embedder.embed(embedder.encode(["roses"]))[0], 9)) == [0, 1, 2, 3]
+
+
+def test_nearness_is_of_the_text_and_of_the_nearest_questions() -> None:
+    rows = pa.table(
+        {
+            "row": [3, 0, 1, 2, 4],
+            "place": [1, 0, 1, 1, 1],
+            "vector": pa.FixedSizeListArray.from_arrays(pa.array([0.6, 1.0, 0.2, 0.8, 0.1], pa.float32()), 1),
+        }
+    )
+    settings = SETTINGS.model_copy(update={"floor": 1.1, "asked_floor": 0.8})
+    near = Nearness(rows, 2, settings).to(np.ones(1, dtype=np.float32))
+    assert near.nearness == pytest.approx([1.0, 0.4 * 0.2 + 0.6 * (0.8 + 0.6) / 2])
+    assert near.cosines == pytest.approx([1.0, 0.8])
+    assert (near.order(2), near.over_floor) == ([0, 1], True)
+    higher = settings.model_copy(update={"asked_floor": 0.81})
+    assert not Nearness(rows, 2, higher).to(np.ones(1, dtype=np.float32)).over_floor
 
 
 def test_under_the_floor_nothing_is_found(index: Path, embedder: Embedder, tmp_path: Path) -> None:
