@@ -1,7 +1,7 @@
 """Flow `release`: from raw data to an assistant in production, or a clear refusal.
 
-    inputs -> base, contract, prepare, train, package, incumbent, evaluate        (DVC stages)
-    -> gate -> publish -> deploy -> smoke -> promote -> reference                 (they act on the world)
+    inputs -> base, contract, prepare, train, package, incumbent, evaluate, assistant  (DVC stages)
+    -> gate -> publish -> deploy -> smoke -> promote -> reference                      (they act on the world)
 
 Until `promote`, production serves what it served. Running it again finds finished work fresh.
 """
@@ -32,6 +32,7 @@ from tasks.examples import load_examples
 from tasks.files import write_json
 from tasks.inputs import remember_run
 from tasks.layout import (
+    BUILT_ASSISTANT,
     BUILT_BASE,
     BUILT_CONTRACT,
     BUILT_EVALUATION,
@@ -41,6 +42,7 @@ from tasks.layout import (
     INCUMBENT,
 )
 from tasks.manifest import package_digest, read_manifest
+from tasks.rates import read_rates
 from tasks.registry import PRODUCTION, LocalRegistry
 from tasks.settings import load_settings
 from tasks.smoke import choose, smoke
@@ -49,6 +51,7 @@ from tasks.terms import load_terms
 SUMMARY = "release-summary"
 REPORT, RESULT = "report.html", "result.json"  # of the contract
 ROWS = "rows.parquet"  # of the evaluation
+SCORES = "scores.json"  # of whole turns
 
 
 class RefusedError(GraftError):
@@ -121,7 +124,8 @@ def judge(digest: str) -> State:
     Raises:
         RefusedError: it did not pass.
     """
-    verdict = gate.judge(pd.read_parquet(BUILT_EVALUATION / ROWS), load_settings().gate)
+    rates = read_rates(BUILT_ASSISTANT / SCORES)
+    verdict = gate.judge(pd.read_parquet(BUILT_EVALUATION / ROWS), rates, load_settings().gate)
     create_markdown_artifact(gate.markdown(verdict), key="gate", description=f"{verdict.outcome}: {digest}")
     if verdict.outcome != "pass":
         reasons = "\n".join(f"- {reason}" for reason in verdict.reasons)

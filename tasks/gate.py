@@ -8,6 +8,7 @@ Koehn, Statistical Significance Tests for Machine Translation Evaluation, EMNLP 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
@@ -15,8 +16,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from tasks.errors import GraftError
+from tasks.rates import Rate
 from tasks.records import Record
-from tasks.settings import GateSettings
+from tasks.settings import GateSettings, Limit
 
 BASE, INCUMBENT, CANDIDATE = "base", "incumbent", "candidate"
 Outcome = Literal["pass", "fail", "inconclusive"]
@@ -57,19 +59,21 @@ def interval(differences: NDArray[np.float64], settings: GateSettings) -> tuple[
     return float(low), float(high)
 
 
-def judge(rows: pd.DataFrame, settings: GateSettings) -> Verdict:
-    """Judge the candidate's evaluation rows against the base's and the incumbent's, if there is one.
+def judge(rows: pd.DataFrame, rates: Mapping[str, Rate], settings: GateSettings) -> Verdict:
+    """Judge the candidate's evaluation rows against the base's and the incumbent's, and its whole turns.
 
-    The worst outcome of all rules is the verdict's. With fewer than `min_rows` rows no other rule
-    is applied: an interval over a handful of rows looks surer than it is.
+    The worst outcome of all rules is the verdict's. With fewer than `min_rows` rows no comparison is
+    made: an interval over a handful of rows looks surer than it is. The limits hold for however few
+    rows a rate is of, as long as there are any.
 
     Args:
         rows: one row per (system, example) with at least `system`, `id`, `label`, `quality` in
             [0, 1] and `valid_format`.
+        rates: what the stage `assistant` measured, by name.
 
     Raises:
-        GraftError: a column or a system is missing, a quality is not in [0, 1], or the systems did
-            not answer the same rows.
+        GraftError: a column or a system is missing, a quality is not in [0, 1], the systems did not
+            answer the same rows, or a rate that has a limit was not measured.
     """
     systems = _split(rows)
     candidate = systems.pop(CANDIDATE)
@@ -82,6 +86,7 @@ def judge(rows: pd.DataFrame, settings: GateSettings) -> Verdict:
     if len(candidate) >= settings.min_rows:
         verdicts += [_quality(c, settings) for c in comparisons if not c.label]
         verdicts.append(_format(float(candidate["valid_format"].mean()), settings))
+    verdicts += [_limited(name, _rate(name, rates), limit) for name, limit in settings.limits.items()]
     verdicts.sort(key=lambda v: -_BY_SEVERITY.index(v[0]))
     return Verdict(
         outcome=verdicts[0][0], reasons=tuple(sentence for _, sentence in verdicts), comparisons=tuple(comparisons)
@@ -162,6 +167,23 @@ def _format(share: float, settings: GateSettings) -> tuple[Outcome, str]:
     if share < settings.min_valid_format:
         return "fail", f"{share:.1%} of the answers can be parsed; at least {settings.min_valid_format:.1%} must."
     return "pass", f"{share:.1%} of the answers can be parsed; at least {settings.min_valid_format:.1%} must."
+
+
+def _rate(name: str, rates: Mapping[str, Rate]) -> Rate:
+    if name not in rates:
+        raise GraftError(f"gate.limits.{name}: the stage `assistant` measured no such rate; run it again")
+    return rates[name]
+
+
+def _limited(name: str, rate: Rate, limit: Limit) -> tuple[Outcome, str]:
+    """The rule for a rate of whole turns."""
+    if not rate.n or rate.value is None:
+        return "pass", f"There are no rows for {name}, so its limit does not apply."
+    low, high = limit.get("min"), limit.get("max")
+    bounds = [f"at least {low:g}" if low is not None else "", f"at most {high:g}" if high is not None else ""]
+    kept = (low is None or rate.value >= low) and (high is None or rate.value <= high)
+    wish = " and ".join(filter(None, bounds))
+    return "pass" if kept else "fail", f"Whole turns: {name} is {rate.value:.4g} ({rate.n} rows); {wish} is required."
 
 
 def markdown(verdict: Verdict) -> str:

@@ -31,6 +31,7 @@ BUILT_BASELINE = BUILD / "baseline"
 BUILT_ADAPTER = BUILD / "adapter"
 BUILT_PACKAGE = BUILD / "package"
 BUILT_EVALUATION = BUILD / "evaluation"
+BUILT_ASSISTANT = BUILD / "assistant"
 INCUMBENT = BUILD / "incumbent.json"
 
 STATE = Path(".graft")

@@ -174,13 +174,36 @@ class EvaluateSettings(Section):
     at_once: Positive
 
 
+class AssistantSettings(Section):
+    at_once: Positive
+
+
+RateName = Literal[
+    "tool_exact",
+    "outcome_correct",
+    "article_found",
+    "article_cited",
+    "refusal_recall",
+    "false_refusal_rate",
+    "answered",
+    "policy_violations",
+    "injection_recall",
+    "injection_fpr",
+    "recall_at_5",
+]
+Limit = Annotated[dict[Literal["min", "max"], float], Field(min_length=1)]
+
+
 class GateSettings(Section):
+    """When a candidate is released; `limits` are the least and the most that rates of whole turns may be."""
+
     min_rows: Positive
     confidence: Share
     resamples: Positive
     min_gain: float
     max_loss: float
     min_valid_format: Share
+    limits: dict[RateName, Limit]
     seed: int
 
 
@@ -205,6 +228,7 @@ class Settings(Section):
     tools: ToolSettings
     package: PackageSettings
     evaluate: EvaluateSettings
+    assistant: AssistantSettings
     gate: GateSettings
     drift: DriftSettings
     embedding: EmbeddingSettings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 
 from tasks.manifest import PROMPT
 from tasks.prompt import PromptSource
@@ -17,7 +18,7 @@ class Instructions:
     """
 
     def __init__(self, registry: LocalRegistry) -> None:
-        self._of = cache(lambda digest: _read(registry, digest))
+        self._of = cache(lambda digest: read_instructions(registry.package(digest)))
 
     def __call__(self, digest: str) -> tuple[str, ...]:
         """Those of one package.
@@ -28,6 +29,11 @@ class Instructions:
         return self._of(digest)
 
 
-def _read(registry: LocalRegistry, digest: str) -> tuple[str, ...]:
-    source = PromptSource.read(registry.package(digest) / PROMPT)
+def read_instructions(package: Path) -> tuple[str, ...]:
+    """Those of the package in this folder.
+
+    Raises:
+        GraftError: it holds no prompt.
+    """
+    source = PromptSource.read(package / PROMPT)
     return (source.system, *(tool["function"].get("description", "") for tool in source.tools))
