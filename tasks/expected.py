@@ -21,11 +21,14 @@ class Expected(Record):
 
     Attributes:
         id: the row's.
-        customer: whom the turn is run for; None for somebody who is not signed in.
-        outcome: what the shop answers to the row's tool call, made for `customer` on a fresh
-            database: "ok", or the error's code. None where the row has no call.
+        customer: whom the turn is run for: the owner of the order that the conversation names; for
+            a row about somebody else's order, another customer; None for somebody not signed in,
+            which is all that a row without an order needs.
+        outcome: what the shop answers to the call that the row makes after its last customer turn,
+            for `customer` on a fresh database: "ok", or the error's code. None without such a call.
         sections: every section that holds the answer to the last customer turn by itself, as
-            `FILE#HEADING` with the innermost heading. Empty where none does or none is needed.
+            `FILE#HEADING` with the innermost heading; found by reading. Empty where none does, and
+            in rows that are met by a tool or a refusal.
     """
 
     id: str
