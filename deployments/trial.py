@@ -146,8 +146,8 @@ class Desks:
 
 
 def turn_of(key: str) -> str:
-    """The turn whose call bears this key: `:TURN:ROUND:PLACE`, as nobody's API key is asked."""
-    return key.rsplit(":", 2)[0].removeprefix(":")
+    """The turn whose request, or whose call, bears this key: `OWNER:TURN` or `OWNER:TURN:ROUND:PLACE`."""
+    return key.split(":")[1]
 
 
 class _Watched(Retrieval):
@@ -160,7 +160,7 @@ class _Watched(Retrieval):
     async def read(self, grounding: Grounding | None, ask: Ask) -> Read:
         """See `Retrieval.read`."""
         read = await super().read(grounding, ask)
-        self._notes[ask.key.removeprefix(":")].read = read
+        self._notes[turn_of(ask.key)].read = read
         return read
 
 
