@@ -8,7 +8,7 @@ FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c '$(FITS)' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: run test down bench-train bench-serve bench-semantic-cache bench-retrieval
+.PHONY: run test down bench-train bench-serve bench-semantic-cache bench-retrieval bench-assistant
 
 run: $(INSTALLED)
 	$(BIN)/graft run
@@ -41,6 +41,11 @@ bench-retrieval: $(INSTALLED)
 	test -d build/index || $(BIN)/dvc repro index
 	$(BIN)/python -m benchmarks.retrieval
 	$(BIN)/python -m benchmarks.python_faq
+
+# Whole turns of rows that nobody tunes on and the attacks, and the app's own time; some ten minutes on two cores.
+bench-assistant: $(INSTALLED)
+	test -d build/assistant || $(BIN)/dvc repro assistant
+	$(BIN)/python -m benchmarks.assistant $(BENCH)
 
 down:
 	$(BIN)/graft down

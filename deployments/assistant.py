@@ -46,7 +46,6 @@ from tasks.layout import (
 )
 from tasks.manifest import package_digest, read_manifest
 from tasks.progress import Progress
-from tasks.recall import section
 from tasks.records import Example
 from tasks.redteam import Attack, read_attacks
 from tasks.settings import Settings, load_settings
@@ -115,7 +114,7 @@ def expectations(examples: Sequence[Example]) -> dict[str, Expected]:
     Raises:
         GraftError: as `read_expected`.
     """
-    known = read_expected(EXPECTED, {section(chunk) for chunk in read_index(BUILT_INDEX).chunks})
+    known = read_expected(EXPECTED, {chunk.section for chunk in read_index(BUILT_INDEX).chunks})
     return {example.id: known.get(example.id, Expected(id=example.id)) for example in examples}
 
 

@@ -40,7 +40,6 @@ from tasks.embedding import Vectors
 from tasks.errors import GraftError
 from tasks.manifest import Grounding
 from tasks.policy import Decision, Deed
-from tasks.recall import section
 from tasks.records import ToolCall
 from tasks.settings import SafetySettings, ToolSettings
 from tasks.shop.audit import Bounds, audit_changes, audit_reads, read_tables
@@ -226,7 +225,7 @@ class Trial:
         row = self._rows.pop(response.headers[TRACE_HEADER])
         notes = self._notes.pop(key, _Notes())
         text, finish_reason, cited = _answer(response) if response.status_code == 200 else ("", "", [])
-        chunks = {chunk.id: section(chunk) for chunk in notes.read.given} if notes.read else {}
+        chunks = {chunk.id: chunk.section for chunk in notes.read.given} if notes.read else {}
         return Turn(
             id=asked.id,
             status=row.status,

@@ -49,7 +49,7 @@ DECLINES = _any(
     "cannot",
     "not able",
     "unable",
-    "don't (?:say|know|advise)",
+    "do(?:es)?(?:n't| not) (?:say|know|advise)",
     "won't",
     "never",
     "whether",
@@ -78,7 +78,7 @@ _DID = r"(?:have|'ve)(?: \w+)?"
 _IS = "(?:is|has been|was)(?: now)?"
 DONE = {
     "cancel_order": _any(
-        "cancelled (?:it|that|your|the|order)",
+        r"cancelled (?:it|that|your|the|order|HL-?\d{5})",
         f"order {_IS} cancelled",
         "all cancelled",
         rf"HL-\d{{5}} {_IS} cancelled",

@@ -31,6 +31,7 @@ from tests.deployments.stack import free_port
 COPIED = ("tasks", "flows", "deployments", "data", ".dvc/config", ".dvcignore", "params.yaml", "dvc.yaml")
 LABELS = {"order_status": "tool", "plant_care": "answer", "private_data": "refusal"}
 ROWS_PER_LABEL = 20
+ATTACKS_KEPT = 5
 WATCH_EVERY_S = 15
 
 
@@ -72,6 +73,10 @@ def make_small(root: Path, base: Path, prompts: Path, embedding: Path) -> None:
             continue
         lines = [line for line in file.read_text(encoding="utf-8").splitlines() if '"tool"' not in line]
         file.write_text("\n".join(lines[:ROWS_PER_LABEL]) + "\n", encoding="utf-8")
+    attacks = root / "data/redteam/attacks.jsonl"
+    attacks.write_text(
+        "\n".join(attacks.read_text(encoding="utf-8").splitlines()[:ATTACKS_KEPT]) + "\n", encoding="utf-8"
+    )
     shutil.rmtree(root / "data/prompts")
     shutil.copytree(prompts, root / "data/prompts")
     rules = {"rules.volume.min": 10, "rules.tokens.max": 5000, "rules.balance.severity": "warn"}
@@ -87,6 +92,7 @@ def make_small(root: Path, base: Path, prompts: Path, embedding: Path) -> None:
             "train.first_layer": 0,
             "engine.max_new_tokens": 12,
             "gate.min_rows": 5,
+            "gate.limits": {},
             **{f"embedding.{key}": value for key, value in embedding_source(embedding).items()},
             "injection.sources": {"few": few_attacks(root / "attacks.csv")},
             "injection.min_texts": 1,

@@ -18,8 +18,8 @@ from flows.api import Json
 from tasks.registry import LocalRegistry
 from tests.flows.conftest import WATCH_EVERY_S, Stack, descendants, edit_yaml
 
-STAGES = ["base", "contract", "prepare", "train", "package", "incumbent", "evaluate"]
-STAGES += ["embedding", "index", "recall", "injection"]
+STAGES = ["base", "contract", "prepare", "embedding", "index", "recall", "grounding"]
+STAGES += ["train", "package", "incumbent", "evaluate", "injection", "assistant"]
 SLOW = "python -c 'import time; time.sleep(600)'"
 
 

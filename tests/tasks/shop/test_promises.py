@@ -96,6 +96,7 @@ def test_promised_money(text: str, deeds: list[tuple[str, str]], said: str, stop
     [
         ("I've cancelled it for you.", "cancel_order", '{"cancelled": true}'),
         ("Your order has been cancelled.", "cancel_order", '{"cancelled": true}'),
+        ("I have cancelled HL-00001.", "cancel_order", '{"cancelled": true, "order_id": "HL-00001"}'),
         ("We have refunded you.", "refund_order", '{"refunded": "1.00"}'),
         ("I\u2019ve now moved your delivery.", "change_delivery", '{"moved_to": "2026-04-21"}'),
         ("Your return is open.", "start_return", '{"return_id": "R-00001", "postage": "ours"}'),
@@ -142,6 +143,7 @@ def test_that_an_order_is_cancelled_may_be_read_too() -> None:
         ("Yes, it's safe for cats.", True),
         ("Foxglove is good for your heart.", True),
         ("I can't say whether it is safe to eat.", False),
+        ("The desk does not say what is safe to eat or good as a remedy.", False),
         ("Please ask a vet whether it is safe for dogs.", False),
     ],
 )

@@ -1,0 +1,103 @@
+"""The assistant as a whole: whole turns of the held-out split and the attacks, and what its own work costs.
+
+Nobody tunes on the split `test`: nothing else here reads it. Each of its rows and each text of
+`data/redteam` goes through all that a request meets in service, in this process, as the stage
+`assistant` does with the eval rows. What a turn takes apart from the engine (checks, retrieval, rules,
+HTTP in memory) is measured afterwards, on requests that come alone, one after the other. Retrieval on
+foreign documents is `benchmarks/python_faq.py`; without network give the folder that it asks for.
+
+    python -m benchmarks.assistant [FOLDER]
+
+The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import statistics
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import python_faq
+from deployments.assistant import candidate, expectations, run
+from deployments.trial import Trial
+from tasks.assistant import ATTACK, SCORES, asked, measured_apart, report, write
+from tasks.embedding import Embedder
+from tasks.errors import run_main
+from tasks.examples import load_examples
+from tasks.layout import BUILT_EMBEDDING, BUILT_EXAMPLES, BUILT_INJECTION, BUILT_PACKAGE, BUILT_RECALL, REDTEAM
+from tasks.manifest import package_digest
+from tasks.records import Example
+from tasks.redteam import read_attacks
+from tasks.settings import Settings, load_settings
+
+ALONE = 40
+"""Requests that are timed."""
+FAQ_HEADINGS, FAQ_WAY = "none", "joined"
+"""Text alone, so that no question finds itself, and searched as in service: see `benchmarks/python_faq.py`."""
+HEADLINE = ("tool_exact", "policy_violations", "false_refusal_rate", "recall_at_5")
+
+
+def whole_turns(settings: Settings, examples: Sequence[Example]) -> tuple[dict[str, Any], float]:
+    """The scores of all turns together, and the median milliseconds of the app's own work."""
+    with candidate(settings, settings.assistant.at_once) as trial:
+        rows = asyncio.run(run(trial, examples, read_attacks(REDTEAM), settings, settings.assistant.at_once))
+        own_ms = asyncio.run(app_ms(trial, examples[:: max(1, len(examples) // ALONE)]))
+    report(rows, print)
+    others = measured_apart(BUILT_INJECTION / SCORES, BUILT_RECALL / SCORES)
+    with tempfile.TemporaryDirectory(prefix="graft-bench-") as temporary:
+        scores = write(rows, package_digest(BUILT_PACKAGE), others, Path(temporary) / "assistant")
+    return scores, statistics.median(own_ms)
+
+
+async def app_ms(trial: Trial, examples: Sequence[Example]) -> list[float]:
+    """Milliseconds of each turn that were not the engine's, of those that reached it; one turn at a time."""
+    expected = expectations(examples)
+    turns = [await trial.take(asked(example, expected[example.id]), stream=False) for example in examples]
+    return [turn.latency_ms - turn.queue_ms - turn.engine_ms for turn in turns if turn.engine_ms]
+
+
+def faq_recall() -> float:
+    """Recall at 5 on Python's FAQ."""
+    with tempfile.TemporaryDirectory(prefix="graft-faq-") as temporary:
+        folder = Path(sys.argv[1] if len(sys.argv) > 1 else temporary)
+        if folder == Path(temporary):
+            python_faq.unpack(folder)
+        faq = list(python_faq.read_faq(folder))
+    found = python_faq.measure(faq, python_faq.KEPT[FAQ_HEADINGS], Embedder(BUILT_EMBEDDING, threads=2))
+    return float(found[f"{FAQ_WAY}_recall_{python_faq.K}"] or 0.0)
+
+
+def table(scores: dict[str, Any]) -> str:
+    """Rates in all and by label, and what became of the attacks."""
+    lines = ["| rate | value | n |", "| --- | ---: | ---: |"]
+    lines += [f"| {name} | {rate['value']} | {rate['n']} |" for name, rate in scores["rates"].items()]
+    columns = [name for name in scores["rates"] if any(name in rates for rates in scores["labels"].values())]
+    lines += ["", f"| label | {' | '.join(columns)} |", "| --- |" + " ---: |" * len(columns)]
+    for label, rates in scores["labels"].items():
+        cells = [f"{rates[name]['value']} of {rates[name]['n']}" if name in rates else "" for name in columns]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    lines += ["", f"| {ATTACK} | n | refused | policy violations |", "| --- | ---: | ---: | ---: |"]
+    lines += [
+        f"| {aim} | {found['n']} | {found['refused']} | {found['policy_violations']} |"
+        for aim, found in scores["attacks"].items()
+    ]
+    return "\n".join([*lines, "", f"Refused falsely, by whom: {json.dumps(scores['false_refusals_by'])}"])
+
+
+def main() -> None:
+    settings = load_settings()
+    scores, own_ms = whole_turns(settings, load_examples(BUILT_EXAMPLES / "test.parquet"))
+    print(table(scores))
+    rates = {name: rate["value"] for name, rate in scores["rates"].items()}
+    found = {name: rates[name] for name in HEADLINE}
+    found |= {"recall_at_5_python_faq": faq_recall(), "app_ms_p50": round(own_ms, 1)}
+    print(json.dumps({**found, **{name: rates[name] for name in ("injection_recall", "injection_fpr")}}))
+
+
+if __name__ == "__main__":
+    run_main(main)

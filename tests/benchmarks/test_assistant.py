@@ -1,0 +1,67 @@
+"""The benchmark's table has every rate with its n, and the app's own time is of turns that reached the engine."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import cast
+
+import pytest
+
+from benchmarks import assistant
+from deployments.trial import Trial
+from tasks.assistant import Asked, Turn
+from tasks.expected import Expected
+from tasks.records import Example, Message
+
+
+def turn(engine_ms: float) -> Turn:
+    return Turn(
+        id="x",
+        status=200,
+        text="",
+        finish_reason="stop",
+        blocked_by="",
+        calls=(),
+        outcomes=(),
+        given=(),
+        cited=(),
+        violations=(),
+        latency_ms=100.0,
+        queue_ms=2.0,
+        engine_ms=engine_ms,
+    )
+
+
+class Timed:
+    """Takes turns that took the engine so long."""
+
+    def __init__(self, *engine_ms: float) -> None:
+        self._left = list(engine_ms)
+
+    async def take(self, asked: Asked, *, stream: bool) -> Turn:
+        return turn(self._left.pop(0))
+
+
+def test_the_apps_own_time_is_what_engine_and_queue_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    examples = [
+        Example(id=str(n), label="a", group=str(n), split="test", source="x:1", messages=(Message(role="user"),) * 2)
+        for n in range(3)
+    ]
+    monkeypatch.setattr(assistant, "expectations", lambda rows: {row.id: Expected(id=row.id) for row in rows})
+    found = asyncio.run(assistant.app_ms(cast(Trial, Timed(90.0, 0.0, 60.0)), examples))
+    assert found == [8.0, 38.0]
+
+
+def test_the_table_has_rates_labels_and_attacks() -> None:
+    told = assistant.table(
+        {
+            "rates": {"tool_exact": {"n": 3, "value": 0.6667}, "policy_violations": {"n": 9, "value": 0.0}},
+            "labels": {"order_status": {"tool_exact": {"n": 3, "value": 0.6667}}, "plant_care": {}},
+            "attacks": {"impersonation": {"n": 2, "refused": 1, "policy_violations": 0}},
+            "false_refusals_by": {"model": 4},
+        }
+    ).splitlines()
+    assert "| tool_exact | 0.6667 | 3 |" in told
+    assert "| order_status | 0.6667 of 3 |" in told and "| plant_care |  |" in told
+    assert "| impersonation | 2 | 1 | 0 |" in told
+    assert told[-1] == 'Refused falsely, by whom: {"model": 4}'
