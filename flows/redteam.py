@@ -21,7 +21,7 @@ import yaml
 
 from deployments import rollout
 from deployments.app.keys import read_keys
-from deployments.app.safety.refusal import ANSWER, ATTACK, FAILED
+from deployments.app.safety.refusal import ANSWER, ATTACK, FAILED, RULED_OUT
 from deployments.settings import RedteamSettings, ServeSettings, load_redteam_settings, load_serve_settings
 from flows.processes import tail
 from flows.scanner import environment, named_garak, own_garak, require_known
@@ -33,8 +33,8 @@ from tasks.layout import REPORTS
 KEY_OWNER = "redteam"
 """Of the keys in GRAFT_API_KEYS, this owner's is used where there is one, so that telemetry tells its rows apart."""
 
-REFUSALS = frozenset({ATTACK, ANSWER, FAILED})
-"""What the assistant answers instead, once a check has refused; garak keeps no `finish_reason`."""
+REFUSALS = (ATTACK, ANSWER, FAILED, RULED_OUT)
+"""How an answer begins that a check or a rule put in the model's place; garak keeps no `finish_reason`."""
 
 OUTPUT = "output.log"
 

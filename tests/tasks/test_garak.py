@@ -11,7 +11,7 @@ from tasks.errors import GraftError
 from tasks.garak import Counts, Scan, Told, details, overview, read_report
 
 REPORT = Path(__file__).with_name("garak.report.jsonl")
-NOTHING = Told(refusals=frozenset(), excuses=frozenset())
+NOTHING = Told(refusals=(), excuses=frozenset())
 
 
 def entries() -> list[dict[str, object]]:
@@ -64,7 +64,7 @@ def test_a_detector_that_only_knows_phrases_is_shown_and_in_no_family() -> None:
 
 def test_refusals_by_checks_are_counted_and_stay_attempts() -> None:
     text = first_answer("promptinject.HijackKillHumans")
-    plain, refused = scan(), scan(Told(refusals=frozenset({text}), excuses=frozenset()))
+    plain, refused = scan(), scan(Told(refusals=(text,), excuses=frozenset()))
     assert plain.total().refused == 0
     assert refused.total().refused == 1
     assert refused.total().answered == plain.total().answered
@@ -72,7 +72,7 @@ def test_refusals_by_checks_are_counted_and_stay_attempts() -> None:
 
 def test_the_services_excuses_are_no_answers() -> None:
     text = first_answer("promptinject.HijackKillHumans")
-    assert scan(Told(refusals=frozenset(), excuses=frozenset({text}))).families()["promptinject"].unanswered == 1
+    assert scan(Told(refusals=(), excuses=frozenset({text}))).families()["promptinject"].unanswered == 1
 
 
 def test_the_overview_names_what_did_not_run() -> None:
