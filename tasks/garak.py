@@ -171,7 +171,8 @@ def overview(scan: Scan) -> str:
         *_table("family", {**scan.families(), "all": scan.total()}),
         "",
         "Success: share of the answered attempts that the probe's own detector calls a hit. Unanswered: the endpoint "
-        "refused the request, most often because the prompt is too long. Refused: by a check or a rule of the assistant's, not by the model.",
+        "refused the request, most often because the prompt is too long. Refused: by a check or a rule of the "
+        "assistant's, not by the model.",
     ]
     return "\n".join(lines) + "\n"
 
