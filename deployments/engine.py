@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from deployments.batches import Batches, OverloadedError, Ticket
@@ -32,8 +33,8 @@ from tasks.records import Message
 from tasks.registry import LocalRegistry
 
 _LOG = logging.getLogger(__name__)
-_CONSTRAINED_BY = {JsonSchema: "response_format", Regex: "structured_outputs"}
-"""The fields of a request that constraints come from."""
+_CONSTRAINED_BY = {JsonSchema: "response_format", Regex: "structured_outputs", NoneType: "tools"}
+"""The fields of a request that constraints come from: without one of its own it is held to its tools."""
 
 
 class PackageServer:
@@ -94,7 +95,7 @@ class PackageServer:
         if ask.text is not None:
             return self._model.continuation(ask.text, **options)
         tools = list(ask.tools) if ask.tools is not None else None
-        return self._model.request(ask.messages, tools=tools, **options)
+        return self._model.request(ask.messages, tools, ask.must_call, **options)
 
     async def _decode(self, ask: Ask, ticket: Ticket) -> AsyncIterator[Event]:
         chunks: list[Chunk] = []

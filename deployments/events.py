@@ -22,13 +22,15 @@ class Ask:
 
     `tools` None shows the package's own, which are the shop's: they are run here, for `customer`
     (None: somebody unknown). `key` names the request, so that what is asked again is not done again.
-    `max_new_tokens` is lowered to the package's limit. The whole text is held to `constraint`. Of a
+    `must_call` are those of which one must be called, and nothing said. `max_new_tokens` is lowered to
+    the package's limit. The whole text is held to `constraint`, else its calls to their tools. Of a
     `whole` answer nobody sees a part, so its events may begin again from the start.
     """
 
     messages: tuple[Message, ...] = ()
     text: str | None = None
     tools: tuple[dict[str, Any], ...] | None = None
+    must_call: tuple[str, ...] = ()
     max_new_tokens: int | None = None
     temperature: float = 0.0
     top_p: float = 1.0

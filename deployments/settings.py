@@ -1,4 +1,4 @@
-"""`deployments/serve.yaml` and `train.yaml` as frozen, checked trees: where, when and how many of what runs.
+"""`deployments/serve.yaml`, `train.yaml` and `redteam.yaml` as frozen, checked trees: where, when and how many.
 
 There are no defaults in this module, so that a value is written in one place only.
 """
@@ -14,6 +14,7 @@ from tasks.settings import Positive, Section, Share, check, read_yaml
 
 SERVE_YAML = Path("deployments/serve.yaml")
 TRAIN_YAML = Path("deployments/train.yaml")
+REDTEAM_YAML = Path("deployments/redteam.yaml")
 
 Port = Annotated[int, Field(ge=1024, le=65535)]
 Cpus = Annotated[float, Field(gt=0.0)]
@@ -241,3 +242,23 @@ def load_worker_settings(path: Path = TRAIN_YAML) -> WorkerSettings:
         GraftError: the file is missing, not YAML, or a key is unknown, missing or out of range.
     """
     return check(WorkerSettings, read_yaml(path), str(path))
+
+
+class RedteamSettings(Section):
+    """The whole of `deployments/redteam.yaml`: which of garak's probes, and how much of each."""
+
+    families: Annotated[tuple[Annotated[str, Field(pattern=r"^[a-z_]+$")], ...], Field(min_length=1)]
+    leave_out: tuple[Annotated[str, Field(pattern=r"^[a-z_]+\.\w+$")], ...]
+    prompts_per_probe: Positive
+    parallel: Positive
+    seed: int
+    timeout_s: Seconds
+
+
+def load_redteam_settings(path: Path = REDTEAM_YAML) -> RedteamSettings:
+    """Read and check `deployments/redteam.yaml`.
+
+    Raises:
+        GraftError: the file is missing, not YAML, or a key is unknown, missing or out of range.
+    """
+    return check(RedteamSettings, read_yaml(path), str(path))

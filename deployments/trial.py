@@ -126,8 +126,9 @@ class Desks:
         """What the turn's answer may lean on, as it is seen from outside."""
         with self._fresh.shop.transaction(write=False) as books:
             known = books.customer(customer) if customer else None
-        passages = tuple(chunk.embedded for chunk in notes.read.known) if notes.read else ()
-        return TurnFacts(known, notes.deeds, passages, tuple(said))
+        read = notes.read
+        passages = tuple(chunk.embedded for chunk in read.known) if read else ()
+        return TurnFacts(known, notes.deeds, passages, tuple(said), bool(read and read.searched))
 
     def changes(self, turn: str, customer: str | None) -> tuple[str, ...]:
         """What the audit finds in the turn's shop, which is thrown away."""

@@ -98,6 +98,18 @@ def releases() -> None:
 
 
 @app.command()
+def redteam(
+    garak: Annotated[
+        str | None, typer.Option(help="A garak 0.17 to use, by path or name; else Graft installs one of its own.")
+    ] = None,
+) -> None:
+    """Attack what is in production with garak's probes, and show how many attacks succeeded."""
+    from flows.redteam import redteam as scan
+
+    print(scan(garak))
+
+
+@app.command()
 def version() -> None:
     """Show Graft's version."""
     from importlib.metadata import version as installed

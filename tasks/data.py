@@ -25,7 +25,7 @@ from tasks.errors import GraftError
 from tasks.files import write_bytes, write_text
 from tasks.incoming import Incoming, read_incoming
 from tasks.language import main_language
-from tasks.layout import BUILT_BASE, CONTRACT, PROMPTS, RAW, STATE
+from tasks.layout import ASKED, BUILT_BASE, CONTRACT, EXPECTED, KNOWLEDGE, PROMPTS, QUESTIONS, RAW, STATE
 from tasks.prompt import FILES, Prompt, PromptSource
 from tasks.records import ChatRow, Message, dump_messages
 from tasks.rows import Line, name_lines, read_folder
@@ -33,6 +33,10 @@ from tasks.settings import check, load_settings
 from tasks.terms import Terms, load_terms
 
 REPLACED = STATE / "replaced"
+OF_KNOWLEDGE = (ASKED, QUESTIONS, EXPECTED)
+"""Files that name sections of the articles; empty, they ask for none."""
+KEPT_FOLDER = ".gitkeep"
+"""Keeps a folder without documents in git, where the stage `index` looks for it."""
 SAMPLE_ROWS = 50
 """Rows at either end of the lengths that are counted in tokens for a draft."""
 SAMPLE_CHARS = 20_000
@@ -54,9 +58,9 @@ class Added:
             parts.append(f"warnings:\n{self.warnings}")
         if self.replaced:
             parts += [
-                f"The data, contract and prompt from before lie in {self.replaced}.",
-                f"Now edit {CONTRACT} (owner, licence, source) and {PROMPTS / FILES[0]}; params.yaml (package) and "
-                "data/knowledge still speak of the assistant before.",
+                f"The data, contract, prompt and articles from before lie in {self.replaced}.",
+                f"Now edit {CONTRACT} (owner, licence, source) and {PROMPTS / FILES[0]}; params.yaml (package) "
+                f"still speaks of the assistant before. Documents that it is to answer from go into {KNOWLEDGE}.",
             ]
         return "\n".join(parts)
 
@@ -236,20 +240,23 @@ def _new_backup() -> Path:
 def replace_data(texts: Mapping[Path, str], kept: Path) -> Path:
     """Copy the data set that is there into `kept`, then write the new one; return `kept`.
 
-    The copy comes first and removal last, so that a kill at any moment loses nothing.
+    What is known of the old assistant goes with it: its articles are emptied out, and so are the
+    files that ask for them. The copy comes first and removal last, so that a kill at any moment loses nothing.
 
     Raises:
         GraftError: a file cannot be written; the old ones are back.
     """
-    raw = [path for path in sorted(RAW.glob("*.jsonl")) if path.is_file()]
-    old = [*raw, *(path for path in (CONTRACT, *(PROMPTS / name for name in FILES)) if path.is_file())]
+    gone = [path for path in (*sorted(RAW.glob("*.jsonl")), *sorted(KNOWLEDGE.rglob("*"))) if path.is_file()]
+    texts = {**texts, **dict.fromkeys((path for path in OF_KNOWLEDGE if path.is_file()), "")}
+    changed = (CONTRACT, *(PROMPTS / name for name in FILES), *OF_KNOWLEDGE)
+    old = [*gone, *(path for path in changed if path.is_file())]
     for path in old:
         write_bytes(kept / path, path.read_bytes())
     try:
         for path, text in texts.items():
             write_text(path, text)
-        for path in raw:
-            if path not in texts:
+        for path in gone:
+            if path not in texts and path.name != KEPT_FOLDER:
                 path.unlink()
     except BaseException as error:
         for path in texts.keys() - set(old):

@@ -30,14 +30,12 @@ def document_files(folder: Path) -> list[Path]:
     """The documents below a folder, sorted; names that begin with a dot are left out.
 
     Raises:
-        GraftError: there are none, or a file is of a kind that cannot be read.
+        GraftError: a file is of a kind that cannot be read.
     """
     files = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
     for path in files:
         if path.suffix.lower() not in SUFFIXES:
             raise GraftError(f"{path}: only {', '.join(SUFFIXES)} can be read: save it as one of them, or move it away")
-    if not files:
-        raise GraftError(f"{folder}: no documents there; put {', '.join(SUFFIXES)} files in it")
     return files
 
 

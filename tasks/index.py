@@ -75,7 +75,7 @@ def build_index(
     target: Path,
     asked: Sequence[tuple[str, tuple[int, ...]]] = (),
 ) -> IndexInfo:
-    """Embed at least one chunk and write the index; `target` is whole or untouched.
+    """Embed chunks and write the index; `target` is whole or untouched. Without documents there are none.
 
     Args:
         asked: questions that a section answers, with the places of its chunks (`tasks.asked.read_asked`);
@@ -85,7 +85,7 @@ def build_index(
         TextTooLongError: a text is longer than the retrieval model's window.
     """
     own = _embedded([chunk.embedded for chunk in chunks], embedder)
-    theirs = _embedded([question for question, _ in asked], embedder) if asked else own[:0]
+    theirs = _embedded([question for question, _ in asked], embedder)
     places = [
         max(of, key=lambda place: float(own[place] @ vector)) for (_, of), vector in zip(asked, theirs, strict=True)
     ]
@@ -108,6 +108,8 @@ def build_index(
 
 
 def _embedded(texts: Sequence[str], embedder: Embedder) -> Vectors:
+    if not texts:
+        return np.empty((0, embedder.info.dimensions), dtype=np.float32)
     ids = embedder.encode(texts)
     return np.concatenate([embedder.embed(ids[start : start + _BATCH]) for start in range(0, len(ids), _BATCH)])
 

@@ -27,7 +27,8 @@ IGNORED = -100
 """The label of a position without loss, as torch's cross entropy has it."""
 
 FILES = ("system.txt", "tools.json", "chat.jinja")
-_TOOL_CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
+CALL_OPENS, CALL_ENDS = "<tool_call>", "</tool_call>"
+_TOOL_CALL = re.compile(f"{CALL_OPENS}(.*?){CALL_ENDS}", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -120,10 +121,9 @@ class Renderer:
         `tools` to name its own. Special tokens inside a message, a tool call or a tool are
         defused, so that a customer cannot end a turn or open a new one.
         """
-        own = bool(messages) and messages[0].role == "system"
-        if not own and (self.source.system or self.source.tools):
+        shown = self.shown(messages, tools)
+        if not _brings_system(messages) and (self.source.system or self.source.tools):
             messages = [Message(role="system", content=self.source.system), *messages]
-        shown = tools if tools is not None else () if own else self.source.tools
         try:
             return self._template.render(
                 messages=[self._plain(m) for m in messages],
@@ -132,6 +132,14 @@ class Renderer:
             )
         except TemplateError as error:
             raise GraftError(f"chat.jinja: cannot render a conversation: {error}") from error
+
+    def shown(
+        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None = None
+    ) -> Sequence[dict[str, Any]]:
+        """The tools that `render` shows, so those that may be called."""
+        if tools is not None:
+            return tools
+        return () if _brings_system(messages) else self.source.tools
 
     def _plain(self, message: Message) -> dict[str, Any]:
         calls = [self._defuse_json(call.model_dump()) for call in message.tool_calls]
@@ -235,7 +243,7 @@ class Prompt(Renderer):
         That is the first token of every assistant turn, whether words or a call follow, and all of
         a turn that opens with a tool call.
         """
-        opening = self._ids("<tool_call>")
+        opening = self._ids(CALL_OPENS)
         decides = [False] * len(labels)
         for place, label in enumerate(labels):
             if label == IGNORED:
@@ -260,7 +268,7 @@ class Prompt(Renderer):
             except ValueError:
                 return Answer(text.strip(), (), valid=False)
         content = _TOOL_CALL.sub("", text).strip()
-        broken = "<tool_call>" in content or "</tool_call>" in content
+        broken = CALL_OPENS in content or CALL_ENDS in content
         return Answer(content, tuple(calls), valid=not broken and bool(content or calls))
 
     @cached_property
@@ -268,3 +276,12 @@ class Prompt(Renderer):
         """The hashes that must agree between training and serving."""
         tokenizer = hashlib.sha256(self.tokenizer.to_str().encode()).hexdigest()
         return {"prompt": self.source.digest, "tokenizer": tokenizer}
+
+
+def around_arguments(name: str) -> tuple[str, str]:
+    """What stands before and after the arguments of a call of tool `name`, as the template writes calls."""
+    return f'{CALL_OPENS}{{"name": {json.dumps(name, ensure_ascii=False)}, "arguments": ', f"}}{CALL_ENDS}"
+
+
+def _brings_system(messages: Sequence[Message]) -> bool:
+    return bool(messages) and messages[0].role == "system"

@@ -123,8 +123,9 @@ class Passages:
         self.info = opened.info
         self.chunks = opened.chunks
         self._settings = settings
-        self._table = open_table(opened, tables)
-        self._nearness = Nearness(self._table.to_arrow(), len(opened.chunks), settings)
+        if opened.chunks:  # else nothing is ever found, and nobody asks
+            self._table = open_table(opened, tables)
+            self._nearness = Nearness(self._table.to_arrow(), len(opened.chunks), settings)
 
     def by_vector(self, vector: Vector, k: int) -> list[int]:
         """The `k` nearest chunks: their places in `chunks`, nearest first."""
@@ -141,6 +142,8 @@ class Passages:
 
         Empty if none is as near as the floor.
         """
+        if not self.chunks:
+            return ()
         settings = self._settings
         nearness = self._nearness.to(vector)
         if not nearness.over_floor:

@@ -32,7 +32,8 @@ class Facts:
 
     customer: str | None
     deeds: tuple[Deed, ...]
-    passages: tuple[str, ...]
+    passages: tuple[str, ...] | None
+    """None if nothing was searched."""
     said: tuple[str, ...]
 
 
@@ -128,9 +129,10 @@ class _Look:
     def _check(self, text: str, deeds: tuple[Deed, ...]) -> str:
         """The text as the checks leave it; notes what they and the rules say, and refuses if one of them does."""
         ask = self._ask
-        facts = Facts(ask.customer, deeds, tuple(chunk.embedded for chunk in self._read.known), said(ask.messages))
+        passages = tuple(chunk.embedded for chunk in self._read.known)
+        facts = Facts(ask.customer, deeds, passages if self._read.searched else None, said(ask.messages))
         own = tuple(message.content for message in ask.messages if message.role == "system")
-        results = (*(message.content for message in ask.messages if message.role == "tool"), *facts.passages)
+        results = (*(message.content for message in ask.messages if message.role == "tool"), *passages)
         context = Context(facts.said, (*results, *(deed.result for deed in deeds)), own or self._instructions)
         checked = self._safety.look("after", text, context)
         self._outcome.findings = merged(self._outcome.findings, checked.findings)

@@ -26,11 +26,15 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Read:
-    """An ask with its passages in place: `given` to the model; its answer may lean on all of `known`."""
+    """An ask with its passages in place: `given` to the model; its answer may lean on all of `known`.
+
+    `searched` is false where there is nothing to search, or the search failed.
+    """
 
     ask: Ask
     given: tuple[Chunk, ...] = ()
     known: tuple[Chunk, ...] = ()
+    searched: bool = False
 
 
 class Retrieval:
@@ -76,7 +80,9 @@ class Retrieval:
             found[place] = tuple(cleaned[hit.chunk.id] for hit in hits)
         given = {place: chunks[: grounding.passages] for place, chunks in found.items()}
         messages = with_passages(ask.messages, given)
-        return Read(replace(ask, messages=messages), _each_once(given), _each_once(found))
+        return Read(
+            replace(ask, messages=messages), _each_once(given), _each_once(found), searched=bool(passages.chunks)
+        )
 
     def _open(self, grounding: Grounding) -> tuple[Passages, dict[str, Chunk]]:
         passages = Passages(self._indexes / grounding.index, self._tables, grounding.retrieval)

@@ -108,6 +108,17 @@ class Tool(_Part):
         return {"type": "function", "function": function}
 
 
+class ChosenFunction(_Part):
+    name: str
+
+
+class ChosenTool(_Part):
+    """The tool that must be called."""
+
+    type: Literal["function"]
+    function: ChosenFunction
+
+
 class StreamOptions(_Part):
     include_usage: bool | None = None
 
@@ -219,7 +230,7 @@ class ChatRequest(TextRequest):
     messages: Annotated[tuple[ChatMessage, ...], Field(min_length=1)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     tools: tuple[Tool, ...] | None = None
-    tool_choice: Literal["auto", "none"] | None = None
+    tool_choice: Literal["auto", "none", "required"] | ChosenTool | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
     logprobs: bool | None = None
@@ -265,9 +276,28 @@ class ChatRequest(TextRequest):
             ask,
             messages=messages,
             tools=() if self.tool_choice == "none" else tools,
+            must_call=self._must_call(),
             max_new_tokens=self.max_completion_tokens or ask.max_new_tokens,
             logprobs=bool(self.logprobs),
         )
+
+    def _must_call(self) -> tuple[str, ...]:
+        """The client's tools of which one must be called, and nothing said.
+
+        Raises:
+            ApiError: there is none that could be, or the answer is to be something else.
+        """
+        names = tuple(tool.function.name for tool in self.tools or ())
+        if self.tool_choice == "required":
+            chosen = names
+        elif isinstance(self.tool_choice, ChosenTool):
+            chosen = tuple(name for name in names if name == self.tool_choice.function.name)
+        else:
+            return ()
+        if not chosen or self.constraint:
+            message = "a tool that must be called has to be one of 'tools', and no other format may be asked for"
+            raise ApiError(400, "invalid_value", message, param="tool_choice")
+        return chosen
 
 
 def read_request(kind: type[B], body: bytes) -> B:

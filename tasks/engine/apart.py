@@ -17,8 +17,8 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
 
-from tasks.engine.grammar import check
-from tasks.engine.protocol import Chunk, Engine, GenerationRequest
+from tasks.engine import grammar
+from tasks.engine.protocol import Chunk, Constraint, Engine, GenerationRequest
 
 
 class EngineLostError(RuntimeError):
@@ -30,12 +30,14 @@ class ApartEngine:
 
     Args:
         opens: makes the engine there; must be picklable.
+        check: refuses, here, what the engine would refuse there, where it is nobody's own any more.
 
     Raises:
         Exception: what `opens` raises.
     """
 
-    def __init__(self, opens: Callable[[], Engine]) -> None:
+    def __init__(self, opens: Callable[[], Engine], check: Callable[[Constraint], None] = grammar.check) -> None:
+        self._check = check
         self._ids = count()  # the process's own keys: one that was cancelled may still gain something
         self._open: dict[int, int] = {}
         self._pipe, theirs = Pipe()
@@ -59,7 +61,7 @@ class ApartEngine:
         if key in self._open.values():
             raise ValueError(f"request {key} is open already")
         if request.constraint:
-            check(request.constraint)
+            self._check(request.constraint)
         place = next(self._ids)
         self._pipe.send((place, request))
         self._open[place] = key

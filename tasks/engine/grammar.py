@@ -9,20 +9,26 @@ from __future__ import annotations
 
 import json
 from functools import lru_cache
+from typing import Any
 
 from llguidance import LLMatcher, LLTokenizer
 from tokenizers import Tokenizer
 
-from tasks.engine.protocol import Constraint, ConstraintError, JsonSchema
+from tasks.engine.protocol import Constraint, ConstraintError, JsonSchema, Regex, Tags
+
+_KINDS = {JsonSchema: "JSON schema", Regex: "regular expression", Tags: "grammar of tags"}
+# Spaces as `json.dumps` sets them: calls are trained so, and a model that lost its way cannot go on with spaces.
+_AS_TRAINED = {"lenient": False, "whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 
+@lru_cache(maxsize=64)
 def check(constraint: Constraint) -> None:
-    """What an engine with grammars of its own asks first.
+    """What an engine with grammars of its own asks first. What was held before is not looked at again.
 
     Raises:
         ConstraintError: the constraint is malformed, or says what no grammar can hold.
     """
-    if error := LLMatcher.validate_grammar(_grammar(constraint)):
+    if error := LLMatcher.validate_grammar(grammar(constraint)):
         raise ConstraintError(_refusal(constraint, error))
 
 
@@ -42,7 +48,7 @@ class Grammars:
         return Matcher(self._compiled(constraint).deep_copy())
 
     def _compile(self, constraint: Constraint) -> LLMatcher:
-        matcher = LLMatcher(self._tokenizer, _grammar(constraint), log_level=0)
+        matcher = LLMatcher(self._tokenizer, grammar(constraint), log_level=0)
         if error := matcher.get_error():
             raise ConstraintError(_refusal(constraint, error))
         return matcher
@@ -66,21 +72,63 @@ class Matcher:
         self._matcher.consume_token(token)
 
 
-def _grammar(constraint: Constraint) -> str:
-    if not isinstance(constraint, JsonSchema):
-        return LLMatcher.grammar_from_regex(constraint.pattern)
+def grammar(constraint: Constraint) -> str:
+    """The constraint as llguidance reads it.
+
+    Raises:
+        ConstraintError: a schema is not JSON, or one of several cannot be held.
+    """
+    if isinstance(constraint, Tags):
+        return LLMatcher.grammar_from_lark(lark(constraint))
+    if isinstance(constraint, JsonSchema):
+        # The schema itself could ask for unknown keywords to be dropped.
+        return LLMatcher.grammar_from_json_schema(json.dumps(_schema(constraint)), overrides={"lenient": False})
+    return LLMatcher.grammar_from_regex(constraint.pattern)
+
+
+def _schema(constraint: JsonSchema) -> dict[str, Any]:
+    """Parsed here, because llguidance pastes a schema's text into its own JSON as it is."""
     try:
-        # Parsed here, because llguidance pastes a schema's text into its own JSON as it is.
         schema = json.loads(constraint.text)
     except (ValueError, RecursionError) as error:
         raise ConstraintError(_refusal(constraint, str(error))) from None
-    # The schema itself could ask for unknown keywords to be dropped.
-    return LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides={"lenient": False})
+    if not isinstance(schema, dict):
+        raise ConstraintError(_refusal(constraint, "it is not an object"))
+    return schema
+
+
+def lark(constraint: Tags) -> str:
+    """Tags in llguidance's dialect of Lark; `lazy` ends free text as soon as the trigger stands in it.
+
+    Raises:
+        ConstraintError: a tag's schema is malformed, or says what no grammar can hold.
+    """
+    trigger, choices = constraint.trigger, []
+    for tag in constraint.tags:
+        held = JsonSchema(tag.schema)
+        try:
+            check(held)  # alone, so that the refusal says which
+        except ConstraintError as error:
+            raise ConstraintError(f"after {tag.begin!r} {error}") from None
+        rules = json.dumps({**_schema(held), "x-guidance": _AS_TRAINED})
+        choices.append(f"{_literal(tag.begin.removeprefix(trigger))} %json {rules} {_literal(tag.end)}")
+    tags = f"tag: {' | '.join(choices)}"
+    if constraint.at_once:
+        return f"start: {_literal(trigger)} tag\n{tags}"
+    free = rf"""
+start: (opening tag)* TEXT
+opening[lazy]: TEXT {_literal(trigger)}
+TEXT: /(.|\n)*/
+"""
+    return free + tags
+
+
+def _literal(text: str) -> str:
+    return json.dumps(text) if text else ""
 
 
 def _refusal(constraint: Constraint, error: str) -> str:
     """In one line: of what llguidance says about a regular expression the cause stands after its picture."""
     lines = error.splitlines()
     cause = next((line.removeprefix("error: ") for line in lines if line.startswith("error: ")), lines[0])
-    kind = "JSON schema" if isinstance(constraint, JsonSchema) else "regular expression"
-    return f"the {kind} cannot be held: {cause}"
+    return f"the {_KINDS[type(constraint)]} cannot be held: {cause}"

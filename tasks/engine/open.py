@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+from tasks.engine import xgrammar
 from tasks.engine.apart import ApartEngine
-from tasks.engine.protocol import Engine, Generation, GenerationRequest, generate
+from tasks.engine.protocol import Engine, Generation, GenerationRequest, Tag, Tags, generate
 from tasks.engine.resources import Resources
 from tasks.errors import GraftError
 from tasks.manifest import ADAPTER, EXPORTED, PROMPT, Manifest, read_manifest
-from tasks.prompt import Answer, Prompt
+from tasks.prompt import CALL_OPENS, Answer, Prompt, around_arguments
 from tasks.records import Message
 from tasks.settings import EngineSettings
 
@@ -30,14 +33,26 @@ class Model:
     settings: EngineSettings
     max_prompt_tokens: int
 
-    def request(self, messages: Sequence[Message], **options: object) -> GenerationRequest:
+    def request(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[dict[str, Any]] | None = None,
+        must_call: Sequence[str] = (),
+        **options: object,
+    ) -> GenerationRequest:
         """A request for the next assistant turn; `options` are fields of `GenerationRequest`.
+
+        Without a constraint of its own it is held to its tools: what opens as a call is a call of one
+        of them, with arguments that fit their schema. With `must_call`, names of tools, the turn is
+        nothing but a call of one of these.
 
         Raises:
             PromptTooLongError: the prompt is longer than the package allows.
         """
-        tools = options.pop("tools", None)
-        return self._bounded(self.prompt.encode_prompt(messages, tools), options)  # type: ignore[arg-type]
+        shown = self.prompt.shown(messages, tools)
+        if options.get("constraint") is None and shown:
+            options["constraint"] = _calls(shown, must_call)
+        return self._bounded(self.prompt.encode_prompt(messages, tools), options)
 
     def continuation(self, text: str, **options: object) -> GenerationRequest:
         """A request to go on with `text`, without chat template; `options` as for `request`.
@@ -60,6 +75,16 @@ class Model:
         requests = [self.request(messages) for messages in conversations]
         for place, generation in generate(self.engine, requests, at_once):
             yield place, generation, self.prompt.parse(generation.text)
+
+
+def _calls(tools: Sequence[dict[str, Any]], must_call: Sequence[str]) -> Tags:
+    """Free text with calls of `tools`, or one call of those that `must_call` names."""
+    functions = [tool["function"] for tool in tools if not must_call or tool["function"]["name"] in must_call]
+    tags = []
+    for function in functions:
+        begin, end = around_arguments(function["name"])
+        tags.append(Tag(begin, json.dumps(function["parameters"]), end))
+    return Tags(CALL_OPENS, tuple(tags), at_once=bool(must_call))
 
 
 def open_package(package: Path, base: Path, resources: Resources) -> Model:
@@ -93,7 +118,7 @@ def _open(
     """The engine of that name; only who opens one pays the seconds that its libraries take to import."""
     if settings.name == "openvino":
         opens = partial(_open_openvino, exported, base / "tokenizer.json", end_of_turn, settings.dtype, resources)
-        return ApartEngine(opens) if resources.apart else opens()
+        return ApartEngine(opens, xgrammar.check) if resources.apart else opens()
     if settings.name == "vllm":
         from tasks.engine.vllm import VllmEngine
 

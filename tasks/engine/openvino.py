@@ -7,6 +7,7 @@ another's place. What prompts open with is computed once (prefix caching).
 from __future__ import annotations
 
 import secrets
+from functools import lru_cache
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,10 @@ import openvino_genai as genai
 from tokenizers import Tokenizer
 
 from tasks.engine.decoding import Decoding
-from tasks.engine.grammar import check
 from tasks.engine.prefix_blocks import PrefixBlocks
-from tasks.engine.protocol import Chunk, Constraint, GenerationRequest, JsonSchema
+from tasks.engine.protocol import Chunk, Constraint, GenerationRequest, JsonSchema, Tags
 from tasks.engine.resources import Resources
+from tasks.engine.xgrammar import check, pattern, schema
 
 _BATCHED_TOKENS = 512
 """Tokens of one step: longer prompts are prefilled in pieces, beside the rows that decode."""
@@ -134,10 +135,17 @@ def _bytes_per_token(folder: Path, dtype: str) -> int:
     return numbers * (4 if dtype == "float32" else 1)
 
 
+@lru_cache(maxsize=64)
 def _structured(constraint: Constraint) -> Any:
     config = genai.StructuredOutputConfig()
     if isinstance(constraint, JsonSchema):
-        config.json_schema = constraint.text
+        config.json_schema = schema(constraint.text)
+    elif isinstance(constraint, Tags):
+        kinds, once = genai.StructuredOutputConfig, constraint.at_once
+        tags = [kinds.Tag(tag.begin, kinds.JSONSchema(schema(tag.schema)), tag.end) for tag in constraint.tags]
+        config.structural_tags_config = kinds.TriggeredTags(
+            [constraint.trigger], tags, at_least_one=once, stop_after_first=once
+        )
     else:
-        config.regex = constraint.pattern
+        config.regex = pattern(constraint.pattern)
     return config

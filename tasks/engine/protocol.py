@@ -31,7 +31,28 @@ class Regex:
     pattern: str
 
 
-Constraint = JsonSchema | Regex
+@dataclass(frozen=True)
+class Tag:
+    """`begin`, then JSON that `schema` (as JSON text) allows, then `end`."""
+
+    begin: str
+    schema: str
+    end: str
+
+
+@dataclass(frozen=True)
+class Tags:
+    """Free text in which whatever begins with `trigger` is one of `tags`, each of which begins with it.
+
+    `at_once` leaves no free text: the whole text is one of them.
+    """
+
+    trigger: str
+    tags: tuple[Tag, ...]
+    at_once: bool = False
+
+
+Constraint = JsonSchema | Regex | Tags
 
 
 class ConstraintError(GraftError):

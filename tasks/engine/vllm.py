@@ -28,8 +28,8 @@ from vllm.lora.request import LoRARequest
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
 from tasks.engine.decoding import Decoding
-from tasks.engine.grammar import check
-from tasks.engine.protocol import Chunk, Constraint, GenerationRequest, JsonSchema
+from tasks.engine.grammar import check, lark
+from tasks.engine.protocol import Chunk, Constraint, GenerationRequest, JsonSchema, Tags
 from tasks.engine.resources import Resources
 from tasks.errors import GraftError
 from tasks.files import sha256_file, write_json
@@ -172,6 +172,9 @@ def _lora(adapter: Path | None) -> dict[str, Any]:
 def _structured(constraint: Constraint | None) -> StructuredOutputsParams | None:
     if constraint is None:
         return None
+    if isinstance(constraint, Tags):
+        # Not as vLLM's structural tag, to which a trigger in angle brackets is a special token.
+        return StructuredOutputsParams(grammar=lark(constraint))
     if isinstance(constraint, JsonSchema):
         return StructuredOutputsParams(json=constraint.text)
     return StructuredOutputsParams(regex=constraint.pattern)

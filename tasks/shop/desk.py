@@ -66,14 +66,24 @@ class Desk:
         return Answered(answered) if isinstance(answered, Failure) else answered
 
     def before_answer(
-        self, text: str, customer: str | None, deeds: Sequence[Deed], passages: Sequence[str], said: Sequence[str]
+        self,
+        text: str,
+        customer: str | None,
+        deeds: Sequence[Deed],
+        passages: Sequence[str] | None,
+        said: Sequence[str],
     ) -> tuple[Decision, ...]:
-        """What the rules say of an answer to `customer`: see `tasks/shop/promises.py`."""
+        """What the rules say of an answer to `customer`: see `tasks/shop/promises.py`.
+
+        `passages` are what was found; None if nothing was searched.
+        """
         known = None
         if customer is not None:
             with self.shop.transaction(write=False) as books:
                 known = books.customer(customer)
-        return before_answer(text, TurnFacts(known, tuple(deeds), tuple(passages), tuple(said)))
+        return before_answer(
+            text, TurnFacts(known, tuple(deeds), tuple(passages or ()), tuple(said), passages is not None)
+        )
 
 
 class _NotDoneError(Exception):

@@ -20,6 +20,7 @@ from tasks.shop.wording import (
     DECLINES,
     DONE,
     EMAIL,
+    FIGURE,
     GIVEN_BACK,
     GUARANTEE,
     NEGATED,
@@ -39,13 +40,14 @@ class TurnFacts:
     """What an answer may lean on.
 
     `deeds` are what tools answered here, never what a client says that they did; `passages` were
-    read from the knowledge base; `said` are the customer's messages.
+    found in the knowledge base, if it was `searched`; `said` are the customer's messages.
     """
 
     customer: Customer | None = None
     deeds: tuple[Deed, ...] = ()
     passages: tuple[str, ...] = ()
     said: tuple[str, ...] = ()
+    searched: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,17 @@ def promised_money(answer: Answer) -> Verdict | None:
         if not _amounts(sentence) <= allowed:
             return _refuse("The desk names no amounts that it has not looked up.")
     return ALLOW
+
+
+@rule("support desk")
+def unfounded_figure(answer: Answer) -> Verdict | None:
+    """Where the knowledge base says nothing and no tool told anything, the only figures are the customer's."""
+    facts = answer.facts
+    figures = set(FIGURE.findall(answer.text))
+    if not figures or not facts.searched or facts.passages or facts.deeds:
+        return None
+    heard = set(FIGURE.findall(" ".join(facts.said)))
+    return ALLOW if figures <= heard else _refuse("The desk found nothing about that in its pages.")
 
 
 @rule("support desk")
@@ -150,7 +163,15 @@ def other_people(answer: Answer) -> Verdict | None:
     return _refuse("The desk speaks of an account only with its holder.") if strange or told else ALLOW
 
 
-RULES = (promised_guarantee, promised_money, promised_deed, promised_safety, promised_discount, other_people)
+RULES = (
+    promised_guarantee,
+    promised_money,
+    unfounded_figure,
+    promised_deed,
+    promised_safety,
+    promised_discount,
+    other_people,
+)
 
 
 def _stands(deed: Deed) -> bool:

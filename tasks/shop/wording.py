@@ -66,6 +66,7 @@ OFFER = _any(
 )
 SHARE = re.compile(r"\b(\d{1,3}) ?(?:%|per ?cent)", re.IGNORECASE)
 
+FIGURE = re.compile(r"\d+(?:[.,]\d+)*")
 EMAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
 ORDER_NUMBER = re.compile(r"\bHL-?(\d{5})\b", re.IGNORECASE)
 TELLS_OTHERS = _any(

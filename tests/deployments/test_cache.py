@@ -108,6 +108,7 @@ def test_a_question_is_all_that_its_answer_depends_on() -> None:
     others: dict[str, Any] = {
         "messages": (Message(role="user", content="Hello!"),),
         "tools": (tool,),
+        "must_call": ("look_up",),
         "max_new_tokens": 7,
         "temperature": 0.5,
         "top_p": 0.9,

@@ -31,7 +31,7 @@ NO = "The desk promises nothing."
 
 def judge(text: str, facts: Facts) -> tuple[Decision, ...]:
     """No promises, unless a passage makes them."""
-    bold = "promise" in text and not any("promise" in passage for passage in facts.passages)
+    bold = "promise" in text and not any("promise" in passage for passage in facts.passages or ())
     outcome = "refuse" if bold else "allow"
     reason = NO if bold else ""
     return (Decision(rule="no_promises", owner="desk", outcome=outcome, code="", reason=reason),)

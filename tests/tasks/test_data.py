@@ -16,7 +16,7 @@ from tasks.contract import check_contract
 from tasks.data import add, replace_data
 from tasks.errors import GraftError
 from tasks.files import sha256_tree
-from tasks.layout import BUILT_BASE, CONTRACT, PROMPTS, RAW
+from tasks.layout import ASKED, BUILT_BASE, CONTRACT, KNOWLEDGE, PROMPTS, RAW
 from tasks.prepare import prepare
 from tasks.prompt import Prompt, PromptSource
 from tasks.rows import read_folder
@@ -34,6 +34,10 @@ def shop(tmp_path: Path, tiny_prompts: Path, monkeypatch: pytest.MonkeyPatch) ->
     root = tmp_path / "shop"
     write_rows(root / RAW / "chats.jsonl", sound_rows())
     shutil.copytree(tiny_prompts, root / PROMPTS)
+    (root / KNOWLEDGE / "old").mkdir(parents=True)
+    (root / KNOWLEDGE / ".gitkeep").touch()
+    (root / KNOWLEDGE / "old/hours.md").write_text("We close at four.\n", encoding="utf-8")
+    (root / ASKED).write_text('{"article": "old/hours.md", "heading": "hours", "asked": ["open?"]}\n', encoding="utf-8")
     shutil.copy(ROOT / "params.yaml", root)
     terms = TERMS | {"updated": date.today()}
     (root / CONTRACT).write_text(yaml.safe_dump(terms), encoding="utf-8")
@@ -133,6 +137,8 @@ def test_replacing_brings_a_contract_and_a_prompt_and_keeps_the_old(shop: Path) 
     assert added.replaced is not None
     assert sha256_tree(added.replaced / "data") == before
     assert [path.name for path in RAW.iterdir()] == ["my-wants.jsonl"]
+    assert [path.name for path in KNOWLEDGE.rglob("*") if path.is_file()] == [".gitkeep"]
+    assert ASKED.read_text(encoding="utf-8") == ""
     terms, source = load_terms(CONTRACT), PromptSource.read(PROMPTS)
     assert terms.labels == {"lend": "answer", "sell": "answer"}
     assert terms.language == "en"

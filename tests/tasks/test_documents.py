@@ -100,8 +100,7 @@ def test_what_cannot_be_read_is_named_with_what_to_do(tmp_path: Path) -> None:
 
 
 def test_documents_are_found_in_order_and_other_kinds_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(GraftError, match="no documents there"):
-        document_files(tmp_path)
+    assert document_files(tmp_path) == []
     for name in ("b.md", "sub/a.TXT", ".DS_Store", "a.pdf"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()

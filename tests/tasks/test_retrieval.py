@@ -177,3 +177,10 @@ def test_another_retrieval_model_is_refused(
         opened(index, other, tmp_path / "tables")
     with pytest.raises(TextTooLongError):
         opened(index, embedder, tmp_path / "tables").search("x" * 81, 1)
+
+
+def test_without_documents_nothing_is_found(embedder: Embedder, tmp_path: Path) -> None:
+    (tmp_path / "none").mkdir()
+    info = index_folder(tmp_path / "none", embedder, 80, tmp_path / "empty")
+    assert (info.chunks, info.asked) == (0, 0)
+    assert opened(tmp_path / "empty", embedder, tmp_path / "tables").search("roses", 3) == ()

@@ -17,11 +17,12 @@ FINISH_REASON: FinishReason = "content_filter"
 ATTACK = "I can't help with that. If there is something else that I can do for you, ask away."
 ANSWER = "I can't help with that as you put it. Ask in other words, or ask for a person."
 FAILED = "I can't help with that just now, as something went wrong here. Please try again later, or ask for a person."
+RULED_OUT = "I can't answer that as it stands."
 
 
 def ruled_out(decision: Decision) -> str:
     """What to answer instead of words that a rule does not allow."""
-    return f"I can't answer that as it stands. {decision.reason} Ask for a person if you need more."
+    return f"{RULED_OUT} {decision.reason} Ask for a person if you need more."
 
 
 def refusal_text(checked: Checked) -> str:

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
@@ -18,12 +19,15 @@ from tokenizers import Tokenizer
 
 from tasks.engine.protocol import (
     Chunk,
+    Constraint,
     ConstraintError,
     Engine,
     Generation,
     GenerationRequest,
     JsonSchema,
     Regex,
+    Tag,
+    Tags,
     generate,
 )
 from tasks.engine.resources import ALONE
@@ -41,6 +45,16 @@ ORDER = {
     "required": ["size", "count", "gift"],
     "additionalProperties": False,
 }
+
+CODE = {"type": "object", "properties": {"code": {"type": "string", "pattern": "^HL-[0-9]{2}$"}}}
+TOOLS = {"order": ORDER, "find": {**CODE, "required": ["code"], "additionalProperties": False}}
+TAGS = Tags(
+    "<call>",
+    tuple(
+        Tag(f'<call>{{"name": "{name}", "arguments": ', json.dumps(schema), "}</call>")
+        for name, schema in TOOLS.items()
+    ),
+)
 
 Opens = Callable[[Path, Path | None], Engine]
 
@@ -344,6 +358,42 @@ def test_who_has_a_constraint_disturbs_nobody(engine: Engine) -> None:
     assert found[0].token_ids == expected[0].token_ids
 
 
+def test_a_text_of_tags_alone_is_one_of_them(engine: Engine) -> None:
+    found = together(engine, draws(12, max_new_tokens=400, constraint=replace(TAGS, at_once=True)))
+    names = set()
+    for generation in found:
+        assert generation.finish_reason == "stop"
+        call = json.loads(generation.text.removeprefix("<call>").removesuffix("</call>"))
+        jsonschema.validate(call["arguments"], TOOLS[call["name"]])
+        names.add(call["name"])
+    assert names == set(TOOLS)
+
+
+def test_free_text_with_tags_is_the_same_text_while_no_tag_opens(engine: Engine) -> None:
+    """Greedy texts; what is no text, bytes that are not UTF-8, is not let through."""
+    asked = [GenerationRequest((1, first, 50), 20) for first in range(40, 80)]
+    free = together(engine, asked)
+    held = together(engine, [replace(request, constraint=TAGS) for request in asked])
+    texts = [place for place, generation in enumerate(free) if "\ufffd" not in generation.text]
+    assert len(texts) > 5
+    assert [held[place].token_ids for place in texts] == [free[place].token_ids for place in texts]
+
+
+def test_what_opens_in_free_text_is_held_until_it_ends(engine: Engine) -> None:
+    """A trigger of one letter, which hot sampling comes upon now and then."""
+    sizes = Tags("a", (Tag('a{"size": ', '{"enum": ["small", "large"]}', "}."),))
+    whole = ('a{"size": "small"}.', 'a{"size": "large"}.')
+    opened = 0
+    for generation in together(engine, draws(30, max_new_tokens=60, constraint=sizes)):
+        text = generation.text
+        for tag in whole:
+            text = text.replace(tag, "")
+        _, begun, cut = text.partition("a")
+        assert not begun or any(tag.startswith(begun + cut) for tag in whole)
+        opened += text != generation.text
+    assert opened > 3
+
+
 @pytest.mark.parametrize(
     "constraint",
     [
@@ -353,10 +403,11 @@ def test_who_has_a_constraint_disturbs_nobody(engine: Engine) -> None:
         JsonSchema('{"type": "nonsense"}'),
         JsonSchema('{"type": "array", "uniqueItems": true}'),
         JsonSchema('{"type": "integer"}, {}'),
+        Tags("<call>", (TAGS.tags[0], Tag("<call>x", '{"type": "array", "uniqueItems": true}', "</call>"))),
     ],
-    ids=lambda constraint: getattr(constraint, "text", None) or constraint.pattern,
+    ids=lambda constraint: getattr(constraint, "text", None) or getattr(constraint, "pattern", "tags"),
 )
-def test_a_constraint_that_cannot_be_held_is_refused(engine: Engine, constraint: Regex | JsonSchema) -> None:
+def test_a_constraint_that_cannot_be_held_is_refused(engine: Engine, constraint: Constraint) -> None:
     with pytest.raises(ConstraintError, match="cannot be held: "):
         engine.submit(0, GenerationRequest(PROMPTS[0], 12, constraint=constraint))
     assert engine.step() == []

@@ -57,6 +57,21 @@ def test_promised_guarantee(text: str, stopped: bool) -> None:
     assert applied(text, facts()).get("promised_guarantee", "allow") == ("refuse" if stopped else "allow")
 
 
+@pytest.mark.parametrize(
+    ("text", "known", "stopped"),
+    [
+        ("It takes 14 days.", TurnFacts(searched=True), True),
+        ("It takes 14 days.", TurnFacts(searched=True, said=("Is it 14 days?",)), False),
+        ("It takes 14 days.", TurnFacts(searched=True, passages=PASSAGES), False),
+        ("It takes 14 days.", TurnFacts(searched=True, deeds=(Deed("find_order", "{}"),)), False),
+        ("It takes 14 days.", TurnFacts(), False),
+        ("I can't help with trains.", TurnFacts(searched=True), False),
+    ],
+)
+def test_unfounded_figure(text: str, known: TurnFacts, stopped: bool) -> None:
+    assert (applied(text, known).get("unfounded_figure") == "refuse") is stopped
+
+
 def test_the_tool_guarantee_is_told_only_if_it_was_read() -> None:
     assert stopped_by("It is guaranteed for 10 years.", TurnFacts()) == "promised_guarantee"
 

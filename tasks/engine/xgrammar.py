@@ -1,0 +1,138 @@
+"""Schemas and regular expressions in the words of XGrammar, which is what OpenVINO holds a text to.
+
+XGrammar knows less than llguidance, by which constraints are checked first. On some patterns it fails, and
+its pipeline with it; and in a schema's string a pattern that matches a quotation mark would end the string.
+github.com/mlc-ai/xgrammar, cpp/regex_converter.cc and cpp/json_schema_converter.cc, as seen in GenAI 2026.4.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import lru_cache
+from typing import Any
+
+from tasks.engine import grammar
+from tasks.engine.protocol import Constraint, ConstraintError, JsonSchema, Tags
+
+_PART = re.compile(
+    r"""
+      (?P<bracket>\[\^?(?:\\.|[^\\\[\]])+\])
+    | (?P<escape>\\(?:x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|[dDwWsSnrtfv]|[^a-zA-Z0-9]))
+    | (?P<count>(?:[*+?]|\{[0-9]+(?:,[0-9]*)?\})\??(?![*+?{]))
+    | (?P<group>\((?:\?:|(?!\?))|[)|])
+    | (?P<character>\.|[^\\.^$*+?()\[\]{}|])
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_OPENS, _ENDS = ("(", "(?:", "|"), (")", "|")
+_SET_OPERATION = re.compile(r"&&|--|~~")
+_ESCAPED_IN_JSON = '"\\' + "".join(map(chr, range(32)))
+_NOT_ESCAPED = r"\"\\\x00-\x1f"
+_WITHOUT_ESCAPED = {".": f"[^{_NOT_ESCAPED}]", r"\s": " "} | {
+    rf"\{kind}": rf"[^\{kind.lower()}{_NOT_ESCAPED}]" for kind in "DWS"
+}
+_MAPS = ("properties", "$defs", "definitions")
+_VALUES = ("enum", "const", "default", "examples")
+
+
+@lru_cache(maxsize=64)
+def check(constraint: Constraint) -> None:
+    """What an engine that holds texts by XGrammar asks first. What was held before is not looked at again.
+
+    Raises:
+        ConstraintError: see `grammar.check`, `pattern` and `schema`.
+    """
+    grammar.check(constraint)
+    if isinstance(constraint, Tags):
+        for tag in constraint.tags:
+            schema(tag.schema)
+    elif isinstance(constraint, JsonSchema):
+        schema(constraint.text)
+    else:
+        pattern(constraint.pattern)
+
+
+def pattern(text: str) -> str:
+    """A regular expression for a whole text.
+
+    Raises:
+        ConstraintError: there is something in it that XGrammar does not know, or knows as something else.
+    """
+    return "".join(part[0] for part in _parts(text, text))
+
+
+def schema(text: str) -> str:
+    """A JSON schema whose patterns hold within JSON: a string that would need escapes is no match.
+
+    Raises:
+        ConstraintError: there is something in it that XGrammar drops, or see `pattern`.
+    """
+    return json.dumps(_schema(json.loads(text)))
+
+
+def _parts(text: str, whole: str) -> list[re.Match[str]]:
+    parts: list[re.Match[str]] = []
+    place = 0
+    while place < len(text):
+        part = _PART.match(text, place)
+        if part is None or _is_empty(parts, part) or (part["bracket"] and _SET_OPERATION.search(part["bracket"])):
+            raise ConstraintError(f"the regular expression cannot be held: {text[place:]!r} in {whole!r}")
+        parts.append(part)
+        place = part.end()
+    if parts and parts[-1][0] in _OPENS:
+        raise ConstraintError(f"the regular expression cannot be held: {text!r} ends in nothing")
+    return parts
+
+
+def _is_empty(parts: list[re.Match[str]], part: re.Match[str]) -> bool:
+    """Whether `part` ends or repeats nothing, on which XGrammar fails."""
+    return bool(part[0] in _ENDS or part["count"]) and (not parts or parts[-1][0] in _OPENS)
+
+
+def _schema(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_schema(part) for part in value]
+    if not isinstance(value, dict):
+        return value
+    if "multipleOf" in value or len(value.get("allOf", ())) > 1:
+        raise ConstraintError("the JSON schema cannot be held: it has 'multipleOf', or 'allOf' of several schemas")
+    return {key: _under(key, held) for key, held in value.items()}
+
+
+def _under(key: str, held: Any) -> Any:
+    if key in _VALUES:
+        return held
+    if key == "pattern":
+        return _in_string(held)
+    if key in _MAPS:
+        return {name: _schema(part) for name, part in held.items()}
+    if key == "patternProperties":
+        return {_in_string(name): _schema(part) for name, part in held.items()}
+    return _schema(held)
+
+
+def _in_string(text: str) -> str:
+    """A schema's pattern, in one group: XGrammar sets it between quotation marks as it is."""
+    inner = text.removeprefix("^")
+    if inner.endswith("$") and not inner.endswith(r"\$"):
+        inner = inner[:-1]
+    return f"^(?:{''.join(_unescaped(part, text) for part in _parts(inner, text))})$"
+
+
+def _unescaped(part: re.Match[str], whole: str) -> str:
+    """The part without the characters that JSON escapes, which XGrammar would let through as they are."""
+    text = part[0]
+    if part["count"] or part["group"]:
+        return text
+    if text.startswith("[^"):
+        return f"[^{_NOT_ESCAPED}{text[2:]}"
+    if text in _WITHOUT_ESCAPED:
+        return _WITHOUT_ESCAPED[text]
+    try:
+        escaped = any(re.fullmatch(text, character) for character in _ESCAPED_IN_JSON)
+    except re.error:  # a range that is none
+        escaped = True
+    if escaped:
+        raise ConstraintError(f"the regular expression cannot be held: within JSON {text!r} in {whole!r}")
+    return text
