@@ -25,7 +25,7 @@ from tasks.engine.protocol import GenerationRequest
 from tasks.layout import PARAMS, SHOP_SEED
 from tasks.manifest import Grounding
 from tasks.prompt import Prompt
-from tasks.records import Message
+from tasks.records import Message, Record
 from tasks.settings import EngineSettings, load_settings
 from tasks.shop.database import read_seed
 from tasks.shop.records import Customer, Item, Line, Order
@@ -207,7 +207,8 @@ def small_shop(tmp_path: Path) -> Path:
     items = [Item(name=poison, kind="perennial", price_pence=1000, in_stock=1)]
     items.append(Item(name="phlox", kind="perennial", price_pence=1000, in_stock=1))
     customers = [Customer(id=name, name=name, email=f"{name.lower()}@example.com") for name in (OWN, OTHER)]
-    for name, rows in {"customers": customers, "items": items, "orders": [own, theirs]}.items():
+    seeds: dict[str, Sequence[Record]] = {"customers": customers, "items": items, "orders": [own, theirs]}
+    for name, rows in seeds.items():
         write_rows(tmp_path / "seed" / f"{name}.jsonl", rows)
     return tmp_path / "seed"
 
