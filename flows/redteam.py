@@ -29,9 +29,7 @@ from tasks.errors import GraftError
 from tasks.files import write_json, write_text
 from tasks.garak import Scan, Told, details, overview, read_report
 from tasks.layout import REPORTS
-
-KEY_OWNER = "redteam"
-"""Of the keys in GRAFT_API_KEYS, this owner's is used where there is one, so that telemetry tells its rows apart."""
+from tasks.store import REDTEAM_OWNER
 
 REFUSALS = (ATTACK, ANSWER, FAILED, RULED_OUT)
 """How an answer begins that a check or a rule put in the model's place; garak keeps no `finish_reason`."""
@@ -146,7 +144,7 @@ def queued(log: Path) -> list[str]:
 def scan(argv: Sequence[str], folder: Path, timeout_s: float) -> None:
     """Run garak to its end, with a line for each probe that is done."""
     keys = read_keys()
-    key = keys.get(KEY_OWNER) or next(iter(keys.values()), "none")
+    key = keys.get(REDTEAM_OWNER) or next(iter(keys.values()), "none")
     deadline, told = time.monotonic() + timeout_s, 0
     with _running(argv, environment(key, folder), folder) as process:
         while process.poll() is None:

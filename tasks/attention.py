@@ -27,6 +27,45 @@ _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_bac
 
 
 @dataclass(frozen=True)
+class Ragged:
+    """A pack as what a GPU's kernel for sequences of any lengths takes: each prefix, and each row behind its prefix.
+
+    The queries of all sequences, one after the other, are the pack as it is. `keys` [n] says where
+    in the pack the keys of all are; `query_ends` and `key_ends` [sequences + 1] where each ends.
+    """
+
+    keys: Tensor
+    query_ends: Tensor
+    key_ends: Tensor
+    longest_query: int
+    longest_key: int
+
+    @classmethod
+    def of(cls, groups: Sequence[Group]) -> Ragged:
+        """The sequences of a pack's groups."""
+        queries: list[int] = []
+        keys: list[Tensor] = []
+        for group in groups:
+            prefix = torch.arange(group.start, group.start + group.prefix)
+            lengths = (group.places // group.own.shape[1]).bincount().tolist()
+            own = torch.arange(group.own_slice.start, group.own_slice.stop).split(lengths)
+            queries += [group.prefix, *lengths] if group.prefix else lengths
+            keys += [prefix] if group.prefix else []
+            keys += [torch.cat([prefix, row]) for row in own]
+        sizes = [len(of_one) for of_one in keys]
+        return cls(torch.cat(keys), _ends(queries), _ends(sizes), max(queries), max(sizes))
+
+    def to(self, *args: Any, **kwargs: Any) -> Ragged:
+        """The same sequences on another device, as for a tensor."""
+        keys, query_ends, key_ends = (x.to(*args, **kwargs) for x in (self.keys, self.query_ends, self.key_ends))
+        return Ragged(keys, query_ends, key_ends, self.longest_query, self.longest_key)
+
+
+def _ends(sizes: Sequence[int]) -> Tensor:
+    return torch.tensor([0, *sizes], dtype=torch.int32).cumsum(0, dtype=torch.int32)
+
+
+@dataclass(frozen=True)
 class Group:
     """Rows behind one prefix, `start` tokens into the pack: `prefix` shared tokens, then the own ones of each row.
 
@@ -191,6 +230,26 @@ def _grouped(
     return torch.cat(parts, 1).unsqueeze(0)
 
 
+def _ragged(query: Tensor, key: Tensor, value: Tensor, ragged: Ragged, scale: float, window: int | None) -> Tensor:
+    """Attention of all sequences in one call of the flash kernel; [1, tokens, heads, d].
+
+    Keys and values are gathered for each row, in float32: the gradient of a prefix is a sum over all of its rows.
+    """
+    both = torch.stack([key[0], value[0]]).float().index_select(2, ragged.keys).to(query.dtype).transpose(1, 2)
+    left = window - 1 if window else -1
+    out: Tensor = torch.ops.aten._flash_attention_forward(
+        query[0].transpose(0, 1), both[0], both[1], ragged.query_ends, ragged.key_ends,
+        ragged.longest_query, ragged.longest_key, 0.0, window is None, False,
+        scale=scale, window_size_left=left, window_size_right=0,
+    )[0]  # fmt: skip
+    return out.unsqueeze(0)
+
+
+def _takes_ragged(query: Tensor, value: Tensor) -> bool:
+    """Whether the flash kernel knows this hardware, dtype and head size."""
+    return query.is_cuda and query.dtype == torch.bfloat16 and query.shape[-1] == value.shape[-1] <= 256
+
+
 def pack_attention(
     _module: torch.nn.Module,
     query: Tensor,
@@ -201,6 +260,7 @@ def pack_attention(
     dropout: float = 0.0,
     sliding_window: int | None = None,
     groups: Sequence[Group] = (),
+    ragged: Ragged | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention interface: query [1, heads, tokens, d], key and value [1, kv heads, tokens, d].
@@ -218,6 +278,8 @@ def pack_attention(
     window = (
         sliding_window if sliding_window and any(g.prefix + g.own.shape[1] > sliding_window for g in groups) else None
     )
+    if ragged and not dropout and _takes_ragged(query, value):
+        return _ragged(query, key, value, ragged, scale, window), None
     if query.device.type == "cpu" and not dropout and not window:
         out: Tensor = Cascade.apply(query, key, value, groups, scale)  # type: ignore[no-untyped-call]
     else:

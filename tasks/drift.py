@@ -31,7 +31,7 @@ from tasks.layout import REPORTS
 from tasks.records import Record
 from tasks.registry import PRODUCTION, LocalRegistry
 from tasks.settings import DriftSettings
-from tasks.store import read_window
+from tasks.store import REDTEAM_OWNER, read_window
 
 if TYPE_CHECKING:
     from evidently.legacy.calculations.stattests.registry import StatTest
@@ -252,8 +252,9 @@ def _plain_page(verdict: DriftVerdict) -> str:
 def monitor(registry: LocalRegistry, settings: DriftSettings, now: datetime) -> tuple[DriftVerdict, Path]:
     """Compare the last `window_hours` of production's answers with its reference, and keep the result.
 
-    Only chat answers with status 200 of the package that production points at count. The folder
-    holds `verdict.json` and `report.html`.
+    Only chat answers with status 200 of the package that production points at count, and only those
+    that the model gave: not what a check refused before it was asked, nor what `graft redteam` asked
+    under a key of its own. The folder holds `verdict.json` and `report.html`.
 
     Raises:
         GraftError: nothing is in production yet, or its evaluation is missing.
@@ -266,7 +267,8 @@ def monitor(registry: LocalRegistry, settings: DriftSettings, now: datetime) -> 
         write_reference(production.digest, registry)
     served = read_window(now - timedelta(hours=settings.window_hours), now)
     chat = served["operation"].fillna("chat") == "chat"
-    chosen = served[chat & (served["status"] == 200) & (served["digest"] == production.digest)]
+    answered = (served["status"] == 200) & (served["digest"] == production.digest) & served["user_chars"].notna()
+    chosen = served[chat & answered & (served["owner"] != REDTEAM_OWNER)]
     found = compare(chosen, pd.read_parquet(path), production.digest, settings)
     target = REPORTS / "drift" / now.astimezone(UTC).strftime("%Y-%m-%dT%H-%M-%SZ")
     with new_folder(target) as folder:

@@ -16,9 +16,10 @@ from itertools import pairwise
 from typing import Any, TypedDict
 
 import torch
+from accelerate.utils import send_to_device
 from torch.nn.functional import cross_entropy
 
-from tasks.attention import NAME, Group
+from tasks.attention import NAME, Group, Ragged
 from tasks.prompt import IGNORED
 
 GROUP_TOKENS = 32
@@ -87,8 +88,8 @@ def pack(rows: Sequence[TokenRow]) -> dict[str, Any]:
     """Rows of any lengths as one sequence.
 
     Returns:
-        input_ids and position_ids [1, tokens]; groups, as `attention` reads them; and for each
-        target its `targets` [n], `target_weights` [n] and the place that predicts it, `places` [n].
+        input_ids and position_ids [1, tokens]; groups and ragged, as `attention` reads them; and for
+        each target its `targets` [n], `target_weights` [n] and the place that predicts it, `places` [n].
     """
     ids: list[int] = []
     positions: list[int] = []
@@ -104,8 +105,8 @@ def pack(rows: Sequence[TokenRow]) -> dict[str, Any]:
             predictions += _predictions(row, len(ids) - shared)
             ids += row["input_ids"][shared:]
             positions += range(shared, len(row["input_ids"]))
-    sequence = {"input_ids": torch.tensor([ids]), "position_ids": torch.tensor([positions]), "groups": groups}
-    return {**sequence, **_targets(predictions)}
+    sequence = {"input_ids": torch.tensor([ids]), "position_ids": torch.tensor([positions])}
+    return {**sequence, "groups": groups, "ragged": Ragged.of(groups), **_targets(predictions)}
 
 
 def pad(rows: Sequence[TokenRow]) -> dict[str, Any]:
@@ -190,10 +191,10 @@ def refuses_packs(model: Any, rows: Sequence[TokenRow]) -> str | None:
     """
     ordered = [row for grouped in group(rows) for row in grouped["rows"]]
     with torch.no_grad():
-        alone = torch.cat([target_logits(model, pad([row])) for row in ordered]).float()
+        alone = torch.cat([target_logits(model, send_to_device(pad([row]), model.device)) for row in ordered]).float()
         try:
             with taking_packs(model):
-                packed = target_logits(model, pack(rows)).float()
+                packed = target_logits(model, send_to_device(pack(rows), model.device)).float()
         except (TypeError, ValueError, RuntimeError) as error:
             return str(error).splitlines()[0]
     difference = ((packed - alone).norm() / alone.norm()).item()

@@ -33,6 +33,9 @@ from tasks.records import Record
 
 _LOG = logging.getLogger(__name__)
 
+REDTEAM_OWNER = "redteam"
+"""Whose key `graft redteam` asks with, if there is one of that name: its rows are no customers'."""
+
 _ARROW: dict[Any, pa.DataType] = {
     str: pa.string(),
     int: pa.int64(),

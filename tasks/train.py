@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import send_to_device
 from peft import LoraConfig, get_peft_model
 from peft.helpers import disable_input_dtype_casting
 from torch.utils.data import Dataset
@@ -135,7 +136,8 @@ class CompletionTrainer(Trainer):
         model = self.accelerator.unwrap_model(self.model).eval()
         with torch.no_grad():
             for members in batches[self.args.process_index :: self.args.world_size]:
-                batch = self._prepare_inputs(self.data_collator(members))  # type: ignore[arg-type]
+                # The Trainer's own way would leave what is no tensor where it is.
+                batch = send_to_device(self.data_collator(members), self.args.device)  # type: ignore[arg-type]
                 total += torch.stack([weighted_loss(model, batch), batch["target_weights"].sum()])
         loss, weight = self.accelerator.reduce(total, "sum").tolist()
         metrics = {f"{metric_key_prefix}_loss": loss / weight}
@@ -236,16 +238,17 @@ def tune(settings: Settings, base: Path, prompt: Prompt, examples: Path, checkpo
     held_out = encode(prompt, load_examples(examples / "eval.parquet"), train)
     if not len(rows):
         raise GraftError(f"{examples / 'train.parquet'}: no training examples of at most {train.window} tokens")
-    load = load_quantised if train.quantisation == "nf4" else load_model
-    model = load(base, training_dtype(train.dtype))
+    steps = int(train.epochs * -(-len(rows) // train.batch_size))
+    args = arguments(train, checkpoints, steps, asks=len(held_out) > 0)
+    dtype = training_dtype(train.dtype)
+    model = load_quantised(base, dtype) if train.quantisation == "nf4" else load_model(base, dtype).to(args.device)
     refused = refuses_packs(model, spread(rows.rows))
     if refused:
         print(f"train: {type(model).__name__} cannot share prefixes, rows are trained padded: {refused}", flush=True)
     adapted = with_adapter(model, train)
-    steps = int(train.epochs * -(-len(rows) // train.batch_size))
     trainer = CompletionTrainer(
         model=adapted,
-        args=arguments(train, checkpoints, steps, asks=len(held_out) > 0),
+        args=args,
         train_dataset=rows,
         eval_dataset=held_out if len(held_out) else None,
         data_collator=pad if refused else pack,

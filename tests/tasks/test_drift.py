@@ -155,17 +155,23 @@ def serve(
     status: int = 200,
     at: datetime = NOW - timedelta(hours=1),
     operation: str = "chat",
+    owner: str = "",
+    asked: bool = True,
 ) -> None:
-    """Write rows to the telemetry store as the assistant does; other statuses than 200 measured nothing."""
+    """Write rows to the telemetry store as the assistant does; other statuses than 200 measured nothing.
+
+    Nor did a turn of which no model was `asked`.
+    """
     writer = TelemetryWriter(rows_per_part=1000)
     for index, row in enumerate(rows.to_dict("records")):
-        measured = row if status == 200 else {}
+        measured = row if status == 200 and asked else {}
         common = {
             "trace_id": f"{operation}-{digest}-{status}-{at}-{index}",
             "at": at,
             "error": "",
             "stream": False,
             "operation": operation,
+            "owner": owner,
         }
         writer.append(TelemetryRow(digest=digest, status=status, latency_ms=5.0, **common, **measured))
     writer.close()
@@ -189,6 +195,8 @@ def test_monitor_compares_only_what_production_answered_and_keeps_the_result(pro
     serve(features(50, seed=4, longer=3.0), digest, at=NOW - timedelta(hours=25))
     serve(features(50, seed=5), digest, status=429)
     serve(features(50, seed=6, longer=3.0), digest, operation="text_completion")
+    serve(features(50, seed=7, longer=3.0), digest, owner="redteam")
+    serve(features(50, seed=8), digest, asked=False)
     verdict, folder = monitor(production, SETTINGS, NOW)
     assert (verdict.outcome, verdict.n, verdict.n_reference) == ("no drift", 40, 90)
     assert folder == Path(".graft/reports/drift/2026-01-31T12-00-00Z")
