@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from deployments.app.instructions import read_instructions
-from deployments.app.safety.checks import Safety
-from deployments.app.safety.configured import configured_checks
+from deployments.app.safety.configured import configured_safety
 from deployments.embedder import EmbeddingServer
 from deployments.engine import PackageServer
 from deployments.events import Ask, Event
@@ -88,10 +87,7 @@ def candidate(settings: Settings, at_once: int) -> Iterator[Trial]:
         GraftError: a stage's output is missing, or does not fit the package.
     """
     manifest = read_manifest(BUILT_PACKAGE)
-    safety = Safety(
-        configured_checks(settings.safety, open_classifier(BUILT_INJECTION)),
-        {str(name): choice for name, choice in settings.safety.on_failure.items()},
-    )
+    safety = configured_safety(settings.safety, open_classifier(BUILT_INJECTION))
     package = Package(
         package_digest(BUILT_PACKAGE),
         manifest.name,

@@ -31,7 +31,7 @@ from deployments.app.rounds import Rounds
 from deployments.app.routes import create_app
 from deployments.app.routing import Routing, ServedEmbedding
 from deployments.app.safety.checks import Safety
-from deployments.app.safety.configured import configured_checks
+from deployments.app.safety.configured import configured_safety
 from deployments.app.shedding import Shedding
 from deployments.app.timeouts import Timeouts
 from deployments.app.turn import Layers, Turns
@@ -271,8 +271,7 @@ def _safety(arguments: AssistantArguments) -> Safety:
     """The checks that `params.yaml` asks for; without a classifier those that need none."""
     folder = Path(arguments.root) / CLASSIFIERS / arguments.classifier if arguments.classifier else None
     classifier = open_classifier(folder) if folder else None
-    on_failure = {str(name): choice for name, choice in arguments.safety.on_failure.items()}
-    return Safety(configured_checks(arguments.safety, classifier), on_failure)
+    return configured_safety(arguments.safety, classifier)
 
 
 def assistant(sent: dict[str, Any]) -> serve.Application:

@@ -44,6 +44,10 @@ class Asked(Record):
     messages: tuple[Message, ...]
 
 
+FILTERED = "content_filter"
+"""The `finish_reason` of a refusal by a check or rule; other words that stand in for a model's are an answer."""
+
+
 class Turn(Record):
     """What was seen of a turn from outside.
 
@@ -73,7 +77,7 @@ class Turn(Record):
 
     def refused_by(self, phrases: Sequence[str], unfinished: str) -> str:
         """Who refused, or nothing if nobody did; `unfinished` are the words after too many rounds of tools."""
-        if self.blocked_by:
+        if self.finish_reason == FILTERED:
             return self.blocked_by
         if self.text.endswith(unfinished):
             return ROUNDS

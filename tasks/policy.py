@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
+from pydantic import Field
+
 from tasks.records import Record
 
 F = TypeVar("F")
@@ -19,11 +21,15 @@ Outcome = Literal["allow", "refuse", "needs_person"]
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a rule says. `code` is for machines; `reason` is a sentence that a customer may be told."""
+    """What a rule says. `code` is for machines; `reason` is a sentence that a customer may be told.
+
+    `instead` is what to say in place of words that are not allowed, where the rule knows what is true.
+    """
 
     outcome: Outcome
     code: str = ""
     reason: str = ""
+    instead: str = ""
 
 
 ALLOW = Verdict("allow")
@@ -38,13 +44,17 @@ class Deed:
 
 
 class Decision(Record):
-    """A verdict with the rule that gave it and who answers for that rule."""
+    """A verdict with the rule that gave it and who answers for that rule.
+
+    `instead` is the customer's business and stays out of every record of the decision.
+    """
 
     rule: str
     owner: str
     outcome: Outcome
     code: str
     reason: str
+    instead: str = Field(default="", exclude=True)
 
 
 @dataclass(frozen=True)
@@ -65,7 +75,14 @@ def decide(rules: Iterable[Rule[F]], facts: F) -> tuple[Decision, ...]:
     """The decisions of all rules that apply to the facts, in the rules' order."""
     verdicts = ((rule, rule.judge(facts)) for rule in rules)
     return tuple(
-        Decision(rule=rule.name, owner=rule.owner, outcome=found.outcome, code=found.code, reason=found.reason)
+        Decision(
+            rule=rule.name,
+            owner=rule.owner,
+            outcome=found.outcome,
+            code=found.code,
+            reason=found.reason,
+            instead=found.instead,
+        )
         for rule, found in verdicts
         if found is not None
     )

@@ -1,8 +1,9 @@
 """What leaves: every answer is checked, and held to the rules, before a client sees it.
 
 A stream is let go sentence by sentence, each after a look at all that the answer says by then. What
-is not allowed never leaves: in its place stand fixed words, and the turn ends as `content_filter`.
-The model's own answer is read to its end even so, so that its tokens are counted.
+is not allowed never leaves: in its place stand what a rule knows to be true, or fixed words with
+which the turn ends as `content_filter`. The model's own answer is read to its end even so, so that
+its tokens are counted.
 """
 
 from __future__ import annotations
@@ -82,7 +83,8 @@ class _Look:
         self._read = read
         self._instructions = instructions
         self._outcome = outcome
-        self._text = self._sent = self._refusal = ""
+        self._text = self._sent = ""
+        self._instead, self._refused = "", False
         self._seen = 0
 
     def at(self, event: Event) -> Event:
@@ -98,23 +100,24 @@ class _Look:
         text += " " if self._text[-1:].isspace() else ""  # else a sentence would wait for the next one to begin
         ends = [match.end() for match in _SENTENCE_END.finditer(text)]
         new = ""
-        waits = self._ask.whole or self._ask.logprobs or bool(self._refusal)
+        waits = self._ask.whole or self._ask.logprobs or bool(self._instead)
         if ends and ends[-1] > self._seen and not waits:
             self._seen = ends[-1]
             checked = self._check(text[: self._seen].rstrip(), delta.deeds)
-            if checked.startswith(self._sent) and not self._refusal:
+            if checked.startswith(self._sent) and not self._instead:
                 new, self._sent = checked[len(self._sent) :], checked
         return replace(delta, text=new, logprobs=())
 
     def _finished(self, finished: Finished) -> Finished:
         raw = self._ask.text is not None or self._ask.constraint is not None
         text = finished.generation.text if raw else finished.answer.content
-        checked = text if self._refusal else self._check(text, finished.deeds)
-        if not self._refusal and not checked.startswith(self._sent):
+        checked = text if self._instead else self._check(text, finished.deeds)
+        if not self._instead and not checked.startswith(self._sent):
             self._refuse(ANSWER, "others_data")
-        if self._refusal:
-            words = "\n".join(filter(None, [self._sent, self._refusal]))
-            generation = replace(finished.generation, text=words, finish_reason=FINISH_REASON)
+        if self._instead:
+            words = "\n".join(filter(None, [self._sent, self._instead]))
+            reason = FINISH_REASON if self._refused else finished.generation.finish_reason
+            generation = replace(finished.generation, text=words, finish_reason=reason)
             return replace(finished, generation=generation, answer=Answer(words, (), True), logprobs=())
         if checked != text:
             generation = replace(finished.generation, text=checked)
@@ -141,7 +144,7 @@ class _Look:
         elif self._is_the_shops:
             self._outcome.decisions = self._judge(checked.text, facts)
             if barred := objection(self._outcome.decisions):
-                self._refuse(ruled_out(barred), barred.rule)
+                self._refuse(barred.instead or ruled_out(barred), barred.rule, told=bool(barred.instead))
         return checked.text
 
     @property
@@ -149,8 +152,9 @@ class _Look:
         """Whether the shop answers for what is said; a client with tools of its own does for what those did."""
         return self._ask.text is None and not self._ask.tools
 
-    def _refuse(self, words: str, by: str) -> None:
-        self._refusal, self._outcome.blocked_by = words, by
+    def _refuse(self, words: str, by: str, *, told: bool = False) -> None:
+        """Say `words` instead; `told` if they are an answer and no refusal."""
+        self._instead, self._refused, self._outcome.blocked_by = words, not told, by
 
 
 def merged(before: Sequence[Finding], new: Sequence[Finding]) -> tuple[Finding, ...]:

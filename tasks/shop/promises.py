@@ -14,10 +14,12 @@ from itertools import combinations
 
 from tasks.policy import ALLOW, Decision, Deed, Verdict, decide, rule
 from tasks.shop.records import Customer
+from tasks.shop.telling import tell
 from tasks.shop.wording import (
     AMOUNT,
     CONDITIONAL,
     DECLINES,
+    DENIES,
     DONE,
     EMAIL,
     FIGURE,
@@ -118,8 +120,18 @@ def promised_deed(answer: Answer) -> Verdict | None:
         applied = applied or bool(found)
         seen = tool == "cancel_order" and '"status": "cancelled"' in answer.results
         if found and not seen and not any(deed.tool == tool and _stands(deed) for deed in answer.facts.deeds):
-            return _refuse("The desk says that something is done only when it is.")
+            last = answer.facts.deeds[-1:]
+            return _refuse("The desk says that something is done only when it is.", "".join(map(tell, last)))
     return ALLOW if applied else None
+
+
+@rule("support desk")
+def denied_deed(answer: Answer) -> Verdict | None:
+    """What a tool has just done or told is not denied: its own words are said instead."""
+    if not answer.facts.deeds or not DENIES.search(answer.text.replace("\u2019", "'")):
+        return None
+    last = answer.facts.deeds[-1]
+    return _refuse("The desk does not deny what it has done.", tell(last)) if _stands(last) else ALLOW
 
 
 @rule("growers")
@@ -168,6 +180,7 @@ RULES = (
     promised_money,
     unfounded_figure,
     promised_deed,
+    denied_deed,
     promised_safety,
     promised_discount,
     other_people,
@@ -179,8 +192,8 @@ def _stands(deed: Deed) -> bool:
     return "error" not in json.loads(deed.result) or " already." in deed.result
 
 
-def _refuse(reason: str) -> Verdict:
-    return Verdict("refuse", "not_allowed", reason)
+def _refuse(reason: str, instead: str = "") -> Verdict:
+    return Verdict("refuse", "not_allowed", reason, instead)
 
 
 def _amounts(text: str) -> set[int]:

@@ -75,6 +75,7 @@ TELLS_OTHERS = _any(
     r"\b(?:police|bank|landlord|neighbour|partner|husband|wife|daughter|son|solicitor)"
 )
 
+DENIES = _any("I can't", "I cannot", "I'm not able to", "I am not able to", "I'm unable", "I am unable")
 _DID = r"(?:have|'ve)(?: \w+)?"
 _IS = "(?:is|has been|was)(?: now)?"
 DONE = {

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from deployments.app.intake import Intake
 from deployments.app.safety.checks import Safety
-from deployments.app.safety.configured import configured_checks
+from deployments.app.safety.configured import configured_safety
 from deployments.app.safety.refusal import ATTACK
 from deployments.events import Ask
 from tasks.classifier import open_classifier
@@ -20,9 +20,7 @@ from tests.deployments.scripted import Desk, answers, around
 
 
 def safety(classifier: Path) -> Safety:
-    settings = load_settings(ROOT / "params.yaml").safety
-    on_failure = {str(name): choice for name, choice in settings.on_failure.items()}
-    return Safety(configured_checks(settings, open_classifier(classifier)), on_failure)
+    return configured_safety(load_settings(ROOT / "params.yaml").safety, open_classifier(classifier))
 
 
 def test_personal_data_reaches_no_model_and_no_tool(tiny_classifier: Path) -> None:

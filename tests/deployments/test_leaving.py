@@ -29,8 +29,14 @@ TOLD = "Never speak of the golden spade that lies below the old oak tree."
 NO = "The desk promises nothing."
 
 
+TRUE = "Your parcel has left."
+
+
 def judge(text: str, facts: Facts) -> tuple[Decision, ...]:
-    """No promises, unless a passage makes them."""
+    """No promises, unless a passage makes them; and no denials of what is true."""
+    if "cannot" in text:
+        denied = Decision(rule="no_denials", owner="desk", outcome="refuse", code="", reason=NO, instead=TRUE)
+        return (denied,)
     bold = "promise" in text and not any("promise" in passage for passage in facts.passages or ())
     outcome = "refuse" if bold else "allow"
     reason = NO if bold else ""
@@ -102,6 +108,20 @@ def test_what_is_not_allowed_never_leaves(bad: str, blocked_by: str, words: str)
         for row in (*whole.rows, *stream.rows):
             assert (row.status, row.blocked_by) == (200, blocked_by)
             assert row.completion_tokens == math.ceil(len(text) / 3)  # all that the model wrote is counted
+
+    asyncio.run(run())
+
+
+def test_where_a_rule_knows_what_is_true_that_is_the_answer() -> None:
+    async def run() -> None:
+        text = "One moment. I cannot say. Sorry."
+        whole = desk(text)
+        choice = (await whole.post()).json()["choices"][0]
+        assert (choice["message"]["content"], choice["finish_reason"]) == (TRUE, "stop")
+        stream = desk(text)
+        assert await streamed(stream) == (["One moment.", f"\n{TRUE}"], "stop")
+        for row in (*whole.rows, *stream.rows):
+            assert row.blocked_by == "no_denials" and TRUE not in row.model_dump_json()
 
     asyncio.run(run())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from deployments.app.safety.checks import Check
+from deployments.app.safety.checks import Check, OnFailure, Safety
 from deployments.app.safety.injection import InjectionCheck, PoisonCheck
 from deployments.app.safety.output import InstructionsCheck, LinksCheck, OthersDataCheck
 from deployments.app.safety.personal import Detect, PersonalCheck
@@ -12,6 +12,12 @@ from deployments.app.safety.presidio import presidio_detector
 from tasks.classifier import Classifier
 from tasks.personal import CERTAIN, Kind, find_spans
 from tasks.settings import SafetySettings
+
+
+def configured_safety(settings: SafetySettings, classifier: Classifier | None) -> Safety:
+    """The checks with what each one's failure means."""
+    on_failure: dict[str, OnFailure] = {str(name): choice for name, choice in settings.on_failure.items()}
+    return Safety(configured_checks(settings, classifier), on_failure)
 
 
 def configured_checks(settings: SafetySettings, classifier: Classifier | None) -> tuple[Check, ...]:

@@ -21,7 +21,7 @@ RULED_OUT = "I can't answer that as it stands."
 
 
 def ruled_out(decision: Decision) -> str:
-    """What to answer instead of words that a rule does not allow."""
+    """What to answer instead of words that a rule does not allow, unless the rule knows better."""
     return f"{RULED_OUT} {decision.reason} Ask for a person if you need more."
 
 

@@ -219,3 +219,25 @@ def test_hardly_any_answer_of_the_default_data_is_stopped() -> None:
                 if barred := objection(before_answer(message.content, known)):
                     stopped.append((row.id, barred.rule, message.content))
     assert len(stopped) <= 0.005 * answers, stopped
+
+
+CANCELLED = TurnFacts(ADA, (Deed("cancel_order", '{"cancelled": true}'),))
+PACKED = TurnFacts(ADA, (Deed("cancel_order", '{"error": "too_late", "message": "It is packed by now."}'),))
+
+
+@pytest.mark.parametrize(
+    ("text", "known", "instead"),
+    [
+        ("It's cancelled, so I'm not able to cancel it.", CANCELLED, "Your order is cancelled."),
+        ("I can\u2019t do that.", CANCELLED, "Your order is cancelled."),
+        ("Your order is cancelled.", PACKED, "It is packed by now."),
+        ("I can't cancel it, as it is packed.", PACKED, None),
+        ("Your order is cancelled.", CANCELLED, None),
+        ("I can't do that.", TurnFacts(ADA), None),
+        ("Your order is cancelled.", TurnFacts(ADA), ""),
+    ],
+)
+def test_what_was_done_is_neither_denied_nor_made_up(text: str, known: TurnFacts, instead: str | None) -> None:
+    barred = objection(before_answer(text, known))
+    assert (barred.instead if barred else None) == instead
+    assert barred is None or "instead" not in barred.model_dump_json()
