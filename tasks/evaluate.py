@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas
 
+from tasks import look_up
 from tasks.engine.open import Model, open_base, open_package
 from tasks.engine.protocol import Generation
 from tasks.engine.resources import ALONE
@@ -33,7 +34,7 @@ from tasks.layout import (
 from tasks.manifest import package_digest
 from tasks.progress import Progress
 from tasks.prompt import Answer
-from tasks.records import Example, dump_messages
+from tasks.records import Example, Message, dump_messages
 from tasks.registry import LocalRegistry
 from tasks.scoring import score
 from tasks.settings import load_settings
@@ -54,25 +55,44 @@ def ask(system: str, model: Model, examples: Sequence[Example], terms: Terms, at
     progress = Progress(f"evaluate {system}", len(ordered), "rows", "tokens")
     rows: list[dict[str, Any]] = []
     tokens = 0
-    for place, generation, answer in model.answers([example.prompt for example in ordered], at_once):
-        rows.append({"system": system, **judge(ordered[place], generation, answer, terms)})
-        tokens += generation.completion_tokens
+    for place, rounds in rounds_of(model, [example.prompt for example in ordered], at_once):
+        rows.append({"system": system, **judge(ordered[place], rounds, terms)})
+        tokens += sum(generation.completion_tokens for generation, _ in rounds)
         progress.update(len(rows), tokens)
     return rows
 
 
-def judge(example: Example, generation: Generation, answer: Answer, terms: Terms) -> dict[str, Any]:
-    """The row of one answer."""
+Rounds = tuple[tuple[Generation, Answer], ...]
+"""What a model said, one time or two: see `rounds_of`."""
+
+
+def rounds_of(model: Model, prompts: Sequence[Sequence[Message]], at_once: int) -> Iterator[tuple[int, Rounds]]:
+    """The answer to each prompt, with its place; who looks something up reads it and is asked again, as in service."""
+    looking: list[tuple[int, tuple[Generation, Answer]]] = []
+    for place, generation, answer in model.answers(prompts, at_once):
+        if any(call.name == look_up.NAME for call in answer.tool_calls):
+            looking.append((place, (generation, answer)))
+        else:
+            yield place, ((generation, answer),)
+    again = [(*prompts[place], look_up.call_message(), look_up.read_message(prompts[place])) for place, _ in looking]
+    for number, generation, answer in model.answers(again, at_once):
+        place, first = looking[number]
+        yield place, (first, (generation, answer))
+
+
+def judge(example: Example, rounds: Rounds, terms: Terms) -> dict[str, Any]:
+    """The row of one answer: scores of the last round, features of the first, as telemetry has them."""
+    first, answer = rounds[0], rounds[-1][1]
     behaviour = terms.labels.get(example.label, "answer")
     return {
         "id": example.id,
         "label": example.label,
         "behaviour": behaviour,
-        **measure(example.prompt, generation, answer, terms.refusal_phrases).model_dump(),
+        **measure(example.prompt, *first, terms.refusal_phrases).model_dump(),
         **score(answer, example.target, behaviour, terms.refusal_phrases).model_dump(),
-        "first_token_ms": generation.first_token_ms,
-        "latency_ms": generation.latency_ms,
-        "text": generation.text,
+        "first_token_ms": first[0].first_token_ms,
+        "latency_ms": sum(generation.latency_ms for generation, _ in rounds),
+        "text": rounds[-1][0].text,
         "expected": dump_messages([example.target]),
     }
 

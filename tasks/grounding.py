@@ -1,18 +1,21 @@
-"""Stage `grounding`: what retrieval finds for a customer's turn, put where the model reads it.
+"""Stage `grounding`: the examples as a served turn would read them, with what retrieval finds.
 
-build/grounded/    train.parquet, eval.parquet, test.parquet    the examples as a served turn would read them
-                   grounding.json                               in what, for the package's manifest
+build/grounded/    train.parquet      an example for each turn of a customer; what is answered in words is
+                                      looked up first, where something is found
+                   eval.parquet,      the conversations as they are, with what the model may look up for the
+                   test.parquet       last turn
+                   grounding.json     in what they are grounded, for the package's manifest
 
-Training, evaluation and serving put passages into a conversation by the functions below, so a model
-is asked as it was trained. Each of the last turns of a customer is looked up by its own words, and
-what an earlier turn was given is not given again; a conversation only grows, which is what an
-engine's kept prefixes and the training rows need.
+What is found waits at the customer's turn (`Message.context`) until the model calls `look_up`
+(`tasks/look_up.py`). A small model that is shown passages before every turn chooses the wrong tool
+more often (docs/log.md), and most turns need none. Training, evaluation and serving use the same
+functions, so a model is asked as it was trained.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from tasks.chunks import Chunk
@@ -20,51 +23,60 @@ from tasks.embedding import Embedder, TextTooLongError
 from tasks.errors import run_main
 from tasks.examples import load_examples, save_examples
 from tasks.files import new_folder, write_json
-from tasks.layout import BUILT_EMBEDDING, BUILT_EXAMPLES, BUILT_GROUNDED, BUILT_INDEX
+from tasks.layout import BUILT_EMBEDDING, BUILT_EXAMPLES, BUILT_GROUNDED, BUILT_INDEX, CONTRACT
+from tasks.look_up import call_message, read_message, with_context
 from tasks.manifest import Grounding
 from tasks.records import Example, Message
 from tasks.retrieval import Passages, Retriever
 from tasks.settings import load_settings
-from tasks.spotlight import mark_data
+from tasks.terms import Terms, load_terms
 
 INFO = "grounding.json"
-SPLITS = ("train", "eval", "test")
+TRAIN, HELD_OUT = "train", ("eval", "test")
 _QUERY_CHARS = 600
 """A longer turn is looked up by its end, where the question mostly is: a retrieval model reads so much."""
 
+Search = Callable[[str], Sequence[Chunk]]
 
-def queries(messages: Sequence[Message], turns: int) -> dict[int, str]:
-    """The places of a customer's last `turns` turns, and what to look up for each.
 
-    None in a conversation with a system text of its own: that is another assistant, which is shown
+def queries(messages: Sequence[Message], turns: int) -> list[str]:
+    """What to look up for a customer's last `turns` turns, the last one first.
+
+    Nothing in a conversation with a system text of its own: that is another assistant, which is shown
     neither the shop's tools nor its documents.
     """
-    if messages and messages[0].role == "system":
-        return {}
-    asked = [place for place, message in enumerate(messages) if message.role == "user"]
-    return {place: messages[place].content[-_QUERY_CHARS:] for place in asked[-turns:]}
+    if not messages or messages[0].role == "system":
+        return []
+    asked = [message.content[-_QUERY_CHARS:] for message in messages if message.role == "user"]
+    return asked[: -turns - 1 : -1]
 
 
-def with_passages(messages: Sequence[Message], found: Mapping[int, Sequence[Chunk]]) -> tuple[Message, ...]:
-    """The conversation with the chunks `found` for the turns at those places, each at its first turn only."""
-    given: set[str] = set()
-    grounded = list(messages)
-    for place, chunks in sorted(found.items()):
-        new = [chunk for chunk in chunks if chunk.id not in given]
-        given |= {chunk.id for chunk in new}
-        context = "\n".join(mark_data(chunk.embedded) for chunk in new)
-        grounded[place] = messages[place].model_copy(update={"context": context})
-    return tuple(grounded)
+def ground(example: Example, search: Search) -> Example:
+    """An example with what may be looked up for its customer's last turn."""
+    found = [chunk for query in queries(example.messages, 1) for chunk in search(query)]
+    return example.model_copy(update={"messages": with_context(example.messages, found)}) if found else example
 
 
-def ground(example: Example, search: Callable[[str], Sequence[Chunk]], turns: int) -> Example:
-    """An example with the passages of its turns."""
-    found = {place: search(query) for place, query in queries(example.messages, turns).items()}
-    return example.model_copy(update={"messages": with_passages(example.messages, found)})
+def taught(example: Example, search: Search, *, in_words: bool) -> Iterator[Example]:
+    """What a conversation teaches: an example for each turn of its customer.
+
+    Args:
+        example: the conversation.
+        search: finds passages.
+        in_words: its turns are answered in words, so they are looked up.
+    """
+    places = [place for place, message in enumerate(example.messages) if message.role == "user"]
+    for number, end in enumerate([*places[1:], len(example.messages)]):
+        name = f"{example.id}/{number}" if end < len(example.messages) else example.id
+        turn = ground(example.model_copy(update={"id": name, "messages": example.messages[:end]}), search)
+        asked, answer = turn.messages[: places[number] + 1], turn.messages[places[number] + 1 :]
+        looks = in_words and asked[-1].context and answer and not answer[0].tool_calls
+        first = (call_message(), read_message(asked)) if looks else ()
+        yield turn.model_copy(update={"messages": (*asked, *first, *answer)})
 
 
-def ground_splits(examples: Path, retriever: Retriever, grounding: Grounding, target: Path) -> int:
-    """Ground the examples of every split; `target` is whole or untouched. Returns how many turns found something."""
+def ground_splits(examples: Path, retriever: Retriever, grounding: Grounding, terms: Terms, target: Path) -> int:
+    """Ground the examples of every split; `target` is whole or untouched. Returns how many train turns look up."""
 
     def search(query: str) -> list[Chunk]:
         try:
@@ -72,14 +84,19 @@ def ground_splits(examples: Path, retriever: Retriever, grounding: Grounding, ta
         except TextTooLongError:  # hardly words: a turn that is served is answered without passages too
             return []
 
-    found = 0
     with new_folder(target) as folder:
-        for split in SPLITS:
-            grounded = [ground(e, search, grounding.turns) for e in load_examples(examples / f"{split}.parquet")]
-            save_examples(folder / f"{split}.parquet", grounded)
-            found += sum(bool(message.context) for example in grounded for message in example.messages)
+        train = [
+            turn
+            for example in load_examples(examples / f"{TRAIN}.parquet")
+            for turn in taught(example, search, in_words=terms.labels.get(example.label, "answer") == "answer")
+        ]
+        save_examples(folder / f"{TRAIN}.parquet", train)
+        for split in HELD_OUT:
+            held_out = load_examples(examples / f"{split}.parquet")
+            save_examples(folder / f"{split}.parquet", [ground(example, search) for example in held_out])
         write_json(folder / INFO, grounding.model_dump())
-    return found
+    look_up = call_message()
+    return sum(look_up in example.messages for example in train)
 
 
 def read_grounding(folder: Path) -> Grounding | None:
@@ -99,8 +116,9 @@ def main() -> None:
             retrieval=settings.retrieval,
             **settings.grounding.model_dump(),
         )
-        found = ground_splits(BUILT_EXAMPLES, Retriever(passages, embedder), grounding, BUILT_GROUNDED)
-    print(f"grounding: passages for {found} of the customers' turns")
+        retriever = Retriever(passages, embedder)
+        found = ground_splits(BUILT_EXAMPLES, retriever, grounding, load_terms(CONTRACT), BUILT_GROUNDED)
+    print(f"grounding: {found} of the turns to train on are looked up")
 
 
 if __name__ == "__main__":

@@ -143,8 +143,7 @@ class Renderer:
 
     def _plain(self, message: Message) -> dict[str, Any]:
         calls = [self._defuse_json(call.model_dump()) for call in message.tool_calls]
-        texts = {"content": self._defuse(message.content.strip()), "context": self._defuse(message.context)}
-        return {"role": message.role, **texts, "tool_calls": calls}
+        return {"role": message.role, "content": self._defuse(message.content.strip()), "tool_calls": calls}
 
     def _defuse(self, text: str) -> str:
         for token in self._special:
@@ -216,14 +215,16 @@ class Prompt(Renderer):
     def encode_training(
         self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None = None
     ) -> tuple[list[int], list[int]]:
-        """Token ids [length] of a whole conversation, and labels [length] on assistant turns only.
+        """Token ids [length] of a whole conversation, and labels [length] on what answers its last user turn.
 
         Each assistant turn is encoded apart from what leads to it, because that is the border at
-        which a served model starts to write; its end of turn carries loss, the rest does not.
+        which a served model starts to write; its end of turn carries loss, the rest does not. What
+        was said before the last user turn is history, which lacks the tools that were used on the way.
         """
         ids: list[int] = []
         labels: list[int] = []
         done = ""
+        asked = max((index for index, message in enumerate(messages) if message.role == "user"), default=0)
         for index, message in enumerate(messages):
             if message.role != "assistant":
                 continue
@@ -233,7 +234,8 @@ class Prompt(Renderer):
                 raise GraftError("chat.jinja: a conversation's text must only grow from turn to turn")
             context, completion = self._ids(before[len(done) :]), self._ids(after[len(before) :])
             ids += context + completion
-            labels += [IGNORED] * len(context) + completion
+            labels += [IGNORED] * len(context)
+            labels += completion if index > asked else [IGNORED] * len(completion)
             done = after
         return ids, labels
 

@@ -43,7 +43,7 @@ class ToolCall(Record):
 
 
 class Message(Record):
-    """One turn of a conversation. `context` was looked up for a user's turn and is read before its content."""
+    """One turn of a conversation. `context` was found for a user's turn and waits to be looked up."""
 
     role: Role
     content: str = ""

@@ -23,6 +23,7 @@ from deployments.app.semantic import Embedder, Question, SemanticIndex
 from deployments.app.timeouts import Events
 from deployments.events import Ask, Finished
 from deployments.settings import CacheSettings
+from tasks import look_up
 from tasks.errors import GraftError
 from tasks.records import Message
 
@@ -145,8 +146,9 @@ class AnswerCache:
         """
         async with aclosing(events):
             async for event in events:
-                # What a tool told or did is of this moment.
-                if isinstance(event, Finished) and not event.steps and lookup.key and lookup.key.digest == digest:
+                # What a tool told or did is of this moment; what was found is part of the request.
+                lasts = isinstance(event, Finished) and all(step.tool == look_up.NAME for step in event.steps)
+                if lasts and isinstance(event, Finished) and lookup.key and lookup.key.digest == digest:
                     self._put(lookup.key, lookup.question, event)
                 yield event
 

@@ -21,6 +21,7 @@ from deployments.app.safety.checks import Context, Finding, Safety
 from deployments.app.safety.refusal import ANSWER, FINISH_REASON, refusal_text, ruled_out
 from deployments.app.timeouts import Events
 from deployments.events import Ask, Delta, Event, Finished
+from tasks import look_up
 from tasks.policy import Decision, Deed, objection
 from tasks.prompt import Answer
 
@@ -123,7 +124,8 @@ class _Look:
             generation = replace(finished.generation, text=checked)
             answer = replace(finished.answer, content=checked)
             finished = replace(finished, generation=generation, answer=answer, logprobs=())
-        return replace(finished, citations=cite(checked, " ".join(said(self._ask.messages)[-1:]), self._read.given))
+        given = self._read.given if any(step.tool == look_up.NAME for step in finished.steps) else ()
+        return replace(finished, citations=cite(checked, " ".join(said(self._ask.messages)[-1:]), given))
 
     @property
     def _ask(self) -> Ask:

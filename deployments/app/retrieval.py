@@ -1,4 +1,4 @@
-"""What the shop's documents say to a turn, put where the package learnt to read it.
+"""What the shop's documents say to a turn, where the model finds it when it looks it up.
 
 Each package names the index that it was trained with, and reads that one for as long as it is
 served. A passage that carries an attack is cleaned once, when its index is opened.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +17,8 @@ from deployments.app.semantic import Embedder
 from deployments.events import Ask
 from tasks.chunks import Chunk
 from tasks.errors import GraftError
-from tasks.grounding import queries, with_passages
+from tasks.grounding import queries
+from tasks.look_up import with_context
 from tasks.manifest import Grounding
 from tasks.retrieval import Passages
 
@@ -26,7 +27,7 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Read:
-    """An ask with its passages in place: `given` to the model; its answer may lean on all of `known`.
+    """An ask with its passages in place: `given` to a model that looks them up; an answer may lean on all of `known`.
 
     `searched` is false where there is nothing to search, or the search failed.
     """
@@ -64,25 +65,25 @@ class Retrieval:
 
     async def read(self, grounding: Grounding | None, ask: Ask) -> Read:
         """Find passages for a chat. Without any, or if the search fails, it goes on as it is."""
-        asked = queries(ask.messages, grounding.turns) if grounding and ask.text is None else {}
+        asked = queries(ask.messages, grounding.turns) if grounding and ask.text is None else []
         opened = self._opened.get(grounding) if grounding else None
         if not grounding or not opened or not asked:
             return Read(ask)
         try:
-            vectors = await self._embed(list(asked.values()))
+            vectors = await self._embed(asked)
         except GraftError as error:
             _LOG.warning("no passages for a turn: %s", error)
             return Read(ask)
         passages, cleaned = opened
-        found: dict[int, tuple[Chunk, ...]] = {}
-        for (place, query), vector in zip(asked.items(), vectors, strict=True):
+        found: list[Chunk] = []
+        for query, vector in zip(asked, vectors, strict=True):
             hits = await asyncio.to_thread(passages.find, query, vector, grounding.known)
-            found[place] = tuple(cleaned[hit.chunk.id] for hit in hits)
-        given = {place: chunks[: grounding.passages] for place, chunks in found.items()}
-        messages = with_passages(ask.messages, given)
-        return Read(
-            replace(ask, messages=messages), _each_once(given), _each_once(found), searched=bool(passages.chunks)
-        )
+            found += [cleaned[hit.chunk.id] for hit in hits]
+            if query is asked[0]:
+                given = tuple(found[: grounding.passages])
+        known = tuple({chunk.id: chunk for chunk in found}.values())
+        grounded = replace(ask, messages=with_context(ask.messages, given))
+        return Read(grounded, given, known, searched=bool(passages.chunks))
 
     def _open(self, grounding: Grounding) -> tuple[Passages, dict[str, Chunk]]:
         passages = Passages(self._indexes / grounding.index, self._tables, grounding.retrieval)
@@ -95,7 +96,3 @@ class Retrieval:
             return chunk
         _LOG.warning("%s: an instruction in it is left out", chunk.id)
         return chunk.model_copy(update={"text": "" if checked.blocked else checked.text})
-
-
-def _each_once(found: Mapping[int, Sequence[Chunk]]) -> tuple[Chunk, ...]:
-    return tuple({chunk.id: chunk for chunks in found.values() for chunk in chunks}.values())

@@ -17,6 +17,7 @@ from deployments.app.calls import showable
 from deployments.app.safety.checks import Checked, Safety
 from deployments.app.timeouts import Events
 from deployments.events import Ask, Backend, Delta, Event, Finished, Step
+from tasks import look_up
 from tasks.policy import Decision, Deed
 from tasks.prompt import Answer
 from tasks.records import Message, Record, ToolCall
@@ -73,6 +74,9 @@ class Rounds:
             if not turn.calls:
                 return
             for place, call in enumerate(turn.calls):
+                if call.name == look_up.NAME:
+                    turn.looked_up()
+                    continue
                 key = f"{ask.key}:{number}:{place}"
                 turn.used(call, *await asyncio.to_thread(self._run, call, ask.customer, key))
         yield turn.unfinished(self._settings.unfinished)
@@ -109,6 +113,13 @@ class _Turn:
         self._said += filter(None, [showable(event.generation.text)])
         self._text, self._shown = "", 0
         return None
+
+    def looked_up(self) -> None:
+        """The next round reads what was found for the customer's turn; it was checked when its index was opened."""
+        read = look_up.read_message(self.ask.messages)
+        outcome = "nothing_found" if read.content == look_up.NOTHING else "ok"
+        self._steps.append(Step(tool=look_up.NAME, outcome=outcome))
+        self.ask = replace(self.ask, messages=(*self.ask.messages, read))
 
     def used(self, call: ToolCall, used: Used, checked: Checked) -> None:
         """What came of a call, which the next round reads."""
