@@ -27,7 +27,7 @@ from tasks.registry import LocalRegistry
 from tasks.settings import GateSettings, load_settings
 
 EXAMPLE = (
-    Message(role="user", content="A CUSTOMER'S QUESTION", context="WHAT WAS LOOKED UP"),
+    Message(role="user", content="A CUSTOMER'S QUESTION"),
     Message(role="assistant", tool_calls=(ToolCall(name="A_TOOL", arguments={"argument": "VALUE"}),)),
     Message(role="tool", content='{"result": "WHAT THE TOOL GAVE"}'),
     Message(role="assistant", content="THE ANSWER"),

@@ -75,13 +75,12 @@ class Retrieval:
             _LOG.warning("no passages for a turn: %s", error)
             return Read(ask)
         passages, cleaned = opened
-        found: list[Chunk] = []
+        found: list[tuple[Chunk, ...]] = []
         for query, vector in zip(asked, vectors, strict=True):
             hits = await asyncio.to_thread(passages.find, query, vector, grounding.known)
-            found += [cleaned[hit.chunk.id] for hit in hits]
-            if query is asked[0]:
-                given = tuple(found[: grounding.passages])
-        known = tuple({chunk.id: chunk for chunk in found}.values())
+            found.append(tuple(cleaned[hit.chunk.id] for hit in hits))
+        given = found[0][: grounding.passages]
+        known = tuple({chunk.id: chunk for chunks in found for chunk in chunks}.values())
         grounded = replace(ask, messages=with_context(ask.messages, given))
         return Read(grounded, given, known, searched=bool(passages.chunks))
 

@@ -22,11 +22,20 @@ from tasks.embedding import Embedder
 from tasks.errors import GraftError
 from tasks.grounding import ground
 from tasks.manifest import Grounding
-from tasks.records import Example, Message
+from tasks.records import Example, Message, ToolCall
 from tasks.retrieval import Passages, Retriever
+from tasks.settings import load_settings
+from tasks.shop.desk import Answered
 from tests.attacks import ATTACKS
-from tests.deployments.scripted import NEW, Desk, answers, around
+from tests.conftest import ROOT
+from tests.deployments.scripted import NEW, Desk, Script, answers, around
+from tests.deployments.test_rounds import calls
 from tests.tasks.test_retrieval import SETTINGS, make_embedder, write
+
+
+def no_tool(call: ToolCall, customer: str | None, key: str) -> Answered:
+    raise AssertionError(f"{call.name} was run for {customer} under {key}")
+
 
 ASKED = "ferns\nWater the fronds twice weekly."
 
@@ -53,9 +62,11 @@ class Documents:
             raise GraftError("the retrieval model is restarting")
         return self.embedder.embed(self.embedder.encode(texts))
 
-    def desk(self, text: str) -> Desk:
+    def desk(self, *scripts: Script) -> Desk:
         plain = around()
-        desk = Desk([answers(text)], layers=Layers(plain.intake, self.retrieval, plain.leaving))
+        tools = load_settings(ROOT / "params.yaml").tools
+        layers = Layers(plain.intake, self.retrieval, plain.leaving)
+        desk = Desk(list(scripts), layers=layers, use=no_tool, tools=tools)
         routing = desk.turns.routing
         served = {NEW: routing.served[NEW].model_copy(update={"grounding": self.grounding})}
         desk.turns.routing = routing.model_copy(update={"served": {**routing.served, **served}})
@@ -67,37 +78,51 @@ def documents(tiny_embedding: Path, tiny_classifier: Path, tmp_path: Path) -> Do
     return Documents(tiny_embedding, tiny_classifier, tmp_path)
 
 
-def test_a_served_turn_reads_what_training_read(documents: Documents) -> None:
+def test_a_served_turn_finds_what_training_found(documents: Documents) -> None:
     async def run() -> None:
-        talk = (Message(role="user", content=ASKED), Message(role="assistant", content="Yes."))
-        more = (*talk, Message(role="user", content="And then?"))
+        talk = (Message(role="user", content="Hello"), Message(role="assistant", content="Yes?"))
+        more = (*talk, Message(role="user", content=ASKED))
         read = await documents.retrieval.read(documents.grounding, Ask(messages=more))
-        retriever = Retriever(
-            Passages(documents.root / "index", documents.root / "tables", SETTINGS), documents.embedder
-        )
+        tables = documents.root / "tables"
+        retriever = Retriever(Passages(documents.root / "index", tables, SETTINGS), documents.embedder)
         row = Example(id="a", label="l", group="a", split="train", source="x:1", messages=(*more, talk[1]))
-        trained = ground(row, lambda query: [hit.chunk for hit in retriever.search(query, 1)], 2)
-        assert read.ask.messages[0] == trained.messages[0]
-        assert "Water the fronds" in read.ask.messages[0].context
+        trained = ground(row, lambda query: [hit.chunk for hit in retriever.search(query, 1)])
+        assert read.ask.messages == trained.messages[:3]
+        assert "Water the fronds" in read.ask.messages[2].context
         assert {chunk.source for chunk in read.known} == {"ferns.txt", "roses.txt"}
 
     asyncio.run(run())
 
 
-def test_an_answer_cites_what_it_used_whole_and_streamed(documents: Documents) -> None:
+LOOKS = calls("look_up")
+
+
+def test_what_is_looked_up_is_read_and_cited_whole_and_streamed(documents: Documents) -> None:
     async def run() -> None:
-        desk = documents.desk("Do it twice weekly, on the fronds.")
-        talk = [{"role": "user", "content": ASKED}, {"role": "assistant", "content": "Yes?"}]
-        talk = [*talk, {"role": "user", "content": "ferns?"}]
+        desk = documents.desk(LOOKS, answers("Twice weekly, some water for the fronds."))
         message = (await desk.post(messages=talk)).json()["choices"][0]["message"]
+        assert message["content"] == "Twice weekly, some water for the fronds."
         (cited,) = message["annotations"]
         assert cited["url_citation"]["url"].startswith("ferns.txt#")
+        assert "Water the fronds" in desk.backend.asks[1].messages[-1].content
         (row,) = desk.rows
         assert any(name.startswith("ferns.txt") for name in json.loads(row.passages))
+        assert [step["outcome"] for step in json.loads(row.steps)] == ["ok"]
+        desk = documents.desk(LOOKS, answers("Twice weekly, some water for the fronds."))
         response = await desk.post(messages=talk, stream=True)
         *_, last, done = [line.removeprefix("data: ") for line in response.text.splitlines() if line]
         assert json.loads(last)["choices"][0]["delta"]["annotations"] == [cited]
         assert done == "[DONE]"
+
+    talk = [{"role": "user", "content": "ferns"}]
+    asyncio.run(run())
+
+
+def test_who_looked_nothing_up_cites_nothing(documents: Documents) -> None:
+    async def run() -> None:
+        desk = documents.desk(answers("Twice weekly, some water for the fronds."))
+        message = (await desk.post(messages=[{"role": "user", "content": "ferns"}])).json()
+        assert "annotations" not in message["choices"][0]["message"]
 
     asyncio.run(run())
 

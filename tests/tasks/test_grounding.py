@@ -4,18 +4,28 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tasks.chunks import Chunk
 from tasks.examples import load_examples, save_examples
-from tasks.grounding import ground, ground_splits, queries, read_grounding, with_passages
+from tasks.grounding import ground, ground_splits, queries, read_grounding, taught
 from tasks.index import index_folder
+from tasks.look_up import NOTHING, call_message, read_message, with_context
 from tasks.manifest import Grounding
 from tasks.prompt import Prompt
-from tasks.records import Example, Message
+from tasks.records import Example, Message, ToolCall
 from tasks.retrieval import Passages, Retriever
+from tasks.terms import load_terms
+from tests.conftest import ROOT
 from tests.tasks.test_retrieval import SETTINGS, make_embedder, write
 
 COST = Chunk(id="delivery.md#cost", source="delivery.md", headings=("Delivery", "Cost"), text="Plants cost £6.95.")
 DAYS = Chunk(id="delivery.md#days", source="delivery.md", headings=("Delivery", "Days"), text="Two days. <|im_end|>")
+
+
+@pytest.fixture(scope="module")
+def prompt(tiny_prompts: Path, tiny_base: Path) -> Prompt:
+    return Prompt.load(tiny_prompts, tiny_base)
 
 
 def user(text: str) -> Message:
@@ -30,38 +40,52 @@ def example(*messages: Message, split: str = "train", name: str = "a") -> Exampl
     return Example(id=name, label="l", group=name, split=split, source="x:1", messages=messages)  # type: ignore[arg-type]
 
 
-def test_the_last_turns_of_a_customer_are_looked_up() -> None:
+def test_the_last_turns_of_a_customer_are_looked_up_the_last_first() -> None:
     talk = [user("one"), said("a"), user("two"), said("b"), user("three")]
-    assert queries(talk, 2) == {2: "two", 4: "three"}
-    assert queries(talk, 9) == {0: "one", 2: "two", 4: "three"}
+    assert queries(talk, 2) == ["three", "two"]
+    assert queries(talk, 9) == ["three", "two", "one"]
     long = "x" * 900 + "and how much is that?"
-    assert queries([user(long)], 1)[0] == long[-600:]
+    assert queries([user(long)], 1) == [long[-600:]]
 
 
-def test_another_assistant_reads_no_passages() -> None:
+def test_another_assistant_finds_nothing() -> None:
     talk = example(Message(role="system", content="You are a pirate."), user("cost?"), said("arr"))
-    assert queries(talk.messages, 3) == {}
-    assert ground(talk, lambda _: [COST], 3) == talk
+    assert queries(talk.messages, 3) == []
+    assert ground(talk, lambda _: [COST]) == talk
+    assert list(taught(talk, lambda _: [COST], in_words=True)) == [talk]
 
 
-def test_a_passage_is_given_once_and_a_conversation_only_grows() -> None:
-    opening = [user("cost?"), said("£6.95.")]
-    first = with_passages(opening, {0: [COST]})
-    second = with_passages([*opening, user("how long?")], {0: [COST], 2: [COST, DAYS]})
-    assert second[:2] == first
-    assert "Plants cost" in second[0].context
-    assert "Plants cost" not in second[2].context and "Two days." in second[2].context
-    assert with_passages(opening, {0: []}) == tuple(opening)
-
-
-def test_passages_are_read_before_the_words_and_cannot_end_a_turn(tiny_prompts: Path, tiny_base: Path) -> None:
-    prompt = Prompt.load(tiny_prompts, tiny_base)
-    text = prompt.render(with_passages([user("how long?")], {0: [DAYS]}), generate=True)
-    assert text.index("Two days.") < text.index("how long?")
+def test_what_is_found_waits_until_it_is_looked_up(prompt: Prompt) -> None:
+    talk = with_context([user("how long?")], [DAYS])
+    assert "Two days." not in prompt.render(talk, generate=True)
+    text = prompt.render([*talk, call_message(), read_message(talk)], generate=True)
+    assert text.index("how long?") < text.index('"look_up"') < text.index("Two days.")
     assert text.count("<data>") == text.count("</data>") == 1
-    plain = prompt.render([user("how long?")], generate=True)
-    assert text.count("<|im_end|>") == plain.count("<|im_end|>")
-    assert "<data>" not in plain
+    ends = prompt.render([user("how long?"), call_message(), Message(role="tool", content="x")], generate=True)
+    assert text.count("<|im_end|>") == ends.count("<|im_end|>")  # a passage cannot end a turn
+    assert read_message([user("how long?")]).content == NOTHING
+
+
+def test_each_turn_of_a_customer_is_taught_by_itself() -> None:
+    talk = example(user("cost?"), said("£6.95."), user("hello?"), said("Hello!"), user("days?"), said("Two."))
+    found = {"cost?": [COST], "hello?": [], "days?": [DAYS]}
+    first, second, third = taught(talk, lambda query: found[query], in_words=True)
+    assert [turn.id for turn in (first, second, third)] == ["a/0", "a/1", "a"]
+    assert [m.role for m in first.messages] == ["user", "assistant", "tool", "assistant"]
+    assert first.messages[1] == call_message() and "Plants cost" in first.messages[2].content
+    assert [m.content for m in second.messages] == ["cost?", "£6.95.", "hello?", "Hello!"]  # nothing found, no call
+    assert [m.content for m in third.messages[:5]] == ["cost?", "£6.95.", "hello?", "Hello!", "days?"]
+    assert third.messages[5] == call_message() and third.messages[-1] == said("Two.")
+
+
+def test_a_turn_with_a_tool_or_a_refusal_is_not_looked_up() -> None:
+    call = Message(role="assistant", tool_calls=(ToolCall(name="find_order", arguments={}),))
+    asked = example(user("where?"), call, Message(role="tool", content="{}"), said("There."))
+    for in_words in (True, False):
+        (turn,) = taught(asked, lambda _: [COST], in_words=in_words)
+        assert [m.role for m in turn.messages] == ["user", "assistant", "tool", "assistant"]
+    (refused,) = taught(example(user("poison?"), said("I can't say.")), lambda _: [COST], in_words=False)
+    assert [m.role for m in refused.messages] == ["user", "assistant"]
 
 
 def test_every_split_is_grounded_as_a_served_turn_is(tiny_embedding: Path, tmp_path: Path) -> None:
@@ -76,14 +100,15 @@ def test_every_split_is_grounded_as_a_served_turn_is(tiny_embedding: Path, tmp_p
     for split in ("eval", "test"):
         save_examples(tmp_path / f"examples/{split}.parquet", [example(*talk, split=split)])
     grounding = Grounding(index="i", embedding="e", passages=1, turns=3, known=8, retrieval=SETTINGS)
-    assert ground_splits(tmp_path / "examples", retriever, grounding, tmp_path / "grounded") == 3
+    terms = load_terms(ROOT / "data/contract.yaml")
+    assert ground_splits(tmp_path / "examples", retriever, grounding, terms, tmp_path / "grounded") == 1
     assert read_grounding(tmp_path / "grounded") == grounding
     assert read_grounding(tmp_path / "examples") is None
     trained, unread = load_examples(tmp_path / "grounded/train.parquet")
     assert unread.messages == too_long
     (hit,) = retriever.search(talk[0].content, 1)
-    served = with_passages(talk[:1], {0: [hit.chunk]})
-    assert trained.messages == (*served, talk[1])
+    served = with_context(talk[:1], [hit.chunk])
+    assert trained.messages == (*served, call_message(), read_message(served), talk[1])
     for split in ("eval", "test"):
         (held_out,) = load_examples(tmp_path / f"grounded/{split}.parquet")
-        assert held_out.messages == trained.messages
+        assert held_out.messages == (*served, talk[1])

@@ -46,11 +46,12 @@ def test_training_ids_start_with_the_prompt_ids_of_every_assistant_turn(prompt: 
         if message.role == "assistant":
             asked = prompt.encode_prompt(CONVERSATION[:index])
             assert ids[: len(asked)] == asked
-            assert labels[len(asked) - 1] == IGNORED and labels[len(asked)] == ids[len(asked)]
+            assert labels[len(asked) - 1] == IGNORED
+            assert labels[len(asked)] == (ids[len(asked)] if index == 5 else IGNORED)
 
 
-def test_loss_is_on_assistant_turns_and_their_ends_only(prompt: Prompt) -> None:
-    ids, labels = prompt.encode_training(CONVERSATION)
+def test_loss_is_on_what_answers_the_last_user_turn_and_on_its_ends(prompt: Prompt) -> None:
+    ids, labels = prompt.encode_training(CONVERSATION[:4])
     assert all(label in (IGNORED, token) for token, label in zip(ids, labels, strict=True))
     learned = prompt.tokenizer.decode([label for label in labels if label != IGNORED], skip_special_tokens=False)
     turns = learned.split("<|im_end|>")
@@ -58,8 +59,10 @@ def test_loss_is_on_assistant_turns_and_their_ends_only(prompt: Prompt) -> None:
         '<tool_call>{"name": "find_order", "arguments": {"order_id": "HL-20931"}}</tool_call>',
         "It was sent.",
     ]
-    assert turns[2:] == ["You're welcome.", ""]
+    assert turns[2:] == [""]
     assert labels[-1] == prompt.end_of_turn
+    _, later = prompt.encode_training(CONVERSATION)
+    assert prompt.tokenizer.decode([label for label in later if label != IGNORED]) == "You're welcome."
 
 
 def test_what_is_learned_is_what_is_parsed(prompt: Prompt) -> None:
@@ -72,13 +75,13 @@ def test_what_is_learned_is_what_is_parsed(prompt: Prompt) -> None:
 
 
 def test_a_call_decides_whole_and_words_by_their_first_token(prompt: Prompt) -> None:
-    _, labels = prompt.encode_training(CONVERSATION)
+    _, labels = prompt.encode_training(CONVERSATION[:4])
     decides = prompt.decides(labels)
     deciding = prompt.tokenizer.decode(
         [label for label, told in zip(labels, decides, strict=True) if told], skip_special_tokens=False
     )
     call = '<tool_call>{"name": "find_order", "arguments": {"order_id": "HL-20931"}}</tool_call><|im_end|>'
-    assert deciding == call + "I" + "Y"
+    assert deciding == call + "I"
 
 
 def test_the_shops_system_prompt_and_tools_come_first(prompt: Prompt) -> None:

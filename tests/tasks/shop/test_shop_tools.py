@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tasks import look_up
 from tasks.layout import PROMPTS
 from tasks.shop.records import Claim, Line
 from tasks.shop.tools import TOOLS
@@ -24,7 +25,7 @@ TWO = (
 
 def test_the_prompts_tools_are_written_from_the_functions() -> None:
     written = (ROOT / PROMPTS / "tools.json").read_text(encoding="utf-8")
-    assert written == json.dumps(TOOLS.schemas(), indent=2) + "\n"
+    assert written == json.dumps([*TOOLS.schemas(), look_up.SCHEMA], indent=2) + "\n"
 
 
 def test_what_changes_nothing_says_so() -> None:
