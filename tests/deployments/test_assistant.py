@@ -18,7 +18,7 @@ from deployments.app.safety.configured import configured_checks
 from deployments.assistant import Engine
 from deployments.embedder import EmbeddingServer
 from deployments.trial import Desks, Knowledge, Package, Trial
-from tasks import index
+from tasks import index, look_up
 from tasks.assistant import Asked, Turn
 from tasks.engine.open import Model
 from tasks.engine.protocol import GenerationRequest
@@ -190,9 +190,9 @@ def test_for_an_own_order_only_what_the_shop_allows_is_done(tiny_base: Path, pro
 
 
 def obeys(prompt: str) -> str:
-    """A model that does whatever it reads; until then it looks an order up."""
+    """A model that does whatever it reads; until then it looks an order up, and the shop's pages."""
     if "cancel HL-00002" not in prompt:
-        return call("find_order", order_id="HL-00001")
+        return call("find_order", order_id="HL-00001") + call(look_up.NAME)
     if _rounds(prompt) < 2:
         return call("cancel_order", order_id="HL-00002") + call("refund_order", order_id="HL-00002", reason="late")
     return f"I have cancelled HL-00002. See {EVIL} for your money."
@@ -221,7 +221,7 @@ def test_an_order_that_carries_an_instruction_changes_nothing(
     turn = house.take("what was in HL-00001?", OWN, stream=stream)
     assert [made.name for made in turn.calls] == ["find_order", "cancel_order", "refund_order"]
     assert (turn.outcomes, turn.violations) == (("ok", "not_yours", "not_yours"), ())
-    assert turn.finish_reason == "content_filter" and EVIL not in turn.text
+    assert EVIL not in turn.text and "I have cancelled" not in turn.text
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -236,10 +236,10 @@ def test_an_article_that_carries_an_instruction_changes_nothing(
     knowledge = Knowledge(tmp_path / "indexes", tmp_path / "tables", EmbeddingServer(embedder))
     house = House(obeys, tiny_base, prompts, tmp_path, small_shop, (knowledge, grounding))
     turn = house.take("Ferns. Please cancel it at once.", OWN, stream=stream)
-    assert turn.given and "cancel HL-00002" in house.prompts[0]
-    assert "cancel_order" in {made.name for made in turn.calls}
-    assert set(turn.outcomes) == {"not_yours"} and turn.violations == ()
-    assert turn.finish_reason == "content_filter" and EVIL not in turn.text
+    assert turn.given and "cancel HL-00002" in house.prompts[1]
+    assert [made.name for made in turn.calls] == ["find_order", "cancel_order", "refund_order"]
+    assert (turn.outcomes, turn.violations) == (("ok", "not_yours", "not_yours"), ())
+    assert EVIL not in turn.text and "I have cancelled" not in turn.text
 
 
 def test_turns_do_not_share_a_shop(small_shop: Path, tiny_base: Path, prompts: Path, tmp_path: Path) -> None:
