@@ -1,6 +1,6 @@
 """The whole walk with the real base model, once, as a person would take it.
 
-Slow because it is real. Only sizes differ from `make run`: fewer training steps and eval rows.
+Slow because it is real. Only sizes differ from `make run`: fewer training steps, eval rows and attacks.
 What the walk does when something is wrong is shown in tests/flows, on a tiny model.
 """
 
@@ -19,6 +19,7 @@ import pytest
 from flows.api import PrefectApi
 from tasks.environment import load_stack_settings
 from tasks.evaluate import ROWS
+from tasks.layout import REDTEAM
 from tasks.manifest import package_digest
 from tasks.registry import LocalRegistry
 from tasks.store import read_window
@@ -34,6 +35,7 @@ SIZES = {
     "gate.min_rows": 20,
     "gate.min_gain": -1.0,
     "gate.min_valid_format": 0.0,
+    "gate.limits": {},
 }
 
 
@@ -43,6 +45,8 @@ def clone() -> Iterator[Stack]:
     folder = Path(tempfile.mkdtemp(prefix="ge-"))  # short: Ray's sockets lie below it
     root = copy_repository(folder / "r")
     edit_yaml(root / "params.yaml", SIZES)
+    attacks = root / REDTEAM
+    attacks.write_text("".join(attacks.read_text(encoding="utf-8").splitlines(keepends=True)[::10]), encoding="utf-8")
     edit_yaml(root / "deployments/prefect.yaml", {"deployments.2.schedules": [{"interval": 3600}]})
     (folder / "home").mkdir()
     made = Stack(root, folder / "home", PrefectApi(load_stack_settings(root).prefect.url))
