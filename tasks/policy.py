@@ -21,15 +21,11 @@ Outcome = Literal["allow", "refuse", "needs_person"]
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a rule says. `code` is for machines; `reason` is a sentence that a customer may be told.
-
-    `instead` is what to say in place of words that are not allowed, where the rule knows what is true.
-    """
+    """What a rule says. `code` is for machines; `reason` is a sentence that a customer may be told."""
 
     outcome: Outcome
     code: str = ""
     reason: str = ""
-    instead: str = ""
 
 
 ALLOW = Verdict("allow")
@@ -46,7 +42,8 @@ class Deed:
 class Decision(Record):
     """A verdict with the rule that gave it and who answers for that rule.
 
-    `instead` is the customer's business and stays out of every record of the decision.
+    `instead` is what to say in place of words that are not allowed, where a domain knows what is true;
+    it is the customer's business and stays out of every record of the decision.
     """
 
     rule: str
@@ -75,14 +72,7 @@ def decide(rules: Iterable[Rule[F]], facts: F) -> tuple[Decision, ...]:
     """The decisions of all rules that apply to the facts, in the rules' order."""
     verdicts = ((rule, rule.judge(facts)) for rule in rules)
     return tuple(
-        Decision(
-            rule=rule.name,
-            owner=rule.owner,
-            outcome=found.outcome,
-            code=found.code,
-            reason=found.reason,
-            instead=found.instead,
-        )
+        Decision(rule=rule.name, owner=rule.owner, outcome=found.outcome, code=found.code, reason=found.reason)
         for rule, found in verdicts
         if found is not None
     )

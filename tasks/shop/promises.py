@@ -70,8 +70,15 @@ class Answer:
 
 
 def before_answer(text: str, facts: TurnFacts) -> tuple[Decision, ...]:
-    """What the rules say of an answer before it is sent."""
-    return decide(RULES, Answer(text, facts))
+    """What the rules say of an answer before it is sent.
+
+    Where a tool was run, what it told last is what to say instead of words that are not allowed.
+    """
+    decisions = decide(RULES, Answer(text, facts))
+    if not facts.deeds:
+        return decisions
+    told = {"instead": tell(facts.deeds[-1])}
+    return tuple(one if one.outcome == "allow" else one.model_copy(update=told) for one in decisions)
 
 
 @rule("support desk")
@@ -120,18 +127,16 @@ def promised_deed(answer: Answer) -> Verdict | None:
         applied = applied or bool(found)
         seen = tool == "cancel_order" and '"status": "cancelled"' in answer.results
         if found and not seen and not any(deed.tool == tool and _stands(deed) for deed in answer.facts.deeds):
-            last = answer.facts.deeds[-1:]
-            return _refuse("The desk says that something is done only when it is.", "".join(map(tell, last)))
+            return _refuse("The desk says that something is done only when it is.")
     return ALLOW if applied else None
 
 
 @rule("support desk")
 def denied_deed(answer: Answer) -> Verdict | None:
-    """What a tool has just done or told is not denied: its own words are said instead."""
+    """What a tool has just done or told is not denied."""
     if not answer.facts.deeds or not DENIES.search(answer.text.replace("\u2019", "'")):
         return None
-    last = answer.facts.deeds[-1]
-    return _refuse("The desk does not deny what it has done.", tell(last)) if _stands(last) else ALLOW
+    return _refuse("The desk does not deny what it has done.") if _stands(answer.facts.deeds[-1]) else ALLOW
 
 
 @rule("growers")
@@ -192,8 +197,8 @@ def _stands(deed: Deed) -> bool:
     return "error" not in json.loads(deed.result) or " already." in deed.result
 
 
-def _refuse(reason: str, instead: str = "") -> Verdict:
-    return Verdict("refuse", "not_allowed", reason, instead)
+def _refuse(reason: str) -> Verdict:
+    return Verdict("refuse", "not_allowed", reason)
 
 
 def _amounts(text: str) -> set[int]:

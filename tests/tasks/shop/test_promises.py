@@ -233,6 +233,7 @@ PACKED = TurnFacts(ADA, (Deed("cancel_order", '{"error": "too_late", "message": 
         ("Your order is cancelled.", PACKED, "It is packed by now."),
         ("I can't cancel it, as it is packed.", PACKED, None),
         ("Your order is cancelled.", CANCELLED, None),
+        ("That costs £99.", CANCELLED, "Your order is cancelled."),
         ("I can't do that.", TurnFacts(ADA), None),
         ("Your order is cancelled.", TurnFacts(ADA), ""),
     ],
