@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from itertools import combinations
 
-from tasks.policy import ALLOW, Decision, Deed, Verdict, decide, rule
+from tasks.policy import ALLOW, Decision, Deed, Verdict, decide, objection, rule
 from tasks.shop.records import Customer
 from tasks.shop.telling import tell
 from tasks.shop.wording import (
@@ -75,7 +75,7 @@ def before_answer(text: str, facts: TurnFacts) -> tuple[Decision, ...]:
     Where a tool was run, what it told last is what to say instead of words that are not allowed.
     """
     decisions = decide(RULES, Answer(text, facts))
-    if not facts.deeds:
+    if not facts.deeds or objection(decisions) is None:
         return decisions
     told = {"instead": tell(facts.deeds[-1])}
     return tuple(one if one.outcome == "allow" else one.model_copy(update=told) for one in decisions)
