@@ -14,7 +14,6 @@ from tasks.errors import GraftError
 from tasks.expected import Expected, read_expected
 from tasks.layout import CONTRACT, EXPECTED, KNOWLEDGE, PARAMS, RAW, SHOP_SEED
 from tasks.prepare import prepare
-from tasks.recall import section
 from tasks.records import ChatRow, Example, ToolCall, dump_messages
 from tasks.rows import Line, read_folder
 from tasks.settings import load_settings
@@ -85,7 +84,7 @@ def _stored(line: Line, row: ChatRow, twin: ChatRow) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def expected() -> dict[str, Expected]:
-    return read_expected(ROOT / EXPECTED, {section(chunk) for chunk in chunk_folder(ROOT / KNOWLEDGE, len, 10_000)})
+    return read_expected(ROOT / EXPECTED, {chunk.section for chunk in chunk_folder(ROOT / KNOWLEDGE, len, 10_000)})
 
 
 def turn_calls(example: Example) -> list[ToolCall]:
