@@ -66,18 +66,33 @@ class ToolCallDelta(ToolCalled):
     index: int
 
 
+class UrlCitation(_Body):
+    """The passage that a part of the content used: its chunk as the address, its headings, from where to where."""
+
+    url: str
+    title: str
+    start_index: int
+    end_index: int
+
+
+class Annotation(_Body):
+    type: Literal["url_citation"]
+    url_citation: UrlCitation
+
+
 class AssistantMessage(_Body):
     role: Literal["assistant"]
     content: str | None
     refusal: None
     tool_calls: list[ToolCalled] | None = None
+    annotations: list[Annotation] | None = None
 
 
 class ChatChoice(_Body):
     index: Literal[0]
     message: AssistantMessage
     logprobs: ChatScores | None
-    finish_reason: Literal["stop", "length", "tool_calls"]
+    finish_reason: Literal["stop", "length", "tool_calls", "content_filter"]
 
 
 class ChatCompletion(_Body):
@@ -95,13 +110,14 @@ class ChatDelta(_Body):
     role: Literal["assistant"] | None = None
     content: str | None = None
     tool_calls: list[ToolCallDelta] | None = None
+    annotations: list[Annotation] | None = None
 
 
 class ChatChunkChoice(_Body):
     index: Literal[0]
     delta: ChatDelta
     logprobs: ChatScores | None
-    finish_reason: Literal["stop", "length", "tool_calls"] | None
+    finish_reason: Literal["stop", "length", "tool_calls", "content_filter"] | None
 
 
 class ChatChunk(_Body):
@@ -126,7 +142,7 @@ class CompletionChoice(_Body):
     index: Literal[0]
     text: str
     logprobs: CompletionScores | None
-    finish_reason: Literal["stop", "length"] | None
+    finish_reason: Literal["stop", "length", "content_filter"] | None
 
 
 class Completion(_Body):
