@@ -99,7 +99,7 @@ def test_what_a_worker_refuses_is_one_error(root: Path) -> None:
     finally:
         (root / BUILT_GROUNDED / "train.parquet").write_bytes(kept)
     assert refused.returncode == 1
-    assert refused.stderr.splitlines()[-1].startswith("error: build/examples/train.parquet: no training examples")
+    assert refused.stderr.splitlines()[-1].startswith("error: build/grounded/train.parquet: no training examples")
 
 
 def test_more_workers_than_fit_is_one_error(root: Path) -> None:
