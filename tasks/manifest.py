@@ -52,8 +52,8 @@ class Fidelity(Record):
 class Grounding(Record):
     """What its conversations are grounded in: the index's digest and its retrieval model's, and how it is searched.
 
-    `passages` are read by the model for each of the customer's last `turns` turns; what is said may
-    lean on the best `known` of those that were found.
+    The model may look up the best `passages` for the customer's last turn; what is said may lean on
+    the best `known` for each of the last `turns`.
     """
 
     index: str

@@ -58,7 +58,7 @@ class TelemetryRow(Record):
     `off`, or empty if it came to nothing before. `all_prompt_tokens` and `all_completion_tokens` are
     those of all rounds of a turn, of whose prompts `cached_tokens` were not computed; `engine_ms` is
     what the engine took for them. As JSON: `steps` are its tools and what the rules said of them,
-    `passages` the ids of the chunks that the model read, `findings` what each safety check said and
+    `passages` the ids of the chunks that it could look up, `findings` what each safety check said and
     its milliseconds, `decisions` what the rules said of the answer. `blocked_by` is the check or rule
     for which fixed words stand in place of the answer, or of its rest. What could not be measured is
     None; the last fields are those of `tasks.features.Features` of the first round, of which an answer

@@ -88,7 +88,7 @@ class TurnRecord:
         self.outcome.blocked_by = taken.blocked_by
 
     def read(self, read: Read) -> None:
-        """What the model is given to read."""
+        """What the model may look up."""
         self._passages = tuple(chunk.id for chunk in read.given)
 
     def saw(self, event: Delta | Finished) -> None:
