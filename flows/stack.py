@@ -158,14 +158,17 @@ def deploy(root: Path, settings: StackSettings, environment: dict[str, str]) -> 
 def reconcile(api: PrefectApi) -> None:
     """Close what a dead worker left open; called while no worker runs.
 
-    Runs that were under way are marked Crashed. Runs that a schedule planned for a time that has
-    passed are dropped: started now they would all come at once.
+    Runs that were under way are marked Crashed. Of the runs that a schedule planned for times that
+    have passed the last one is kept, which makes up for the others: they would all come at once.
     """
     for run in api.runs(("RUNNING", "PENDING", "CANCELLING")):
         print(f"stack: flow run {run['name']} was left {run['state_name']}; marking it Crashed", flush=True)
         api.set_state(run["id"], "CRASHED", "Its worker was stopped or died.", force=True)
-    for run in api.runs(("SCHEDULED",)):
-        if run["auto_scheduled"] and run["estimated_start_time_delta"] > 0:
+    late = [run for run in api.runs(("SCHEDULED",)) if run["auto_scheduled"] and run["estimated_start_time_delta"] > 0]
+    late.sort(key=lambda run: str(run["expected_start_time"]))
+    last = {run["deployment_id"]: run["id"] for run in late}
+    for run in late:
+        if run["id"] not in last.values():
             api.delete_run(run["id"])
 
 

@@ -1,7 +1,10 @@
-"""Flow `watch`: have data, prompts or articles changed since a release run last looked? Then say so, once.
+"""Flow `watch`: have data, prompts, articles or settings changed since a release run last looked? Then say so, once.
 
 It only speaks: an automation (deployments/prefect.yaml) makes the event into a run of `release`.
-It runs every few minutes, so it imports nothing heavy.
+A run that has not begun will see all that changes until it does, so while one waits nothing is said:
+however much changes during a run, it leads to exactly one more. A run that died (killed, out of
+memory) has seen to nothing, so its changes are announced again; if the next one dies too, it is
+left to a person. The watch runs every few minutes, so it imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -17,6 +20,9 @@ from tasks.inputs import announced, settled, unannounced, watched_hashes
 
 EVENT = "graft.data.changed"
 RESOURCE = "graft.data"
+RELEASE = "release"
+NOT_BEGUN = ("SCHEDULED", "PENDING")
+ENDED = ("COMPLETED", "FAILED", "CANCELLED", "CRASHED")
 
 
 @flow(name="watch", log_prints=True)
@@ -25,9 +31,24 @@ def watch() -> State:
     if not settled(time.time()):
         return Completed(name="Waiting", message="a watched file was written a moment ago")
     found = watched_hashes()
-    changed = unannounced(found)
+    api = PrefectApi.of_stack()
+    release = api.deployment(RELEASE, RELEASE)["id"]
+    changed = [*unannounced(found), *_died(api, release)]
     if not changed:
-        return Completed(name="Unchanged", message="nothing new in data/raw, data/prompts and data/knowledge")
-    PrefectApi.of_stack().emit(EVENT, RESOURCE, {"files": changed})
+        return Completed(name="Unchanged", message="nothing new in what the assistant is made from")
+    if waiting := api.runs(NOT_BEGUN, release):
+        return Completed(
+            name="Queued", message=f"run {waiting[0]['name']} has not begun yet, so it will see the change"
+        )
+    api.emit(EVENT, RESOURCE, {"changed": changed})
     announced(found)  # only now: an event that the server did not take is tried again
     return Completed(name="Announced", message=", ".join(changed))
+
+
+def _died(api: PrefectApi, release: str) -> list[str]:
+    """The last release run by name if it died, unless the one before it died too or another is under way."""
+    if api.runs(("RUNNING", "PAUSED", "CANCELLING"), release):
+        return []
+    last = api.runs(ENDED, release)[-2:]
+    died = [run["state_type"] == "CRASHED" for run in last]
+    return [f"release run {last[-1]['name']} died"] if died and died[-1] and died != [True, True] else []

@@ -14,10 +14,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from tasks.chunks import Chunk
 from tasks.errors import GraftError
+from tasks.lines import read_lines
 from tasks.records import Record
 
 
@@ -38,25 +39,16 @@ def read_asked(path: Path, chunks: Sequence[Chunk]) -> list[tuple[str, tuple[int
     places: dict[str, list[int]] = {}
     for place, chunk in enumerate(chunks):
         places.setdefault(chunk.section, []).append(place)
-    try:
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise GraftError(f"{path}: not readable as UTF-8 text ({error}); without such questions, empty it") from error
     found: list[tuple[str, tuple[int, ...]]] = []
-    for number, line in enumerate(text.rstrip("\n").split("\n") if text.strip() else [], start=1):
-        try:
-            section = Section.model_validate_json(line)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise GraftError(f"{path}:{number}: {where + ': ' if where else ''}{first['msg']}") from error
+    lines = read_lines(path, Section, "without such questions, empty it") if path.exists() else ()
+    for where, section in lines:
         name = f"{section.article}#{section.heading}"
         if name not in places:
             raise GraftError(
-                f"{path}:{number}: no section {name} with text of its own in the documents; "
+                f"{where}: no section {name} with text of its own in the documents; "
                 "name the section that answers, or take the line out (the file may be empty)"
             )
         if blank := [place for place, question in enumerate(section.asked, start=1) if not question.strip()]:
-            raise GraftError(f"{path}:{number}: question {blank[0]} of {name} is blank; write one, or take it out")
+            raise GraftError(f"{where}: question {blank[0]} of {name} is blank; write one, or take it out")
         found += [(question, tuple(places[name])) for question in section.asked]
     return found

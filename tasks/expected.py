@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from tasks.errors import GraftError
+from tasks.lines import read_lines
 from tasks.records import Record
 
 
@@ -47,25 +46,14 @@ def read_expected(path: Path, sections: Collection[str]) -> dict[str, Expected]:
         GraftError: the file cannot be read, a line is no such record, has an id for the second
             time, or names a section that is not among `sections`.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
-    except FileNotFoundError:
-        return {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise GraftError(f"{path}: not readable as UTF-8 text ({error}); without expectations, remove it") from error
     expected: dict[str, Expected] = {}
-    for number, line in enumerate(lines if lines != [""] else [], start=1):
-        try:
-            one = Expected.model_validate_json(line)
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"]))
-            raise GraftError(f"{path}:{number}: {place + ': ' if place else ''}{first['msg']}") from error
+    lines = read_lines(path, Expected, "without expectations, remove it") if path.exists() else ()
+    for where, one in lines:
         if one.id in expected:
-            raise GraftError(f"{path}:{number}: the second line of {one.id}; leave one")
+            raise GraftError(f"{where}: the second line of {one.id}; leave one")
         if missing := [name for name in one.sections if name not in sections]:
             raise GraftError(
-                f"{path}:{number}: no section {', '.join(missing)} with text of its own in the documents; "
+                f"{where}: no section {', '.join(missing)} with text of its own in the documents; "
                 "name the section that answers, or take it out (sections may be empty)"
             )
         expected[one.id] = one

@@ -77,7 +77,6 @@ def load_quantised(folder: Path, dtype: torch.dtype) -> Any:
 
 def _load(folder: Path, dtype: torch.dtype, **options: Any) -> Any:
     logging.disable_progress_bar()  # its bars write over our progress lines
-    torch.set_flush_denormal(True)  # a CPU multiplies numbers near zero many times slower than zero
     return AutoModelForCausalLM.from_pretrained(
         folder, dtype=dtype, local_files_only=True, use_safetensors=True, **options
     )

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError, model_validator
+from pydantic import model_validator
 
 from tasks.chunks import Chunk
 from tasks.embedding import Embedder
@@ -23,6 +23,7 @@ from tasks.errors import GraftError, run_main
 from tasks.files import write_json
 from tasks.index import read_index
 from tasks.layout import BUILT_EMBEDDING, BUILT_INDEX, BUILT_RECALL, QUESTIONS
+from tasks.lines import read_lines
 from tasks.records import Record
 from tasks.retrieval import Passages, Retriever
 from tasks.settings import load_settings
@@ -88,21 +89,11 @@ def read_questions(path: Path, chunks: Iterable[Chunk]) -> list[Question]:
         GraftError: the file cannot be read, a line is no question, or the section that it names is not among `chunks`.
     """
     known = {chunk.section for chunk in chunks}
-    try:
-        lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise GraftError(f"{path}: not readable as UTF-8 text ({error}); without questions, leave it empty") from error
     questions = []
-    for number, line in enumerate(lines if lines != [""] else [], start=1):
-        try:
-            question = Question.model_validate_json(line)
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"]))
-            raise GraftError(f"{path}:{number}: {place + ': ' if place else ''}{first['msg']}") from error
+    for where, question in read_lines(path, Question, "without questions, leave it empty"):
         if missing := [name for name in question.sections if name not in known]:
             raise GraftError(
-                f"{path}:{number}: no section {', '.join(missing)} with text of its own in the index; "
+                f"{where}: no section {', '.join(missing)} with text of its own in the index; "
                 "name the section that answers, or take the line out (the file may be empty)"
             )
         questions.append(question)

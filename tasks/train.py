@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -271,11 +271,21 @@ def tune(settings: Settings, base: Path, prompt: Prompt, examples: Path, checkpo
     if resume and trainer.is_world_process_zero():
         print(f"train: going on from {resume.name}", flush=True)
     # peft would cast a layer's input to the adapter's float32, and autocast cast it back.
-    with disable_input_dtype_casting(adapted), nullcontext() if refused else taking_packs(model):
+    with disable_input_dtype_casting(adapted), nullcontext() if refused else taking_packs(model), flushing():
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     check_adapter(adapted)
     if trainer.is_world_process_zero():
         write(adapted, trainer.state, target)
+
+
+@contextmanager
+def flushing() -> Iterator[None]:
+    """Numbers near zero count as zero: a CPU multiplies them many times slower. Holds for this thread alone."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def with_adapter(model: Any, train: TrainSettings) -> Any:

@@ -13,12 +13,9 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
-
-from pydantic import ValidationError
 
 from tasks.errors import GraftError
-from tasks.records import Record
+from tasks.lines import R, read_lines
 from tasks.shop.books import Books
 from tasks.shop.records import Customer, Item, Order
 
@@ -61,8 +58,6 @@ CREATE TABLE calls (
     key TEXT PRIMARY KEY, tool TEXT NOT NULL, arguments_hash TEXT NOT NULL, result TEXT NOT NULL
 ) STRICT;
 """
-
-T = TypeVar("T", bound=Record)
 
 
 @dataclass(frozen=True)
@@ -138,18 +133,11 @@ def _fill(books: Books, seed: Path) -> None:
             raise GraftError(f"{seed}/orders.jsonl: {order.id}: {error}; see its customer and items") from error
 
 
-def read_seed(path: Path, record: type[T]) -> Iterator[T]:
+def read_seed(path: Path, record: type[R]) -> Iterator[R]:
     """The records in a seed file, one a line.
 
     Raises:
         GraftError: the file cannot be read, or a line is no such record.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise GraftError(f"{path}: cannot be read ({error.strerror})") from error
-    for number, line in enumerate(lines, 1):
-        try:
-            yield record.model_validate_json(line)
-        except ValidationError as error:
-            raise GraftError(f"{path}:{number}: {error.errors()[0]['msg']}") from error
+    for _, one in read_lines(path, record, "the shop begins with what it holds"):
+        yield one

@@ -6,6 +6,7 @@ The tests share one stack and run in the order they are written in.
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import time
@@ -16,6 +17,7 @@ import pytest
 
 from flows.api import Json
 from tasks.registry import LocalRegistry
+from tests.conftest import ROOT
 from tests.flows.conftest import WATCH_EVERY_S, Stack, descendants, edit_yaml
 
 STAGES = ["base", "contract", "prepare", "embedding", "index", "recall", "grounding"]
@@ -34,6 +36,10 @@ def newest(stack: Stack) -> Json:
     return max(stack.releases().values(), key=lambda run: run["created"])
 
 
+def watch_id(stack: Stack) -> str:
+    return str(stack.api.deployment("watch", "watch")["id"])
+
+
 def test_up_again_changes_nothing(stack: Stack) -> None:
     before = stack.pids()
     assert set(before) == {"prefect", "ray", "worker"}
@@ -45,7 +51,7 @@ def test_up_again_changes_nothing(stack: Stack) -> None:
 
 
 def test_schedule_plans_runs_by_itself(stack: Stack) -> None:
-    watch = stack.api.deployment("watch", "watch")["id"]
+    watch = watch_id(stack)
     assert stack.wait("a finished watch run", lambda: stack.api.runs(("COMPLETED",), watch))
 
 
@@ -102,7 +108,7 @@ def test_monitor_says_what_it_can_of_a_handful_of_answers(stack: Stack) -> None:
 
 @pytest.mark.usefixtures("released")
 def test_changed_data_leads_to_a_run_and_unchanged_data_to_none(stack: Stack) -> None:
-    watch = stack.api.deployment("watch", "watch")["id"]
+    watch = watch_id(stack)
     production, runs = stack.production(), stack.releases()
     ticks = len(stack.api.runs(("COMPLETED",), watch))
     stack.wait("two more ticks", lambda: len(stack.api.runs(("COMPLETED",), watch)) >= ticks + 2)
@@ -177,6 +183,30 @@ def test_a_killed_worker_is_replaced_and_its_run_closed(stack: Stack) -> None:
     assert stack.api.run(run["id"])["state_name"] == "Crashed"
     _, left = psutil.wait_procs(stages, timeout=5)
     assert not left
+
+
+@pytest.mark.usefixtures("released")
+def test_what_died_is_run_once_more_and_what_changed_while_all_was_down_is_run_once(stack: Stack) -> None:
+    shutil.copy(ROOT / "dvc.yaml", stack.root / "dvc.yaml")  # no stage is slow any more
+    died = newest(stack)
+    stack.wait("the run that makes up for the one that died", lambda: newest(stack)["id"] != died["id"])
+    run = stack.wait("its end", lambda: stack.releases(("FAILED", "COMPLETED")).get(newest(stack)["id"]), 200)
+    assert run["state_name"] == "Completed", run["state"]["message"]
+
+    runs = stack.releases()
+    for name in ("worker", "prefect"):
+        psutil.Process(stack.pids()[name]).kill()
+    with (stack.root / "data/raw/plant_care.jsonl").open("a", encoding="utf-8") as file:
+        file.write("no row\n")
+    time.sleep(2 * WATCH_EVERY_S)  # ticks that nobody takes
+    status, output = stack.graft("up")
+    assert status == 0, output
+    stack.wait("the run on what changed", lambda: len(stack.releases()) > len(runs))
+    stack.wait("its end", lambda: newest(stack)["id"] in stack.releases(("FAILED",)), 200)
+    time.sleep(2 * WATCH_EVERY_S)
+    assert len(stack.releases()) == len(runs) + 1
+    planned = [run["expected_start_time"] for run in stack.api.runs(("COMPLETED",), watch_id(stack))]
+    assert len(planned) == len(set(planned)), "a tick ran twice"
 
 
 @pytest.mark.usefixtures("released")

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from flows import monitor
 from flows.watch import EVENT, RESOURCE, watch
 from tasks.errors import GraftError
 from tasks.inputs import SETTLE_S, remember_run
@@ -22,22 +23,41 @@ from tests.flows.conftest import edit_yaml
 
 
 class Events(ThreadingHTTPServer):
-    """Keeps the events that it is sent, or answers 500 while `broken`."""
+    """Keeps the events that it is sent, or answers 500 while `broken`; `runs` are the release's, oldest first."""
 
     broken = False
     events: list[dict[str, Any]]
+    runs: list[str]
+
+    def known(self, states: list[str]) -> list[dict[str, str]]:
+        """Runs in these states."""
+        return [{"name": f"run-{n}", "state_type": s} for n, s in enumerate(self.runs) if s in states]
 
 
 class Handler(BaseHTTPRequestHandler):
     server: Events
 
+    def do_GET(self) -> None:
+        assert self.path == "/api/deployments/name/release/release"
+        self.answer({"id": "the release"})
+
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        if not self.server.broken:
+        if self.path == "/api/flow_runs/filter":
+            assert body["flow_runs"]["deployment_id"] == {"any_": ["the release"]}
+            self.answer(self.server.known(body["flow_runs"]["state"]["type"]["any_"]))
+        elif self.server.broken:
+            self.send_error(500)
+        else:
             self.server.events += body
-        self.send_response(500 if self.server.broken else 204)
-        self.send_header("Content-Length", "0")
+            self.answer(None)
+
+    def answer(self, content: Any) -> None:
+        body = json.dumps(content).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
+        self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
         """Quiet."""
@@ -47,7 +67,7 @@ class Handler(BaseHTTPRequestHandler):
 def server(repository: Path) -> Iterator[Events]:
     """Where the repository's stack file says that Prefect answers; a release run has seen the repository."""
     with Events(("127.0.0.1", 0), Handler) as found:
-        found.events = []
+        found.events, found.runs = [], []
         edit_yaml(repository / "deployments/stack.yaml", {"prefect.port": found.server_address[1]})
         threading.Thread(target=found.serve_forever, daemon=True).start()
         settle()
@@ -59,7 +79,7 @@ def server(repository: Path) -> Iterator[Events]:
 def settle() -> None:
     """Make everything look as if it was written a while ago."""
     old = time.time() - 2 * SETTLE_S
-    for file in (file for file in Path("data").rglob("*") if file.is_file()):
+    for file in (Path("params.yaml"), *(file for file in Path("data").rglob("*") if file.is_file())):
         os.utime(file, (old, old))
 
 
@@ -76,7 +96,7 @@ def test_a_burst_of_changes_is_one_event_that_names_the_files(server: Events) ->
     assert watch.fn().name == "Announced"
     assert watch.fn().name == "Unchanged"
     assert [(e["event"], e["resource"], e["payload"]) for e in server.events] == [
-        (EVENT, {"prefect.resource.id": RESOURCE}, {"files": files})
+        (EVENT, {"prefect.resource.id": RESOURCE}, {"changed": files})
     ]
 
 
@@ -87,7 +107,7 @@ def test_a_prompt_that_is_being_written_waits(server: Events) -> None:
     assert server.events == []
     settle()
     assert watch.fn().name == "Announced"
-    assert server.events[0]["payload"] == {"files": ["data/prompts/system.txt", "data/raw/plant_care.jsonl"]}
+    assert server.events[0]["payload"] == {"changed": ["data/prompts/system.txt", "data/raw/plant_care.jsonl"]}
 
 
 def test_an_event_that_the_server_did_not_take_is_sent_again(server: Events) -> None:
@@ -100,7 +120,51 @@ def test_an_event_that_the_server_did_not_take_is_sent_again(server: Events) -> 
     assert len(server.events) == 1
 
 
-def test_the_event_is_the_one_that_starts_a_release() -> None:
+def test_what_changes_while_a_run_waits_to_begin_is_left_to_it(server: Events) -> None:
+    server.runs = ["COMPLETED", "RUNNING"]
+    change("data/raw/plant_care.jsonl")
+    assert watch.fn().name == "Announced"
+    server.runs.append("SCHEDULED")  # by the event, behind the one that runs
+    change("data/prompts/system.txt")
+    assert watch.fn().name == "Queued"
+    assert len(server.events) == 1
+    remember_run()  # it begins
+    server.runs[1:] = ["COMPLETED", "RUNNING"]
+    assert watch.fn().name == "Unchanged"
+
+
+def test_what_a_waiting_run_was_to_see_is_announced_when_somebody_cancels_it(server: Events) -> None:
+    server.runs = ["PENDING"]
+    change("params.yaml")
+    assert watch.fn().name == "Queued"
+    server.runs = ["CANCELLED"]
+    assert watch.fn().name == "Announced"
+    assert server.events[0]["payload"] == {"changed": ["params.yaml"]}
+
+
+def test_a_run_that_died_is_run_once_more_and_no_more(server: Events) -> None:
+    server.runs = ["COMPLETED", "CRASHED"]
+    assert watch.fn().name == "Announced"
+    assert server.events[0]["payload"] == {"changed": ["release run run-1 died"]}
+    server.runs.append("SCHEDULED")
+    assert watch.fn().name == "Queued"
+    server.runs[-1] = "RUNNING"
+    assert watch.fn().name == "Unchanged"
+    server.runs[-1] = "CRASHED"
+    assert watch.fn().name == "Unchanged"
+    assert len(server.events) == 1
+
+
+@pytest.mark.parametrize("end", ["CANCELLED", "FAILED", "COMPLETED"])
+def test_a_run_that_ended_otherwise_is_not_run_again(server: Events, end: str) -> None:
+    server.runs = ["CRASHED", end]
+    assert watch.fn().name == "Unchanged"
+
+
+def test_changes_and_drift_start_a_release() -> None:
     deployments = yaml.safe_load((ROOT / "deployments/prefect.yaml").read_text(encoding="utf-8"))["deployments"]
-    (trigger,) = next(d["triggers"] for d in deployments if d["name"] == "release")
-    assert (trigger["expect"], trigger["match"]) == ([EVENT], {"prefect.resource.id": RESOURCE})
+    triggers = next(d["triggers"] for d in deployments if d["name"] == "release")
+    assert [(t["expect"], t["match"]) for t in triggers] == [
+        ([EVENT], {"prefect.resource.id": RESOURCE}),
+        ([monitor.EVENT], {"prefect.resource.id": "graft.package.*"}),
+    ]

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.files import sha256_tree, write_json
-from tasks.inputs import ANNOUNCED, INPUTS, SETTLE_S, announced, remember_run, settled, unannounced, watched_hashes
-from tasks.layout import KNOWLEDGE, PROMPTS, RAW
+from tasks.inputs import SETTLE_S, announced, remember_run, settled, unannounced, watched_hashes
+from tasks.layout import CONTRACT, KNOWLEDGE, PARAMS, PROMPTS, RAW
 
 ROWS = "data/raw/rows.jsonl"
 
@@ -113,64 +112,27 @@ def test_prompts_and_articles_are_watched_as_data_is(before: Callable[[], object
     assert look() == ["data/knowledge/returns.md"]
 
 
+def test_settings_and_the_contract_are_watched_as_data_is() -> None:
+    remember_run()
+    write("train: {epochs: 2}", "params.yaml", Path())
+    assert look() == ["params.yaml"]
+    write("volume: 10", "contract.yaml", RAW.parent)
+    assert look() == ["data/contract.yaml"]
+    PARAMS.unlink()
+    assert look() == ["params.yaml"]
+
+
 def test_what_lies_beside_the_watched_folders_does_not_count() -> None:
     remember_run()
     write("what customers asked", "asked.jsonl", RAW.parent)
     assert look() == []
 
 
-def write_old_state(*, told: bool = False) -> None:
-    """`.graft/state` of a version that watched `data/raw` alone: after a run, and perhaps a change it announced."""
-    write_json(INPUTS, {"raw": sha256_tree(RAW), "prompts": sha256_tree(PROMPTS), "params.yaml": "0" * 64})
-    if told:
-        write("b")
-        write_json(ANNOUNCED, sha256_tree(RAW))
-
-
-@pytest.mark.parametrize("told", [False, True])
-def test_the_state_of_an_older_version_is_understood(told: bool) -> None:
-    write("x", ".system.txt.swp", PROMPTS)
-    write_old_state(told=told)
-    (PROMPTS / ".system.txt.swp").unlink()
-    assert look() == []  # what was announced is not announced again, and articles are seen for the first time
-    write("Be kind.", "system.txt", PROMPTS)
-    write("# Deliveries", "delivery.md", KNOWLEDGE)
-    assert look() == ["data/knowledge/delivery.md", "data/prompts/system.txt"]
-    write("c")
-    assert look() == [ROWS]
-
-
-def test_a_prompt_that_changed_since_an_older_versions_last_run_is_announced() -> None:
-    write_old_state()
-    write("Be kind.", "system.txt", PROMPTS)
-    assert look() == ["data/prompts/system.txt"]
-
-
-def test_data_whose_removal_an_older_version_announced_is_not_announced_again() -> None:
-    write_old_state()
-    (RAW / "rows.jsonl").unlink()
-    write_json(ANNOUNCED, {})
-    assert look() == []
-
-
-def test_an_older_versions_first_look_is_understood() -> None:
-    write_json(ANNOUNCED, sha256_tree(RAW))
-    assert look() == []
-    write("b")
-    assert look() == [ROWS]
-
-
-def test_a_run_replaces_the_state_of_an_older_version() -> None:
-    write_old_state(told=True)
-    remember_run()
-    assert look() == []
-    assert not ANNOUNCED.exists()
-
-
-@pytest.mark.parametrize("name", [ROWS, "data/prompts/system.txt", "data/knowledge/delivery.md"])
+@pytest.mark.parametrize("name", [ROWS, "data/prompts/system.txt", "data/knowledge/delivery.md", "params.yaml"])
 def test_a_file_written_a_moment_ago_is_not_settled(name: str) -> None:
+    write("{}", "params.yaml", Path())
     old = time.time() - 2 * SETTLE_S
-    for file in (file for folder in (RAW, PROMPTS, KNOWLEDGE) for file in folder.iterdir()):
+    for file in (PARAMS, *(file for folder in (RAW, PROMPTS, KNOWLEDGE) for file in folder.iterdir())):
         os.utime(file, (old, old))
     assert settled(time.time())
     os.utime(name)
@@ -179,5 +141,5 @@ def test_a_file_written_a_moment_ago_is_not_settled(name: str) -> None:
 
 def test_without_the_folders_there_is_nothing_to_see() -> None:
     shutil.rmtree("data")
-    assert watched_hashes() == {"data/raw": {}, "data/prompts": {}, "data/knowledge": {}}
+    assert watched_hashes() == {path.as_posix(): {} for path in (RAW, PROMPTS, KNOWLEDGE, PARAMS, CONTRACT)}
     assert settled(time.time())

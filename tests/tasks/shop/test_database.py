@@ -84,7 +84,7 @@ def test_a_wrong_seed_line_is_named(tmp_path: Path) -> None:
     (tmp_path / "customers.jsonl").write_text('{"id": "C-1", "name": "A", "email": "a@example.com"}\n{"id": 3}\n')
     with pytest.raises(GraftError, match=r"customers.jsonl:2: "):
         open_shop(tmp_path / "shop.sqlite", tmp_path)
-    with pytest.raises(GraftError, match=r"customers.jsonl: cannot be read"):
+    with pytest.raises(GraftError, match=r"customers.jsonl: not readable"):
         open_shop(tmp_path / "shop.sqlite", tmp_path / "nowhere")
     assert not (tmp_path / "shop.sqlite").exists()
 
