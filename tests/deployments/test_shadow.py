@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from deployments.app.routing import Routing
-from deployments.events import OVERLOADED, Ask, Event, Finished
+from deployments.events import OVERLOADED, Ask, Event
 from deployments.settings import CacheSettings, RetrySettings, ShadowSettings
 from tasks.layout import PARAMS
 from tasks.settings import load_settings
