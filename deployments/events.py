@@ -104,7 +104,8 @@ class Finished:
     What the last step gave is here only, so the deltas before may hold less than the whole.
     `cached_tokens` of the prompt were not computed: the engine had kept them, or a whole answer was
     at hand. `steps` are the tools that were run on the way to it, `deeds` their results; the tokens of
-    all rounds are counted. `features` is None where no model was asked.
+    all rounds are counted. `features` is None where no model was asked. Where tools were run, `first` is
+    the round that asked for the first of them.
     """
 
     generation: Generation
@@ -116,6 +117,7 @@ class Finished:
     steps: tuple[Step, ...] = ()
     deeds: tuple[Deed, ...] = ()
     citations: tuple[Citation, ...] = ()
+    first: Finished | None = None
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 Plain functions for whoever drives (the release flow, the command line). They talk to Serve's REST
 interface on the Ray dashboard, so the driver needs no Ray of its own, and Serve's list of
 applications is the only state. A package is brought up beside what serves; the assistant is told
-of it only once it answers; a promotion is one swap of the assistant's `user_config`. The registry
-is not touched here.
+of it only once it answers; a promotion is one swap of the assistant's `user_config`, and so is every
+step on the way to it: shadow, canary, another weight, none. The registry is not touched here.
 """
 
 from __future__ import annotations
@@ -79,6 +79,8 @@ def deploy(digest: str) -> None:
 def promote(digest: str) -> None:
     """Make a deployed package the one that `production` means. Running requests finish where they are.
 
+    If it was canary or shadow it no longer is; another package stays what it is.
+
     Raises:
         GraftError: it is not deployed; nothing was changed.
     """
@@ -87,8 +89,34 @@ def promote(digest: str) -> None:
         _promote(settings, digest)
 
 
+def shadow(digest: str) -> None:
+    """Ask a deployed package, unseen, a share of what production has answered; no other package any more.
+
+    Raises:
+        GraftError: it is not deployed, or nothing else is in production; nothing was changed.
+    """
+    _swap(lambda routing: routing.with_shadow(digest))
+
+
+def canary(digest: str, percent: float) -> None:
+    """Let a deployed package answer `percent` of production's users in its place, and no other package any.
+
+    Users who were its own at a lower percentage stay its own. Where it was the shadow, there is none now.
+
+    Raises:
+        GraftError: it is not deployed, nothing else is in production, or `percent` is not between 0
+            and 100; nothing was changed.
+    """
+    _swap(lambda routing: routing.with_canary(digest, percent))
+
+
+def clear() -> None:
+    """Leave all to production: no canary, no shadow. Their packages stay deployed until `retire`."""
+    _swap(Routing.alone)
+
+
 def retire(keep: set[str]) -> None:
-    """Stop all packages but `keep` and production, once their running requests are answered.
+    """Stop all packages but `keep`, production, canary and shadow, once their running requests are answered.
 
     The package that was in production before stays too where `serve.yaml` falls back to it.
 
@@ -166,6 +194,7 @@ def _assistant_config(settings: ServeSettings, routing: Routing) -> dict[str, An
         "limits": settings.limits.model_dump(),
         "fallback": settings.fallback.model_dump(),
         "cache": settings.cache.model_dump(),
+        "shadow": settings.shadow.model_dump(),
         "telemetry": settings.telemetry.model_dump(),
     }
     scale = _scaled("Assistant", settings.scale.assistant)
@@ -245,6 +274,12 @@ def _promote(settings: ServeSettings, digest: str) -> None:
     _route(settings, routing.promoted(digest))
 
 
+def _swap(change: Callable[[Routing], Routing]) -> None:
+    settings = load_serve_settings()
+    with _one_at_a_time():
+        _route(settings, change(_routing(_applications(settings))))
+
+
 def _route(settings: ServeSettings, routing: Routing) -> None:
     """Tell the assistant what it serves, and wait until it answers accordingly."""
     applications = _applications(settings)
@@ -258,7 +293,7 @@ def _route(settings: ServeSettings, routing: Routing) -> None:
             health = httpx.get(_url(settings) + "/healthz", timeout=5.0).json()
         except (httpx.HTTPError, ValueError):
             return False
-        expected = {"production": routing.production, "served": sorted(routing.served)}
+        expected = routing.told()
         return isinstance(health, dict) and {key: health.get(key) for key in expected} == expected
 
     _wait(told, settings.ray.start_timeout_s, "the assistant")

@@ -32,6 +32,7 @@ from deployments.app.routes import create_app
 from deployments.app.routing import Routing, ServedEmbedding
 from deployments.app.safety.checks import Safety
 from deployments.app.safety.configured import configured_safety
+from deployments.app.shadow import Shadows
 from deployments.app.shedding import Shedding
 from deployments.app.timeouts import Timeouts
 from deployments.app.turn import Layers, Turns
@@ -47,6 +48,7 @@ from deployments.settings import (
     FallbackSettings,
     LimitSettings,
     ReplicaSettings,
+    ShadowSettings,
     TelemetrySettings,
 )
 from tasks.classifier import open_classifier
@@ -99,6 +101,7 @@ class AssistantArguments(Section):
     limits: LimitSettings
     fallback: FallbackSettings
     cache: CacheSettings
+    shadow: ShadowSettings
     telemetry: TelemetrySettings
 
 
@@ -223,8 +226,11 @@ class Assistant:
             return desk.before_answer(text, facts.customer, facts.deeds, facts.passages, facts.said)
 
         leaving = Leaving(safety, judge, Instructions(LocalRegistry(root / REGISTRY)))
+        doors = Shedding(Rounds(self._backend, desk.answer, arguments.tools, safety), arguments.room)
+        # Beside the doors and the rounds: it counts for nothing there, and runs no tools.
+        shadows = Shadows(self._backend, arguments.shadow, told, meters, lambda: doors.open)
         self._turns = Turns(
-            Shedding(Rounds(self._backend, desk.answer, arguments.tools, safety), arguments.room),
+            doors,
             told,
             keys,
             arguments.limits,
@@ -234,6 +240,7 @@ class Assistant:
             meters,
             Layers(Intake(safety), self._retrieval, leaving),
             self._embed,
+            shadows=shadows,
         )
         self._embeddings = Embeddings(self._turns, self._backend)
 

@@ -176,6 +176,15 @@ class CacheSettings(Section):
         return self
 
 
+class ShadowSettings(Section):
+    """How much a shadow is asked, if there is one; see `deployments/app/shadow.py`."""
+
+    share: Share
+    at_once: Positive
+    busy: Positive
+    patience_s: Seconds
+
+
 class TelemetrySettings(Section):
     """How telemetry is written."""
 
@@ -193,6 +202,7 @@ class ServeSettings(Section):
     limits: LimitSettings
     fallback: FallbackSettings
     cache: CacheSettings
+    shadow: ShadowSettings
     telemetry: TelemetrySettings
     one_box: LocalProfile
     cluster: Profile

@@ -50,10 +50,13 @@ class TelemetryRow(Record):
 
     `status` is the HTTP status, or the one that a stream would have had it failed before it began;
     `error` is empty when all went well. `operation` is what was asked for, by OpenTelemetry's names
-    (`chat`, `text_completion`, `embeddings`); rows from before it was kept have none. `digest` is
+    (`chat`, `text_completion`, `embeddings`); rows from before it was kept have none. A row of the
+    operation `shadow` is no answer: a package was asked, unseen, what production had answered under the
+    same `trace_id`, and `shadow` says as JSON how the two compare. `digest` is
     empty where no package was chosen, `owner` (the name of who asked) where no key was known.
-    `route` is who answered or was tried last: `production`, `previous`, `words`, or `digest` where
-    one was asked for; `passed_over` are the routes before it, each with its reason, and `retries`
+    `route` is who answered or was tried last: `canary`, `production`, `previous`, `words`, or `digest` where
+    one was asked for; `meant` is the digest of the first choice, which stays the canary's where another
+    answered in its place; `passed_over` are the routes before, each with its reason, and `retries`
     its attempts after the first. `cache` is how the answer was looked for: `hit`, `semantic`, `miss`,
     `off`, or empty if it came to nothing before. `all_prompt_tokens` and `all_completion_tokens` are
     those of all rounds of a turn, of whose prompts `cached_tokens` were not computed; `engine_ms` is
@@ -75,6 +78,7 @@ class TelemetryRow(Record):
     operation: str = "chat"
     owner: str = ""
     route: str = ""
+    meant: str = ""
     passed_over: str = ""
     retries: int = 0
     cache: str = ""
@@ -89,6 +93,7 @@ class TelemetryRow(Record):
     findings: str = ""
     decisions: str = ""
     blocked_by: str = ""
+    shadow: str = ""
     user_chars: int | None = None
     turns: int | None = None
     prompt_tokens: int | None = None

@@ -188,7 +188,14 @@ class Models(_Body):
     data: list[Model]
 
 
+class CanaryShare(_Body):
+    digest: str
+    percent: float
+
+
 class Health(_Body):
     status: str
     production: str | None
+    canary: CanaryShare | None
+    shadow: str | None
     served: list[str]

@@ -9,7 +9,7 @@ class Meters(Protocol):
     """Counts events by a few short words, never by what a customer wrote."""
 
     def tried(self, route: str, outcome: str) -> None:
-        """A route was tried, or left out: `ok`, `circuit_open`, or the code of its refusal."""
+        """A route was tried, or left out: `ok`, `circuit_open`, `dropped` (the shadow), or the code of its refusal."""
         ...
 
     def retried(self, route: str, granted: bool) -> None:

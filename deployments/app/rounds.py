@@ -167,6 +167,7 @@ class _Turn:
             generation=generation,
             answer=replace(answer, content="\n".join([*self._said, answer.content])),
             features=rounds[0].features,
+            first=rounds[0] if self._steps else None,
             queue_ms=sum(one.queue_ms for one in rounds),
             cached_tokens=sum(one.cached_tokens for one in rounds),
             steps=tuple(self._steps),

@@ -62,8 +62,7 @@ def create_app(turns: Turns, embeddings: Embeddings) -> FastAPI:
     async def health() -> Response:
         routing = turns.routing
         state = "ok" if routing.production else "no model is in production"
-        body = {"status": state, "production": routing.production, "served": sorted(routing.served)}
-        return JSONResponse(body, 200 if routing.production else 503)
+        return JSONResponse({"status": state, **routing.told()}, 200 if routing.production else 503)
 
     @app.get("/openapi.json", include_in_schema=False)
     async def described() -> dict[str, Any]:

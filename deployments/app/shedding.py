@@ -37,6 +37,11 @@ class Shedding:
         self._open: Counter[str] = Counter()
         self._full: dict[str, tuple[float, Refused]] = {}
 
+    @property
+    def open(self) -> int:
+        """Requests that this process has open at all applications together."""
+        return self._open.total()
+
     async def ask(self, app: str, ask: Ask) -> Events:
         """See `Backend.ask`."""
         if refused := self._refusal(app):

@@ -47,6 +47,7 @@ class TurnRecord:
         self.trace_id = uuid.uuid4().hex
         self.at = datetime.now(UTC)
         self.route = Route("")
+        self.meant = ""
         self.passed_over = ""
         self.retries = 0
         self.cache = ""
@@ -81,6 +82,10 @@ class TurnRecord:
     @property
     def elapsed_ms(self) -> float:
         return (time.monotonic() - self._started) * 1000
+
+    def means(self, route: Route) -> None:
+        """Who is to answer. Another may: see `opened`."""
+        self.route, self.meant = route, route.digest
 
     def took(self, taken: Taken) -> None:
         """What the checks said of the request."""
@@ -144,6 +149,7 @@ class TurnRecord:
             stream=self.stream,
             latency_ms=self.elapsed_ms,
             route=self.route.name,
+            meant=self.meant,
             passed_over=self.passed_over,
             retries=self.retries,
             cache=self.cache,

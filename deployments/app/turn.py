@@ -1,8 +1,8 @@
 """What happens to a request, in one visible order.
 
-    key -> body -> parse -> routes to the model -> limits -> intake (checks) -> retrieval -> cache ->
-    the first route that answers, with its rounds of tools -> leaving (checks, rules for words) ->
-    its writer (content and tool calls) -> telemetry
+    key -> body -> parse -> routes to the model (a canary's users have one more) -> limits ->
+    intake (checks) -> retrieval -> cache -> the first route that answers, with its rounds of tools ->
+    leaving (checks, rules for words) -> its writer (content and tool calls) -> telemetry -> the shadow
 
 `Turns._answer` is that order. The model id in every answer is the digest of the package that gave it.
 """
@@ -18,6 +18,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
+from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -36,8 +37,10 @@ from deployments.app.routing import Route, Routing
 from deployments.app.safety.refusal import FINISH_REASON
 from deployments.app.schema import parse_request
 from deployments.app.semantic import Embedder
+from deployments.app.shadow import Copy, Shadows
 from deployments.app.telemetry import Sink, TurnRecord
 from deployments.app.timeouts import Events, Timeouts
+from deployments.app.weights import visitor
 from deployments.events import Backend, Delta, Event, Finished, Refused
 from deployments.settings import CacheSettings, FallbackSettings, LimitSettings
 from tasks.engine.protocol import Generation
@@ -71,6 +74,7 @@ class Turns:
         layers: Layers,
         embed: Embedder | None = None,
         clock: Callable[[], float] = time.monotonic,
+        shadows: Shadows | None = None,
     ) -> None:
         self.keys = keys
         self.limits = Limits(limits)
@@ -82,6 +86,7 @@ class Turns:
         self._cache = AnswerCache(cache, meters, clock, embed)
         self._fallback = Fallback(backend, fallback, timeouts, meters, clock)
         self._layers = layers
+        self._shadows = shadows
 
     @property
     def routing(self) -> Routing:
@@ -109,25 +114,37 @@ class Turns:
         body = await read_body(asked, self.body_bytes)
         request = parse_request(api.request, body)
         record.stream = bool(request.stream)
-        routing = self.routing
-        routes = routing.routes(request.model, self._order)
-        record.route = routes[0]
-        served = routing.served[record.route.digest]
         ask = replace(request.to_ask(), key=_key(record, asked.headers.get("idempotency-key")))
+        routing = self.routing
+        routes = routing.routes(request.model, self._order, visitor(record.owner, ask))
+        record.means(routes[0])
+        served = routing.served[record.route.digest]
         record.permit = self.limits.admit(record.owner, len(body), served.new_tokens(ask.max_new_tokens))
         taken = await self._layers.intake.take(ask)
         record.took(taken)
+        copy: Copy | None = None
         if taken.refusal:
             events = refuse(taken.refusal)
         else:
             read = await self._layers.retrieval.read(served.grounding, taken.ask)
             record.read(read)
-            events = await self._events(record, routes, read, arrived, asked.headers.get("cache-control", ""))
+            copy = self._shadows.choose(routing, record, read.ask) if self._shadows else None
+            cache_control = asked.headers.get("cache-control", "")
+            events = await self._events(record, routes, read, arrived, cache_control, copy)
         writer = api.writer(request, record.head)
-        return await (_stream if request.stream else _whole)(record, writer, events)
+        response = await (_stream if request.stream else _whole)(record, writer, events)
+        if copy and self._shadows:
+            response.background = BackgroundTask(self._shadows.begin, copy)
+        return response
 
     async def _events(
-        self, record: TurnRecord, routes: Sequence[Route], read: Read, arrived: float, cache_control: str
+        self,
+        record: TurnRecord,
+        routes: Sequence[Route],
+        read: Read,
+        arrived: float,
+        cache_control: str,
+        copy: Copy | None,
     ) -> Events:
         """The turn's, from the cache or from the first route that answers."""
         lookup = await self._cache.look_up(record.owner, record.route.digest, read.ask, cache_control)
@@ -137,7 +154,8 @@ class Turns:
         ask = replace(read.ask, whole=not record.stream)
         opened = await self._fallback.open(routes, Turn(ask, arrived, record.saw, record.starts_over))
         record.opened(opened)
-        leaving = self._layers.leaving.guard(opened.events, replace(read, ask=ask), opened.route.digest, record.outcome)
+        events = copy.watch(opened) if copy else opened.events
+        leaving = self._layers.leaving.guard(events, replace(read, ask=ask), opened.route.digest, record.outcome)
         return self._cache.keeping(lookup, opened.route.digest, leaving)
 
 

@@ -21,10 +21,18 @@ from deployments.app.routes import create_app
 from deployments.app.routing import Routing, Served
 from deployments.app.safety.checks import Safety
 from deployments.app.semantic import Embedder
+from deployments.app.shadow import Shadows
 from deployments.app.timeouts import Timeouts
 from deployments.app.turn import Layers, Turns
 from deployments.events import Ask, Delta, Embedded, Event, Finished, Refused
-from deployments.settings import BreakerSettings, CacheSettings, FallbackSettings, LimitSettings, RetrySettings
+from deployments.settings import (
+    BreakerSettings,
+    CacheSettings,
+    FallbackSettings,
+    LimitSettings,
+    RetrySettings,
+    ShadowSettings,
+)
 from tasks.engine.protocol import Generation
 from tasks.errors import GraftError
 from tasks.features import measure
@@ -140,14 +148,19 @@ class Desk:
         use: Use | None = None,
         tools: ToolSettings | None = None,
         layers: Layers | None = None,
+        shadow: ShadowSettings | None = None,
+        first_token_s: float = 0.3,
     ) -> None:
         layers = layers or around()
         self.backend = ScriptedBackend({"new": new, "old": [answers("From the old one.")]})
         self.rows: list[TelemetryRow] = []
         self.meters = Counted()
         self.clock = Clock()
+        self.load, self.chance = 0, 0.0
         limits = LimitSettings(requests_per_minute=1000, tokens_per_minute=100000, streams=10, body_bytes=100000)
-        fallback = FallbackSettings(production=order, first_token_s=0.3, words=WORDS, retries=retries, breaker=BREAKER)
+        fallback = FallbackSettings(
+            production=order, first_token_s=first_token_s, words=WORDS, retries=retries, breaker=BREAKER
+        )
         timeouts = Timeouts(first_token_s=20, request_s=30)
         self.turns = Turns(
             Rounds(self.backend, use, tools, layers.intake.safety) if use and tools else self.backend,
@@ -161,6 +174,7 @@ class Desk:
             layers,
             embed,
             self.clock,
+            self._shadows(shadow) if shadow else None,
         )
         served = {
             digest: Served(app=app, name="desk", max_new_tokens=50, since=1)
@@ -168,14 +182,20 @@ class Desk:
         }
         self.turns.routing = Routing(production=NEW, previous=OLD, served=served)
 
+    def _shadows(self, settings: ShadowSettings) -> Shadows:
+        sink = self.rows.append
+        return Shadows(self.backend, settings, sink, self.meters, lambda: self.load, lambda: self.chance)
+
+    def http(self) -> httpx.AsyncClient:
+        transport = httpx.ASGITransport(create_app(self.turns, Embeddings(self.turns, self.backend)))
+        return httpx.AsyncClient(transport=transport, base_url="http://desk")
+
     async def post(
         self, model: str = "production", headers: dict[str, str] | None = None, **options: Any
     ) -> httpx.Response:
         body = {"model": model, "messages": [{"role": "user", "content": "Hello?"}], **options}
-        async with httpx.AsyncClient(
-            transport=httpx.ASGITransport(create_app(self.turns, Embeddings(self.turns, self.backend)))
-        ) as http:
-            return await http.post("http://desk/v1/chat/completions", json=body, headers=headers)
+        async with self.http() as http:
+            return await http.post("/v1/chat/completions", json=body, headers=headers)
 
     async def whole(self, **options: Any) -> tuple[str, str]:
         answer = (await self.post(**options)).json()

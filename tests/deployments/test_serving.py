@@ -50,6 +50,11 @@ def row(trace_id: str) -> pd.Series:
     return frame.loc[index]
 
 
+def shadows() -> pd.DataFrame:
+    seen = rows()
+    return seen[seen["operation"] == "shadow"]
+
+
 def newest() -> pd.Series:
     return rows().iloc[-1]
 
@@ -319,7 +324,10 @@ def test_a_deploy_that_fails_leaves_production_serving(
 
 
 @pytest.mark.usefixtures("stack")
-def test_what_is_not_deployed_cannot_be_promoted(first: str) -> None:
+def test_what_is_not_deployed_can_be_neither_promoted_nor_tried(first: str) -> None:
+    for beside in (rollout.shadow, lambda digest: rollout.canary(digest, 5)):
+        with pytest.raises(GraftError, match="is not served"):
+            beside("f" * 64)
     with pytest.raises(GraftError, match="not deployed"):
         rollout.promote("f" * 64)
     assert rollout.served().production == first
@@ -331,7 +339,7 @@ def test_restoring_what_serves_changes_nothing(client: openai.OpenAI, first: str
     assert client.chat.completions.create(model="production", **SHORT).model == first
 
 
-def test_a_promotion_loses_no_request(stack: Stack, first: str) -> None:
+def test_no_step_of_a_rollout_loses_a_request(stack: Stack, first: str) -> None:
     second = stack.publish(2)
     assert second != first
     seen: list[str] = []
@@ -340,17 +348,27 @@ def test_a_promotion_loses_no_request(stack: Stack, first: str) -> None:
     def keep_asking(number: int) -> None:
         with openai.OpenAI(base_url=rollout.base_url(), api_key="none", max_retries=0, default_headers=FRESH) as client:
             while not stop.is_set():
+                asked = {"model": "production", "user": f"C-{number}", **SHORT}
                 if number % 2:
-                    chunks = list(client.chat.completions.create(model="production", **SHORT, stream=True))
+                    chunks = list(client.chat.completions.create(**asked, stream=True))
                     assert chunks[-1].choices[0].finish_reason
                     seen.append(chunks[0].model)
                 else:
-                    seen.append(client.chat.completions.create(model="production", **SHORT).model)
+                    seen.append(client.chat.completions.create(**asked).model)
 
     with ThreadPoolExecutor(4) as pool:
         asking = [pool.submit(keep_asking, number) for number in range(4)]
         try:
             rollout.deploy(second)
+            rollout.shadow(second)
+            for _ in range(600):
+                if len(copies := shadows()):
+                    break
+                time.sleep(0.05)
+            for percent in (5, 25, 50):
+                rollout.canary(second, percent)
+                rollout.retire(set())
+                assert rollout.served().told()["canary"] == {"digest": second, "percent": percent}
             rollout.promote(second)
             rollout.promote(second)
             until = len(seen) + 8
@@ -364,6 +382,7 @@ def test_a_promotion_loses_no_request(stack: Stack, first: str) -> None:
             stop.set()
         for done in asking:
             done.result()
+    assert set(copies["digest"]) == {second}
     assert seen[0] == first
     assert seen[-1] == second
     assert list(rollout.served().served) == [second]

@@ -37,9 +37,11 @@ def test_beyond_the_room_nothing_is_asked_until_a_request_ends() -> None:
             assert (refused.status, refused.code) == (503, OVERLOADED)
             assert refused.retry_after_s
             assert desk.backend.asked == ["desk", "desk"]
+            assert desk.shedding.open == 2
             assert isinstance(await desk.last("other"), Finished)
             await first.aclose()
             assert isinstance(await desk.last(), Finished)
+            assert desk.shedding.open == 1
 
     asyncio.run(run())
 

@@ -197,6 +197,7 @@ def test_monitor_compares_only_what_production_answered_and_keeps_the_result(pro
     serve(features(50, seed=6, longer=3.0), digest, operation="text_completion")
     serve(features(50, seed=7, longer=3.0), digest, owner="redteam")
     serve(features(50, seed=8), digest, asked=False)
+    serve(features(50, seed=9, longer=3.0), digest, operation="shadow")
     verdict, folder = monitor(production, SETTINGS, NOW)
     assert (verdict.outcome, verdict.n, verdict.n_reference) == ("no drift", 40, 90)
     assert folder == Path(".graft/reports/drift/2026-01-31T12-00-00Z")
