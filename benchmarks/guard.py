@@ -59,11 +59,9 @@ def simulate(
     breach = np.zeros(tried.shape, dtype=np.bool_)
     healthy = tried.cumsum(axis=1) * traffic.per_customer >= settings.min_requests
     for name in MEASURES:
-        sides = [
-            _seen(generator, n, rates[name], traffic.per_customer)
-            for n, rates in ((tried, canary), (customers - tried, production))
-        ]
-        low, high = difference(*sides, settings.alpha / len(MEASURES))
+        ours = _seen(generator, tried, canary[name], traffic.per_customer)
+        theirs = _seen(generator, customers - tried, production[name], traffic.per_customer)
+        low, high = difference(ours, theirs, settings.alpha / len(MEASURES))
         margin: float = getattr(settings.margins, name)
         breach |= low > margin
         healthy &= high < margin

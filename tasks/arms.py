@@ -68,11 +68,11 @@ def compared(rows: pd.DataFrame, canary: str, production: str, start: datetime, 
     earlier = max(int((timed["at"] < start).sum()), reference)
     slow_ms = None
     if len(timed) >= earlier:
-        slow_ms = float(np.quantile(timed["latency_ms"][:earlier], SLOW_QUANTILE, method="higher"))
+        slow_ms = float(np.quantile(timed["latency_ms"].iloc[:earlier], SLOW_QUANTILE, method="higher"))
     tried, usual = tried[tried["at"] >= start], usual[usual["at"] >= start]
     return Arms(
         canary=_measured(tried) | _slow(_latencies(tried), slow_ms),
-        production=_measured(usual) | _slow(timed[earlier:], slow_ms),
+        production=_measured(usual) | _slow(timed.iloc[earlier:], slow_ms),
         slow_ms=slow_ms,
     )
 

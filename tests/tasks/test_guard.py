@@ -72,7 +72,7 @@ def test_an_equal_canary_is_healthy_once_every_bound_is_below_its_margin(tmp_pat
 def test_no_breach_is_not_healthy_while_the_bounds_are_wide(tmp_path: Path) -> None:
     verdict = judged(traffic(tmp_path, canary=100, failed=0), SETTINGS)
     assert verdict.outcome == "waiting"
-    assert {m.outcome for m in verdict.measures} == {"open", "unmeasured"}
+    assert {m.measure for m in verdict.measures if m.outcome == "open"} >= {"errors", "policy"}
 
 
 def test_few_requests_are_never_healthy_however_wide_the_margins(tmp_path: Path) -> None:
