@@ -110,7 +110,8 @@ def until_breach(settings: GuardSettings, runs: int, measure: str, by: float) ->
     """The requests until a canary whose `measure` is worse by `by` is found out, by its weight."""
     return {
         f"{weight:.0%}": requests_until(
-            simulate(worse({measure: by}), USUAL, Traffic(weight, 300, per_look), settings, runs, seed=8).breach, per_look
+            simulate(worse({measure: by}), USUAL, Traffic(weight, 300, per_look), settings, runs, seed=8).breach,
+            per_look,
         )
         for weight, per_look in zip(WEIGHTS, (40, 10, 10), strict=True)
     }

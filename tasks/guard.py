@@ -1,4 +1,4 @@
-"""The guard: is the canary worse than production, on the requests that both got meanwhile? It judges; it acts on nothing.
+"""The guard: is the canary worse than production, on the requests that both got? It judges; it acts on nothing.
 
 Per measure there is a confidence sequence of the canary's increase over production (see
 `tasks.sequential`), and a margin that is tolerated. All sequences together hold at all looks with
@@ -160,9 +160,7 @@ def measured(name: str, canary: Values, production: Values, settings: GuardSetti
     )
 
 
-def _outcome(
-    measures: Sequence[Measured], n: int, elapsed_s: float, settings: GuardSettings
-) -> tuple[Outcome, str]:
+def _outcome(measures: Sequence[Measured], n: int, elapsed_s: float, settings: GuardSettings) -> tuple[Outcome, str]:
     """The outcome and its sentence; `n` are the requests of the package that got fewer."""
     found = [measure.outcome for measure in measures]
     if worse := [_WORDS[m.measure] for m in measures if m.outcome == "breach"]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import numpy as np
 import pytest
 
@@ -72,6 +71,4 @@ def test_a_simulated_look_is_what_the_guard_says_of_the_same_numbers(errors: flo
 
 def wide(settings: GuardSettings) -> GuardSettings:
     """With margins that 100 requests are enough for."""
-    return settings.model_copy(
-        update={"margins": settings.margins.model_copy(update=dict.fromkeys(MEASURES, 0.3))}
-    )
+    return settings.model_copy(update={"margins": settings.margins.model_copy(update=dict.fromkeys(MEASURES, 0.3))})

@@ -127,7 +127,7 @@ def test_quality_is_a_breach_where_it_was_judged(tmp_path: Path) -> None:
 
 def test_the_p_value_is_below_alpha_exactly_when_the_bound_is_above_the_margin() -> None:
     production = np.zeros(1000)
-    for hits in range(0, 15):
+    for hits in range(15):
         found = measured("errors", np.arange(30) < hits, production, SETTINGS)
         assert (found.outcome == "breach") == (found.p_value < SETTINGS.alpha)
 

@@ -18,10 +18,22 @@ START = datetime(2026, 1, 31, 12, tzinfo=UTC)
 def row(second: float, digest: str = PRODUCTION, **fields: Any) -> TelemetryRow:
     """A good answer, so many seconds after `START`, but for `fields`."""
     good: dict[str, Any] = {
-        **{"status": 200, "error": "", "stream": False, "latency_ms": 100.0, "owner": "shop", "cache": "miss"},
+        "status": 200,
+        "error": "",
+        "stream": False,
+        "latency_ms": 100.0,
+        "owner": "shop",
+        "cache": "miss",
         "route": "canary" if digest == CANARY else "production",
-        **{"user_chars": 40, "turns": 1, "prompt_tokens": 200, "completion_tokens": 20, "answer_chars": 80},
-        **{"finish_reason": "stop", "tool_name": "", "refused": False, "valid_format": True},
+        "user_chars": 40,
+        "turns": 1,
+        "prompt_tokens": 200,
+        "completion_tokens": 20,
+        "answer_chars": 80,
+        "finish_reason": "stop",
+        "tool_name": "",
+        "refused": False,
+        "valid_format": True,
     }
     at = START + timedelta(seconds=second)
     return TelemetryRow(trace_id=f"{digest[:1]}{second}", at=at, digest=digest, **good | fields)
