@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.guard import MEASURES
-from tasks.sequential import Sums, Values, difference
+from tasks.sequential import Sums, Values, p_value
 from tasks.settings import GuardSettings, load_settings
 
 Rates = Mapping[str, float]
@@ -61,10 +61,9 @@ def simulate(
     for name in MEASURES:
         ours = _seen(generator, tried, canary[name], traffic.per_customer)
         theirs = _seen(generator, customers - tried, production[name], traffic.per_customer)
-        low, high = difference(ours, theirs, settings.alpha / len(MEASURES))
         margin: float = getattr(settings.margins, name)
-        breach |= low > margin
-        healthy &= high < margin
+        breach |= p_value(ours, theirs, margin) < settings.alpha / len(MEASURES)
+        healthy &= p_value(theirs, ours, -margin) < settings.alpha / len(MEASURES)
     return Looks(breach, healthy)
 
 

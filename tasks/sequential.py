@@ -1,8 +1,8 @@
-"""Evidence that stays true however often it is looked at: means of numbers in [0, 1], and how two of them differ.
+"""Evidence that stays true however often it is looked at: how the means of two samples of numbers in [0, 1] differ.
 
 Whoever looks at a running comparison after every interval and stops at the first "significant" one
 is wrong far more often than 1 in 20. Here the error is counted over all looks together: with
-probability at least 1 - alpha an interval holds the true value at *every* look, whenever one stops.
+probability at least 1 - alpha an interval holds the true difference at *every* look.
 
 The evidence against a mean m is a likelihood ratio, mixed over all alternatives by Jeffreys' prior
 Beta(1/2, 1/2) (Robbins, Statistical methods related to the law of the iterated logarithm, 1970; the
@@ -10,11 +10,14 @@ mixture sequential probability ratio test of Johari et al., Always Valid Inferen
 
     E(m) = B(total + 1/2, n - total + 1/2) / B(1/2, 1/2) / (m^total (1 - m)^(n - total))
 
-If m is the mean, E(m) is a martingale that starts at 1, so it ever reaches 1 / alpha with probability
-at most alpha (Ville, 1939). Numbers between 0 and 1 make it a supermartingale, for the ratio of a
-single number x is convex in x; so one formula serves shares and scores (sub-Bernoulli in Howard et
-al., Time-uniform, nonparametric, nonasymptotic confidence sequences, 2021). It is exact for any n:
-nothing is approximated by a normal distribution, which is what fails for few and rare events.
+If m is the mean, E(m) is a martingale that starts at 1, and so is the product of two samples' ones
+at their means, in whatever order and shares they come. It ever reaches 1 / alpha with probability at
+most alpha (Ville, 1939). The evidence against a *difference* is the least product of all pairs of
+means that differ by it (as in universal inference: Wasserman, Ramdas and Balakrishnan, 2020), hence
+never more than that of the true pair. Numbers between 0 and 1 make it a supermartingale, for the
+ratio of a single number x is convex in x; so one formula serves shares and scores (sub-Bernoulli in
+Howard et al., Time-uniform, nonparametric, nonasymptotic confidence sequences, 2021). It is exact
+for any n; nothing is approximated by a normal distribution.
 
 It asks of the numbers that each has the same mean, given those before it.
 """
@@ -31,7 +34,7 @@ from scipy.special import betaln, xlogy
 Values = NDArray[np.float64]
 _PRIOR = 0.5
 _STEPS = 40
-"""Halvings of an interval of at most 1: to 1e-12."""
+"""Halvings of an interval of at most 2: to 2e-12."""
 
 
 @dataclass(frozen=True)
@@ -47,59 +50,70 @@ class Sums:
         return cls(np.asarray(numbers.sum(), dtype=np.float64), np.asarray(numbers.size, dtype=np.float64))
 
     @property
+    def rest(self) -> Values:
+        """What is lacking to ones alone [...]; a sum of ones may come out above `n` by its last bit."""
+        return np.maximum(self.n - self.total, 0.0)
+
+    @property
     def mean(self) -> Values:
         """[...]; 1/2 for an empty sample, of which nothing is known."""
         return np.divide(self.total, self.n, out=np.full(self.n.shape, 0.5), where=self.n > 0)
 
-    def log_evidence(self) -> Callable[[Values], Values]:
-        """The natural logarithm of the evidence against a mean, as a function of the mean [...]."""
-        rest = np.maximum(self.n - self.total, 0.0)  # a sum of ones may come out above n by its last bit
-        mixed = betaln(self.total + _PRIOR, rest + _PRIOR) - betaln(_PRIOR, _PRIOR)
-        return lambda mean: mixed - xlogy(self.total, mean) - xlogy(rest, 1.0 - mean)
+    def log_evidence(self, mean: Values) -> Values:
+        """The natural logarithm of the evidence against a mean in [0, 1] [...]."""
+        mixed = betaln(self.total + _PRIOR, self.rest + _PRIOR) - betaln(_PRIOR, _PRIOR)
+        return mixed - xlogy(self.total, mean) - xlogy(self.rest, 1.0 - mean)
+
+    def slope(self, mean: Values) -> Values:
+        """By how much the logarithm of the likelihood grows with the mean [...]."""
+        return self.total / mean - self.rest / (1.0 - mean)
 
 
-def bounds(sample: Sums, alpha: float) -> tuple[Values, Values]:
-    """The confidence sequence of a mean: its low and high end [...], in [0, 1].
+def log_evidence(first: Sums, second: Sums, increase: Values) -> Values:
+    """The natural logarithm of the evidence against "`first`'s mean is `second`'s plus `increase`" [...].
 
-    With probability at least 1 - `alpha` the mean is between them at every look.
+    The likelihood is concave in the two means, so where it is highest on the line is found by halving,
+    and the evidence only grows from the increase that was seen outwards.
     """
-    evidence = sample.log_evidence()
-    mean = sample.mean
-    low, high = (_edge(lambda at: evidence(at) >= -np.log(alpha), end, mean) for end in (0.0, 1.0))
-    return low, high
+    low, high = np.maximum(0.0, -increase), np.minimum(1.0, 1.0 - increase)
+
+    def shifted(mean: Values) -> Values:
+        return np.clip(mean + increase, 0.0, 1.0)
+
+    def rises(mean: Values) -> NDArray[np.bool_]:
+        return first.slope(shifted(mean)) + second.slope(mean) > 0
+
+    with np.errstate(divide="ignore", invalid="ignore"):  # at 0 and 1
+        likeliest = _edge(rises, low, high)
+    return first.log_evidence(shifted(likeliest)) + second.log_evidence(likeliest)
 
 
 def difference(first: Sums, second: Sums, alpha: float) -> tuple[Values, Values]:
     """The confidence sequence of `first`'s mean less `second`'s: its low and high end [...], in [-1, 1].
 
-    Each mean gets half of `alpha`. Nothing is asked of how many of each there are, or in what order
-    they come, so shares of traffic may be unequal and may change on the way.
+    With probability at least 1 - `alpha` the difference is between them at every look.
     """
-    (low, high), (other_low, other_high) = bounds(first, alpha / 2), bounds(second, alpha / 2)
-    return low - other_high, high - other_low
+    seen = first.mean - second.mean
+
+    def excluded(increase: Values) -> NDArray[np.bool_]:
+        return log_evidence(first, second, increase) >= -np.log(alpha)
+
+    return _edge(excluded, np.full_like(seen, -1.0), seen), _edge(excluded, np.full_like(seen, 1.0), seen)
 
 
 def p_value(first: Sums, second: Sums, margin: float) -> Values:
     """The always-valid p-value [...] of "`first`'s mean exceeds `second`'s by no more than `margin`".
 
-    It is the least alpha at which `difference` lies above `margin` (to the precision of its ends):
-    for any x, either `first`'s mean is at most x + margin or `second`'s is above x, and the x that
-    both samples speak against most decides.
+    It is the least alpha at which `difference` lies above `margin`, to the precision of its ends.
     """
-    evidence, other = first.log_evidence(), second.log_evidence()
-    left, right = second.mean, np.maximum(first.mean - margin, second.mean)
-
-    def against_first(at: Values) -> Values:
-        return evidence(np.minimum(at + margin, 1.0))
-
-    at = _edge(lambda x: other(x) < against_first(x), left, right)
-    weaker = np.minimum(other(at), against_first(at))
-    return np.where(right > left, np.minimum(1.0, 2.0 * np.exp(-weaker)), 1.0)
+    seen = first.mean - second.mean
+    evidence = log_evidence(first, second, np.full_like(seen, margin))
+    return np.where(seen > margin, np.exp(-np.maximum(evidence, 0.0)), 1.0)
 
 
-def _edge(outside: Callable[[Values], NDArray[np.bool_]], start: Values | float, end: Values) -> Values:
+def _edge(outside: Callable[[Values], NDArray[np.bool_]], start: Values, end: Values) -> Values:
     """The last point from `start` towards `end` [...] that is `outside`, as far as halving finds it; else `start`."""
-    near, far = np.broadcast_to(np.asarray(start, dtype=np.float64), end.shape), end
+    near, far = np.asarray(start), np.asarray(end)
     for _ in range(_STEPS):
         middle = (near + far) / 2
         found = outside(middle)
