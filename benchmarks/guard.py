@@ -10,8 +10,10 @@ The last line is one JSON object.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +25,10 @@ from tasks.settings import GuardSettings, load_settings
 Rates = Mapping[str, float]
 USUAL: Rates = {"errors": 0.01, "slow": 0.05, "refusals": 0.15, "policy": 0.05, "quality": 0.4}
 """What the packages are like, as bad as each measure says; a quality of 0.6."""
+RARE: Rates = {**dict.fromkeys(USUAL, 0.01), "slow": 0.05}
+"""The same of packages that hardly refuse, fail or disappoint."""
 WEIGHTS = (0.05, 0.25, 0.5)
+_RUNS = 300
 _QUANTILES = (0.5, 0.9)
 Flags = NDArray[np.bool_]
 
@@ -109,10 +114,10 @@ def until_breach(settings: GuardSettings, runs: int, measure: str, by: float) ->
     """The requests until a canary whose `measure` is worse by `by` is found out, by its weight."""
     return {
         f"{weight:.0%}": requests_until(
-            simulate(worse({measure: by}), USUAL, Traffic(weight, 300, per_look), settings, runs, seed=8).breach,
+            simulate(worse({measure: by}), USUAL, Traffic(weight, 100, per_look), settings, runs, seed=8).breach,
             per_look,
         )
-        for weight, per_look in zip(WEIGHTS, (40, 10, 10), strict=True)
+        for weight, per_look in zip(WEIGHTS, (100, 25, 20), strict=True)
     }
 
 
@@ -120,29 +125,29 @@ def until_healthy(settings: GuardSettings, runs: int, rates: Rates) -> dict[str,
     """The requests until a canary that is as production, with these rates, is called healthy, by its weight."""
     return {
         f"{weight:.0%}": requests_until(
-            simulate(rates, rates, Traffic(weight, 200, per_look), settings, runs, seed=9).healthy, per_look
+            simulate(rates, rates, Traffic(weight, 50, per_look), settings, runs, seed=9).healthy, per_look
         )
-        for weight, per_look in zip(WEIGHTS, (2000, 500, 250), strict=True)
+        for weight, per_look in zip(WEIGHTS, (4000, 1000, 500), strict=True)
     }
 
 
 def main() -> None:
-    """Print each table's figures, then all as one JSON object."""
+    """Print each table's figures as soon as they are there, then all as one JSON object."""
     settings = load_settings().guard
-    runs = 1000
-    found = {
-        "false_alarms": false_alarms(settings, runs),
-        "false_alarms_5_per_customer": false_alarms(settings, runs, per_customer=5),
-        **{
-            f"until_breach_{measure}_{by}": until_breach(settings, runs, measure, by)
-            for measure, by in (("errors", 0.10), ("errors", 0.30), ("refusals", 0.20), ("slow", 0.30))
-        },
-        "until_healthy": until_healthy(settings, 200, USUAL),
-        "until_healthy_rare": until_healthy(settings, 200, {**dict.fromkeys(USUAL, 0.01), "slow": 0.05}),
+    tables: dict[str, Callable[[], Mapping[str, Any]]] = {
+        "false_alarms": partial(false_alarms, settings, _RUNS),
+        "errors_0.1": partial(until_breach, settings, _RUNS, "errors", 0.10),
+        "errors_0.3": partial(until_breach, settings, _RUNS, "errors", 0.30),
+        "refusals_0.2": partial(until_breach, settings, _RUNS, "refusals", 0.20),
+        "slow_0.3": partial(until_breach, settings, _RUNS, "slow", 0.30),
+        "healthy": partial(until_healthy, settings, _RUNS, USUAL),
+        "healthy_rare": partial(until_healthy, settings, _RUNS, RARE),
+        "false_alarms_5_per_customer": partial(false_alarms, settings, _RUNS, per_customer=5),
     }
-    for name, figures in found.items():
-        for what, figure in figures.items():
-            print(name, what, figure, flush=True)
+    found = {}
+    for name, measure in tables.items():
+        found[name] = measure()
+        print(name, json.dumps(found[name]), flush=True)
     print(json.dumps(found))
 
 

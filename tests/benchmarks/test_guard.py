@@ -28,7 +28,7 @@ def test_a_canary_that_is_worse_by_just_the_margins_is_a_breach_in_at_most_alpha
     assert ever(looks.healthy) <= SETTINGS.alpha
 
 
-@pytest.mark.parametrize(("weight", "per_look", "median", "most"), [(0.05, 200, 5000, 9000), (0.25, 50, 1800, 3000)])
+@pytest.mark.parametrize(("weight", "per_look", "median", "most"), [(0.05, 200, 4500, 8000), (0.25, 50, 1000, 1800)])
 def test_ten_points_more_errors_are_found_out(weight: float, per_look: int, median: int, most: int) -> None:
     traffic = Traffic(weight, looks=60, per_look=per_look)
     looks = simulate(worse({"errors": 0.1}), USUAL, traffic, SETTINGS, runs=200, seed=3)
