@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tasks.errors import GraftError
 
@@ -192,6 +192,7 @@ RateName = Literal[
     "recall_at_5",
 ]
 Limit = Annotated[dict[Literal["min", "max"], float], Field(min_length=1)]
+Margin = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 
 class GateSettings(Section):
@@ -205,6 +206,32 @@ class GateSettings(Section):
     min_valid_format: Share
     limits: dict[RateName, Limit]
     seed: int
+
+
+class GuardMargins(Section):
+    """By how much each measure of a canary may exceed production's and still be healthy; see `tasks.arms`."""
+
+    errors: Margin
+    slow: Margin
+    refusals: Margin
+    policy: Margin
+    quality: Margin
+
+
+class GuardSettings(Section):
+    """When a canary is rolled back, and when it has shown enough; see `tasks.guard`."""
+
+    alpha: Annotated[float, Field(gt=0.0, lt=1.0)]
+    margins: GuardMargins
+    min_requests: Positive
+    interval_s: Positive
+    patience_s: Positive
+
+    @model_validator(mode="after")
+    def _patience_for_a_look(self) -> GuardSettings:
+        if self.patience_s < self.interval_s:
+            raise ValueError("patience_s must be interval_s at least, or nobody looks before it ends")
+        return self
 
 
 class DriftSettings(Section):
@@ -230,6 +257,7 @@ class Settings(Section):
     evaluate: EvaluateSettings
     assistant: AssistantSettings
     gate: GateSettings
+    guard: GuardSettings
     drift: DriftSettings
     embedding: EmbeddingSettings
     injection: InjectionSettings

@@ -50,6 +50,10 @@ def test_the_repositorys_params_are_read_with_their_types() -> None:
         ("prepare.eval_share", 1.5, "prepare.eval_share: Input should be less than or equal to 1"),
         ("train.batch_size", 0, "train.batch_size: Input should be greater than 0"),
         ("engine.dtype", "int3", "engine.dtype: Input should be"),
+        ("guard.alpha", 1.0, "guard.alpha: Input should be less than 1"),
+        ("guard.margins.errors", 0, "guard.margins.errors: Input should be greater than 0"),
+        ("guard.margins.speed", 0.1, "guard.margins.speed: Extra inputs are not permitted"),
+        ("guard.patience_s", 10, "guard: Value error, patience_s must be interval_s at least"),
         ("train.epochs", "many", "train.epochs: Input should be a valid number"),
     ],
 )

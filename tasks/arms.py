@@ -1,0 +1,130 @@
+"""The two sides of a comparison in service: which requests count for which package, and what is measured of each.
+
+Every measure is a number in [0, 1] per request, larger is worse. A request counts once, for the
+package that it was meant for: if the canary failed and production answered in its place, that is the
+canary's failure. Nothing is judged here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+import pandas as pd
+
+from tasks.errors import GraftError
+from tasks.registry import PRODUCTION
+from tasks.sequential import Values
+from tasks.store import REDTEAM_OWNER
+
+CANARY = "canary"
+"""The channel of a package on trial, and the name of the route to it."""
+SLOW_QUANTILE = 0.95
+_CLOSED = 499
+_CACHED = ("hit", "semantic")
+_COLUMNS = (
+    *("at", "digest", "operation", "owner", "status", "latency_ms", "route", "passed_over", "cache"),
+    *("blocked_by", "user_chars", "refused", "valid_format"),
+)
+
+
+@dataclass(frozen=True)
+class Arms:
+    """What was measured, by measure: one number per request that it can be told of [n].
+
+    `slow_ms` is what an answer is slow beyond, None while production has answered too little.
+    """
+
+    canary: dict[str, Values]
+    production: dict[str, Values]
+    slow_ms: float | None
+
+
+def compared(rows: pd.DataFrame, canary: str, production: str, start: datetime, reference: int) -> Arms:
+    """The requests since `start` that were meant for two packages, measured alike.
+
+    Slow is what takes longer than the 95th percentile of production's earlier answers. That quantile
+    is an estimate; so both packages are measured against the same number, and it comes from answers
+    that are not compared: those before `start`, or, if there are fewer than `reference`, the first
+    `reference` of all. Whatever share lies beyond it, equal packages have the same one.
+
+    Args:
+        rows: columns as in `tasks.store.TelemetryRow`; those before `start` serve for `slow_ms` alone.
+            A column `quality` in [0, 1] may be there, NaN where nobody judged.
+        canary: the digest on trial.
+        production: the digest that it is compared with.
+        start: since when both are asked; aware.
+        reference: the least number of answers for a percentile.
+
+    Raises:
+        GraftError: a column is missing, or a quality is not in [0, 1].
+    """
+    if absent := [column for column in _COLUMNS if column not in rows]:
+        raise GraftError(f"telemetry rows: no column {', '.join(absent)}; read them with tasks.store.read_window")
+    counted = _counted(rows)
+    tried, usual = _meant_for(counted, canary, CANARY), _meant_for(counted, production, PRODUCTION)
+    timed = _latencies(usual)
+    earlier = max(int((timed["at"] < start).sum()), reference)
+    slow_ms = None
+    if len(timed) >= earlier:
+        slow_ms = float(np.quantile(timed["latency_ms"].iloc[:earlier], SLOW_QUANTILE, method="higher"))
+    tried, usual = tried[tried["at"] >= start], usual[usual["at"] >= start]
+    return Arms(
+        canary=_measured(tried) | _slow(_latencies(tried), slow_ms),
+        production=_measured(usual) | _slow(timed.iloc[earlier:], slow_ms),
+        slow_ms=slow_ms,
+    )
+
+
+def _counted(rows: pd.DataFrame) -> pd.DataFrame:
+    """The chat requests that a package was asked, oldest first.
+
+    Not a request's own faults, what a check refused before the model was asked, answers from the
+    cache, nor what `graft redteam` asks under its own key.
+    """
+    chat = rows["operation"].fillna("chat") == "chat"
+    reached = (rows["status"] == 200) | (rows["status"] == _CLOSED) | (rows["status"] >= 500)
+    refused_before = (rows["status"] == 200) & rows["user_chars"].isna()
+    customers = (rows["owner"] != REDTEAM_OWNER) & ~rows["cache"].isin(_CACHED)
+    return rows[chat & reached & ~refused_before & customers].sort_values("at", kind="stable")
+
+
+def _meant_for(rows: pd.DataFrame, digest: str, route: str) -> pd.DataFrame:
+    """The rows of requests whose first choice was the package, with a column `failed`.
+
+    Who asks for a digest by name (smoke tests, developers) was not sent to it by chance, and a shadow's
+    answers go to nobody: only the routes `canary` and `production` count.
+    """
+    passed_over = rows["passed_over"].fillna("").astype(str)
+    passed = passed_over.str.startswith(f"{route}=")
+    own = (passed_over == "") & rows["route"].isin((CANARY, PRODUCTION)) & (rows["digest"] == digest)
+    failed = passed | (rows["status"] >= 500) | rows["valid_format"].eq(False)
+    return rows.assign(passed=passed, failed=failed)[own | passed]
+
+
+def _latencies(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows whose time is the package's own; an abandoned request has the time until it was abandoned."""
+    return rows[rows["status"].isin((200, _CLOSED)) & ~rows["passed"]]
+
+
+def _measured(rows: pd.DataFrame) -> dict[str, Values]:
+    """All measures but the slow answers."""
+    answered = rows[(rows["status"] == 200) & ~rows["passed"]]
+    quality = answered["quality"].dropna() if "quality" in answered else pd.Series(dtype=float)
+    if not quality.between(0, 1).all():
+        raise GraftError("telemetry rows: a quality is not a number from 0 to 1; scale the scores before")
+    return {
+        "errors": _numbers(rows.loc[(rows["status"] != _CLOSED) | rows["passed"], "failed"]),
+        "refusals": _numbers(answered["refused"].eq(True)),
+        "policy": _numbers(answered["blocked_by"].fillna("") != ""),
+        "quality": _numbers(1 - quality),
+    }
+
+
+def _slow(rows: pd.DataFrame, slow_ms: float | None) -> dict[str, Values]:
+    return {"slow": _numbers(rows["latency_ms"] > slow_ms) if slow_ms is not None else np.empty(0)}
+
+
+def _numbers(values: pd.Series) -> Values:
+    return values.to_numpy(dtype=np.float64)

@@ -1,0 +1,143 @@
+"""Which request counts for which package, and as what, on rows that went through the store."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tasks.arms import Arms, compared
+from tasks.errors import GraftError
+from tasks.store import TelemetryRow
+from tests.tasks.traffic import CANARY, PRODUCTION, START, failure, row, stored
+
+
+def arms(tmp_path: Path, *rows: TelemetryRow, reference: int = 2) -> Arms:
+    """The two sides, with two fast answers of production's before the phase."""
+    early = [row(-20), row(-10)]
+    return compared(stored([*early, *rows], tmp_path), CANARY, PRODUCTION, START, reference)
+
+
+def lists(numbers: dict[str, Any]) -> dict[str, list[float]]:
+    return {name: list(values) for name, values in numbers.items()}
+
+
+def test_good_answers_count_for_their_digest_and_are_none_of_anything(tmp_path: Path) -> None:
+    found = arms(tmp_path, row(1), row(2), row(3, CANARY))
+    assert lists(found.production) == {name: [0.0, 0.0] for name in ("errors", "refusals", "policy", "slow")} | {
+        "quality": []
+    }
+    assert lists(found.canary) == {name: [0.0] for name in ("errors", "refusals", "policy", "slow")} | {"quality": []}
+    assert found.slow_ms == 100.0
+
+
+@pytest.mark.parametrize(
+    ("bad", "measure"),
+    [
+        ({"refused": True}, "refusals"),
+        ({"blocked_by": "amounts"}, "policy"),
+        ({"valid_format": False}, "errors"),
+        ({"latency_ms": 101.0}, "slow"),
+    ],
+)
+def test_each_fault_of_an_answer_counts_in_its_own_measure_alone(
+    tmp_path: Path, bad: dict[str, Any], measure: str
+) -> None:
+    found = arms(tmp_path, row(1, CANARY, **bad), row(2, CANARY))
+    assert {name for name, values in found.canary.items() if values.sum()} == {measure}
+    assert list(found.canary[measure]) == [1.0, 0.0]
+
+
+def test_a_failed_request_is_an_error_and_says_nothing_of_answers(tmp_path: Path) -> None:
+    found = arms(tmp_path, failure(1, CANARY), failure(2, CANARY, status=504, latency_ms=60_000.0))
+    assert lists(found.canary) == {"errors": [1.0, 1.0], "refusals": [], "policy": [], "quality": [], "slow": []}
+
+
+def test_a_request_that_another_route_answered_is_its_first_choices_failure(tmp_path: Path) -> None:
+    """Neither the answer nor its time is production's, though its digest is."""
+    found = arms(
+        tmp_path,
+        row(1, PRODUCTION, passed_over="canary=timeout", latency_ms=9000.0, refused=True),
+        row(2, "", route="words", passed_over="canary=circuit_open, production=timeout"),
+        row(3, "f" * 64, route="previous", passed_over="production=engine_unavailable"),
+        failure(4, PRODUCTION, status=499, passed_over="canary=timeout"),
+    )
+    assert lists(found.canary) == {"errors": [1.0] * 3, "refusals": [], "policy": [], "quality": [], "slow": []}
+    assert lists(found.production) == {"errors": [1.0], "refusals": [], "policy": [], "quality": [], "slow": []}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"owner": "redteam"},
+        {"route": "digest"},
+        {"route": "shadow"},
+        {"operation": "embeddings"},
+        {"operation": "text_completion"},
+        {"cache": "hit"},
+        {"cache": "semantic"},
+        {"status": 429, "error": "rate_limit_exceeded"},
+        {"status": 400, "error": "prompt_too_long"},
+        {"user_chars": None, "refused": None, "valid_format": None, "blocked_by": "injection"},
+        {"digest": "f" * 64},
+    ],
+    ids=lambda fields: "-".join(f"{k}-{v}"[:24] for k, v in fields.items()),
+)
+def test_what_is_no_customers_question_to_the_model_does_not_count(tmp_path: Path, fields: dict[str, Any]) -> None:
+    changed = row(1, CANARY).model_copy(update=fields)
+    found = arms(tmp_path, changed, row(2, CANARY))
+    assert len(found.canary["errors"]) == 1
+    assert not found.production["errors"].size
+
+
+def test_who_leaves_is_no_error_but_waited_as_long_as_he_did(tmp_path: Path) -> None:
+    found = arms(tmp_path, failure(1, CANARY, status=499, latency_ms=30_000.0), row(2, CANARY))
+    assert list(found.canary["errors"]) == [0.0]
+    assert list(found.canary["slow"]) == [1.0, 0.0]
+
+
+def test_what_came_before_the_phase_serves_for_the_percentile_alone(tmp_path: Path) -> None:
+    before = [row(second - 1000, latency_ms=float(second)) for second in range(1, 101)]
+    old_canary = row(-500, CANARY, refused=True)
+    rows = stored([*before, old_canary, row(1, latency_ms=95.0), row(2, latency_ms=97.0), row(3, CANARY)], tmp_path)
+    found = compared(rows, CANARY, PRODUCTION, START, 50)
+    assert found.slow_ms == 96.0  # of 1 to 100 ms
+    assert list(found.production["slow"]) == [0.0, 1.0]
+    assert list(found.canary["slow"]) == [1.0]
+    assert len(found.production["errors"]) == 2
+    assert len(found.canary["refusals"]) == 1
+
+
+def test_without_a_past_the_first_answers_set_the_percentile_and_are_not_compared(tmp_path: Path) -> None:
+    rows = stored([*(row(second, latency_ms=100.0 + second) for second in range(1, 6)), row(6, CANARY)], tmp_path)
+    found = compared(rows, CANARY, PRODUCTION, START, 3)
+    assert found.slow_ms == 103.0
+    assert list(found.production["slow"]) == [1.0, 1.0]
+    assert len(found.production["errors"]) == 5
+    too_few = compared(rows, CANARY, PRODUCTION, START, 6)
+    assert too_few.slow_ms is None
+    assert not too_few.production["slow"].size and not too_few.canary["slow"].size
+
+
+def test_quality_is_compared_where_it_was_judged(tmp_path: Path) -> None:
+    rows = stored([row(1), row(2), row(3, CANARY), row(4, CANARY)], tmp_path)
+    found = compared(rows.assign(quality=[1.0, np.nan, 0.25, 0.5]), CANARY, PRODUCTION, START, 2)
+    assert list(found.production["quality"]) == [0.0]
+    assert list(found.canary["quality"]) == [0.75, 0.5]
+    with pytest.raises(GraftError, match="a quality is not a number from 0 to 1"):
+        compared(rows.assign(quality=4.0), CANARY, PRODUCTION, START, 2)
+
+
+def test_rows_from_elsewhere_are_refused_by_their_columns(tmp_path: Path) -> None:
+    rows = stored([row(1)], tmp_path).drop(columns=["owner", "cache"])
+    with pytest.raises(GraftError, match="no column owner, cache"):
+        compared(rows, CANARY, PRODUCTION, START, 2)
+
+
+def test_an_empty_store_gives_empty_arms(tmp_path: Path) -> None:
+    found = compared(stored([], tmp_path), CANARY, PRODUCTION, START + timedelta(hours=1), 2)
+    assert all(not values.size for values in (*found.canary.values(), *found.production.values()))
+    assert found.slow_ms is None
