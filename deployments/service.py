@@ -55,7 +55,7 @@ from tasks.layout import CLASSIFIERS, INDEX_TABLES, INDEXES, REGISTRY, SHOP, SHO
 from tasks.manifest import Grounding
 from tasks.policy import Decision
 from tasks.registry import LocalRegistry
-from tasks.settings import SafetySettings, Section, ToolSettings
+from tasks.settings import AdmissionSettings, SafetySettings, Section, ToolSettings
 from tasks.shop.desk import open_desk
 from tasks.store import TelemetryRow, TelemetryWriter
 
@@ -76,6 +76,7 @@ class EngineArguments(Section):
     digest: str
     root: str
     engine: ReplicaSettings
+    admission: AdmissionSettings
 
 
 class EmbeddingArguments(Section):
@@ -117,7 +118,8 @@ def engine(sent: dict[str, Any]) -> serve.Application:
         graceful_shutdown_wait_loop_s=0.5,
         graceful_shutdown_timeout_s=settings.request_timeout_s + 5,
     )
-    return configured.bind(arguments.digest, arguments.root, settings.model_dump())
+    admission = arguments.admission.model_dump()
+    return configured.bind(arguments.digest, arguments.root, settings.model_dump(), admission)
 
 
 def embedding(sent: dict[str, Any]) -> serve.Application:

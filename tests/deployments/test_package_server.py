@@ -7,12 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from deployments.engine import PackageServer
+from deployments.engine import EngineReplica, PackageServer
 from deployments.events import Ask, Delta, Event, Finished
 from tasks.engine.open import Model
+from tasks.errors import GraftError
+from tasks.layout import REGISTRY
 from tasks.prompt import Prompt
 from tasks.records import Message
+from tasks.registry import LocalRegistry
 from tasks.settings import EngineSettings
+from tests.deployments.stack import make_package
 from tests.deployments.test_turns import SETTINGS
 from tests.engines import ScriptedEngine, says
 
@@ -32,3 +36,14 @@ def test_new_text_is_sent_at_most_so_often_and_all_of_it_at_the_end(
     assert [delta.text for delta in deltas if isinstance(delta, Delta)] == pieces
     assert isinstance(finished, Finished)
     assert finished.generation.text == "Order HL-20931"
+
+
+def test_a_replica_does_not_open_what_the_server_does_not_admit(
+    tiny_base: Path, tiny_prompts: Path, tmp_path: Path
+) -> None:
+    package = make_package(tmp_path / "package", 1, tiny_base, tiny_prompts)
+    (tmp_path / "evaluation").mkdir()
+    digest = LocalRegistry(tmp_path / REGISTRY).publish(package, tiny_base, tmp_path / "evaluation")
+    admission = {"licences": ["MIT"], "engines": ["transformers"]}
+    with pytest.raises(GraftError, match=r"the licence of its base is 'Apache-2\.0', which this server does not serve"):
+        EngineReplica(digest, str(tmp_path), SETTINGS.model_dump(), admission)
