@@ -86,7 +86,7 @@ def other_tokenizer(published: Published) -> None:
 
 def other_template(published: Published) -> None:
     path = published.package / "prompt/chat.jinja"
-    write_text(path, path.read_text(encoding="utf-8").replace("<|im_start|>user", "<|im_start|>customer"))
+    write_text(path, path.read_text(encoding="utf-8").replace("Tools:", "You may call:"))
     published.seal()
 
 

@@ -32,7 +32,7 @@ def rewrite(package: Path, change: Callable[[dict[str, torch.Tensor]], dict[str,
 
 def another_template(package: Path) -> None:
     path = package / "prompt/chat.jinja"
-    path.write_text(path.read_text(encoding="utf-8").replace("<|im_start|>user", "<|im_start|>customer"))
+    path.write_text(path.read_text(encoding="utf-8").replace("Tools:", "You may call:"))
 
 
 def other_instructions(package: Path) -> None:
