@@ -19,6 +19,7 @@ from deployments.batches import Batches, OverloadedError, Ticket
 from deployments.events import OVERLOADED, Ask, Delta, Event, Finished, Refused, TokenLogprob
 from deployments.loopback import stay_on_loopback
 from deployments.settings import ReplicaSettings
+from tasks.admission import admit
 from tasks.engine.apart import EngineLostError
 from tasks.engine.open import Model, PromptTooLongError, open_package
 from tasks.engine.protocol import Chunk, ConstraintError, Generation, GenerationRequest, JsonSchema, Regex
@@ -26,11 +27,11 @@ from tasks.engine.resources import Resources
 from tasks.errors import GraftError
 from tasks.features import measure
 from tasks.layout import REGISTRY
-from tasks.manifest import read_manifest
 from tasks.pieces import TokenBytes
 from tasks.probe import probe
 from tasks.records import Message
 from tasks.registry import LocalRegistry
+from tasks.settings import AdmissionSettings
 
 _LOG = logging.getLogger(__name__)
 _CONSTRAINED_BY = {JsonSchema: "response_format", Regex: "structured_outputs", NoneType: "tools"}
@@ -147,21 +148,20 @@ class EngineReplica(PackageServer):
     """The Serve deployment: checks and opens a published package by its digest.
 
     Raises:
-        GraftError: the package is not there, is not byte for byte what was published, or does not
-            answer here as it did when it was packaged.
+        GraftError: the package is not there, is not admitted, or does not answer here as it did when
+            it was packaged.
     """
 
-    def __init__(self, digest: str, root: str, settings: dict[str, Any]) -> None:
+    def __init__(self, digest: str, root: str, settings: dict[str, Any], admission: dict[str, Any]) -> None:
         stay_on_loopback()
         checked = ReplicaSettings.model_validate(settings)
         resources = Resources(checked.threads, checked.cache_gb, apart=True)
         registry = LocalRegistry(Path(root) / REGISTRY)
-        registry.verify(digest)
-        package = registry.package(digest)
-        phrases = read_manifest(package).refusal_phrases
-        model = open_package(package, registry.base(digest), resources)
+        package, base = registry.package(digest), registry.base(digest)
+        manifest = admit(digest, package, base, AdmissionSettings.model_validate(admission))
+        model = open_package(package, base, resources)
         probe(model, package)
-        super().__init__(model, phrases, checked)
+        super().__init__(model, manifest.refusal_phrases, checked)
 
     def give_up(self) -> None:
         """End this process: only that surely frees its memory, and its requests are asked elsewhere."""

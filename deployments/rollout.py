@@ -22,12 +22,12 @@ from deployments.app.routing import Routing, Served, ServedEmbedding
 from deployments.ray_node import require_free
 from deployments.settings import Scale, ServeSettings, load_serve_settings
 from tasks import classifier
+from tasks.admission import admit
 from tasks.embedding import publish, read_embedding
 from tasks.errors import GraftError
 from tasks.layout import BUILT_EMBEDDING, BUILT_INJECTION, LOGS, RUN
-from tasks.manifest import read_manifest
 from tasks.registry import LocalRegistry
-from tasks.settings import load_settings
+from tasks.settings import AdmissionSettings, load_settings
 
 ASSISTANT = "assistant"
 EMBEDDING = "embedding"
@@ -67,7 +67,7 @@ def deploy(digest: str) -> None:
     answer before old ones go.
 
     Raises:
-        GraftError: it is not what was published, or does not come up; then all is as it was before.
+        GraftError: it is not admitted, or does not come up; then all is as it was before.
     """
     settings = load_serve_settings()
     with _one_at_a_time():
@@ -202,8 +202,13 @@ def _assistant_config(settings: ServeSettings, routing: Routing) -> dict[str, An
     return _config(ASSISTANT, ASSISTANT_BUILDER, arguments, deployment, route="/")
 
 
-def _engine_config(settings: ServeSettings, digest: str, name: str) -> dict[str, Any]:
-    arguments = {"digest": digest, "root": str(Path.cwd()), "engine": settings.engine.model_dump()}
+def _engine_config(settings: ServeSettings, admission: AdmissionSettings, digest: str, name: str) -> dict[str, Any]:
+    arguments = {
+        "digest": digest,
+        "root": str(Path.cwd()),
+        "engine": settings.engine.model_dump(),
+        "admission": admission.model_dump(mode="json"),
+    }
     return _config(name, ENGINE_BUILDER, arguments, _scaled("EngineReplica", settings.scale.engine), route=None)
 
 
@@ -234,17 +239,16 @@ def _scaled(deployment: str, scale: Scale) -> dict[str, Any]:
 
 
 def _deploy(settings: ServeSettings, digest: str) -> None:
-    registry = LocalRegistry()
-    registry.verify(digest)
+    registry, admission = LocalRegistry(), load_settings().admission
+    manifest = admit(digest, registry.package(digest), registry.base(digest), admission)
     name = _ENGINE + digest[:12]
     applications = _applications(settings)
     routing = _routing(applications)
     if name in applications and _has_failed(applications[name]) and digest not in routing.served:
         _keep_only(settings, set(applications) - {name})
     limit_s = settings.engine.start_timeout_s
-    _change(settings, name, _engine_config(settings, digest, name), limit_s, f"package {digest}")
+    _change(settings, name, _engine_config(settings, admission, digest, name), limit_s, f"package {digest}")
     if digest not in routing.served:
-        manifest = read_manifest(registry.package(digest))
         package = Served(
             app=name,
             name=manifest.name,

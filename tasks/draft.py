@@ -24,7 +24,7 @@ _CONTRACT = """\
 # Drafted from {rows} rows by `graft data add --replace`. Read it and make it yours: who owns the
 # data, under which licence, and what a row must be like. A broken `error` rule stops the run.
 owner: "unknown: say who answers for this data"
-licence: "unknown: say under which licence you have it"
+licence: "unknown: say under which licence you have it, as an SPDX id that params.yaml (admission.licences) lists"
 source: "unknown: say where {file} is from"
 updated: {updated}
 cadence_days: {cadence_days}   # older than this: freshness is broken

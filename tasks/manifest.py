@@ -11,12 +11,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tasks.constraints import Constraints
 from tasks.errors import GraftError
 from tasks.files import sha256_file, sha256_tree
 from tasks.records import Record
 from tasks.settings import EngineSettings, RetrievalSettings
 
 MANIFEST = "manifest.json"
+BASE = "base.json"
 PROVENANCE = "provenance.json"
 ADAPTER = "adapter"
 PROMPT = "prompt"
@@ -25,7 +27,7 @@ EXPORTED = "openvino"
 
 
 class BaseModelInfo(Record):
-    """The base model: where it came from, under which licence, and its files' sha256."""
+    """The base model: where it came from, under which licence, and its files' sha256. In its folder: `base.json`."""
 
     source: str
     sha256: str
@@ -74,9 +76,7 @@ class Manifest(Record):
     max_prompt_tokens: int
     data: dict[str, Any]
     params: dict[str, Any]
-    languages: tuple[str, ...]
-    intended_use: str
-    limits: str
+    constraints: Constraints
     refusal_phrases: tuple[str, ...]
     fidelity: Fidelity | None = None
     grounding: Grounding | None = None
@@ -112,14 +112,29 @@ def verify_package(package: Path, base: Path, digest: str | None = None) -> Mani
     """Check that a package and its base are byte for byte what the manifest says.
 
     Raises:
-        GraftError: a file is missing, added or changed, or the digest is another.
+        GraftError: the digest or the base is another, or a file is missing, added or changed.
     """
     manifest = read_manifest(package)
     if digest is not None and package_digest(package) != digest:
         raise GraftError(f"{package}: the manifest's digest is {package_digest(package)}, expected {digest}")
+    _compare_base(manifest.base, base)
     _compare(package, manifest.files, sha256_tree(package, frozenset({MANIFEST, PROVENANCE})))
-    _compare(base, manifest.base.files, sha256_tree(base, frozenset({"base.json"})))
+    _compare(base, manifest.base.files, sha256_tree(base, frozenset({BASE})))
     return manifest
+
+
+def _compare_base(expected: BaseModelInfo, base: Path) -> None:
+    """Said before its files are compared: that one of them has changed would not say why."""
+    try:
+        found = BaseModelInfo.model_validate_json((base / BASE).read_bytes())
+    except (OSError, ValueError) as error:
+        raise GraftError(f"{base / BASE}: says nothing of the base that can be read: {error}") from error
+    for part in ("sha256", "architecture"):
+        if getattr(found, part) != getattr(expected, part):
+            raise GraftError(
+                f"{base}: this base's {part} is {getattr(found, part)}, and the package was made on one whose "
+                f"{part} is {getattr(expected, part)}; it is not used on another"
+            )
 
 
 def _compare(folder: Path, expected: dict[str, str], found: dict[str, str]) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.card import render
+from tasks.constraints import Constraints, context_limit
 from tasks.engine.export import export
 from tasks.engine.fidelity import measure_fidelity
 from tasks.engine.open import open_base, open_package
@@ -29,6 +30,7 @@ from tasks.grounding import read_grounding
 from tasks.layout import BUILT_ADAPTER, BUILT_BASE, BUILT_BASELINE, BUILT_GROUNDED, BUILT_PACKAGE, CONTRACT, PROMPTS
 from tasks.manifest import (
     ADAPTER,
+    BASE,
     EXPORTED,
     MANIFEST,
     PROMPT,
@@ -46,17 +48,30 @@ from tasks.terms import Terms, load_terms
 
 
 def describe_data(terms: Terms, folder: Path) -> dict[str, Any]:
-    """Whose data it is, under which licence, how old, and the hash of each split."""
+    """Where the data is from, how many rows of what, and the hash of each split."""
     train = load_examples(folder / "train.parquet")
     return {
-        "owner": terms.owner,
-        "licence": terms.licence,
         "source": terms.source,
-        "updated": terms.updated.isoformat(),
         "training_rows": len(train),
         "labels": dict(sorted(Counter(example.label for example in train).items())),
         "files": {path.name: sha256_file(path) for path in sorted(folder.glob("*.parquet"))},
     }
+
+
+def constraints(settings: Settings, terms: Terms, base: Path, info: BaseModelInfo) -> Constraints:
+    """The sheet of a package on this base: `params.yaml` says what it is for, the contract whose data it knows."""
+    return Constraints(
+        base_licence=info.licence,
+        data_licence=terms.licence,
+        data_owner=terms.owner,
+        data_updated=terms.updated,
+        review_after_days=terms.cadence_days,
+        intended_use=settings.package.intended_use,
+        forbidden_uses=settings.package.forbidden_uses,
+        languages=settings.package.languages,
+        context_tokens=settings.prompt.max_prompt_tokens + settings.engine.max_new_tokens,
+        base_context_tokens=context_limit(base),
+    )
 
 
 def build(
@@ -74,6 +89,7 @@ def build(
     `baseline` is the base alone as the engine reads it: see the stage `base`.
     """
     prompt = Prompt.load(prompts, base)
+    info = BaseModelInfo.model_validate_json((base / BASE).read_bytes())
     with new_folder(target) as folder:
         shutil.copytree(adapter, folder / ADAPTER)
         (folder / PROMPT).mkdir()
@@ -83,21 +99,19 @@ def build(
         fidelity = _export(settings, prompt, base, folder, held_out) if settings.engine.name == "openvino" else None
         manifest = Manifest(
             name=settings.package.name,
-            base=BaseModelInfo.model_validate_json((base / "base.json").read_bytes()),
+            base=info,
             prompt=prompt.identity,
             engine=settings.engine,
             max_prompt_tokens=settings.prompt.max_prompt_tokens,
             data=describe_data(terms, examples),
             params={"prepare": settings.prepare.model_dump(), "train": settings.train.model_dump(mode="json")},
-            languages=settings.package.languages,
-            intended_use=settings.package.intended_use,
-            limits=settings.package.limits,
+            constraints=constraints(settings, terms, base, info),
             refusal_phrases=terms.refusal_phrases,
             fidelity=fidelity,
             grounding=read_grounding(examples),
             files={},
         )
-        write_text(folder / "card.md", render(manifest))
+        write_text(folder / "card.md", render(manifest, f"{ADAPTER}/loss.png"))
         write_manifest(folder, manifest)
         write_json(folder / PARITY, record_parity(folder, base, baseline, held_out).model_dump(mode="json"))
         write_manifest(folder, manifest)

@@ -275,9 +275,21 @@ class Prompt(Renderer):
 
     @cached_property
     def identity(self) -> dict[str, str]:
-        """The hashes that must agree between training and serving."""
-        tokenizer = hashlib.sha256(self.tokenizer.to_str().encode()).hexdigest()
-        return {"prompt": self.source.digest, "tokenizer": tokenizer}
+        """The hashes that must agree between training and serving; `prompt` is of the template too, and of the rest."""
+        texts = {"tokenizer": self.tokenizer.to_str(), "template": self.source.template}
+        hashes = {part: hashlib.sha256(text.encode()).hexdigest() for part, text in texts.items()}
+        return {**hashes, "prompt": self.source.digest}
+
+    def require(self, expected: Mapping[str, str], where: Path) -> None:
+        """Hold this prompt to the hashes that the package in folder `where` was made with.
+
+        Raises:
+            GraftError: one of them is another.
+        """
+        for part, wanted in expected.items():
+            found = self.identity.get(part)
+            if found != wanted:
+                raise GraftError(f"{where}: its {part} has the hash {found}, but it was trained with {wanted}")
 
 
 def around_arguments(name: str) -> tuple[str, str]:

@@ -147,8 +147,11 @@ class TrainSettings(Section):
     workers: Positive
 
 
+EngineName = Literal["openvino", "transformers", "vllm"]
+
+
 class EngineSettings(Section):
-    name: Literal["openvino", "transformers", "vllm"]
+    name: EngineName
     dtype: Literal[Dtype, "float16"]
     max_new_tokens: Positive
 
@@ -167,7 +170,17 @@ class PackageSettings(Section):
     compared_rows: Positive
     languages: tuple[str, ...]
     intended_use: str
-    limits: str
+    forbidden_uses: tuple[str, ...] = Field(min_length=1)
+
+
+Spdx = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+-]*$")]
+
+
+class AdmissionSettings(Section):
+    """What this server lets take traffic, whatever a package says of itself. Licences are SPDX identifiers."""
+
+    licences: tuple[Spdx, ...] = Field(min_length=1)
+    engines: tuple[EngineName, ...] = Field(min_length=1)
 
 
 class EvaluateSettings(Section):
@@ -254,6 +267,7 @@ class Settings(Section):
     engine: EngineSettings
     tools: ToolSettings
     package: PackageSettings
+    admission: AdmissionSettings
     evaluate: EvaluateSettings
     assistant: AssistantSettings
     gate: GateSettings

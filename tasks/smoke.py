@@ -16,6 +16,7 @@ from tasks.records import Example, Message
 from tasks.terms import Behaviour
 
 Json = dict[str, Any]
+_CACHE = "x-graft-cache"
 
 
 def choose(examples: Sequence[Example], labels: Mapping[str, Behaviour]) -> dict[str, tuple[Message, ...]]:
@@ -44,10 +45,10 @@ def smoke(
         prompts: as `choose` gives them; a name with "stream" in it is streamed.
 
     Raises:
-        GraftError: an answer is missing, malformed, empty or another model's.
+        GraftError: an answer is missing, malformed, empty, another model's or from a cache.
     """
     answers = {}
-    # An answer from the assistant's memory would say nothing of the engine.
+    # An answer from the assistant's memory would say nothing of the engine, and may be one that another package gave.
     headers = {"authorization": f"Bearer {key}", "cache-control": "no-cache"}
     with httpx.Client(base_url=base_url, headers=headers, timeout=timeout_s) as client:
         for name, messages in prompts.items():
@@ -68,7 +69,13 @@ def _whole(client: httpx.Client, body: Json) -> Json:
     answer: Json = response.json()
     _require(answer["object"] == "chat.completion", f"not a completion: {answer['object']}")
     choice = answer["choices"][0]
-    return {"models": {answer["model"]}, "usage": answer["usage"], **choice["message"], "end": choice["finish_reason"]}
+    return {
+        "models": {answer["model"]},
+        "usage": answer["usage"],
+        **choice["message"],
+        "end": choice["finish_reason"],
+        "cache": response.headers.get(_CACHE, "off"),
+    }
 
 
 def _stream(client: httpx.Client, body: Json) -> Json:
@@ -86,11 +93,14 @@ def _stream(client: httpx.Client, body: Json) -> Json:
         "content": "".join(choice["delta"].get("content") or "" for choice in choices),
         "tool_calls": [call for choice in choices for call in choice["delta"].get("tool_calls") or ()],
         "end": choices[-1]["finish_reason"],
+        "cache": response.headers.get(_CACHE, "off"),
     }
 
 
 def _text(answer: Json, model: str) -> str:
     """What was answered, after the checks that streamed and whole answers share."""
+    cache = answer["cache"]
+    _require(cache == "off", f"asked past the cache, which said {cache}: the answer may be another package's")
     _require(answer["models"] == {model}, f"answered as {answer['models']}, not as {model}")
     _require(answer["end"] in ("stop", "length", "tool_calls"), f"ended with {answer['end']}")
     _require(answer["usage"]["completion_tokens"] > 0, "no tokens were counted")

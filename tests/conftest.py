@@ -26,19 +26,17 @@ def make_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-@pytest.fixture(scope="session")
-def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder like `build/base`: a random Llama of 2 layers (safetensors), its tokenizer, `base.json`."""
+def make_base(folder: Path, seed: int) -> Path:
+    """Write a folder like `build/base`: a random Llama of 2 layers (safetensors), its tokenizer, `base.json`."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from tasks.base import describe
 
-    folder = tmp_path_factory.mktemp("tiny") / "base"
     folder.mkdir()
     tokenizer = make_tokenizer()
     tokenizer.save(str(folder / "tokenizer.json"))
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=tokenizer.get_vocab_size(),
         hidden_size=64,
@@ -52,8 +50,14 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tie_word_embeddings=True,
     )
     LlamaForCausalLM(config).save_pretrained(folder)
-    describe(folder, source="test://tiny", sha256="0" * 64, licence="Apache-2.0")
+    describe(folder, source="test://tiny", sha256=str(seed) * 64, licence="Apache-2.0")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The base of most tests."""
+    return make_base(tmp_path_factory.mktemp("tiny") / "base", seed=0)
 
 
 @pytest.fixture(scope="session")

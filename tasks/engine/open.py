@@ -14,7 +14,7 @@ from tasks.engine.apart import ApartEngine
 from tasks.engine.protocol import Engine, Generation, GenerationRequest, Tag, Tags, generate
 from tasks.engine.resources import Resources
 from tasks.errors import GraftError
-from tasks.manifest import ADAPTER, EXPORTED, PROMPT, Manifest, read_manifest
+from tasks.manifest import ADAPTER, EXPORTED, PROMPT, read_manifest
 from tasks.prompt import CALL_OPENS, Answer, Prompt, around_arguments
 from tasks.records import Message
 from tasks.settings import EngineSettings
@@ -90,14 +90,14 @@ def _calls(tools: Sequence[dict[str, Any]], must_call: Sequence[str]) -> Tags:
 def open_package(package: Path, base: Path, resources: Resources) -> Model:
     """Load a package on the engine its manifest names, after checking that the base is its base.
 
-    File hashes are checked where packages come from outside (`verify_package`), not here.
+    File hashes, licences and the like are checked before a package is served (`tasks/admission.py`), not here.
 
     Raises:
         GraftError: tokenizer or prompt are not those the package was made with.
     """
     manifest = read_manifest(package)
     prompt = Prompt.load(package / PROMPT, base)
-    _check_identity(manifest, prompt, package)
+    prompt.require(manifest.prompt, package)
     engine = _open(manifest.engine, base, package / ADAPTER, package / EXPORTED, prompt.end_of_turn, resources)
     return Model(engine, prompt, manifest.engine, manifest.max_prompt_tokens)
 
@@ -132,10 +132,3 @@ def _open_openvino(folder: Path, tokenizer: Path, end_of_turn: int, dtype: str, 
     from tasks.engine.openvino import OpenVinoEngine
 
     return OpenVinoEngine.load(folder, tokenizer, end_of_turn, dtype, resources)
-
-
-def _check_identity(manifest: Manifest, prompt: Prompt, package: Path) -> None:
-    for part, expected in manifest.prompt.items():
-        found = prompt.identity.get(part)
-        if found != expected:
-            raise GraftError(f"{package}: its {part} has the hash {found}, but it was trained with {expected}")

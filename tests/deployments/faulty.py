@@ -40,8 +40,8 @@ class FaultyEngine:
 
 
 class EngineReplica(Replica):
-    def __init__(self, digest: str, root: str, settings: dict[str, Any]) -> None:
-        super().__init__(digest, root, settings)
+    def __init__(self, digest: str, root: str, settings: dict[str, Any], admission: dict[str, Any]) -> None:
+        super().__init__(digest, root, settings, admission)
         self._batches._engine = FaultyEngine(self._model.engine, Path(root) / FAULT)
 
 

@@ -25,6 +25,7 @@ from tasks.probe import PARITY, record
 from tasks.prompt import FILES, Prompt
 from tasks.records import Message
 from tasks.settings import EngineSettings
+from tests.sheets import SHEET
 
 MAX_PROMPT_TOKENS = 600
 
@@ -60,9 +61,7 @@ def seal(package: Path, base: Path) -> str:
         max_prompt_tokens=MAX_PROMPT_TOKENS,
         data={},
         params={},
-        languages=("en",),
-        intended_use="tests",
-        limits="tests",
+        constraints=SHEET,
         refusal_phrases=("i can't",),
         files=sha256_tree(package, frozenset({MANIFEST})),
     )

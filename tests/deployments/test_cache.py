@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
+import uvicorn
 
-from deployments.app.cache import AnswerCache, CacheKey, fingerprint
+from deployments.app.cache import AnswerCache, CacheKey, Lookup, fingerprint
+from deployments.app.embeddings import Embeddings
+from deployments.app.routes import create_app
 from deployments.app.semantic import SemanticIndex, Vectors, facts
 from deployments.events import Ask
 from deployments.settings import CacheSettings
 from tasks.engine.protocol import Regex
 from tasks.errors import GraftError
 from tasks.records import Message
+from tasks.smoke import smoke
 from tests.deployments.scripted import NEW, OLD, Clock, Counted, Desk, answers, refuses
+from tests.deployments.stack import free_port
 
 CACHE = CacheSettings(mb=1, max_age_s=100, semantic=False, threshold=0.9, entries=3)
 SEMANTIC = CACHE.model_copy(update={"semantic": True})
@@ -162,6 +170,54 @@ def test_a_promotion_is_followed_by_its_own_answers_and_what_is_retired_is_forgo
         assert result(await shop.post(model=NEW)) == "miss"
 
     asyncio.run(run())
+
+
+class Stale(AnswerCache):
+    """Knows one package, the old one, and gives its answers for all; heeds no `no-cache`."""
+
+    async def look_up(self, tenant: str, digest: str, ask: Ask, cache_control: str) -> Lookup:
+        return await super().look_up(tenant, OLD, ask, "")
+
+
+@contextmanager
+def listening(shop: Desk) -> Iterator[str]:
+    """`shop` on a port of its own, as the smoke test meets it."""
+    app = create_app(shop.turns, Embeddings(shop.turns, shop.backend))
+    port = free_port()
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            assert thread.is_alive()
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("cache", "caught"), [(AnswerCache, False), (Stale, True)], ids=["by package", "one for all packages"]
+)
+def test_a_deploy_behind_a_stale_cache_is_caught_by_its_smoke_test(cache: type[AnswerCache], caught: bool) -> None:
+    """Before the new package was deployed somebody asked the old one what the smoke test asks."""
+    shop = desk("From the new one.")
+    shop.turns._cache = cache(CACHE, shop.meters, shop.clock, None)
+    shop.turns._cache.keep({NEW, OLD})
+    asked = {"messages": [{"role": "user", "content": "Hello?"}], "logprobs": True}
+    with listening(shop) as url:
+        before = httpx.post(f"{url}/chat/completions", json={"model": OLD, **asked})
+        again = httpx.post(f"{url}/chat/completions", json={"model": OLD, **asked})
+        assert (result(before), result(again), content(again)) == ("miss", "hit", "From the old one.")
+        prompts = {"answer question": [Message(role="user", content="Hello?")]}
+        if caught:
+            stale = httpx.post(f"{url}/chat/completions", json={"model": NEW, **asked}).json()
+            assert (stale["model"], stale["choices"][0]["message"]["content"]) == (NEW, "From the old one.")
+            with pytest.raises(GraftError, match="asked past the cache, which said hit"):
+                smoke(url, "none", NEW, prompts, 10.0)
+        else:
+            assert smoke(url, "none", NEW, prompts, 10.0) == {"answer question": "From the new one."}
 
 
 def test_an_answer_that_ends_after_its_package_was_retired_is_not_kept() -> None:

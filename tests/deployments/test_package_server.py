@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 
 import pytest
 
-from deployments.engine import PackageServer
+from deployments import rollout
+from deployments.engine import EngineReplica, PackageServer
 from deployments.events import Ask, Delta, Event, Finished
+from deployments.service import EngineArguments, engine
+from deployments.settings import SERVE_YAML, load_serve_settings
 from tasks.engine.open import Model
+from tasks.errors import GraftError
+from tasks.layout import REGISTRY
 from tasks.prompt import Prompt
 from tasks.records import Message
-from tasks.settings import EngineSettings
+from tasks.registry import LocalRegistry
+from tasks.settings import AdmissionSettings, EngineSettings
+from tests.conftest import ROOT
+from tests.deployments.stack import make_package
 from tests.deployments.test_turns import SETTINGS
 from tests.engines import ScriptedEngine, says
 
@@ -22,9 +31,9 @@ def test_new_text_is_sent_at_most_so_often_and_all_of_it_at_the_end(
     every_s: float, pieces: list[str], tiny_base: Path, tiny_prompts: Path
 ) -> None:
     async def run() -> list[Event]:
-        engine = ScriptedEngine(says("Order HL-20931"))
+        scripted = ScriptedEngine(says("Order HL-20931"))
         settings = EngineSettings(name="transformers", dtype="float32", max_new_tokens=50)
-        model = Model(engine, Prompt.load(tiny_prompts, tiny_base), settings, 500)
+        model = Model(scripted, Prompt.load(tiny_prompts, tiny_base), settings, 500)
         server = PackageServer(model, (), SETTINGS.model_copy(update={"stream_every_s": every_s}))
         return [event async for event in server.turn(Ask(messages=(Message(role="user", content="Which?"),)))]
 
@@ -32,3 +41,22 @@ def test_new_text_is_sent_at_most_so_often_and_all_of_it_at_the_end(
     assert [delta.text for delta in deltas if isinstance(delta, Delta)] == pieces
     assert isinstance(finished, Finished)
     assert finished.generation.text == "Order HL-20931"
+
+
+def test_replicas_are_told_of_the_servers_own_lists() -> None:
+    admission = AdmissionSettings(licences=("MIT",), engines=("vllm",))
+    config = rollout._engine_config(load_serve_settings(ROOT / SERVE_YAML), admission, "ab" * 32, "engine-x")
+    sent = json.loads(json.dumps(config["args"]))
+    assert EngineArguments.model_validate(sent).admission == admission
+    assert engine(sent)._bound_deployment.init_args[-1] == admission.model_dump()
+
+
+def test_a_replica_does_not_open_what_the_server_does_not_admit(
+    tiny_base: Path, tiny_prompts: Path, tmp_path: Path
+) -> None:
+    package = make_package(tmp_path / "package", 1, tiny_base, tiny_prompts)
+    (tmp_path / "evaluation").mkdir()
+    digest = LocalRegistry(tmp_path / REGISTRY).publish(package, tiny_base, tmp_path / "evaluation")
+    admission = {"licences": ["MIT"], "engines": ["transformers"]}
+    with pytest.raises(GraftError, match=r"the licence of its base is 'Apache-2\.0', which this server does not serve"):
+        EngineReplica(digest, str(tmp_path), SETTINGS.model_dump(), admission)

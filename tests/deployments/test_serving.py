@@ -297,6 +297,21 @@ def test_a_package_that_is_not_what_was_published_is_not_deployed(stack: Stack, 
     assert rollout.served().production == first
 
 
+def test_a_package_that_this_server_does_not_admit_is_not_deployed(stack: Stack, first: str) -> None:
+    """It was served before the server's list was shortened, and is what was published."""
+    path, digest = stack.root / "params.yaml", stack.publish(6)
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    shorter = {**content, "admission": {**content["admission"], "licences": ["MIT"]}}
+    path.write_text(yaml.safe_dump(shorter), encoding="utf-8")
+    try:
+        with pytest.raises(GraftError, match=r"the licence of its base is 'Apache-2\.0', which this server does not"):
+            rollout.deploy(digest)
+    finally:
+        path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    assert digest not in rollout.served().served
+    assert rollout.served().production == first
+
+
 def garbage(weights: Path) -> None:
     weights.write_bytes(b"not weights")
 

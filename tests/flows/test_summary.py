@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from flows.summary import Released, figures, render
+from flows.summary import Released, render
 from tasks.settings import load_settings
 from tests.conftest import ROOT
 
@@ -20,16 +20,6 @@ def rows() -> pd.DataFrame:
     table["tool_call_match"] = [0.0, None, None, None, 1.0, None, None, None]
     table["refusal_correct"] = None
     return table
-
-
-def test_figures_give_each_system_its_means_and_interval() -> None:
-    head, _, base, candidate = figures(rows(), GATE)
-    assert [cell.strip() for cell in base.split("|")][1:4] == ["base", "4", "0.000 (0.000 to 0.000)"]
-    cells = [cell.strip() for cell in candidate.split("|")]
-    assert cells[1] == "candidate"
-    assert cells[3].startswith("0.750 (")
-    assert cells[4:6] == ["0.750", "1.000"]  # of exact match, and of the one row that wants a tool
-    assert "refusal" not in head  # no row wants one
 
 
 def test_summary_names_all_that_a_person_needs() -> None:

@@ -85,6 +85,9 @@ def test_release_serves_and_prints_the_summary(stack: Stack, released: tuple[int
     assert {states[name] for name in STAGES if name != "incumbent"} == {"Cached"}
     assert list(states)[len(STAGES) :] == ["gate", "publish", "deploy", "smoke", "promote", "reference"]
     assert LocalRegistry(stack.root / ".graft/registry").history()[-1].digest == digest
+    assert f"evaluations/{digest}/card.md" in output
+    artifacts = {a["key"]: a["data"] for a in stack.api.artifacts(newest(stack)["id"])}
+    assert "## Whole turns" in artifacts["model-card"]
 
 
 @pytest.mark.usefixtures("released")

@@ -13,6 +13,7 @@ import pytest
 from tasks.files import sha256_file, sha256_tree, write_json, write_text
 from tasks.manifest import MANIFEST, PROMPT, BaseModelInfo, Manifest
 from tasks.settings import EngineSettings
+from tests.sheets import SHEET
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,7 @@ def build_package(tmp_path: Path) -> Callable[..., Built]:
             max_prompt_tokens=64,
             data={},
             params={},
-            languages=("en",),
-            intended_use="tests",
-            limits="none",
+            constraints=SHEET,
             refusal_phrases=("i can't",),
             files=sha256_tree(package),
         )

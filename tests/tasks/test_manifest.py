@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,8 @@ from typing import Any
 import pytest
 
 from tasks.errors import GraftError
-from tasks.files import sha256_file, write_text
-from tasks.manifest import MANIFEST, package_digest, read_manifest, verify_package
+from tasks.files import sha256_file, write_json, write_text
+from tasks.manifest import BASE, MANIFEST, package_digest, read_manifest, verify_package
 
 
 def test_the_digest_is_the_manifests_own(build_package: Callable[..., Any]) -> None:
@@ -49,6 +50,22 @@ def test_any_other_file_is_refused(
     with pytest.raises(GraftError) as error:
         verify_package(built.package, built.base)
     assert f"{name}: {how}" in str(error.value)
+
+
+@pytest.mark.parametrize("part", ["sha256", "architecture"])
+def test_a_base_that_calls_itself_another_is_refused(build_package: Callable[..., Any], part: str) -> None:
+    built = build_package()
+    info = json.loads((built.base / BASE).read_text(encoding="utf-8"))
+    write_json(built.base / BASE, {**info, part: "another"})
+    with pytest.raises(GraftError, match=f"this base's {part} is another, and the package was made on one whose"):
+        verify_package(built.package, built.base)
+
+
+def test_a_folder_that_says_nothing_of_itself_is_no_base(build_package: Callable[..., Any]) -> None:
+    built = build_package()
+    (built.base / BASE).unlink()
+    with pytest.raises(GraftError, match="says nothing of the base"):
+        verify_package(built.package, built.base)
 
 
 def test_another_digest_than_the_expected_is_refused(build_package: Callable[..., Any]) -> None:

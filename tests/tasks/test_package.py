@@ -67,6 +67,25 @@ def test_same_content_has_the_same_digest(
     assert {"card.md", PARITY, "prompt/chat.jinja", "adapter/adapter_model.safetensors"} <= manifest.files.keys()
 
 
+def test_the_sheet_is_what_params_contract_and_base_say(
+    tiny_base: Path, tiny_adapter: Path, tiny_prompts: Path, examples: Path, tmp_path: Path
+) -> None:
+    package(tiny_base, tiny_adapter, tiny_prompts, examples, tmp_path / "package")
+    settings, terms = load_settings(ROOT / "params.yaml"), load_terms(ROOT / "data/contract.yaml")
+    manifest = read_manifest(tmp_path / "package")
+    sheet = manifest.constraints
+    assert (sheet.base_licence, sheet.data_licence) == ("Apache-2.0", terms.licence)
+    assert (sheet.data_owner, sheet.data_updated) == (terms.owner, terms.updated)
+    assert (sheet.review_by - terms.updated).days == terms.cadence_days
+    assert sheet.intended_use == settings.package.intended_use
+    assert sheet.forbidden_uses == settings.package.forbidden_uses
+    assert sheet.languages == settings.package.languages
+    assert sheet.context_tokens == manifest.max_prompt_tokens + manifest.engine.max_new_tokens
+    assert sheet.base_context_tokens == 4096
+    card = (tmp_path / "package/card.md").read_text(encoding="utf-8")
+    assert "![Loss during training](adapter/loss.png)" in card
+
+
 @pytest.mark.parametrize("engine", ["openvino", "transformers"])
 def test_parity_is_what_the_opened_package_answers(
     engine: str, tiny_base: Path, tiny_adapter: Path, tiny_prompts: Path, examples: Path, tmp_path: Path

@@ -10,11 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tasks.engine.open import open_package
+from tasks.engine.open import open_base, open_package
 from tasks.engine.resources import ALONE
 from tasks.errors import GraftError
 from tasks.prefix import shared_length
 from tasks.probe import PARITY, ROWS, TOKENS, ProbeRow, check_answers, probe
+from tests.conftest import make_base
 from tests.deployments.stack import make_package, seal
 
 WEIGHTS = "adapter/adapter_model.safetensors"
@@ -31,7 +32,10 @@ def rewrite(package: Path, change: Callable[[dict[str, torch.Tensor]], dict[str,
 
 def another_template(package: Path) -> None:
     path = package / "prompt/chat.jinja"
-    path.write_text(path.read_text(encoding="utf-8").replace("<|im_start|>user", "<|im_start|>customer"))
+    path.write_text(path.read_text(encoding="utf-8").replace("Tools:", "You may call:"))
+
+
+def other_instructions(package: Path) -> None:
     (package / "prompt/system.txt").write_text("Be long.", encoding="utf-8")
 
 
@@ -55,7 +59,8 @@ def test_a_right_deploy_passes(packaged: Path, tiny_base: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
-        (another_template, "parity probe: the prompt differs"),
+        (another_template, "parity probe: the prompt and the template differs"),
+        (other_instructions, "parity probe: the prompt differs"),
         (no_adapter, "effect probe: 3 of 3 answers begin as the base's"),
         (another_adapter, r"parity probe: of 3 answers' first 8 tokens \d+% are as when"),
         (no_probes, r"parity\.json: no probes that this version can read"),
@@ -70,6 +75,22 @@ def test_a_wrong_deploy_is_told_apart(
     wrong(package)
     seal(package, tiny_base)
     with pytest.raises(GraftError, match=told):
+        probe(open_package(package, tiny_base, ALONE), package)
+
+
+def test_an_engine_that_leaves_the_adapter_out_is_told_apart(packaged: Path, tiny_base: Path) -> None:
+    """The package is whole, and is not what answers."""
+    with pytest.raises(GraftError, match="effect probe: 3 of 3 answers begin as the base's"):
+        probe(open_base(packaged, tiny_base, tiny_base, ALONE), packaged)
+
+
+def test_an_adapter_of_another_base_is_told_apart(tiny_base: Path, tiny_prompts: Path, tmp_path: Path) -> None:
+    """Of the same architecture and shape, so that it can be loaded; sealed as if it were of the base that serves."""
+    trained_on = make_base(tmp_path / "base", seed=1)
+    package = make_package(tmp_path / "package", 1, trained_on, tiny_prompts)
+    probe(open_package(package, trained_on, ALONE), package)
+    seal(package, tiny_base)
+    with pytest.raises(GraftError, match=r"parity probe: of 3 answers' first 8 tokens \d+% are as when"):
         probe(open_package(package, tiny_base, ALONE), package)
 
 

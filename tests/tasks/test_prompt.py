@@ -205,6 +205,23 @@ def test_identity_follows_all_that_shapes_a_prompt(source: PromptSource, tokeniz
     assert Prompt(source, longer).identity["tokenizer"] != same["tokenizer"]
 
 
+def test_the_templates_hash_is_of_the_template_alone(source: PromptSource, tokenizer: Tokenizer) -> None:
+    same = Prompt(source, tokenizer).identity["template"]
+    assert Prompt(PromptSource("Be kind.", (), source.template), tokenizer).identity["template"] == same
+    changed = PromptSource(source.system, source.tools, source.template + " ")
+    assert Prompt(changed, tokenizer).identity["template"] != same
+
+
+def test_a_prompt_is_held_to_the_hashes_that_a_package_was_made_with(
+    source: PromptSource, tokenizer: Tokenizer
+) -> None:
+    prompt = Prompt(source, tokenizer)
+    prompt.require(prompt.identity, Path("package"))
+    for part in prompt.identity:
+        with pytest.raises(GraftError, match=f"package: its {part} has the hash .* trained with 0"):
+            prompt.require({**prompt.identity, part: "0"}, Path("package"))
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [

@@ -55,6 +55,10 @@ def test_the_repositorys_params_are_read_with_their_types() -> None:
         ("guard.margins.speed", 0.1, "guard.margins.speed: Extra inputs are not permitted"),
         ("guard.patience_s", 10, "guard: Value error, patience_s must be interval_s at least"),
         ("train.epochs", "many", "train.epochs: Input should be a valid number"),
+        ("package.forbidden_uses", [], "package.forbidden_uses: Tuple should have at least 1 item"),
+        ("admission.licences", [], "admission.licences: Tuple should have at least 1 item"),
+        ("admission.licences", ["Apache 2.0"], "admission.licences.0: String should match pattern"),
+        ("admission.engines", ["onnx"], "admission.engines.0: Input should be"),
     ],
 )
 def test_a_wrong_key_is_named(tmp_path: Path, path: str, value: Any, said: str) -> None:

@@ -34,10 +34,10 @@ def stream(*deltas: dict[str, Any], model: str = MODEL, done: bool = True) -> st
 
 
 class Endpoint(ThreadingHTTPServer):
-    """Answers every request with `answer`; keeps what it was asked."""
+    """Answers every request with `answer`; keeps what it was asked. `cache` is what its cache says it did."""
 
     def __init__(self) -> None:
-        self.answer, self.status = "", 200
+        self.answer, self.status, self.cache = "", 200, "off"
         self.asked: list[dict[str, Any]] = []
         super().__init__(("127.0.0.1", 0), Handler)
 
@@ -52,6 +52,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.server.asked.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
         self.send_response(self.server.status)
+        self.send_header("x-graft-cache", self.server.cache)
         self.end_headers()
         self.wfile.write(self.server.answer.encode())
 
@@ -98,6 +99,16 @@ def test_whole_tool_and_streamed_answers_pass(endpoint: Endpoint) -> None:
 )
 def test_a_wrong_answer_is_named(endpoint: Endpoint, answer: str, name: str, problem: str) -> None:
     with pytest.raises(GraftError, match=rf"smoke: {name} at .*{problem}"):
+        ask(endpoint, answer, name)
+
+
+@pytest.mark.parametrize("cache", ["hit", "semantic", "miss"])
+@pytest.mark.parametrize(("answer", "name"), [(whole({"content": "hi"}), "a"), (stream({"content": "hi"}), "stream")])
+def test_an_endpoint_that_heeds_its_cache_all_the_same_is_named(
+    endpoint: Endpoint, answer: str, name: str, cache: str
+) -> None:
+    endpoint.cache = cache
+    with pytest.raises(GraftError, match=f"smoke: {name} at .*asked past the cache, which said {cache}"):
         ask(endpoint, answer, name)
 
 
