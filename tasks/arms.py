@@ -16,6 +16,7 @@ import pandas as pd
 from tasks.errors import GraftError
 from tasks.registry import PRODUCTION
 from tasks.sequential import Values
+from tasks.shadow import SHADOW, ShadowPair
 from tasks.store import REDTEAM_OWNER
 
 CANARY = "canary"
@@ -73,6 +74,47 @@ def compared(rows: pd.DataFrame, canary: str, production: str, start: datetime, 
     return Arms(
         canary=_measured(tried) | _slow(_latencies(tried), slow_ms),
         production=_measured(usual) | _slow(timed.iloc[earlier:], slow_ms),
+        slow_ms=slow_ms,
+    )
+
+
+def shadowed(rows: pd.DataFrame, shadow: str, production: str, start: datetime, reference: int) -> Arms:
+    """The requests since `start` that a shadow was asked too, measured alike; see `compared`.
+
+    Only what production answered is copied, so the one side has no errors. Both are timed by their
+    engine to the end of the first round, and the first `reference` requests say what is slow. What
+    checks and rules made of a shadow's answer is not known.
+
+    Raises:
+        GraftError: a column is missing.
+    """
+    if absent := [column for column in (*_COLUMNS, "shadow") if column not in rows]:
+        raise GraftError(f"telemetry rows: no column {', '.join(absent)}; read them with tasks.store.read_window")
+    copies = rows[(rows["operation"] == SHADOW) & (rows["digest"] == shadow) & (rows["at"] >= start)]
+    failed = (copies["status"] != 200) | copies["valid_format"].eq(False)
+    pairs = [ShadowPair.model_validate_json(text) for text in copies["shadow"].fillna("") if text]
+    pairs = [pair for pair in pairs if pair.production == production]
+    slow_ms = None
+    if len(pairs) >= reference:
+        usual = [pair.production_ms for pair in pairs[:reference]]
+        slow_ms = float(np.quantile(usual, SLOW_QUANTILE, method="higher"))
+    nothing = np.empty(0)
+    timed = pairs[reference:] if slow_ms is not None else []
+    return Arms(
+        canary={
+            "errors": _numbers(failed),
+            "slow": np.array([pair.shadow_ms > (slow_ms or 0) for pair in timed], dtype=np.float64),
+            "refusals": np.array([pair.shadow_refused for pair in pairs], dtype=np.float64),
+            "policy": nothing,
+            "quality": nothing,
+        },
+        production={
+            "errors": np.zeros(len(copies)),
+            "slow": np.array([pair.production_ms > (slow_ms or 0) for pair in timed], dtype=np.float64),
+            "refusals": np.array([pair.production_refused for pair in pairs], dtype=np.float64),
+            "policy": nothing,
+            "quality": nothing,
+        },
         slow_ms=slow_ms,
     )
 

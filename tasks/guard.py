@@ -22,7 +22,7 @@ from typing import Literal
 
 import pandas as pd
 
-from tasks.arms import compared
+from tasks.arms import compared, shadowed
 from tasks.errors import GraftError
 from tasks.incidents import Report
 from tasks.records import Record
@@ -98,9 +98,16 @@ class GuardVerdict(Record):
 
 
 def judge(
-    rows: pd.DataFrame, canary: str, production: str, start: datetime, now: datetime, settings: GuardSettings
+    rows: pd.DataFrame,
+    canary: str,
+    production: str,
+    start: datetime,
+    now: datetime,
+    settings: GuardSettings,
+    *,
+    unseen: bool = False,
 ) -> GuardVerdict:
-    """Compare a canary with production on the rows from `start` to `now`.
+    """Compare a canary, or a shadow where its answers are `unseen`, with production on the rows from `start` to `now`.
 
     Look as often as wanted, each time with all rows since the same `start`: nothing is remembered
     between looks, and nothing needs to be.
@@ -113,16 +120,20 @@ def judge(
         start: when the phase began; aware.
         now: when the window ends; aware.
         settings: margins, alpha and patience.
+        unseen: the package is a shadow; what checks and rules say of its answers is not known.
 
     Raises:
         GraftError: both are the same package, a column is missing, or a quality is not in [0, 1].
     """
     if canary == production:
         raise GraftError(f"guard: the canary {canary} is what is in production; there is nothing to compare")
-    arms = compared(rows[rows["at"] < now], canary, production, start, settings.min_requests)
+    arms = (shadowed if unseen else compared)(rows[rows["at"] < now], canary, production, start, settings.min_requests)
     measures = tuple(measured(name, arms.canary[name], arms.production[name], settings) for name in MEASURES)
     n_canary, n_production = measures[0].n_canary, measures[0].n_production
-    outcome, reason = _outcome(measures, min(n_canary, n_production), (now - start).total_seconds(), settings)
+    # Nobody judges every answer, so quality may be absent; the others are in every row of a request.
+    absent = ("quality", "policy") if unseen else ("quality",)
+    needed = [m for m in measures if m.outcome != "unmeasured" or m.measure not in absent]
+    outcome, reason = _outcome(needed, min(n_canary, n_production), (now - start).total_seconds(), settings)
     by_severity = sorted(measures, key=lambda m: _BY_SEVERITY.index(m.outcome))
     return GuardVerdict(
         outcome=outcome,
@@ -165,10 +176,8 @@ def _outcome(measures: Sequence[Measured], n: int, elapsed_s: float, settings: G
     found = [measure.outcome for measure in measures]
     if worse := [_WORDS[m.measure] for m in measures if m.outcome == "breach"]:
         return "breach", f"The canary is worse than its margins allow: {', '.join(worse)}."
-    # Nobody judges every answer, so quality may be absent; the others are in every row.
-    clear = all(m.outcome == "within" or (m.measure == "quality" and m.outcome == "unmeasured") for m in measures)
-    if clear and n >= settings.min_requests:
-        return "healthy", f"All {found.count('within')} measured increases are below their margins."
+    if all(outcome == "within" for outcome in found) and n >= settings.min_requests:
+        return "healthy", f"All {len(found)} measured increases are below their margins."
     few = f", and {settings.min_requests} requests of each are needed at least" if n < settings.min_requests else ""
     left_s = settings.patience_s - elapsed_s
     if left_s > 0:

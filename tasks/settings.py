@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tasks.errors import GraftError
+from tasks.phases import parse_phases
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(gt=0)]
@@ -221,6 +222,21 @@ class GateSettings(Section):
     seed: int
 
 
+class RolloutSettings(Section):
+    """How a package comes to production; see `tasks.phases` and `flows.phases`."""
+
+    phases: tuple[str, ...]
+    without_traffic: Literal["promote", "hold"]
+    approval: Literal["none", "person"]
+    approval_hours: Annotated[float, Field(gt=0.0)]
+
+    @field_validator("phases")
+    @classmethod
+    def _known(cls, phases: tuple[str, ...]) -> tuple[str, ...]:
+        parse_phases(phases)
+        return phases
+
+
 class GuardMargins(Section):
     """By how much each measure of a canary may exceed production's and still be healthy; see `tasks.arms`."""
 
@@ -271,6 +287,7 @@ class Settings(Section):
     evaluate: EvaluateSettings
     assistant: AssistantSettings
     gate: GateSettings
+    rollout: RolloutSettings
     guard: GuardSettings
     drift: DriftSettings
     embedding: EmbeddingSettings

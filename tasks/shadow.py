@@ -16,6 +16,9 @@ from pydantic import AwareDatetime
 from tasks.records import Record, ToolCall
 from tasks.scoring import token_f1, tool_call_match
 
+SHADOW = "shadow"
+"""The place of a package whose answers nobody sees, and the operation and route of its telemetry rows."""
+
 
 @dataclass(frozen=True)
 class Answered:

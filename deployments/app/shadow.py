@@ -25,12 +25,10 @@ from deployments.app.telemetry import Sink, TurnRecord
 from deployments.app.timeouts import Events, Timeouts, within
 from deployments.events import OVERLOADED, Ask, Backend, Finished, Refused
 from deployments.settings import ShadowSettings
-from tasks.shadow import Answered, pair
+from tasks.shadow import SHADOW, Answered, pair
 from tasks.store import TelemetryRow
 
 _LOG = logging.getLogger(__name__)
-
-OPERATION = "shadow"
 
 
 @dataclass
@@ -105,7 +103,7 @@ class Shadows:
         if copy.given is None:
             return
         if len(self._open) >= self._settings.at_once or self._load() >= self._settings.busy:
-            self._meters.tried(OPERATION, "dropped")
+            self._meters.tried(SHADOW, "dropped")
             return
         task = asyncio.create_task(self._follow(copy, copy.given))
         self._open.add(task)
@@ -115,16 +113,16 @@ class Shadows:
         at, started = datetime.now(UTC), time.monotonic()
         try:
             ended = await self._ask(copy)
-            self._meters.tried(OPERATION, ended.code if isinstance(ended, Refused) else "ok")
+            self._meters.tried(SHADOW, ended.code if isinstance(ended, Refused) else "ok")
             if isinstance(ended, Refused) and ended.code == OVERLOADED:
                 return
             row = TelemetryRow(
                 trace_id=copy.trace_id,
                 at=at,
                 digest=copy.digest,
-                operation=OPERATION,
+                operation=SHADOW,
                 owner=copy.owner,
-                route=OPERATION,
+                route=SHADOW,
                 stream=False,
                 latency_ms=(time.monotonic() - started) * 1000,
                 **_outcome(copy, at, given, ended),
@@ -135,7 +133,7 @@ class Shadows:
 
     async def _ask(self, copy: Copy) -> Finished | Refused:
         """How the shadow's turn ended."""
-        ask = replace(copy.ask, whole=False, key=f"{copy.ask.key}:{OPERATION}")
+        ask = replace(copy.ask, whole=False, key=f"{copy.ask.key}:{SHADOW}")
         arrived = asyncio.get_running_loop().time()
         async with aclosing(within(self._timeouts, arrived, self._backend.ask(copy.app, ask))) as events:
             return [event async for event in events if isinstance(event, Finished | Refused)][-1]

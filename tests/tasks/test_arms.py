@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks.arms import Arms, compared
+from tasks.arms import Arms, compared, shadowed
 from tasks.errors import GraftError
+from tasks.shadow import SHADOW, ShadowPair
 from tasks.store import TelemetryRow
 from tests.tasks.traffic import CANARY, PRODUCTION, START, failure, row, stored
 
@@ -141,3 +142,57 @@ def test_an_empty_store_gives_empty_arms(tmp_path: Path) -> None:
     found = compared(stored([], tmp_path), CANARY, PRODUCTION, START + timedelta(hours=1), 2)
     assert all(not values.size for values in (*found.canary.values(), *found.production.values()))
     assert found.slow_ms is None
+
+
+def copied(second: float, **fields: Any) -> TelemetryRow:
+    """A request that the shadow was asked too, and answered as production did but for `fields`."""
+    alike = {"same_tool": True, "same_call": True, "token_f1": 1.0, "length_ratio": 1.0}
+    pair = ShadowPair(
+        trace_id=str(second),
+        at=START + timedelta(seconds=second),
+        **{
+            **alike,
+            **{f"{side}{name}": value for side in ("production", "shadow") for name, value in PLAIN.items()},
+            "production": PRODUCTION,
+            "shadow": CANARY,
+            **fields,
+        },
+    )
+    return row(second, CANARY, operation=SHADOW, route=SHADOW, shadow=pair.model_dump_json())
+
+
+PLAIN: dict[str, Any] = {"_tool": "", "_refused": False, "_finish_reason": "stop", "_ms": 100.0}
+
+
+def test_a_shadow_is_compared_on_the_requests_that_it_was_asked_too(tmp_path: Path) -> None:
+    rows = [
+        copied(1, production_ms=90.0),
+        copied(2, production_ms=110.0),  # the first two say what is slow
+        copied(3, shadow_ms=120.0, shadow_refused=True),
+        copied(4, production_ms=120.0, production_refused=True),
+        failure(5, CANARY, operation=SHADOW, route=SHADOW),
+        copied(6, production="q" * 64),  # beside another package
+        row(7),  # production's own rows say nothing of what was copied
+    ]
+    found = shadowed(stored(rows, tmp_path), CANARY, PRODUCTION, START, reference=2)
+    assert found.slow_ms == 110.0
+    assert lists(found.canary) == {
+        "errors": [0, 0, 0, 0, 1, 0],
+        "slow": [1, 0],
+        "refusals": [0, 0, 1, 0],
+        "policy": [],
+        "quality": [],
+    }
+    assert lists(found.production) == {
+        "errors": [0] * 6,
+        "slow": [0, 1],
+        "refusals": [0, 0, 0, 1],
+        "policy": [],
+        "quality": [],
+    }
+
+
+def test_without_copies_nothing_is_known_of_a_shadow(tmp_path: Path) -> None:
+    found = shadowed(stored([row(1)], tmp_path), CANARY, PRODUCTION, START, reference=2)
+    assert found.slow_ms is None
+    assert {len(values) for values in found.canary.values()} == {0}
