@@ -25,12 +25,11 @@ from tasks.engine.protocol import Chunk, ConstraintError, Generation, Generation
 from tasks.engine.resources import Resources
 from tasks.errors import GraftError
 from tasks.features import measure
-from tasks.layout import REGISTRY
 from tasks.manifest import read_manifest
 from tasks.pieces import TokenBytes
 from tasks.probe import probe
 from tasks.records import Message
-from tasks.registry import LocalRegistry
+from tasks.registries import open_registry
 
 _LOG = logging.getLogger(__name__)
 _CONSTRAINED_BY = {JsonSchema: "response_format", Regex: "structured_outputs", NoneType: "tools"}
@@ -155,7 +154,7 @@ class EngineReplica(PackageServer):
         stay_on_loopback()
         checked = ReplicaSettings.model_validate(settings)
         resources = Resources(checked.threads, checked.cache_gb, apart=True)
-        registry = LocalRegistry(Path(root) / REGISTRY)
+        registry = open_registry(Path(root))
         registry.verify(digest)
         package = registry.package(digest)
         phrases = read_manifest(package).refusal_phrases

@@ -26,7 +26,7 @@ from tasks.embedding import publish, read_embedding
 from tasks.errors import GraftError
 from tasks.layout import BUILT_EMBEDDING, BUILT_INJECTION, LOGS, RUN
 from tasks.manifest import read_manifest
-from tasks.registry import LocalRegistry
+from tasks.registries import open_registry
 from tasks.settings import load_settings
 
 ASSISTANT = "assistant"
@@ -205,7 +205,7 @@ def _scaled(deployment: str, scale: Scale) -> dict[str, Any]:
 
 
 def _deploy(settings: ServeSettings, digest: str) -> None:
-    registry = LocalRegistry()
+    registry = open_registry()
     registry.verify(digest)
     name = _ENGINE + digest[:12]
     applications = _applications(settings)

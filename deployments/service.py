@@ -51,10 +51,10 @@ from deployments.settings import (
 )
 from tasks.classifier import open_classifier
 from tasks.errors import GraftError
-from tasks.layout import CLASSIFIERS, INDEX_TABLES, INDEXES, REGISTRY, SHOP, SHOP_SEED, TELEMETRY
+from tasks.layout import CLASSIFIERS, INDEX_TABLES, INDEXES, SHOP, SHOP_SEED, TELEMETRY
 from tasks.manifest import Grounding
 from tasks.policy import Decision
-from tasks.registry import LocalRegistry
+from tasks.registries import open_registry
 from tasks.settings import SafetySettings, Section, ToolSettings
 from tasks.shop.desk import open_desk
 from tasks.store import TelemetryRow, TelemetryWriter
@@ -222,7 +222,7 @@ class Assistant:
         def judge(text: str, facts: Facts) -> tuple[Decision, ...]:
             return desk.before_answer(text, facts.customer, facts.deeds, facts.passages, facts.said)
 
-        leaving = Leaving(safety, judge, Instructions(LocalRegistry(root / REGISTRY)))
+        leaving = Leaving(safety, judge, Instructions(open_registry(root)))
         self._turns = Turns(
             Shedding(Rounds(self._backend, desk.answer, arguments.tools, safety), arguments.room),
             told,
