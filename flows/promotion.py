@@ -106,4 +106,5 @@ def _timed(seconds: dict[str, float], name: str, do: Callable[[], None]) -> None
 def describe(moved: Moved) -> str:
     """What was done, and how long each part of it took."""
     parts = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in moved.seconds.items())
-    return f"production: {moved.before or 'nothing'}\n         -> {moved.after}\nin {sum(moved.seconds.values()):.1f} s: {parts}"
+    whole = f"in {sum(moved.seconds.values()):.1f} s: {parts}"
+    return f"production: {moved.before or 'nothing'}\n         -> {moved.after}\n{whole}"

@@ -28,7 +28,7 @@ try:
     from botocore.exceptions import BotoCoreError, ClientError
 except ImportError as error:
     raise GraftError(
-        "the registry's location in deployments/stack.yaml is S3, which needs boto3: install it beside Graft (pip install boto3)"
+        "the registry's location in deployments/stack.yaml is S3, which needs boto3: pip install boto3"
     ) from error
 
 T = TypeVar("T")
@@ -65,7 +65,8 @@ class S3Store:
             s3={"addressing_style": "path" if endpoint else "auto"},
         )
         with self._told():
-            self.client: Any = boto3.client("s3", endpoint_url=endpoint, config=config)
+            # A session of its own: the shared one keeps the keys that it saw first.
+            self.client: Any = boto3.Session().client("s3", endpoint_url=endpoint, config=config)
 
     def read(self, key: str) -> Stored | None:
         with self._told():

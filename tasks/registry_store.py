@@ -91,10 +91,10 @@ class FolderStore:
         folder = self.root / prefix
         return [path.read_bytes() for path in sorted(folder.rglob("[!.]*")) if path.is_file()]
 
-    def put_folder(self, key: str, source: Path, last: str) -> None:  # noqa: ARG002
+    def put_folder(self, key: str, source: Path, last: str) -> None:
         keep_folder(self.root / key, lambda folder: shutil.copytree(source, folder, dirs_exist_ok=True))
 
-    def folder(self, key: str, last: str, check: Check) -> Path:  # noqa: ARG002
+    def folder(self, key: str, last: str, check: Check) -> Path:
         return self.root / key
 
     def names(self, key: str, last: str) -> list[str]:

@@ -37,7 +37,7 @@ def find(registry: Registry, name: str) -> str:
     if name == PRODUCTION:
         return in_production(registry).digest
     if not _PREFIX.fullmatch(name):
-        raise GraftError(f"{name}: name a package by `{PRODUCTION}` or 6 digits or more of its digest (`graft releases`)")
+        raise GraftError(f"{name}: a package is named by `{PRODUCTION}` or 6 digits or more of its digest")
     named = [digest for digest in registry.packages() if digest.startswith(name)]
     if len(named) > 1:
         raise GraftError(f"{name}: several packages begin so, give more digits: {', '.join(named)}")
@@ -83,7 +83,7 @@ def to_go_back_to(registry: Registry) -> str:
     """
     digest = before(registry.history())
     if digest is None:
-        raise GraftError("no package was in production before; name one: `graft promote DIGEST`, `graft audit` lists all")
+        raise GraftError("no package was in production before; name one (`graft audit` lists what was published)")
     return digest
 
 

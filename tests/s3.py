@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import boto3
-import psutil
 import pytest
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
@@ -22,8 +21,9 @@ from tests.deployments.stack import free_port
 KEYS = {"AWS_ACCESS_KEY_ID": "tester", "AWS_SECRET_ACCESS_KEY": "only for tests", "AWS_DEFAULT_REGION": "us-east-1"}
 BUCKET = "graft"
 START_LIMIT_S = 60.0
-_PORTS = ("s3.port", "s3.port.grpc", "filer.port", "filer.port.grpc", "volume.port", "volume.port.grpc")
-_PORTS += ("master.port", "master.port.grpc", "admin.port", "admin.port.grpc")
+_PORTS = ("s3.port", "filer.port", "volume.port", "master.port", "admin.port")
+_PORTS += tuple(f"{name}.grpc" for name in _PORTS)
+_OFF = ("-webdav=false", "-master.telemetry=false", "-s3.port.iceberg=0", "-s3.port.lance=0")
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
     """Start a server whose data lie in `folder`; fails where it does not answer in time."""
     ports = {name: free_port() for name in _PORTS}
     argv = [str(Path(sys.executable).parent / "weed"), "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
-    argv += ["-webdav=false", *(f"-{name}={port}" for name, port in ports.items())]
+    argv += [*_OFF, *(f"-{name}={port}" for name, port in ports.items())]
     found = S3Server(f"http://127.0.0.1:{ports['s3.port']}", KEYS)
     log = folder / "weed.log"
     with log.open("wb") as output:
@@ -52,10 +52,15 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
             time.sleep(0.2)
         yield found
     finally:
-        children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
-        for running in (*children, process):
-            running.kill()
-        process.wait(30)
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(10)
+        for port in ports.values():
+            for left in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
+                left.unlink()
 
 
 def _has_bucket(server: S3Server) -> bool:

@@ -207,9 +207,7 @@ def test_a_swap_that_is_killed_happened_or_did_not_and_the_history_knows(
     assert len([key for key in place.objects() if key.startswith("history/")]) == len(told) + 1
 
 
-def test_a_swap_is_later_than_the_one_before_whatever_the_clock_says(
-    place: Place, registry: Registry, digests: list[str]
-) -> None:
+def test_a_swap_is_later_than_the_one_before_whatever_the_clock_says(registry: Registry, digests: list[str]) -> None:
     first = registry.swap(PRODUCTION, digests[0], None, "by a machine whose clock is ahead")
     ahead = first.model_copy(update={"at": first.at.replace(year=first.at.year + 1)})
     stored = registry.store.read("channels/production.json")

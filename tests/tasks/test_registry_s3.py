@@ -36,7 +36,7 @@ def test_a_copy_that_is_not_what_was_published_is_never_kept(
     for _ in range(2):
         with pytest.raises(GraftError, match="changed; this is not what was packaged"):
             found.package(built.digest)
-    assert not [path for path in (s3_place.root / "elsewhere").rglob("adapter.safetensors")]
+    assert not list((s3_place.root / "elsewhere").rglob("adapter.safetensors"))
 
 
 def test_what_was_fetched_is_read_without_the_server(s3_place: Place, build_package: Callable[..., Any]) -> None:

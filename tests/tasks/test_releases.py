@@ -40,9 +40,7 @@ def history(*moves: tuple[Literal["promote", "rollback"] | None, str]) -> list[C
     start = datetime(2026, 1, 31, tzinfo=UTC)
     acts = [Act(action=action, who="Ada") if action else None for action, _ in moves]
     return [
-        Channel(
-            name=PRODUCTION, digest=digest, previous=None, at=start + timedelta(minutes=n), reason="", act=acts[n]
-        )
+        Channel(name=PRODUCTION, digest=digest, previous=None, at=start + timedelta(minutes=n), reason="", act=acts[n])
         for n, (_, digest) in enumerate(moves)
     ]
 
