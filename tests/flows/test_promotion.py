@@ -34,7 +34,7 @@ def digests(serve: PretendedServe, build_package: Callable[..., Any]) -> list[st
     assert not serve.applications
     built = [build_package(adapter) for adapter in ("one", "two", "three")]
     found = [open_registry().publish(b.package, b.base, b.evaluation) for b in built]
-    change(found[0], None, "the first", PROMOTE)
+    open_registry().swap(PRODUCTION, found[0], None, "the first", PROMOTE)
     change(found[1], found[0], "a better one", PROMOTE)
     return found
 
