@@ -21,11 +21,12 @@ from deployments import rollout
 from deployments.app.keys import VARIABLE
 from deployments.ray_node import head_command
 from deployments.settings import SERVE_YAML, ServeSettings, load_serve_settings
+from tasks.environment import STACK_YAML
 from tasks.files import write_json, write_text
-from tasks.layout import PARAMS, SHOP_SEED
+from tasks.layout import PARAMS, REGISTRY, SHOP_SEED
 from tasks.manifest import MANIFEST, PROMPT, read_manifest
 from tasks.prompt import PromptSource
-from tasks.registry import LocalRegistry
+from tasks.registries import open_registry
 
 _NO_LIMIT = 1_000_000_000
 
@@ -88,7 +89,7 @@ def twin(package: Path, target: Path) -> Path:
 def _publish(package: Path, base: Path) -> str:
     evaluation = Path("evaluation")
     evaluation.mkdir(exist_ok=True)
-    return LocalRegistry().publish(package, base, evaluation)
+    return open_registry().publish(package, base, evaluation)
 
 
 def _write_settings(root: Path) -> None:
@@ -99,5 +100,8 @@ def _write_settings(root: Path) -> None:
     content["one_box"]["ray"].update({key: free_port() for key in ports})
     content["limits"].update(requests_per_minute=_NO_LIMIT, tokens_per_minute=_NO_LIMIT, streams=_NO_LIMIT)
     write_text(root / SERVE_YAML, yaml.safe_dump(content))
+    stack = yaml.safe_load(STACK_YAML.read_text(encoding="utf-8"))
+    stack["registry"] = {"location": str(REGISTRY), "endpoint": None}  # its own, wherever the shipped one lies
+    write_text(root / STACK_YAML, yaml.safe_dump(stack))
     shutil.copy(PARAMS, root)
     shutil.copytree(SHOP_SEED, root / SHOP_SEED)

@@ -26,11 +26,10 @@ from tasks.engine.protocol import Chunk, ConstraintError, Generation, Generation
 from tasks.engine.resources import Resources
 from tasks.errors import GraftError
 from tasks.features import measure
-from tasks.layout import REGISTRY
 from tasks.pieces import TokenBytes
 from tasks.probe import probe
 from tasks.records import Message
-from tasks.registry import LocalRegistry
+from tasks.registries import open_registry
 from tasks.settings import AdmissionSettings
 
 _LOG = logging.getLogger(__name__)
@@ -156,7 +155,7 @@ class EngineReplica(PackageServer):
         stay_on_loopback()
         checked = ReplicaSettings.model_validate(settings)
         resources = Resources(checked.threads, checked.cache_gb, apart=True)
-        registry = LocalRegistry(Path(root) / REGISTRY)
+        registry = open_registry(Path(root))
         package, base = registry.package(digest), registry.base(digest)
         manifest = admit(digest, package, base, AdmissionSettings.model_validate(admission))
         model = open_package(package, base, resources)

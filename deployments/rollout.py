@@ -26,7 +26,7 @@ from tasks.admission import admit
 from tasks.embedding import publish, read_embedding
 from tasks.errors import GraftError
 from tasks.layout import BUILT_EMBEDDING, BUILT_INJECTION, LOGS, RUN
-from tasks.registry import LocalRegistry
+from tasks.registries import open_registry
 from tasks.settings import AdmissionSettings, load_settings
 
 ASSISTANT = "assistant"
@@ -239,7 +239,7 @@ def _scaled(deployment: str, scale: Scale) -> dict[str, Any]:
 
 
 def _deploy(settings: ServeSettings, digest: str) -> None:
-    registry, admission = LocalRegistry(), load_settings().admission
+    registry, admission = open_registry(), load_settings().admission
     manifest = admit(digest, registry.package(digest), registry.base(digest), admission)
     name = _ENGINE + digest[:12]
     applications = _applications(settings)

@@ -53,10 +53,10 @@ from deployments.settings import (
 )
 from tasks.classifier import open_classifier
 from tasks.errors import GraftError
-from tasks.layout import CLASSIFIERS, INDEX_TABLES, INDEXES, REGISTRY, SHOP, SHOP_SEED, TELEMETRY
+from tasks.layout import CLASSIFIERS, INDEX_TABLES, INDEXES, SHOP, SHOP_SEED, TELEMETRY
 from tasks.manifest import Grounding
 from tasks.policy import Decision
-from tasks.registry import LocalRegistry
+from tasks.registries import open_registry
 from tasks.settings import AdmissionSettings, SafetySettings, Section, ToolSettings
 from tasks.shop.desk import open_desk
 from tasks.store import TelemetryRow, TelemetryWriter
@@ -227,7 +227,7 @@ class Assistant:
         def judge(text: str, facts: Facts) -> tuple[Decision, ...]:
             return desk.before_answer(text, facts.customer, facts.deeds, facts.passages, facts.said)
 
-        leaving = Leaving(safety, judge, Instructions(LocalRegistry(root / REGISTRY)))
+        leaving = Leaving(safety, judge, Instructions(open_registry(root)))
         doors = Shedding(Rounds(self._backend, desk.answer, arguments.tools, safety), arguments.room)
         # Beside the doors and the rounds: it counts for nothing there, and runs no tools.
         shadows = Shadows(self._backend, arguments.shadow, told, meters, lambda: doors.open)

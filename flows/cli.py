@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -21,7 +21,11 @@ data = typer.Typer(help="The data that the model is made from.", no_args_is_help
 app.add_typer(data, name="data")
 prompt = typer.Typer(help="The prompt: its versions, and what they were measured at.", no_args_is_help=True)
 app.add_typer(prompt, name="prompt")
+release = typer.Typer(help="One release: what it is, and how it came to be.", no_args_is_help=True)
+app.add_typer(release, name="release")
 _PROMPT = "`production`, a package's digest, a git revision, a folder, or . for data/prompts."
+_PACKAGE = "`production`, or 6 digits or more of a published package's digest."
+_Reason = Annotated[str, typer.Option("--reason", help="Why; kept in the registry.")]
 
 
 @app.callback()
@@ -55,12 +59,12 @@ def status() -> None:
     """Show what runs, where it answers, and what is in production."""
     from deployments.rollout import base_url
     from flows import stack
-    from tasks.registry import LocalRegistry
+    from tasks.registries import open_registry
 
     for part in stack.status():
         state = f"pid {part.pid}" if part.running else "stopped"
         print(f"{part.name:8} {state:12} {part.address}")
-    channel = LocalRegistry().channel()
+    channel = open_registry().channel()
     print(f"{'model':8} {channel.digest if channel else 'none in production yet'}  {base_url()}")
 
 
@@ -87,14 +91,67 @@ def _run(deployment: str, summary: str) -> None:
 
 @app.command()
 def releases() -> None:
-    """List what was in production, newest first."""
-    from tasks.registry import LocalRegistry
+    """List what was in production, newest first, and what each release scored."""
+    from tasks.registries import open_registry
+    from tasks.releases import listing
 
-    swaps = LocalRegistry().history()
-    for swap in reversed(swaps):
-        print(f"{swap.at:%Y-%m-%d %H:%M} UTC  {swap.name:10}  {swap.digest}  {swap.reason}")
-    if not swaps:
-        print("nothing was released yet; `graft run` does that")
+    print(listing(open_registry()))
+
+
+@release.command("show")
+def show_release(name: Annotated[str, typer.Argument(help=_PACKAGE)] = "production") -> None:
+    """Show a package: its card, its scores, what was done with it and who approved it."""
+    from tasks.registries import open_registry
+    from tasks.releases import describe, find
+
+    registry = open_registry()
+    print(describe(registry, find(registry, name)))
+
+
+@app.command()
+def promote(name: Annotated[str, typer.Argument(metavar="DIGEST", help=_PACKAGE)], reason: _Reason) -> None:
+    """Put a published package into production, without the gate being asked again."""
+    from tasks.registries import open_registry
+    from tasks.releases import find
+
+    registry = open_registry()
+    production = registry.channel()
+    _change(find(registry, name), production.digest if production else None, "promote", reason)
+
+
+@app.command()
+def rollback(
+    reason: _Reason,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[DIGEST]", help="Default: what was in production before.")
+    ] = None,
+) -> None:
+    """Go back to the package that was in production before, or to the one that is named."""
+    from tasks.registries import open_registry
+    from tasks.releases import find, in_production, to_go_back_to
+
+    registry = open_registry()
+    production = in_production(registry)
+    digest = find(registry, name) if name else to_go_back_to(registry)
+    _change(digest, production.digest, "rollback", reason)
+
+
+def _change(digest: str, production: str | None, action: Literal["promote", "rollback"], reason: str) -> None:
+    from flows.promotion import change, describe
+    from tasks.audit import actor
+    from tasks.registry import Act
+
+    print(describe(change(digest, production, reason, Act(action=action, who=actor()))))
+
+
+@app.command("audit")
+def show_audit() -> None:
+    """Show who did what with which package, newest first, and who answers for which layer."""
+    from tasks.audit import read_audit, render
+    from tasks.registries import open_registry
+    from tasks.settings import load_settings
+
+    print(render(read_audit(open_registry()), load_settings().owners))
 
 
 @app.command()
@@ -145,9 +202,9 @@ def diff(
     """Compare two prompts: what the model reads of each, and how each was evaluated."""
     from tasks.prompt_diff import describe_difference
     from tasks.prompt_versions import find_prompt
-    from tasks.registry import LocalRegistry
+    from tasks.registries import open_registry
 
-    registry = LocalRegistry()
+    registry = open_registry()
     print(describe_difference(find_prompt(a, registry, context.obj), find_prompt(b, registry, context.obj), registry))
 
 
@@ -156,9 +213,9 @@ def show(context: typer.Context, name: Annotated[str, typer.Argument(help=_PROMP
     """Show a prompt's version and what the model reads of it."""
     from tasks.prompt_diff import describe
     from tasks.prompt_versions import find_prompt
-    from tasks.registry import LocalRegistry
+    from tasks.registries import open_registry
 
-    print(describe(find_prompt(name, LocalRegistry(), context.obj)))
+    print(describe(find_prompt(name, open_registry(), context.obj)))
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from prefect.states import Completed
 from flows.api import PrefectApi
 from tasks.drift import DriftVerdict
 from tasks.drift import monitor as compare_window
-from tasks.registry import LocalRegistry
+from tasks.registries import open_registry
 from tasks.settings import load_settings
 
 EVENT = "graft.drift.detected"
@@ -38,7 +38,7 @@ def markdown(verdict: DriftVerdict, folder: Path) -> str:
 @task(name="drift")
 def drift() -> DriftVerdict:
     """Compare the window with the reference and keep the verdict as an artifact."""
-    verdict, folder = compare_window(LocalRegistry(), load_settings().drift, datetime.now(UTC))
+    verdict, folder = compare_window(open_registry(), load_settings().drift, datetime.now(UTC))
     create_markdown_artifact(markdown(verdict, folder), key=SUMMARY, description=f"Drift: {verdict.outcome}")
     return verdict
 
@@ -46,7 +46,7 @@ def drift() -> DriftVerdict:
 @flow(name="monitor", log_prints=True)
 def monitor() -> State:
     """Watch production; a drift becomes the event `graft.drift.detected` on the package's digest."""
-    if LocalRegistry().channel() is None:
+    if open_registry().channel() is None:
         return Completed(name="Skipped", message="nothing is in production yet")
     verdict = drift()
     if verdict.outcome == "drift":

@@ -26,10 +26,12 @@ from deployments.app.keys import VARIABLE, read_keys
 from deployments.settings import load_serve_settings
 from flows.api import PrefectApi
 from flows.pipeline import run_stages
+from flows.promotion import move, production_digest, take_out
 from flows.steps import cached, step
 from flows.summary import Released, render
 from tasks import gate, index
 from tasks.admission import check_licences
+from tasks.audit import note, run_actor
 from tasks.drift import reference_path, write_reference
 from tasks.errors import GraftError
 from tasks.examples import load_examples
@@ -48,7 +50,8 @@ from tasks.layout import (
 )
 from tasks.manifest import package_digest, read_manifest
 from tasks.rates import read_rates
-from tasks.registry import PRODUCTION, LocalRegistry
+from tasks.registries import open_registry
+from tasks.registry import PRODUCTION, Act
 from tasks.settings import load_settings
 from tasks.smoke import choose, smoke
 from tasks.terms import load_terms
@@ -84,12 +87,6 @@ def release() -> State:
     except GraftError as error:
         return Failed(message=str(error))
     return Completed(message=f"{digest} is in production")
-
-
-def production_digest() -> str | None:
-    """What the channel `production` points at."""
-    channel = LocalRegistry().channel(PRODUCTION)
-    return channel.digest if channel else None
 
 
 def write_incumbent() -> State | bool:
@@ -154,10 +151,12 @@ def judge(digest: str) -> State:
 def publish(digest: str) -> None:
     """Put the package, its base and what was measured into the registry, and its index where it is served from."""
     index.publish(BUILT_INDEX)
+    registry = open_registry()
     with tempfile.TemporaryDirectory(prefix="graft-publish-") as folder:
         measured = Path(folder) / "measured"
         gather(BUILT_PACKAGE, BUILT_EVALUATION, BUILT_ASSISTANT, measured, load_settings().gate, _today())
-        LocalRegistry().publish(BUILT_PACKAGE, BUILT_BASE, measured)
+        registry.publish(BUILT_PACKAGE, BUILT_BASE, measured)
+    note(registry, "publish", digest, "passed the gate", by_run(), flow_run.name)
     print(f"publish: {digest}")
 
 
@@ -186,39 +185,36 @@ def try_out(digest: str) -> None:
 
 
 def promote(digest: str, expected: str | None) -> None:
-    """Move the channel, then the endpoint. The channel moves only if nobody moved it meanwhile."""
-    if digest != expected:
-        LocalRegistry().swap(PRODUCTION, digest, expected, f"release run {flow_run.name}")
-    rollout.promote(digest)
+    """Move the channel, then the endpoint."""
+    move(digest, expected, by_run(), acting())
 
 
 def withdraw(digest: str, production: str | None, cause: BaseException) -> NoReturn:
-    """Put channel and endpoint back to what they were, and raise `cause` again.
-
-    A first release whose endpoint could not be moved keeps its channel: there is nothing to go back
-    to, and the next run only serves it.
-    """
+    """Put channel and endpoint back to what they were, and raise `cause` again."""
     get_run_logger().error(f"{digest} is taken out again: {cause or type(cause).__name__}")
-    if production not in (None, digest) and production_digest() == digest:
-        LocalRegistry().swap(PRODUCTION, str(production), digest, f"taken back by release run {flow_run.name}")
-    try:
-        rollout.restore(production if production != digest else None)
-        rollout.retire(set())
-    except GraftError as error:
-        raise GraftError(f"{cause}\nTaking it out did not work either: {error}\nRun `graft up` again.") from cause
-    raise cause
+    take_out(digest, production, cause, f"taken back by {by_run()}", acting())
+
+
+def by_run() -> str:
+    """Who acts: this run."""
+    return run_actor(str(flow_run.name))
+
+
+def acting() -> Act:
+    """How this run moves a channel."""
+    return Act(action="promote", who=by_run(), run=flow_run.name)
 
 
 def keep_reference(digest: str) -> State | str:
     """Write what `monitor` compares production with; return where."""
     if reference_path(digest).is_file():
         return cached("written before")
-    return str(write_reference(digest, LocalRegistry()))
+    return str(write_reference(digest, open_registry()))
 
 
 def show_card(digest: str) -> None:
     """Keep the card in Prefect, with the age that the data has by now; the picture stays on this machine's disk."""
-    registry = LocalRegistry()
+    registry = open_registry()
     package, measured = registry.package(digest), registry.evaluation(digest)
     card = full_card(package, measured, load_settings().gate, _today())
     page = card.replace(f"({PICTURE})", f"({(measured / PICTURE).as_uri()})")
@@ -231,7 +227,7 @@ def _today() -> date:
 
 def summary(digest: str) -> str:
     """The summary of what is in production now."""
-    registry = LocalRegistry()
+    registry = open_registry()
     channel = registry.channel(PRODUCTION)
     assert channel is not None
     released = Released(

@@ -26,7 +26,7 @@ from tasks.environment import STACK_YAML, StackSettings, load_stack_settings, st
 from tasks.errors import GraftError
 from tasks.files import sha256_file, write_json
 from tasks.layout import RUN, STATE
-from tasks.registry import LocalRegistry
+from tasks.registries import open_registry
 
 SERVER, RAY, WORKER = "prefect", "ray", "worker"
 PREFECT_YAML = Path("deployments/prefect.yaml")
@@ -128,7 +128,7 @@ def _start_missing(
 
 def _serve_production() -> None:
     """Serve what the channel `production` points at, unless that is so already."""
-    channel = LocalRegistry().channel()
+    channel = open_registry().channel()
     production = channel.digest if channel else None
     if not rollout.answers() or rollout.served().production != production:
         print(f"stack: serving {production or 'no package yet'}", flush=True)

@@ -29,7 +29,7 @@ from tasks.files import new_folder, write_bytes, write_json, write_text
 from tasks.gate import CANDIDATE
 from tasks.layout import REPORTS
 from tasks.records import Record
-from tasks.registry import PRODUCTION, LocalRegistry
+from tasks.registry import PRODUCTION, Registry
 from tasks.settings import DriftSettings
 from tasks.store import REDTEAM_OWNER, read_window
 
@@ -91,7 +91,7 @@ def reference_path(digest: str) -> Path:
     return REPORTS / "reference" / f"{digest}.parquet"
 
 
-def write_reference(digest: str, registry: LocalRegistry) -> Path:
+def write_reference(digest: str, registry: Registry) -> Path:
     """Keep the features of a published package's own evaluation as what its service is compared with.
 
     Raises:
@@ -249,7 +249,7 @@ def _plain_page(verdict: DriftVerdict) -> str:
     return f"<!doctype html><meta charset=utf-8><title>Drift: {verdict.outcome}</title><h1>{verdict.outcome}</h1>{text}"
 
 
-def monitor(registry: LocalRegistry, settings: DriftSettings, now: datetime) -> tuple[DriftVerdict, Path]:
+def monitor(registry: Registry, settings: DriftSettings, now: datetime) -> tuple[DriftVerdict, Path]:
     """Compare the last `window_hours` of production's answers with its reference, and keep the result.
 
     Only chat answers with status 200 of the package that production points at count, and only those

@@ -63,11 +63,19 @@ class WorkerSettings(Section):
     poll_s: Positive
 
 
+class RegistrySettings(Section):
+    """Where the registry lies: a folder (relative to the repository root), or `s3://BUCKET/PREFIX` and its server."""
+
+    location: Annotated[str, Field(min_length=1)]
+    endpoint: str | None
+
+
 class StackSettings(Section):
     """The whole of `deployments/stack.yaml`."""
 
     prefect: PrefectSettings
     worker: WorkerSettings
+    registry: RegistrySettings
     stop_timeout_s: Positive
 
 

@@ -35,7 +35,8 @@ from tasks.manifest import package_digest
 from tasks.progress import Progress
 from tasks.prompt import Answer
 from tasks.records import Example, Message, dump_messages
-from tasks.registry import LocalRegistry
+from tasks.registries import open_registry
+from tasks.registry import Registry
 from tasks.scoring import score
 from tasks.settings import load_settings
 from tasks.terms import Terms, load_terms
@@ -136,7 +137,7 @@ def check_effect(rows: pandas.DataFrame) -> None:
         )
 
 
-def systems(package: Path, base: Path, incumbent: Path, registry: LocalRegistry) -> dict[str, Callable[[], Model]]:
+def systems(package: Path, base: Path, incumbent: Path, registry: Registry) -> dict[str, Callable[[], Model]]:
     """What is to be asked, by name; each is opened only when its turn comes, to hold one at a time."""
     chosen: dict[str, Callable[[], Model]] = {"base": lambda: open_base(package, base, BUILT_BASELINE, ALONE)}
     digest = json.loads(incumbent.read_text(encoding="utf-8"))["digest"]
@@ -155,7 +156,7 @@ def main() -> None:
             f"{BUILT_GROUNDED / 'eval.parquet'}: no eval examples; raise prepare.eval_share in params.yaml"
         )
     rows: list[dict[str, Any]] = []
-    for name, opened in systems(BUILT_PACKAGE, BUILT_BASE, INCUMBENT, LocalRegistry()).items():
+    for name, opened in systems(BUILT_PACKAGE, BUILT_BASE, INCUMBENT, open_registry()).items():
         model, start = opened(), time.perf_counter()
         rows += ask(name, model, examples, terms, settings.evaluate.at_once)
         print(f"evaluate {name}: {len(examples) / (time.perf_counter() - start):.2f} rows/s", flush=True)

@@ -23,7 +23,7 @@ from tasks.manifest import MANIFEST, PROMPT, package_digest, read_manifest
 from tasks.prompt import PromptSource, Renderer, special_tokens
 from tasks.prompt_versions import SHOWN_DIGITS, PromptVersion, published_prompt
 from tasks.records import Message, ToolCall
-from tasks.registry import LocalRegistry
+from tasks.registry import Registry
 from tasks.settings import GateSettings, load_settings
 
 EXAMPLE = (
@@ -108,7 +108,7 @@ def describe(version: PromptVersion) -> str:
     return f"{version}, {rendered.length}\n\n{rendered.text}"
 
 
-def describe_difference(a: PromptVersion, b: PromptVersion, registry: LocalRegistry) -> str:
+def describe_difference(a: PromptVersion, b: PromptVersion, registry: Registry) -> str:
     """Both versions, the difference of the texts, and both evaluations."""
     ours, theirs = render(a), render(b)
     lines = [f"A: {a}, {ours.length}", f"B: {b}, {theirs.length}", "", *_difference(a.source, b.source, ours, theirs)]
@@ -139,7 +139,7 @@ def unified(a: str, b: str) -> list[str]:
     return lines
 
 
-def find_evaluation(version: PromptVersion, registry: LocalRegistry) -> Evaluated | None:
+def find_evaluation(version: PromptVersion, registry: Registry) -> Evaluated | None:
     """The evaluation of the package that was named, or the newest of those made with this prompt; None: there is none.
 
     What is built now counts as newer than what was published.

@@ -14,7 +14,7 @@ from tasks.errors import GraftError
 from tasks.layout import BUILT_BASE, PROMPTS
 from tasks.manifest import PROMPT
 from tasks.prompt import FILES, PromptSource
-from tasks.registry import PRODUCTION, LocalRegistry
+from tasks.registry import PRODUCTION, Registry
 
 WORKING_TREE = "."
 SHOWN_DIGITS = 12
@@ -42,7 +42,7 @@ class PromptVersion:
         return f"{self.source.digest[:SHOWN_DIGITS]}, {self.origin}"
 
 
-def find_prompt(name: str, registry: LocalRegistry, here: Path) -> PromptVersion:
+def find_prompt(name: str, registry: Registry, here: Path) -> PromptVersion:
     """The prompt called `name`; a relative folder is looked for below `here`.
 
     Raises:
@@ -65,7 +65,7 @@ def find_prompt(name: str, registry: LocalRegistry, here: Path) -> PromptVersion
     raise GraftError(f"{name}: no such prompt; name one by {_NAMES}")
 
 
-def published_prompt(package: str, registry: LocalRegistry) -> str | None:
+def published_prompt(package: str, registry: Registry) -> str | None:
     """The version of the prompt in a published package; None where its files cannot be read."""
     try:
         return PromptSource.read(registry.package(package) / PROMPT).digest
@@ -73,7 +73,7 @@ def published_prompt(package: str, registry: LocalRegistry) -> str | None:
         return None
 
 
-def _package_by_prefix(prefix: str, registry: LocalRegistry) -> str | None:
+def _package_by_prefix(prefix: str, registry: Registry) -> str | None:
     """The published package whose digest, or whose prompt's, begins so; any of those with one and the same prompt."""
     named = [package for package in registry.packages() if package.startswith(prefix)]
     if len(named) > 1:
@@ -87,7 +87,7 @@ def _package_by_prefix(prefix: str, registry: LocalRegistry) -> str | None:
     return next(iter(holding.values()), None)
 
 
-def _of_package(digest: str, registry: LocalRegistry, how: str = "") -> PromptVersion:
+def _of_package(digest: str, registry: Registry, how: str = "") -> PromptVersion:
     source = PromptSource.read(registry.package(digest) / PROMPT)
     return PromptVersion(source, f"{how}package {digest[:SHOWN_DIGITS]}", registry.base(digest), digest)
 

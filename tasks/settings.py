@@ -272,6 +272,16 @@ class DriftSettings(Section):
     seed: int
 
 
+class OwnerSettings(Section):
+    """Who answers for each layer, as `graft audit` prints it."""
+
+    data: str
+    model: str
+    serving: str
+    application: str
+    operations: str
+
+
 class Settings(Section):
     """The whole of `params.yaml`."""
 
@@ -297,6 +307,7 @@ class Settings(Section):
     retrieval: RetrievalSettings
     grounding: GroundingSettings
     recall: RecallSettings
+    owners: OwnerSettings
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from tasks.files import sha256_file
+
+if TYPE_CHECKING:
+    from tests.places import Place
+    from tests.s3 import S3Server
 
 ROOT = Path(__file__).parent.parent
 
@@ -137,3 +143,23 @@ def tiny_classifier(tmp_path: Path) -> Path:
 
     build(tiny_settings(), tiny_texts(), tmp_path / "injection")
     return tmp_path / "injection"
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A real S3 server; a test that needs it fails where it does not start."""
+    from tests.s3 import s3_server
+
+    with s3_server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def s3_place(s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """A place for a registry on it, which no other test uses, with the keys in the environment."""
+    from tests.places import Place
+    from tests.s3 import BUCKET
+
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    return Place(tmp_path, f"s3://{BUCKET}/{tmp_path.name}", s3_server.endpoint)

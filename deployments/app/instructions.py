@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tasks.manifest import PROMPT
 from tasks.prompt import PromptSource
-from tasks.registry import LocalRegistry
+from tasks.registry import Registry
 
 
 class Instructions:
@@ -17,7 +17,7 @@ class Instructions:
         registry: where they are.
     """
 
-    def __init__(self, registry: LocalRegistry) -> None:
+    def __init__(self, registry: Registry) -> None:
         self._of = cache(lambda digest: read_instructions(registry.package(digest)))
 
     def __call__(self, digest: str) -> tuple[str, ...]:

@@ -13,7 +13,8 @@ import yaml
 
 from deployments import rollout
 from deployments.settings import load_serve_settings
-from tasks.layout import PARAMS, SHOP_SEED
+from tasks.environment import STACK_YAML
+from tasks.layout import PARAMS, REGISTRY, SHOP_SEED
 from tasks.registry import LocalRegistry
 from tests.deployments.stack import Stack, free_port, make_package, start_head, stop_head
 
@@ -35,6 +36,9 @@ def stack(tiny_base: Path, tiny_prompts: Path) -> Iterator[Stack]:
     shutil.copytree(ROOT / SHOP_SEED, root / SHOP_SEED)
     (root / "deployments").mkdir()
     (root / "deployments/serve.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    parts = yaml.safe_load((ROOT / STACK_YAML).read_text(encoding="utf-8"))
+    parts["registry"] = {"location": str(REGISTRY), "endpoint": None}
+    (root / STACK_YAML).write_text(yaml.safe_dump(parts), encoding="utf-8")
     before = Path.cwd()
     os.chdir(root)
 

@@ -58,6 +58,7 @@ def copy_repository(target: Path) -> Path:
             shutil.copy(ROOT / name, target / name)
     subprocess.run(["git", "init", "--quiet", "."], cwd=target, check=True)
     edit_yaml(target / "deployments/stack.yaml", {"prefect.port": free_port(), "worker.poll_s": 1})
+    edit_yaml(target / "deployments/stack.yaml", {"registry": {"location": ".graft/registry", "endpoint": None}})
     ray_ports = ("gcs_port", "dashboard_port", "agent_port", "client_port")
     ports = {f"one_box.ray.{key}": free_port() for key in ray_ports}
     edit_yaml(target / "deployments/serve.yaml", {"http.port": free_port(), **ports})

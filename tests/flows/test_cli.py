@@ -4,9 +4,13 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from tasks.registry import LocalRegistry
 from tests.conftest import ROOT
+from tests.tasks.conftest import build_package  # noqa: F401
 
 HEAVY = ("prefect", "ray", "torch", "transformers", "great_expectations", "evidently", "pandas")
 
@@ -72,3 +76,26 @@ def test_prompts_are_compared_by_names_from_where_the_person_stands(repository: 
         refused = graft("prompt", *arguments, cwd=repository / "data")
         assert refused.returncode == 1
         assert refused.stderr.startswith(f"error: {told}")
+
+
+def test_a_release_is_moved_only_where_the_stack_is_up(
+    repository: Path,
+    build_package: Callable[..., Any],  # noqa: F811
+) -> None:
+    registry = LocalRegistry(repository / ".graft/registry")
+    one, two = (
+        registry.publish(built.package, built.base, built.evaluation)
+        for built in (build_package("one"), build_package("two"))
+    )
+    registry.swap("production", one, None, "first")
+    registry.swap("production", two, one, "second")
+    for arguments in (["rollback"], ["rollback", one[:8]], ["promote", one[:6]]):
+        done = graft(*arguments, "--reason", "a test", cwd=repository)
+        assert done.returncode == 1
+        assert done.stderr.startswith("error: nothing was changed: Ray does not answer")
+        assert "graft up" in done.stderr
+    assert [swap.reason for swap in registry.history()] == ["first", "second"]
+    assert graft("rollback", cwd=repository).returncode == 2, "a reason must be given"
+    assert f"production  {two}" in graft("releases", cwd=repository).stdout.splitlines()[1]
+    assert graft("release", "show", one[:6], cwd=repository).stdout.startswith(f"package {one}\n")
+    assert "promote production" in graft("audit", cwd=repository).stdout

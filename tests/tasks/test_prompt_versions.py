@@ -93,7 +93,7 @@ def test_production_before_any_release(registry: LocalRegistry, tmp_path: Path) 
 
 def test_an_ambiguous_prefix_is_refused_with_what_it_may_mean(registry: LocalRegistry, tmp_path: Path) -> None:
     for digest in ("a" * 63 + "b", "a" * 64):
-        (registry.root / "packages" / digest).mkdir(parents=True)
+        write_text(tmp_path / "registry/packages" / digest / "manifest.json", "{}")
     with pytest.raises(GraftError, match=f"several packages begin so.*{'a' * 64}"):
         find_prompt("a" * 8, registry, tmp_path)
 

@@ -1,0 +1,110 @@
+"""Moving production from one package to another: the channel, then the endpoint, and back where that fails.
+
+The release flow and the commands `graft promote` and `graft rollback` move it by the same functions.
+Whether a package should be released is not decided here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NoReturn
+
+from deployments import rollout
+from tasks.errors import GraftError
+from tasks.registries import open_registry
+from tasks.registry import PRODUCTION, Act
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A change of production that was done: from what (None: nothing) to what, and the seconds of each part."""
+
+    before: str | None
+    after: str
+    seconds: dict[str, float]
+
+
+def production_digest() -> str | None:
+    """What the channel `production` points at."""
+    channel = open_registry().channel(PRODUCTION)
+    return channel.digest if channel else None
+
+
+def move(digest: str, expected: str | None, reason: str, act: Act) -> None:
+    """Move the channel, then the endpoint. The channel moves only if nobody moved it meanwhile.
+
+    Raises:
+        ChannelConflictError: somebody did; nothing was changed.
+        GraftError: the package is not there or not deployed.
+    """
+    if digest != expected:
+        open_registry().swap(PRODUCTION, digest, expected, reason, act)
+    rollout.promote(digest)
+
+
+def take_out(digest: str, production: str | None, cause: BaseException, reason: str, act: Act) -> NoReturn:
+    """Put channel and endpoint back to what they were, and raise `cause` again.
+
+    A first release whose endpoint could not be moved keeps its channel: there is nothing to go back
+    to, and the next run only serves it.
+    """
+    if production not in (None, digest) and production_digest() == digest:
+        back = act.model_copy(update={"action": "rollback"})
+        open_registry().swap(PRODUCTION, str(production), digest, reason, back)
+    now = production_digest()  # another one where somebody else moved the channel first
+    try:
+        rollout.restore(now if now != digest else None)
+        rollout.retire(set())
+    except GraftError as error:
+        raise GraftError(f"{cause}\nTaking it out did not work either: {error}\nRun `graft up` again.") from cause
+    raise cause
+
+
+def change(digest: str, production: str | None, reason: str, act: Act) -> Moved:
+    """Bring up a published package, move production to it and stop what is not needed any more.
+
+    Args:
+        production: what is in production now, as the caller saw it when he chose.
+
+    Raises:
+        GraftError: the stack is down, or the package is in production already: nothing was changed.
+            Or it did not come up: production is what it was.
+    """
+    require_stack()
+    if digest == production and rollout.served().production == digest:
+        raise GraftError(f"{digest} is in production already; nothing was changed")
+    seconds: dict[str, float] = {}
+    try:
+        _timed(seconds, "deploy", lambda: rollout.deploy(digest))
+        _timed(seconds, "promote", lambda: move(digest, production, reason, act))
+    except BaseException as error:
+        take_out(digest, production, error, f"taken back: {reason}", act)
+    _timed(seconds, "retire", lambda: rollout.retire(set()))
+    return Moved(production, digest, seconds)
+
+
+def require_stack() -> None:
+    """Say that the stack is down, before anything is changed.
+
+    Raises:
+        GraftError: Ray does not answer.
+    """
+    try:
+        rollout.served()
+    except GraftError as error:
+        raise GraftError(f"nothing was changed: {error}") from error
+
+
+def _timed(seconds: dict[str, float], name: str, do: Callable[[], None]) -> None:
+    start = time.monotonic()
+    do()
+    seconds[name] = time.monotonic() - start
+
+
+def describe(moved: Moved) -> str:
+    """What was done, and how long each part of it took."""
+    parts = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in moved.seconds.items())
+    whole = f"in {sum(moved.seconds.values()):.1f} s: {parts}"
+    return f"production: {moved.before or 'nothing'}\n         -> {moved.after}\n{whole}"

@@ -1,0 +1,164 @@
+"""What was released, for a person: the list with its scores, one package in full, and what to go back to.
+
+Scores are those that the package was published with; one from before a score existed lacks it, and
+that is shown as a dash.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from tasks import audit
+from tasks.errors import GraftError
+from tasks.manifest import PROVENANCE
+from tasks.registry import PRODUCTION, Channel, Registry
+
+_PREFIX = re.compile(r"[0-9a-f]{6,64}")
+_SHOWN = {
+    "quality": "quality",
+    "exact_match": "exact match",
+    "tool_call_match": "tool call",
+    "token_f1": "token F1",
+    "refusal_correct": "refusal",
+    "valid_format": "valid format",
+}
+_NONE = "-"
+
+
+def find(registry: Registry, name: str) -> str:
+    """The digest of the package that `name` means: `production`, or its first 6 digits or more.
+
+    Raises:
+        GraftError: there is none, or several begin so.
+    """
+    if name == PRODUCTION:
+        return in_production(registry).digest
+    if not _PREFIX.fullmatch(name):
+        raise GraftError(f"{name}: a package is named by `{PRODUCTION}` or 6 digits or more of its digest")
+    named = [digest for digest in registry.packages() if digest.startswith(name)]
+    if len(named) > 1:
+        raise GraftError(f"{name}: several packages begin so, give more digits: {', '.join(named)}")
+    if not named:
+        raise GraftError(f"{name}: no such package in {registry.store.where}; `graft releases` lists those released")
+    return named[0]
+
+
+def in_production(registry: Registry) -> Channel:
+    """The channel `production`.
+
+    Raises:
+        GraftError: nothing was released yet.
+    """
+    channel = registry.channel(PRODUCTION)
+    if channel is None:
+        raise GraftError("nothing was released yet; `graft run` does that")
+    return channel
+
+
+def before(history: list[Channel]) -> str | None:
+    """The package that was in production before the one that is, or None.
+
+    Who went back from a package does not want it back: going back twice goes two packages back.
+
+    Args:
+        history: swaps, oldest first.
+    """
+    stack: list[str] = []
+    for swap in (swap for swap in history if swap.name == PRODUCTION):
+        if swap.act and swap.act.action == "rollback" and swap.digest in stack:
+            del stack[len(stack) - stack[::-1].index(swap.digest) :]
+        else:
+            stack.append(swap.digest)
+    return next((digest for digest in reversed(stack) if digest != stack[-1]), None)
+
+
+def to_go_back_to(registry: Registry) -> str:
+    """The package that was in production before the one that is.
+
+    Raises:
+        GraftError: there is none.
+    """
+    digest = before(registry.history())
+    if digest is None:
+        raise GraftError("no package was in production before; name one (`graft audit` lists what was published)")
+    return digest
+
+
+def listing(registry: Registry) -> str:
+    """Every release, newest first, with the candidate's scores and how much better than the base it was."""
+    swaps = registry.history()
+    if not swaps:
+        return "nothing was released yet; `graft run` does that"
+    head = f"{'released':20}  {'channel':10}  {'digest':64}  quality  to base  tool call  reason"
+    return "\n".join([head, *(_line(swap, scores(registry, swap.digest)) for swap in reversed(swaps))])
+
+
+def _line(swap: Channel, systems: dict[str, Any]) -> str:
+    ours, base = _means(systems, "candidate"), _means(systems, "base")
+    gain = ours["quality"] - base["quality"] if "quality" in ours and "quality" in base else None
+    cells = (_number(ours.get("quality"), 7), _number(gain, 7, "+"), _number(ours.get("tool_call_match"), 9))
+    return f"{swap.at:%Y-%m-%d %H:%M} UTC  {swap.name:10}  {swap.digest}  {'  '.join(cells)}  {swap.reason}"
+
+
+def describe(registry: Registry, digest: str) -> str:
+    """One package: its card, its scores, how it was made, and what was done with it."""
+    folder, entries = registry.package(digest), audit.read_audit(registry, digest)
+    card = folder / "card.md"
+    text = card.read_text(encoding="utf-8").strip() if card.is_file() else "This package has no card."
+    return "\n".join(
+        [
+            f"package {digest}",
+            *_provenance(folder / PROVENANCE),
+            "",
+            text,
+            "",
+            *_scores(scores(registry, digest)),
+            "",
+            "History:",
+            *(audit.line(entry) for entry in entries),
+            *_approvals(entries),
+        ]
+    )
+
+
+def scores(registry: Registry, digest: str) -> dict[str, Any]:
+    """The systems that a package's evaluation measured, with their totals; empty where it has none."""
+    path = registry.evaluation(digest) / "scores.json"
+    systems = json.loads(path.read_text(encoding="utf-8")).get("systems") if path.is_file() else None
+    return systems if isinstance(systems, dict) else {}
+
+
+def _means(systems: dict[str, Any], system: str) -> dict[str, float]:
+    """A system's means over all rows, those that are there."""
+    found: dict[str, Any] = systems.get(system, {}).get("all", {})
+    return {name: float(value) for name, value in found.items() if isinstance(value, int | float)}
+
+
+def _number(value: float | None, width: int, sign: str = "") -> str:
+    return (_NONE if value is None else f"{value:{sign}.3f}").rjust(width)
+
+
+def _scores(systems: dict[str, Any]) -> list[str]:
+    """A table of what each system was measured at."""
+    if not systems:
+        return ["It was published without scores."]
+    lines = [f"| system | rows | {' | '.join(_SHOWN.values())} |", "| --- | ---: |" + " ---: |" * len(_SHOWN)]
+    for system in systems:
+        means = _means(systems, system)
+        cells = (_number(means.get(name), len(title)) for name, title in _SHOWN.items())
+        lines.append(f"| {system} | {means.get('n', 0):.0f} | {' | '.join(cells)} |")
+    return lines
+
+
+def _provenance(path: Path) -> list[str]:
+    """When it was built, from which commit, in which run: what of that is known."""
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return [f"{name.replace('_', ' ')}: {value}" for name, value in known.items() if value]
+
+
+def _approvals(entries: list[audit.Entry]) -> list[str]:
+    approved = [entry for entry in entries if entry.action in ("approve", "override")]
+    return [f"Approved by {entry.who}: {entry.reason}" for entry in approved] or ["No person approved it."]

@@ -1,0 +1,102 @@
+"""Moving production by hand: forward, back, and back again where it fails or somebody else was first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deployments import rollout
+from flows.promotion import change, describe, production_digest, take_out
+from tasks.audit import read_audit
+from tasks.errors import GraftError
+from tasks.registries import open_registry
+from tasks.registry import PRODUCTION, Act, ChannelConflictError
+from tasks.releases import to_go_back_to
+from tests.flows.pretended import PretendedServe, pretended_serve
+from tests.tasks.conftest import build_package  # noqa: F401
+
+PROMOTE, ROLLBACK = Act(action="promote", who="Ada"), Act(action="rollback", who="Ada")
+
+
+@pytest.fixture
+def serve(repository: Path) -> Iterator[PretendedServe]:
+    assert repository == Path.cwd()
+    with pretended_serve() as serve:
+        yield serve
+
+
+@pytest.fixture
+def digests(serve: PretendedServe, build_package: Callable[..., Any]) -> list[str]:  # noqa: F811
+    """Three published packages, the first in production and the second after it."""
+    assert not serve.applications
+    built = [build_package(adapter) for adapter in ("one", "two", "three")]
+    found = [open_registry().publish(b.package, b.base, b.evaluation) for b in built]
+    open_registry().swap(PRODUCTION, found[0], None, "the first", PROMOTE)
+    change(found[1], found[0], "a better one", PROMOTE)
+    return found
+
+
+def in_production() -> tuple[str | None, str | None]:
+    """What the channel says, and what the endpoint does."""
+    return production_digest(), rollout.served().production
+
+
+def test_production_moves_to_another_package_and_back(digests: list[str]) -> None:
+    assert in_production() == (digests[1], digests[1])
+    moved = change(to_go_back_to(open_registry()), digests[1], "answers in French", ROLLBACK)
+    assert in_production() == (digests[0], digests[0])
+    assert list(moved.seconds) == ["deploy", "promote", "retire"]
+    told = describe(moved)
+    assert told.index(digests[1]) < told.index(digests[0])
+    assert [(entry.action, entry.digest, entry.who, entry.reason) for entry in read_audit(open_registry())] == [
+        ("promote", digests[0], "Ada", "the first"),
+        ("promote", digests[1], "Ada", "a better one"),
+        ("rollback", digests[0], "Ada", "answers in French"),
+    ]
+
+
+def test_what_is_in_production_is_not_moved(digests: list[str]) -> None:
+    with pytest.raises(GraftError, match="in production already; nothing was changed"):
+        change(digests[1], digests[1], "again", PROMOTE)
+    assert len(open_registry().history()) == 2
+
+
+def test_who_looked_before_somebody_else_moved_it_changes_nothing(digests: list[str]) -> None:
+    with pytest.raises(ChannelConflictError, match="nothing was changed"):
+        change(digests[2], digests[0], "from an old view", PROMOTE)
+    assert in_production() == (digests[1], digests[1])
+    assert digests[2] not in rollout.served().served
+    assert len(open_registry().history()) == 2
+
+
+def test_a_package_that_does_not_come_up_leaves_production_as_it_was(serve: PretendedServe, digests: list[str]) -> None:
+    serve.broken.add(f"engine-{digests[2][:12]}")
+    with pytest.raises(GraftError, match="did not come up: RuntimeError: not weights"):
+        change(digests[2], digests[1], "will not start", PROMOTE)
+    assert in_production() == (digests[1], digests[1])
+    assert len(open_registry().history()) == 2
+
+
+def test_a_channel_that_was_moved_goes_back_and_the_history_says_by_whom(digests: list[str]) -> None:
+    """As where the channel was moved and the endpoint then did not follow."""
+    registry = open_registry()
+    rollout.deploy(digests[2])
+    registry.swap(PRODUCTION, digests[2], digests[1], "a new one", PROMOTE)
+    with pytest.raises(OSError, match="the endpoint"):
+        take_out(digests[2], digests[1], OSError("the endpoint"), "taken back", PROMOTE)
+    assert in_production() == (digests[1], digests[1])
+    assert digests[2] not in rollout.served().served
+    assert registry.history()[-1].act == ROLLBACK
+    assert to_go_back_to(registry) == digests[0]
+
+
+def test_after_a_lost_race_the_endpoint_is_where_the_channel_is(digests: list[str]) -> None:
+    """Somebody else moved the channel and not yet the endpoint."""
+    rollout.deploy(digests[0])
+    open_registry().swap(PRODUCTION, digests[0], digests[1], "somebody else", PROMOTE)
+    with pytest.raises(ChannelConflictError):
+        change(digests[2], digests[1], "late", PROMOTE)
+    assert in_production() == (digests[0], digests[0])

@@ -1,0 +1,140 @@
+"""Releases for a person: found by a few digits, listed with their scores, and gone back from one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from tasks.audit import note
+from tasks.errors import GraftError
+from tasks.files import write_json, write_text
+from tasks.registry import PRODUCTION, Act, Channel, LocalRegistry
+from tasks.releases import before, describe, find, listing, to_go_back_to
+
+BASE = {"n": 154, "quality": 0.0736, "tool_call_match": 0.0}
+OURS = {"n": 154, "quality": 0.431, "tool_call_match": 0.617, "valid_format": 1.0}
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> LocalRegistry:
+    return LocalRegistry(tmp_path / "registry")
+
+
+@pytest.fixture
+def publish(registry: LocalRegistry, build_package: Callable[..., Any]) -> Callable[..., str]:
+    """Publish a package with these totals."""
+
+    def publish(adapter: str, systems: dict[str, Any] | None) -> str:
+        built = build_package(adapter)
+        write_json(built.evaluation / "scores.json", {} if systems is None else {"systems": systems})
+        return registry.publish(built.package, built.base, built.evaluation)
+
+    return publish
+
+
+def history(*moves: tuple[Literal["promote", "rollback"] | None, str]) -> list[Channel]:
+    start = datetime(2026, 1, 31, tzinfo=UTC)
+    acts = [Act(action=action, who="Ada") if action else None for action, _ in moves]
+    return [
+        Channel(name=PRODUCTION, digest=digest, previous=None, at=start + timedelta(minutes=n), reason="", act=acts[n])
+        for n, (_, digest) in enumerate(moves)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("moves", "expected"),
+    [
+        ([], None),
+        ([("promote", "a")], None),
+        ([("promote", "a"), ("promote", "b")], "a"),
+        ([(None, "a"), (None, "b")], "a"),
+        ([("promote", "a"), ("promote", "b"), ("promote", "c"), ("rollback", "b")], "a"),
+        ([("promote", "a"), ("promote", "b"), ("rollback", "a")], None),
+        ([("promote", "a"), ("promote", "b"), ("rollback", "a"), ("promote", "c")], "a"),
+        ([("promote", "a"), ("promote", "b"), ("rollback", "z")], "b"),
+        ([("promote", "a"), ("promote", "b"), ("promote", "b")], "a"),
+    ],
+)
+def test_going_back_twice_goes_two_packages_back(
+    moves: Sequence[tuple[Literal["promote", "rollback"] | None, str]], expected: str | None
+) -> None:
+    assert before(history(*moves)) == expected
+
+
+def test_another_channel_is_no_release_to_go_back_to() -> None:
+    canary = [swap.model_copy(update={"name": "canary"}) for swap in history(("promote", "b"))]
+    assert before([*history(("promote", "a")), *canary]) is None
+
+
+def test_without_a_release_before_there_is_nothing_to_go_back_to(
+    registry: LocalRegistry, publish: Callable[..., str]
+) -> None:
+    registry.swap(PRODUCTION, publish("one", None), None, "first")
+    with pytest.raises(GraftError, match="no package was in production before"):
+        to_go_back_to(registry)
+
+
+def test_a_package_is_found_by_six_digits_or_as_production(
+    registry: LocalRegistry, publish: Callable[..., str]
+) -> None:
+    with pytest.raises(GraftError, match="nothing was released yet"):
+        find(registry, PRODUCTION)
+    digest = publish("one", None)
+    registry.swap(PRODUCTION, digest, None, "first")
+    assert {find(registry, name) for name in (PRODUCTION, digest, digest[:6])} == {digest}
+    for name, said in ((digest[:5], "6 digits or more"), ("absent", "6 digits or more"), ("f" * 12, "no such package")):
+        with pytest.raises(GraftError, match=said):
+            find(registry, name)
+
+
+def test_digits_that_begin_two_packages_are_refused(registry: LocalRegistry, tmp_path: Path) -> None:
+    two = [("abcdef" + digit).ljust(64, "0") for digit in "12"]
+    for digest in two:
+        write_text(tmp_path / "registry/packages" / digest / "manifest.json", "{}")
+    with pytest.raises(GraftError, match=f"several packages begin so.*{two[0]}, {two[1]}"):
+        find(registry, "abcdef")
+    assert find(registry, "abcdef1") == two[0]
+
+
+def test_releases_are_listed_newest_first_with_what_they_scored(
+    registry: LocalRegistry, publish: Callable[..., str]
+) -> None:
+    assert "nothing was released yet" in listing(registry)
+    old, new = publish("one", None), publish("two", {"base": {"all": BASE}, "candidate": {"all": OURS}})
+    registry.swap(PRODUCTION, old, None, "the first")
+    registry.swap(PRODUCTION, new, old, "a better one")
+    _, first, second = listing(registry).splitlines()
+    assert first.split()[4:] == [new, "0.431", "+0.357", "0.617", "a", "better", "one"]
+    assert second.split()[4:] == [old, "-", "-", "-", "the", "first"]
+
+
+def test_one_release_is_shown_with_its_scores_its_history_and_who_approved_it(
+    registry: LocalRegistry, build_package: Callable[..., Any]
+) -> None:
+    built = build_package("one")
+    write_json(built.evaluation / "scores.json", {"systems": {"base": {"all": BASE}, "candidate": {"all": OURS}}})
+    digest = registry.publish(built.package, built.base, built.evaluation)
+    note(registry, "approve", digest, "reads well", "Ada")
+    registry.swap(PRODUCTION, digest, None, "first", Act(action="promote", who="Bo"))
+    shown = describe(registry, digest)
+    assert shown.startswith(f"package {digest}\nbuilt at: 2026-01-31\n")
+    assert "This package has no card." in shown
+    assert "| candidate | 154 |   0.431 |           - |     0.617 |" in shown
+    assert "Bo: first" in shown
+    assert shown.endswith("Approved by Ada: reads well")
+
+
+def test_a_package_from_before_lacks_files_and_is_shown(
+    registry: LocalRegistry, build_package: Callable[..., Any]
+) -> None:
+    built = build_package("one")
+    (built.evaluation / "scores.json").unlink()
+    (built.package / "provenance.json").unlink()
+    digest = registry.publish(built.package, built.base, built.evaluation)
+    shown = describe(registry, digest)
+    assert "It was published without scores." in shown
+    assert shown.endswith("No person approved it.")
