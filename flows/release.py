@@ -28,6 +28,8 @@ from flows.summary import Released, render
 from tasks import gate, index
 from tasks.drift import reference_path, write_reference
 from tasks.errors import GraftError
+from tasks.evaluate import ROWS
+from tasks.evidence import read_evidence
 from tasks.examples import load_examples
 from tasks.files import write_json
 from tasks.inputs import remember_run
@@ -42,7 +44,6 @@ from tasks.layout import (
     INCUMBENT,
 )
 from tasks.manifest import package_digest, read_manifest
-from tasks.rates import read_rates
 from tasks.registry import PRODUCTION, LocalRegistry
 from tasks.settings import load_settings
 from tasks.smoke import choose, smoke
@@ -50,8 +51,6 @@ from tasks.terms import load_terms
 
 SUMMARY = "release-summary"
 REPORT, RESULT = "report.html", "result.json"  # of the contract
-ROWS = "rows.parquet"  # of the evaluation
-SCORES = "scores.json"  # of whole turns
 
 
 class RefusedError(GraftError):
@@ -123,9 +122,10 @@ def judge(digest: str) -> State:
 
     Raises:
         RefusedError: it did not pass.
+        GraftError: what was measured is another package's.
     """
-    rates = read_rates(BUILT_ASSISTANT / SCORES)
-    verdict = gate.judge(pd.read_parquet(BUILT_EVALUATION / ROWS), rates, load_settings().gate)
+    rows, rates = read_evidence(digest, BUILT_EVALUATION, BUILT_ASSISTANT)
+    verdict = gate.judge(rows, rates, load_settings().gate)
     create_markdown_artifact(gate.markdown(verdict), key="gate", description=f"{verdict.outcome}: {digest}")
     if verdict.outcome != "pass":
         reasons = "\n".join(f"- {reason}" for reason in verdict.reasons)

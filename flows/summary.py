@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from tasks.gate import interval
+from tasks.bootstrap import interval
 from tasks.settings import GateSettings
 
 _SHOWN = {
