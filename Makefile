@@ -8,7 +8,7 @@ FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c '$(FITS)' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: run test down bench-train bench-serve bench-semantic-cache bench-retrieval bench-assistant
+.PHONY: run test down bench-train bench-serve bench-semantic-cache bench-retrieval bench-assistant bench-release
 
 run: $(INSTALLED)
 	$(BIN)/graft run
@@ -46,6 +46,10 @@ bench-retrieval: $(INSTALLED)
 bench-assistant: $(INSTALLED)
 	test -d build/assistant || $(BIN)/dvc repro assistant
 	$(BIN)/python -m benchmarks.assistant $(BENCH)
+
+# How often the gate errs, simulated with the settings in params.yaml.
+bench-release: $(INSTALLED)
+	$(BIN)/python -m benchmarks.release
 
 down:
 	$(BIN)/graft down
