@@ -43,7 +43,7 @@ def gate() -> dict[str, Any]:
 
 def _show(found: Rates) -> None:
     print(f"Shares of simulated evaluations, for systems whose answers are alike by {', '.join(map(str, ALIKE))}:\n")
-    print("| rows | equal: called better | 5 points worse: passes | equal: passes | 5 better: passes | 10 better: passes |")
+    print("| rows | equal: called better | 5 worse: passes | equal: passes | 5 better: passes | 10 better: passes |")
     print("| ---: | --- | --- | --- | --- | --- |")
     for n in SIZES:
         shown = [[one.better for one in found[n, 0.0]]]

@@ -1,4 +1,4 @@
-"""The candidate's quality beside another system's, and what a rule finds. Which rules there are is the gate's matter."""
+"""The candidate's quality beside another system's, and what a rule finds; which rules there are, the gate says."""
 
 from __future__ import annotations
 

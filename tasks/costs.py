@@ -60,9 +60,12 @@ def peak_memory_mb(system: pd.DataFrame, drawn: Places) -> Floats:
 
 
 _FIGURES: dict[CostName, tuple[Callable[[pd.DataFrame, Places], Floats], str]] = {
-    "first_token_ms": (first_token_ms, "The 95th percentile of the time to the first token is {:.0f} ms"),
-    "ms_per_token": (ms_per_token, "A token takes {:.1f} ms"),
-    "peak_memory_mb": (peak_memory_mb, "The peak of memory is {:.0f} MB"),
+    "first_token_ms": (
+        first_token_ms,
+        "The 95th percentile of the time to the first token is {:.0f} ms against the {}'s {:.0f}",
+    ),
+    "ms_per_token": (ms_per_token, "A token takes {:.1f} ms against the {}'s {:.1f}"),
+    "peak_memory_mb": (peak_memory_mb, "The peak of memory is {:.0f} MB against the {}'s {:.0f}"),
 }
 
 
@@ -115,10 +118,9 @@ def _cost(
 def _limited(cost: Cost, settings: GateSettings) -> Finding:
     allowed = settings.max_ratio[cost.name]
     outcome: Outcome = "pass" if cost.high <= allowed else "fail" if cost.low > allowed else "inconclusive"
-    told = _FIGURES[cost.name][1].format(cost.candidate)
-    advice = "" if outcome == "pass" else " If the machine was busy with other work, evaluate again."
+    told = _FIGURES[cost.name][1].format(cost.candidate, cost.against, cost.other)
+    again = "" if outcome == "pass" else " If the machine was busy: `dvc repro --force --single-item evaluate`."
     return outcome, (
-        f"{told} against the {cost.against}'s {cost.other:.4g}, {cost.ratio:.2f} times as much "
-        f"({settings.confidence:.0%} interval {cost.low:.2f} to {cost.high:.2f}); at most {allowed:g} times is allowed."
-        f"{advice}"
+        f"{told}, {cost.ratio:.2f} times as much ({settings.confidence:.0%} interval {cost.low:.2f} to "
+        f"{cost.high:.2f}); at most {allowed:g} times is allowed.{again}"
     )

@@ -164,7 +164,7 @@ def markdown(verdict: Verdict) -> str:
     head = "| {} | n | candidate | other | difference | low | high |"
     for title, first, chosen in (
         ("All rows", "against", [c for c in verdict.comparisons if not c.slice]),
-        ("Per slice; low and high are of each by itself", "against, slice", [c for c in verdict.comparisons if c.slice]),
+        ("Per slice, each by itself", "against, slice", [c for c in verdict.comparisons if c.slice]),
     ):
         lines += ["", f"## {title}", "", head.format(first), "| --- |" + " ---: |" * 6]
         lines += [
@@ -172,7 +172,8 @@ def markdown(verdict: Verdict) -> str:
             f"| {c.difference:+.3f} | {c.low:+.3f} | {c.high:+.3f} |"
             for c in chosen
         ]
-    lines += ["", "## Costs", "", "| what, against | candidate | other | ratio | low | high |", "| --- |" + " ---: |" * 5]
+    head = "| what, against | candidate | other | ratio | low | high |"
+    lines += ["", "## Costs", "", head, "| --- |" + " ---: |" * 5]
     lines += [
         f"| {c.name}, {c.against} | {c.candidate:.1f} | {c.other:.1f} | {c.ratio:.2f} | {c.low:.2f} | {c.high:.2f} |"
         for c in verdict.costs

@@ -105,4 +105,3 @@ def slice_rates(slices: int, n: int, alike: float, settings: GateSettings) -> Sl
         alarmed |= p_of_loss(ours - theirs, allowed, resamples, settings.seed) <= level
     caught = p_of_loss(-incumbent[0], allowed, resamples, settings.seed) <= level
     return SliceRates(slices=slices, n=n, alarms=float(alarmed.mean()), caught=float(caught.mean()))
-

@@ -14,7 +14,7 @@ from math import ceil
 import numpy as np
 import pandas as pd
 
-from tasks.bootstrap import holm, p_of_loss
+from tasks.bootstrap import Floats, holm, p_of_loss
 from tasks.comparison import Comparison, Finding, compare, quality
 from tasks.settings import GateSettings, SliceSettings, SlicesSettings
 
@@ -85,7 +85,7 @@ def enough_resamples(tests: int, settings: GateSettings) -> int:
     return max(settings.resamples, ceil(10 * tests / (1 - settings.confidence)))
 
 
-def _differences(candidate: pd.DataFrame, other: pd.DataFrame, part: Slice) -> np.ndarray:
+def _differences(candidate: pd.DataFrame, other: pd.DataFrame, part: Slice) -> Floats:
     return quality(candidate.loc[part.ids]) - quality(other.loc[part.ids])
 
 

@@ -55,7 +55,7 @@ def rows(tiny_base: Path, tiny_prompts: Path) -> pandas.DataFrame:
         for row in ask(name, Model(engine, prompt, settings, 768), examples, terms, at_once=2)
     ]
     assert caller.together == [2, 1]
-    return pandas.DataFrame(found).assign(peak_memory_mb=lambda table: table["system"].map({"candidate": 2.0, "base": 1.0}))
+    return pandas.DataFrame(found).assign(peak_memory_mb=lambda t: t["system"].map({"candidate": 2.0, "base": 1.0}))
 
 
 def test_each_system_answers_each_row(rows: pandas.DataFrame) -> None:
