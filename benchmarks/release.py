@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from tasks.gate_rates import ALIKE, ErrorRates, error_rates, slice_rates
+from tasks.gate_rates import ALIKE, GOOD, ErrorRates, error_rates, slice_rates
 from tasks.settings import GateSettings, load_settings
 
 ROWS = 154
@@ -53,11 +53,13 @@ def _show(found: Rates) -> None:
 
 def _show_slices(settings: GateSettings) -> None:
     print(f"\n{SLICES} slices, the middle of these:\n")
-    print("| rows in each | equal: any slice fails | one slice lost entirely: it fails |")
-    print("| ---: | ---: | ---: |")
+    print(
+        f"| rows in each | equal: any slice fails | one lost entirely: it fails | one lost that was {GOOD:.0%} right: it fails |"
+    )
+    print("| ---: | ---: | ---: | ---: |")
     for n in SLICE_ROWS:
         found = slice_rates(SLICES, n, ALIKE[1], settings)
-        print(f"| {n} | {found.alarms:.3f} | {found.caught:.3f} |")
+        print(f"| {n} | {found.alarms:.3f} | {found.caught:.3f} | {found.caught_good:.3f} |")
     print(flush=True)
 
 

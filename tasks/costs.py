@@ -96,9 +96,7 @@ def _check(system: pd.DataFrame) -> None:
             )
 
 
-def _cost(
-    name: CostName, candidate: pd.DataFrame, other: pd.DataFrame, against: str, settings: GateSettings
-) -> Cost:
+def _cost(name: CostName, candidate: pd.DataFrame, other: pd.DataFrame, against: str, settings: GateSettings) -> Cost:
     figure, _ = _FIGURES[name]
     everything = np.arange(len(candidate))
     ours, theirs = float(figure(candidate, everything)), float(figure(other, everything))

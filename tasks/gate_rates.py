@@ -18,12 +18,22 @@ from tasks.settings import GateSettings
 from tasks.slices import enough_resamples
 
 EVALUATIONS = 1000
-ALIKE = (0.0, 0.7, 0.95)
-"""From strangers to twins: correlations of 0, 0.5 and 0.9 between the qualities of rows of a kind."""
+GOOD = 0.9
+ALIKE = (0.0, 0.7, 0.95, 1.0)
+"""From strangers (rows of a kind are not correlated at all) to the same answers but for what `shift` changes."""
 
+# fmt: off
+_WORDS = (
+    0.06, 0.06, 0.07, 0.10, 0.11, 0.11, 0.14, 0.14, 0.15, 0.17, 0.17, 0.20, 0.22, 0.22, 0.24, 0.24, 0.24, 0.25,
+    0.25, 0.25, 0.26, 0.29, 0.29, 0.29, 0.30, 0.32, 0.32, 0.33, 0.38, 0.39, 0.40, 0.40, 0.57, 0.67, 0.80,
+)
+# fmt: on
 QUALITIES: dict[str, tuple[float, ...]] = {
     "call": (1.0,) * 37 + (0.0,) * 23,
+    "refusal": (1.0,) * 20 + (0.0,) * 9,
+    "words": (0.0,) * 30 + _WORDS,
 }
+"""Of the 154 eval rows of the default data, as a released candidate answered them (2026-11-26)."""
 _VALUES = np.array([value for values in QUALITIES.values() for value in values])
 _SIZES = [len(values) for values in QUALITIES.values()]
 _KIND_SIZE = np.repeat(_SIZES, _SIZES)
@@ -49,13 +59,15 @@ class ErrorRates(Record):
 class SliceRates(Record):
     """Of simulated evaluations of `slices` slices of `n` rows each, two equal systems, one slice then lost.
 
-    `alarms`: any slice fails while both are equal. `caught`: the one fails in which the candidate lost all.
+    `alarms`: any slice fails while both are equal. `caught`: the one fails in which the candidate lost all,
+    and `caught_good`, where the incumbent had `GOOD` of it right.
     """
 
     slices: int
     n: int
     alarms: float
     caught: float
+    caught_good: float
 
 
 def simulate(shape: tuple[int, ...], shift: float, alike: float, seed: int) -> tuple[Floats, Floats]:
@@ -103,5 +115,11 @@ def slice_rates(slices: int, n: int, alike: float, settings: GateSettings) -> Sl
     alarmed = np.zeros(EVALUATIONS, dtype=bool)
     for ours, theirs in zip(candidate, incumbent, strict=True):
         alarmed |= p_of_loss(ours - theirs, allowed, resamples, settings.seed) <= level
-    caught = p_of_loss(-incumbent[0], allowed, resamples, settings.seed) <= level
-    return SliceRates(slices=slices, n=n, alarms=float(alarmed.mean()), caught=float(caught.mean()))
+
+    def caught(qualities: Floats) -> float:
+        return float((p_of_loss(-qualities, allowed, resamples, settings.seed) <= level).mean())
+
+    good = (np.random.default_rng(settings.seed + 2).random((EVALUATIONS, n)) < GOOD).astype(np.float64)
+    return SliceRates(
+        slices=slices, n=n, alarms=float(alarmed.mean()), caught=caught(incumbent[0]), caught_good=caught(good)
+    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from math import ceil
 
 import numpy as np
@@ -43,7 +44,7 @@ def slices(candidate: pd.DataFrame, settings: SlicesSettings) -> Iterator[Slice]
 
 def _lengths(tokens: pd.Series, edges: tuple[int, ...]) -> pd.Series:
     """The stretch between `edges` that each number of tokens is in; an edge belongs to what is below it."""
-    names = [f"up to {edges[0]}", *(f"{a + 1} to {b}" for a, b in zip(edges, edges[1:], strict=False))]
+    names = [f"up to {edges[0]}", *(f"{a + 1} to {b}" for a, b in pairwise(edges))]
     return pd.Series([*names, f"over {edges[-1]}"]).iloc[np.searchsorted(edges, tokens, side="left")]
 
 

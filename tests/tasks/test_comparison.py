@@ -14,7 +14,8 @@ def test_a_comparison_has_both_means_and_what_is_between_them() -> None:
     found = compare(ours, theirs, "incumbent", "label tool", SETTINGS)
     assert (found.against, found.slice, found.n) == ("incumbent", "label tool", 40)
     assert (found.candidate, found.other) == (0.5, 0.25)
-    assert found.low < found.difference == pytest.approx(0.25) < found.high
+    assert found.difference == pytest.approx(0.25)
+    assert found.low < found.difference < found.high
 
 
 def test_better_is_an_interval_above_0() -> None:

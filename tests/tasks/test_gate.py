@@ -31,10 +31,10 @@ def test_a_clear_gain_passes_and_says_so_in_numbers() -> None:
     assert any(f"{overall.difference:+.3f}" in reason and "base" in reason for reason in verdict.reasons)
 
 
-def test_interval_agrees_with_the_normal_approximation() -> None:
+def test_interval_agrees_with_the_normal_approximation_with_a_row_won_and_one_lost() -> None:
     base, candidate = noisy(0.3), noisy(0.5, seed=1)
     [overall, *_] = judged(evaluation(base=base, candidate=candidate), SETTINGS).comparisons
-    differences = candidate - base
+    differences = np.append(candidate - base, (1, -1))
     half = 1.96 * differences.std(ddof=1) / np.sqrt(len(differences))
     assert overall.low == pytest.approx(differences.mean() - half, abs=0.01)
     assert overall.high == pytest.approx(differences.mean() + half, abs=0.01)
@@ -118,9 +118,9 @@ def test_a_real_gain_is_usually_seen() -> None:
             SETTINGS.model_copy(update={"resamples": 500}),
         ).outcome
         == "pass"
-        for _ in range(50)
+        for _ in range(20)
     )
-    assert passed >= 45
+    assert passed >= 18
 
 
 def test_markdown_shows_outcome_reasons_and_every_comparison() -> None:

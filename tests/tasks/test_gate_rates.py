@@ -29,13 +29,13 @@ def test_simulated_systems_differ_by_the_shift_in_truth(shift: float, alike: flo
 
 
 @pytest.mark.parametrize("n", ROWS)
-@pytest.mark.parametrize("alike", [*ALIKE, 1.0])
+@pytest.mark.parametrize("alike", ALIKE)
 def test_equal_systems_are_rarely_called_better(n: int, alike: float) -> None:
     assert error_rates(n, 0.0, alike, SETTINGS).better <= 0.05
 
 
 @pytest.mark.parametrize("n", ROWS)
-@pytest.mark.parametrize("alike", [*ALIKE, 1.0])
+@pytest.mark.parametrize("alike", ALIKE)
 def test_a_candidate_that_is_5_points_worse_rarely_passes(n: int, alike: float) -> None:
     assert error_rates(n, -0.05, alike, SETTINGS).passed <= 0.05
 
@@ -47,7 +47,7 @@ def test_a_candidate_that_is_10_points_better_mostly_passes() -> None:
 def test_slices_rarely_fail_equal_systems_and_see_one_that_was_lost() -> None:
     found = slice_rates(20, 20, 0.7, SETTINGS)
     assert found.alarms <= 0.05
-    assert found.caught > found.alarms + 0.1
+    assert found.caught_good >= 0.9
 
 
 def test_the_simulation_asks_what_the_gate_asks() -> None:

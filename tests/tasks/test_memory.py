@@ -36,7 +36,7 @@ def test_the_peak_is_of_the_work_and_not_of_who_asks_for_it() -> None:
 
 
 def test_errors_come_through_and_a_killed_process_is_told() -> None:
-    with pytest.raises(GraftError, match="^no$"):
+    with pytest.raises(GraftError, match=r"^no$"):
         with_peak_memory(refuse, "x")
     with pytest.raises(GraftError, match="evaluate base: its process was killed"):
         with_peak_memory(die, "evaluate base")

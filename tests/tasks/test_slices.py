@@ -10,8 +10,8 @@ from tasks.slices import judge_slices, slices
 from tests.tasks.evaluations import SETTINGS, evaluation, system
 
 
-def changed(name: str, **values: object) -> GateSettings:
-    content = SETTINGS.model_dump()
+def changed(name: str, settings: GateSettings = SETTINGS, **values: object) -> GateSettings:
+    content = settings.model_dump()
     content["slices"][name] |= values
     return GateSettings.model_validate(content)
 
@@ -76,6 +76,8 @@ def test_a_few_rows_that_went_wrong_fail_alone_and_not_among_many_slices() -> No
     lost = (rows["system"] == "candidate") & rows["id"].isin([f"row-{i}" for i in range(7)])
     rows.loc[lost, "quality"] = 0.0
     settings = changed("label", max_loss=0.05)
+    for sort in ("language", "length"):
+        settings = changed(sort, settings, min_rows=10**6)
     alone = rows[rows["label"] == "kind-00"]
     assert any(outcome == "fail" for outcome, _ in sentences(alone, settings))
     assert {outcome for outcome, _ in sentences(rows, settings)} == {"pass"}
