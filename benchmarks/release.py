@@ -53,9 +53,7 @@ def _show(found: Rates) -> None:
 
 def _show_slices(settings: GateSettings) -> None:
     print(f"\n{SLICES} slices, the middle of these:\n")
-    print(
-        f"| rows in each | equal: any slice fails | one lost entirely: it fails | one lost that was {GOOD:.0%} right: it fails |"
-    )
+    print(f"| rows in each | equal: any fails | one lost: it fails | one lost that was {GOOD:.0%} right: it fails |")
     print("| ---: | ---: | ---: | ---: |")
     for n in SLICE_ROWS:
         found = slice_rates(SLICES, n, ALIKE[1], settings)
