@@ -8,7 +8,7 @@ FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c '$(FITS)' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: run test down bench-train bench-serve bench-semantic-cache bench-retrieval bench-assistant bench-guard
+.PHONY: run test down bench-train bench-serve bench-semantic-cache bench-retrieval bench-assistant bench-guard bench-release
 
 run: $(INSTALLED)
 	$(BIN)/graft run
@@ -50,6 +50,10 @@ bench-assistant: $(INSTALLED)
 # How often the guard is wrong and how many requests it needs, simulated; a minute or two.
 bench-guard: $(INSTALLED)
 	$(BIN)/python -m benchmarks.guard
+
+# How often the gate errs, simulated with the settings in params.yaml.
+bench-release: $(INSTALLED)
+	$(BIN)/python -m benchmarks.release
 
 down:
 	$(BIN)/graft down

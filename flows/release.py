@@ -34,6 +34,8 @@ from tasks.admission import check_licences
 from tasks.audit import note, run_actor
 from tasks.drift import reference_path, write_reference
 from tasks.errors import GraftError
+from tasks.evaluate import ROWS
+from tasks.evidence import read_evidence
 from tasks.examples import load_examples
 from tasks.files import write_json
 from tasks.full_card import CARD, PICTURE, full_card, gather
@@ -49,7 +51,6 @@ from tasks.layout import (
     INCUMBENT,
 )
 from tasks.manifest import package_digest, read_manifest
-from tasks.rates import read_rates
 from tasks.registries import open_registry
 from tasks.registry import PRODUCTION, Act
 from tasks.settings import load_settings
@@ -58,8 +59,6 @@ from tasks.terms import load_terms
 
 SUMMARY = "release-summary"
 REPORT, RESULT = "report.html", "result.json"  # of the contract
-ROWS = "rows.parquet"  # of the evaluation
-SCORES = "scores.json"  # of whole turns
 
 
 class RefusedError(GraftError):
@@ -138,9 +137,10 @@ def judge(digest: str) -> State:
 
     Raises:
         RefusedError: it did not pass.
+        GraftError: what was measured is another package's.
     """
-    rates = read_rates(BUILT_ASSISTANT / SCORES)
-    verdict = gate.judge(pd.read_parquet(BUILT_EVALUATION / ROWS), rates, load_settings().gate)
+    rows, rates = read_evidence(digest, BUILT_EVALUATION, BUILT_ASSISTANT)
+    verdict = gate.judge(rows, rates, load_settings().gate)
     create_markdown_artifact(gate.markdown(verdict), key="gate", description=f"{verdict.outcome}: {digest}")
     if verdict.outcome != "pass":
         reasons = "\n".join(f"- {reason}" for reason in verdict.reasons)

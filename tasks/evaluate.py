@@ -1,7 +1,8 @@
 """Stage `evaluate`: ask the package that will be served, on the engine that serves it.
 
 The same eval rows go to the base alone, to the incumbent in production (if any) and to the
-candidate. It writes one row per system and example, and the totals; judging them is the gate's work.
+candidate, each in a process of its own, so that what it holds in memory is its own too. It writes one
+row per system and example, and the totals; judging them is the gate's work.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from tasks.errors import GraftError, run_main
 from tasks.examples import load_examples
 from tasks.features import measure
 from tasks.files import new_folder, write_json
+from tasks.language import language_of
 from tasks.layout import (
     BUILT_BASE,
     BUILT_BASELINE,
@@ -32,6 +35,7 @@ from tasks.layout import (
     INCUMBENT,
 )
 from tasks.manifest import package_digest
+from tasks.memory import with_peak_memory
 from tasks.progress import Progress
 from tasks.prompt import Answer
 from tasks.records import Example, Message, dump_messages
@@ -82,24 +86,30 @@ def rounds_of(model: Model, prompts: Sequence[Sequence[Message]], at_once: int) 
 
 
 def judge(example: Example, rounds: Rounds, terms: Terms) -> dict[str, Any]:
-    """The row of one answer: scores of the last round, features of the first, as telemetry has them."""
+    """The row of one answer: scores of the last round, features of the first, as telemetry has them.
+
+    `latency_ms` and `decoded_tokens` are of all rounds.
+    """
     first, answer = rounds[0], rounds[-1][1]
     behaviour = terms.labels.get(example.label, "answer")
+    asked = " ".join(message.content for message in example.prompt if message.role == "user")
     return {
         "id": example.id,
         "label": example.label,
+        "language": language_of(terms.language)(asked),
         "behaviour": behaviour,
         **measure(example.prompt, *first, terms.refusal_phrases).model_dump(),
         **score(answer, example.target, behaviour, terms.refusal_phrases).model_dump(),
         "first_token_ms": first[0].first_token_ms,
         "latency_ms": sum(generation.latency_ms for generation, _ in rounds),
+        "decoded_tokens": sum(generation.completion_tokens for generation, _ in rounds),
         "text": rounds[-1][0].text,
         "expected": dump_messages([example.target]),
     }
 
 
 def totals(rows: pandas.DataFrame) -> dict[str, Any]:
-    """Means per system, in all and by label; latency as its median and 95th percentile."""
+    """Means per system, in all and by label; latency as its median and 95th percentile; peak memory per system."""
 
     def summary(group: pandas.DataFrame) -> dict[str, Any]:
         means = {name: round(float(group[name].astype(float).mean()), 4) for name in _MEANS}
@@ -114,6 +124,7 @@ def totals(rows: pandas.DataFrame) -> dict[str, Any]:
     return {
         str(system): {
             "all": summary(group),
+            "peak_memory_mb": round(float(group["peak_memory_mb"].max()), 1),
             "labels": {str(label): summary(part) for label, part in group.groupby("label")},
         }
         for system, group in rows.groupby("system", sort=False)
@@ -137,14 +148,23 @@ def check_effect(rows: pandas.DataFrame) -> None:
         )
 
 
+def ask_opened(
+    name: str, opens: Callable[[], Model], examples: Sequence[Example], terms: Terms, at_once: int
+) -> list[dict[str, Any]]:
+    """Open a system and `ask` it; says how fast it was."""
+    model, start = opens(), time.perf_counter()
+    rows = ask(name, model, examples, terms, at_once)
+    print(f"evaluate {name}: {len(rows) / (time.perf_counter() - start):.2f} rows/s", flush=True)
+    return rows
+
+
 def systems(package: Path, base: Path, incumbent: Path, registry: Registry) -> dict[str, Callable[[], Model]]:
     """What is to be asked, by name; each is opened only when its turn comes, to hold one at a time."""
-    chosen: dict[str, Callable[[], Model]] = {"base": lambda: open_base(package, base, BUILT_BASELINE, ALONE)}
+    chosen: dict[str, Callable[[], Model]] = {"base": partial(open_base, package, base, BUILT_BASELINE, ALONE)}
     digest = json.loads(incumbent.read_text(encoding="utf-8"))["digest"]
     if digest is not None:
-        folder = registry.package(digest)
-        chosen["incumbent"] = lambda: open_package(folder, registry.base(digest), ALONE)
-    chosen["candidate"] = lambda: open_package(package, base, ALONE)
+        chosen["incumbent"] = partial(open_package, registry.package(digest), registry.base(digest), ALONE)
+    chosen["candidate"] = partial(open_package, package, base, ALONE)
     return chosen
 
 
@@ -157,9 +177,9 @@ def main() -> None:
         )
     rows: list[dict[str, Any]] = []
     for name, opened in systems(BUILT_PACKAGE, BUILT_BASE, INCUMBENT, open_registry()).items():
-        model, start = opened(), time.perf_counter()
-        rows += ask(name, model, examples, terms, settings.evaluate.at_once)
-        print(f"evaluate {name}: {len(examples) / (time.perf_counter() - start):.2f} rows/s", flush=True)
+        work = partial(ask_opened, name, opened, examples, terms, settings.evaluate.at_once)
+        answered, peak = with_peak_memory(work, f"evaluate {name}")
+        rows += [{**row, "peak_memory_mb": peak} for row in answered]
     table = pandas.DataFrame(rows)
     check_effect(table)
     with new_folder(BUILT_EVALUATION) as folder:

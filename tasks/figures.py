@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from tasks.gate import CANDIDATE, interval
+from tasks.bootstrap import interval
+from tasks.gate import CANDIDATE
 from tasks.rates import Rate
 from tasks.settings import GateSettings
 

@@ -1,45 +1,29 @@
 """The gate: is the candidate good enough to be released? It judges; it releases nothing.
 
-Systems answered the same rows, so they are compared row by row: rows are drawn with replacement,
-the mean difference of each draw is taken, and the middle share of those means is the interval (the
-paired percentile bootstrap: Efron & Tibshirani, An Introduction to the Bootstrap, 1993, ch. 13;
-Koehn, Statistical Significance Tests for Machine Translation Evaluation, EMNLP 2004).
+Its rules are an order of questions: enough rows; better than the base and not worse than the
+incumbent (here, by the paired bootstrap); floors of its own (here); no kind of request that it lost
+(`tasks/slices.py`); not much slower or larger (`tasks/costs.py`); whole turns within their limits
+(here). How often it errs is in `tasks/gate_rates.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from tasks import costs, slices
+from tasks.comparison import Comparison, Finding, Outcome, compare, quality
+from tasks.costs import Cost, judge_costs
 from tasks.errors import GraftError
 from tasks.rates import Rate
 from tasks.records import Record
 from tasks.settings import GateSettings, Limit
+from tasks.slices import judge_slices
 
 BASE, INCUMBENT, CANDIDATE = "base", "incumbent", "candidate"
-Outcome = Literal["pass", "fail", "inconclusive"]
-_COLUMNS = ("system", "id", "label", "quality", "valid_format")
+_COLUMNS = ("system", "id", "quality", "valid_format", *slices.COLUMNS, *costs.COLUMNS)
 _BY_SEVERITY: tuple[Outcome, ...] = ("pass", "inconclusive", "fail")
-
-
-class Comparison(Record):
-    """The candidate's quality less another system's, on the same `n` rows; all in [-1, 1].
-
-    `label` is empty where all rows count. `low` to `high` is the bootstrap interval of `difference`.
-    """
-
-    against: str
-    label: str
-    n: int
-    candidate: float
-    other: float
-    difference: float
-    low: float
-    high: float
 
 
 class Verdict(Record):
@@ -48,48 +32,44 @@ class Verdict(Record):
     outcome: Outcome
     reasons: tuple[str, ...]
     comparisons: tuple[Comparison, ...]
-
-
-def interval(differences: NDArray[np.float64], settings: GateSettings) -> tuple[float, float]:
-    """The percentile bootstrap interval of the mean of `differences` [n]: its low and high end."""
-    generator = np.random.default_rng(settings.seed)
-    drawn = generator.integers(len(differences), size=(settings.resamples, len(differences)))  # [resamples, n]
-    tail = (1 - settings.confidence) / 2
-    low, high = np.quantile(differences[drawn].mean(axis=1), [tail, 1 - tail])
-    return float(low), float(high)
+    costs: tuple[Cost, ...]
 
 
 def judge(rows: pd.DataFrame, rates: Mapping[str, Rate], settings: GateSettings) -> Verdict:
     """Judge the candidate's evaluation rows against the base's and the incumbent's, and its whole turns.
 
-    The worst outcome of all rules is the verdict's. With fewer than `min_rows` rows no comparison is
-    made: an interval over a handful of rows looks surer than it is. The limits hold for however few
-    rows a rate is of, as long as there are any.
+    The worst outcome of all rules is the verdict's. With fewer than `min_rows` rows none of the rules
+    for them is asked: an interval over a handful of rows looks surer than it is. The limits hold for
+    however few rows a rate is of, as long as there are any.
 
     Args:
-        rows: one row per (system, example) with at least `system`, `id`, `label`, `quality` in
-            [0, 1] and `valid_format`.
+        rows: one row per (system, example) with at least `system`, `id`, `quality` in [0, 1],
+            `valid_format`, what slices are cut by (`tasks.slices.COLUMNS`) and what was spent
+            (`tasks.costs.COLUMNS`).
         rates: what the stage `assistant` measured, by name.
 
     Raises:
-        GraftError: a column or a system is missing, a quality is not in [0, 1], the systems did not
-            answer the same rows, or a rate that has a limit was not measured.
+        GraftError: a column or a system is missing, a quality is not in [0, 1], a time or a memory is
+            not above 0, the systems did not answer the same rows, or a rate that has a limit was not
+            measured.
     """
     systems = _split(rows)
     candidate = systems.pop(CANDIDATE)
-    comparisons = [
-        _compare(candidate, other, name, label, settings)
-        for name, other in systems.items()
-        for label in ["", *sorted(candidate["label"].unique())]
-    ]
-    verdicts = [_enough_rows(len(candidate), settings)]
+    overall = [compare(quality(candidate), quality(other), name, "", settings) for name, other in systems.items()]
+    by_slice, of_slices = judge_slices(candidate, systems, settings)
+    last = INCUMBENT if INCUMBENT in systems else BASE
+    spent, of_costs = judge_costs(candidate, systems[last], last, settings)
+    findings = [_enough_rows(len(candidate), settings)]
     if len(candidate) >= settings.min_rows:
-        verdicts += [_quality(c, settings) for c in comparisons if not c.label]
-        verdicts.append(_format(float(candidate["valid_format"].mean()), settings))
-    verdicts += [_limited(name, _rate(name, rates), limit) for name, limit in settings.limits.items()]
-    verdicts.sort(key=lambda v: -_BY_SEVERITY.index(v[0]))
+        findings += [_quality(found, settings) for found in overall]
+        findings += [*_floors(candidate, settings), *of_slices, *of_costs]
+    findings += [_limited(name, _rate(name, rates), limit) for name, limit in settings.limits.items()]
+    findings.sort(key=lambda finding: -_BY_SEVERITY.index(finding[0]))
     return Verdict(
-        outcome=verdicts[0][0], reasons=tuple(sentence for _, sentence in verdicts), comparisons=tuple(comparisons)
+        outcome=findings[0][0],
+        reasons=tuple(sentence for _, sentence in findings),
+        comparisons=(*overall, *by_slice),
+        costs=tuple(spent),
     )
 
 
@@ -97,9 +77,9 @@ def _split(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The rows of each system, indexed by id in one order, after checking that they can be paired."""
     if absent := [column for column in _COLUMNS if column not in rows]:
         raise GraftError(f"evaluation rows: no column {', '.join(absent)}; run the stage `evaluate` again")
-    quality = pd.to_numeric(rows["quality"], errors="coerce")
-    if not quality.between(0, 1).all():
-        where = rows.loc[~quality.between(0, 1), "id"].iloc[0]
+    values = pd.to_numeric(rows["quality"], errors="coerce")
+    if not values.between(0, 1).all():
+        where = rows.loc[~values.between(0, 1), "id"].iloc[0]
         raise GraftError(f"evaluation rows: the quality of row {where} is not a number from 0 to 1")
     systems = {
         name: rows[rows["system"] == name].set_index("id").sort_index()
@@ -119,32 +99,13 @@ def _split(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return systems
 
 
-def _compare(
-    candidate: pd.DataFrame, other: pd.DataFrame, against: str, label: str, settings: GateSettings
-) -> Comparison:
-    ids = candidate.index[candidate["label"] == label] if label else candidate.index
-    ours = candidate.loc[ids, "quality"].to_numpy(dtype=np.float64)
-    theirs = other.loc[ids, "quality"].to_numpy(dtype=np.float64)
-    low, high = interval(ours - theirs, settings)
-    return Comparison(
-        against=against,
-        label=label,
-        n=len(ours),
-        candidate=float(ours.mean()),
-        other=float(theirs.mean()),
-        difference=float((ours - theirs).mean()),
-        low=low,
-        high=high,
-    )
-
-
-def _enough_rows(n: int, settings: GateSettings) -> tuple[Outcome, str]:
+def _enough_rows(n: int, settings: GateSettings) -> Finding:
     if n < settings.min_rows:
         return "inconclusive", f"Only {n} rows were evaluated; a judgement needs at least {settings.min_rows}."
     return "pass", f"{n} rows were evaluated; at least {settings.min_rows} are needed."
 
 
-def _quality(found: Comparison, settings: GateSettings) -> tuple[Outcome, str]:
+def _quality(found: Comparison, settings: GateSettings) -> Finding:
     """The rule for the base asks for a gain, the one for the incumbent for no more than a small loss."""
     if found.against == BASE:
         line, wish = settings.min_gain, f"the required gain of {settings.min_gain:+.3f}"
@@ -156,6 +117,8 @@ def _quality(found: Comparison, settings: GateSettings) -> tuple[Outcome, str]:
         "fail": f"all of it below {wish}",
         "inconclusive": f"so it cannot be told from {wish}; more eval rows would narrow it",
     }[outcome]
+    if found.against == INCUMBENT and outcome == "pass":
+        place += ", and above 0: it is better" if found.better else "; whether it is better cannot be told"
     return outcome, (
         f"Quality is {found.candidate:.3f} against the {found.against}'s {found.other:.3f}, a difference of "
         f"{found.difference:+.3f} ({settings.confidence:.0%} interval {found.low:+.3f} to {found.high:+.3f}, "
@@ -163,10 +126,19 @@ def _quality(found: Comparison, settings: GateSettings) -> tuple[Outcome, str]:
     )
 
 
-def _format(share: float, settings: GateSettings) -> tuple[Outcome, str]:
-    if share < settings.min_valid_format:
-        return "fail", f"{share:.1%} of the answers can be parsed; at least {settings.min_valid_format:.1%} must."
-    return "pass", f"{share:.1%} of the answers can be parsed; at least {settings.min_valid_format:.1%} must."
+def _floors(candidate: pd.DataFrame, settings: GateSettings) -> list[Finding]:
+    """What the candidate must reach whatever the others do."""
+    mean, parsed = float(quality(candidate).mean()), float(candidate["valid_format"].mean())
+    return [
+        (
+            "pass" if mean >= settings.min_quality else "fail",
+            f"Quality is {mean:.3f}; at least {settings.min_quality:.3f} is required of every candidate.",
+        ),
+        (
+            "pass" if parsed >= settings.min_valid_format else "fail",
+            f"{parsed:.1%} of the answers can be parsed; at least {settings.min_valid_format:.1%} must.",
+        ),
+    ]
 
 
 def _rate(name: str, rates: Mapping[str, Rate]) -> Rate:
@@ -175,7 +147,7 @@ def _rate(name: str, rates: Mapping[str, Rate]) -> Rate:
     return rates[name]
 
 
-def _limited(name: str, rate: Rate, limit: Limit) -> tuple[Outcome, str]:
+def _limited(name: str, rate: Rate, limit: Limit) -> Finding:
     """The rule for a rate of whole turns."""
     if not rate.n or rate.value is None:
         return "pass", f"There are no rows for {name}, so its limit does not apply."
@@ -187,17 +159,23 @@ def _limited(name: str, rate: Rate, limit: Limit) -> tuple[Outcome, str]:
 
 
 def markdown(verdict: Verdict) -> str:
-    """The verdict as a page for people: outcome, reasons, and a table over all rows and per label."""
+    """The verdict as a page for people: outcome, reasons, and tables over all rows, per slice and of costs."""
     lines = [f"# Gate: {verdict.outcome}", "", *(f"- {reason}" for reason in verdict.reasons)]
     head = "| {} | n | candidate | other | difference | low | high |"
     for title, first, chosen in (
-        ("All rows", "against", [c for c in verdict.comparisons if not c.label]),
-        ("Per label, for reading only", "against, label", [c for c in verdict.comparisons if c.label]),
+        ("All rows", "against", [c for c in verdict.comparisons if not c.slice]),
+        ("Per slice, each by itself", "against, slice", [c for c in verdict.comparisons if c.slice]),
     ):
         lines += ["", f"## {title}", "", head.format(first), "| --- |" + " ---: |" * 6]
         lines += [
-            f"| {', '.join(filter(None, (c.against, c.label)))} | {c.n} | {c.candidate:.3f} | {c.other:.3f} "
+            f"| {', '.join(filter(None, (c.against, c.slice)))} | {c.n} | {c.candidate:.3f} | {c.other:.3f} "
             f"| {c.difference:+.3f} | {c.low:+.3f} | {c.high:+.3f} |"
             for c in chosen
         ]
+    head = "| what, against | candidate | other | ratio | low | high |"
+    lines += ["", "## Costs", "", head, "| --- |" + " ---: |" * 5]
+    lines += [
+        f"| {c.name}, {c.against} | {c.candidate:.1f} | {c.other:.1f} | {c.ratio:.2f} | {c.low:.2f} | {c.high:.2f} |"
+        for c in verdict.costs
+    ]
     return "\n".join(lines) + "\n"

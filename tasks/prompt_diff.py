@@ -16,8 +16,9 @@ import numpy as np
 import pandas as pd
 from tokenizers import Tokenizer
 
+from tasks.bootstrap import interval
 from tasks.errors import GraftError
-from tasks.gate import CANDIDATE, interval
+from tasks.gate import CANDIDATE
 from tasks.layout import BUILT_EVALUATION, BUILT_PACKAGE, PROMPTS
 from tasks.manifest import MANIFEST, PROMPT, package_digest, read_manifest
 from tasks.prompt import PromptSource, Renderer, special_tokens

@@ -17,19 +17,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+import boto3
+from boto3.exceptions import Boto3Error
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
 from tasks.errors import GraftError
 from tasks.files import sha256_file
 from tasks.registry_store import Check, Stored, keep_folder
-
-try:
-    import boto3
-    from boto3.exceptions import Boto3Error
-    from botocore.config import Config
-    from botocore.exceptions import BotoCoreError, ClientError
-except ImportError as error:
-    raise GraftError(
-        "the registry's location in deployments/stack.yaml is S3, which needs boto3: pip install boto3"
-    ) from error
 
 T = TypeVar("T")
 PART_BYTES = 64 * 1024 * 1024

@@ -192,6 +192,7 @@ class AssistantSettings(Section):
     at_once: Positive
 
 
+CostName = Literal["first_token_ms", "ms_per_token", "peak_memory_mb"]
 RateName = Literal[
     "tool_exact",
     "outcome_correct",
@@ -209,15 +210,48 @@ Limit = Annotated[dict[Literal["min", "max"], float], Field(min_length=1)]
 Margin = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 
+class SliceSettings(Section):
+    """From how many rows a slice is judged, and how much quality it may lose."""
+
+    min_rows: Positive
+    max_loss: Share
+
+
+class LengthSettings(SliceSettings):
+    """Slices between `edges`, in tokens of the prompt, from the shortest to the longest."""
+
+    edges: tuple[Positive, ...] = Field(min_length=1)
+
+    @field_validator("edges")
+    @classmethod
+    def _rising(cls, edges: tuple[int, ...]) -> tuple[int, ...]:
+        if list(edges) != sorted(set(edges)):
+            raise ValueError("each edge must be above the one before it")
+        return edges
+
+
+class SlicesSettings(Section):
+    label: SliceSettings
+    language: SliceSettings
+    length: LengthSettings
+
+
 class GateSettings(Section):
-    """When a candidate is released; `limits` are the least and the most that rates of whole turns may be."""
+    """When a candidate is released.
+
+    `limits` are the least and the most that rates of whole turns may be; `max_ratio` is how many times
+    what the incumbent takes (or the base, where there is none) the candidate may take.
+    """
 
     min_rows: Positive
     confidence: Share
     resamples: Positive
     min_gain: float
     max_loss: float
+    min_quality: Share
     min_valid_format: Share
+    slices: SlicesSettings
+    max_ratio: dict[CostName, Annotated[float, Field(gt=0.0)]]
     limits: dict[RateName, Limit]
     seed: int
 

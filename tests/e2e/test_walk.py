@@ -34,7 +34,10 @@ SIZES = {
     # A few steps show the way, not the quality: that is what `make run` measures.
     "gate.min_rows": 20,
     "gate.min_gain": -1.0,
+    "gate.min_quality": 0.0,
     "gate.min_valid_format": 0.0,
+    **{f"gate.slices.{name}.max_loss": 1.0 for name in ("label", "language", "length")},
+    "gate.max_ratio": {},
     "gate.limits": {},
 }
 

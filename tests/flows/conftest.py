@@ -94,6 +94,7 @@ def make_small(root: Path, base: Path, prompts: Path, embedding: Path) -> None:
             "engine.max_new_tokens": 12,
             "gate.min_rows": 5,
             "gate.limits": {},
+            "gate.max_ratio": {},
             **{f"embedding.{key}": value for key, value in embedding_source(embedding).items()},
             "injection.sources": {"few": few_attacks(root / "attacks.csv")},
             "injection.min_texts": 1,
@@ -231,5 +232,7 @@ def refused(stack: Stack) -> tuple[int, str]:
 def released(stack: Stack, refused: tuple[int, str]) -> tuple[int, str]:
     """The second `graft run`, with a gate that asks for nothing."""
     assert refused[0] == 1
-    edit_yaml(stack.root / "params.yaml", {"gate.min_gain": -1.0, "gate.max_loss": 1.0, "gate.min_valid_format": 0.0})
+    lenient = {"gate.min_gain": -1.0, "gate.max_loss": 1.0, "gate.min_quality": 0.0, "gate.min_valid_format": 0.0}
+    slices = {f"gate.slices.{name}.max_loss": 1.0 for name in ("label", "language", "length")}
+    edit_yaml(stack.root / "params.yaml", lenient | slices)
     return stack.graft("run")

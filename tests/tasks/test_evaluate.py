@@ -55,7 +55,7 @@ def rows(tiny_base: Path, tiny_prompts: Path) -> pandas.DataFrame:
         for row in ask(name, Model(engine, prompt, settings, 768), examples, terms, at_once=2)
     ]
     assert caller.together == [2, 1]
-    return pandas.DataFrame(found)
+    return pandas.DataFrame(found).assign(peak_memory_mb=lambda t: t["system"].map({"candidate": 2.0, "base": 1.0}))
 
 
 def test_each_system_answers_each_row(rows: pandas.DataFrame) -> None:
@@ -66,6 +66,8 @@ def test_each_system_answers_each_row(rows: pandas.DataFrame) -> None:
     assert by.loc[("base", "off_topic"), "quality"] == 1.0
     assert by.loc[("base", "plant_care"), "quality"] == 0.0  # it declined where it should have spoken
     assert by.loc[("candidate", "plant_care"), "tool_name"] == "find_order"
+    assert set(rows["language"]) == {"en"}
+    assert (rows["decoded_tokens"] == rows["completion_tokens"]).all()  # nobody looked anything up
 
 
 def test_totals_are_the_means_of_the_rows(rows: pandas.DataFrame) -> None:
@@ -74,6 +76,7 @@ def test_totals_are_the_means_of_the_rows(rows: pandas.DataFrame) -> None:
     for system, figures in found.items():
         part = rows[rows["system"] == system]
         assert figures["all"]["n"] == 3
+        assert figures["peak_memory_mb"] == part["peak_memory_mb"].iloc[0]
         assert figures["all"]["quality"] == round(part["quality"].mean(), 4)
         assert figures["labels"]["order_status"]["n"] == 1
     assert "tool_call_match" not in found["base"]["labels"]["plant_care"]

@@ -1,0 +1,76 @@
+"""How far a release can be trusted without watching it: what is measured of each part, one after the other.
+
+The gate's error rates are simulated (`tasks/gate_rates.py`), with the settings in params.yaml.
+
+    python -m benchmarks.release
+
+The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from tasks.gate_rates import ALIKE, GOOD, ErrorRates, error_rates, slice_rates
+from tasks.settings import GateSettings, load_settings
+
+ROWS = 154
+"""Eval rows of the default data."""
+SIZES = (40, 80, ROWS, 300, 600)
+SHIFTS = (-0.05, 0.0, 0.05, 0.10)
+SLICES = 20
+SLICE_ROWS = (8, 12, 20)
+
+Rates = dict[tuple[int, float], list[ErrorRates]]
+"""By rows and shift: one of each of `ALIKE`."""
+
+
+def gate() -> dict[str, Any]:
+    """Two tables, and the two rates that are promised, each the worst of `ALIKE`."""
+    settings = load_settings().gate
+    found: Rates = {
+        (n, shift): [error_rates(n, shift, alike, settings) for alike in ALIKE] for n in SIZES for shift in SHIFTS
+    }
+    _show(found)
+    _show_slices(settings)
+    return {
+        "promote_equal_rate": max(one.better for one in found[ROWS, 0.0]),
+        "pass_worse5_rate": max(one.passed for one in found[ROWS, -0.05]),
+    }
+
+
+def _show(found: Rates) -> None:
+    print(f"Shares of simulated evaluations, for systems whose answers are alike by {', '.join(map(str, ALIKE))}:\n")
+    print("| rows | equal: called better | 5 worse: passes | equal: passes | 5 better: passes | 10 better: passes |")
+    print("| ---: | --- | --- | --- | --- | --- |")
+    for n in SIZES:
+        shown = [[one.better for one in found[n, 0.0]]]
+        shown += [[one.passed for one in found[n, shift]] for shift in SHIFTS]
+        print(f"| {n} | {' | '.join(', '.join(f'{share:.3f}' for share in shares) for shares in shown)} |")
+
+
+def _show_slices(settings: GateSettings) -> None:
+    print(f"\n{SLICES} slices, the middle of these:\n")
+    print(f"| rows in each | equal: any fails | one lost: it fails | one lost that was {GOOD:.0%} right: it fails |")
+    print("| ---: | ---: | ---: | ---: |")
+    for n in SLICE_ROWS:
+        found = slice_rates(SLICES, n, ALIKE[1], settings)
+        print(f"| {n} | {found.alarms:.3f} | {found.caught:.3f} | {found.caught_good:.3f} |")
+    print(flush=True)
+
+
+PARTS: tuple[Callable[[], dict[str, Any]], ...] = (gate,)
+"""Each prints what a person reads, and gives its figures for the last line."""
+
+
+def main() -> None:
+    figures: dict[str, Any] = {}
+    for part in PARTS:
+        figures |= part()
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()
