@@ -112,7 +112,9 @@ def canary(digest: str, percent: float) -> None:
 
 def clear() -> None:
     """Leave all to production: no canary, no shadow. Their packages stay deployed until `retire`."""
-    _swap(Routing.alone)
+    routing = served()
+    if routing.canary or routing.shadow:
+        _swap(Routing.alone)
 
 
 def retire(keep: set[str]) -> None:

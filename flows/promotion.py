@@ -55,6 +55,7 @@ def take_out(digest: str, production: str | None, cause: BaseException, reason: 
         open_registry().swap(PRODUCTION, str(production), digest, reason, back)
     now = production_digest()  # another one where somebody else moved the channel first
     try:
+        rollout.clear()  # before anything that takes longer: from here on everybody is answered by production
         rollout.restore(now if now != digest else None)
         rollout.retire(set())
     except GraftError as error:

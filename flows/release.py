@@ -1,7 +1,7 @@
 """Flow `release`: from raw data to an assistant in production, or a clear refusal.
 
     inputs -> base, contract, prepare, train, package, incumbent, evaluate, assistant  (DVC stages)
-    -> gate -> publish -> deploy -> smoke -> promote -> reference                      (they act on the world)
+    -> gate -> publish -> deploy -> smoke -> shadow -> canary ... -> promote -> reference   (they act on the world)
 
 Until `promote`, production serves what it served. Running it again finds finished work fresh.
 """
@@ -25,6 +25,8 @@ from deployments import rollout
 from deployments.app.keys import VARIABLE, read_keys
 from deployments.settings import load_serve_settings
 from flows.api import PrefectApi
+from flows.approval import ask
+from flows.phases import BreachError, UndecidedError, go_through
 from flows.pipeline import run_stages
 from flows.promotion import move, production_digest, take_out
 from flows.steps import cached, step
@@ -51,6 +53,7 @@ from tasks.layout import (
     INCUMBENT,
 )
 from tasks.manifest import package_digest, read_manifest
+from tasks.phases import parse_phases
 from tasks.registries import open_registry
 from tasks.registry import PRODUCTION, Act
 from tasks.settings import load_settings
@@ -58,11 +61,12 @@ from tasks.smoke import choose, smoke
 from tasks.terms import load_terms
 
 SUMMARY = "release-summary"
+CARD_KEY = "model-card"
 REPORT, RESULT = "report.html", "result.json"  # of the contract
 
 
 class RefusedError(GraftError):
-    """The gate did not let the candidate pass."""
+    """The gate, or a person, did not let the candidate pass."""
 
 
 @flow(name="release", log_prints=True)
@@ -77,12 +81,16 @@ def release() -> State:
         if digest != production:
             step("gate", judge)(digest)
             step("publish", publish)(digest)
+        show_card(digest)
         serve(digest, production)
         step("reference", keep_reference)(digest)
-        show_card(digest)
         create_markdown_artifact(summary(digest), key=SUMMARY, description="What is in production")
     except RefusedError as refusal:
         return Failed(name="Refused", message=str(refusal))
+    except BreachError as breach:
+        return Failed(name="RolledBack", message=str(breach))
+    except UndecidedError as undecided:
+        return Failed(name="Inconclusive", message=str(undecided))
     except GraftError as error:
         return Failed(message=str(error))
     return Completed(message=f"{digest} is in production")
@@ -161,18 +169,37 @@ def publish(digest: str) -> None:
 
 
 def serve(digest: str, production: str | None) -> None:
-    """Deploy, try and promote a published package; if one of these fails, take it out again."""
+    """Take a published package to production, phase by phase; if one of them fails, take it out again."""
+    settings = load_settings()
+    between = parse_phases(settings.rollout.phases)[1:-1]
     if digest == production and rollout.served().production == digest:
-        for name in ("deploy", "smoke", "promote"):
+        for name in ("deploy", "smoke", *(phase.label for phase in between), "promote"):
             step(name, lambda: cached("already in production"))()
         return
+    rollout.clear()  # what a run that was killed left beside production
     try:
         step("deploy", rollout.deploy)(digest)
         step("smoke", try_out)(digest)
+        go_through(between, digest, production, settings)
+        if settings.rollout.approval == "person":
+            require_approval(digest, production, settings.rollout.approval_hours)
         step("promote", promote)(digest, production)
     except BaseException as error:
         withdraw(digest, production, error)
     rollout.retire(set())
+
+
+def require_approval(digest: str, production: str | None, hours: float) -> None:
+    """Wait for a person's word, and keep it.
+
+    Raises:
+        RefusedError: it was no, or nobody said anything for so many hours.
+    """
+    beside = f"It is to replace `{production}`." if production else "Nothing is in production yet."
+    said = ask(f"May `{digest}` answer everybody? {beside} Its card is this run's artifact `{CARD_KEY}`.", hours)
+    note(open_registry(), "approve" if said.approve else "reject", digest, said.reason, said.by, flow_run.name)
+    if not said.approve:
+        raise RefusedError(f"{said.by} rejected {digest}: {said.reason}; production is unchanged")
 
 
 def try_out(digest: str) -> None:
@@ -218,7 +245,7 @@ def show_card(digest: str) -> None:
     package, measured = registry.package(digest), registry.evaluation(digest)
     card = full_card(package, measured, load_settings().gate, _today())
     page = card.replace(f"({PICTURE})", f"({(measured / PICTURE).as_uri()})")
-    create_markdown_artifact(page, key="model-card", description=digest)
+    create_markdown_artifact(page, key=CARD_KEY, description=digest)
 
 
 def _today() -> date:

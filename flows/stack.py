@@ -119,6 +119,7 @@ def _start_missing(
     deploy(root, settings, environment)
     _serve_production()
     if WORKER not in alive:
+        rollout.clear()  # the run that guarded a canary died with its worker
         reconcile(api)
         argv = [*prefect, "worker", "start", "--pool", settings.worker.pool, "--type", "process", "--name", "graft"]
         worker = start(WORKER, argv, environment, root)
@@ -161,7 +162,7 @@ def reconcile(api: PrefectApi) -> None:
     Runs that were under way are marked Crashed. Of the runs that a schedule planned for times that
     have passed the last one is kept, which makes up for the others: they would all come at once.
     """
-    for run in api.runs(("RUNNING", "PENDING", "CANCELLING")):
+    for run in api.runs(("RUNNING", "PENDING", "CANCELLING", "PAUSED")):
         print(f"stack: flow run {run['name']} was left {run['state_name']}; marking it Crashed", flush=True)
         api.set_state(run["id"], "CRASHED", "Its worker was stopped or died.", force=True)
     late = [run for run in api.runs(("SCHEDULED",)) if run["auto_scheduled"] and run["estimated_start_time_delta"] > 0]

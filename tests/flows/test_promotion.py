@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -12,11 +11,12 @@ from deployments import rollout
 from flows.promotion import change, describe, production_digest, take_out
 from tasks.audit import read_audit
 from tasks.errors import GraftError
+from tasks.files import write_json
 from tasks.registries import open_registry
 from tasks.registry import PRODUCTION, Act, ChannelConflictError
 from tasks.releases import to_go_back_to
+from tests.deployments.stack import make_package
 from tests.flows.pretended import PretendedServe, pretended_serve
-from tests.tasks.conftest import build_package  # noqa: F401
 
 PROMOTE, ROLLBACK = Act(action="promote", who="Ada"), Act(action="rollback", who="Ada")
 
@@ -28,12 +28,19 @@ def serve(repository: Path) -> Iterator[PretendedServe]:
         yield serve
 
 
+@pytest.fixture(scope="module")
+def packages(tiny_base: Path, tiny_prompts: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Three packages that a server admits."""
+    folder = tmp_path_factory.mktemp("packages")
+    return [make_package(folder / str(seed), seed, tiny_base, tiny_prompts) for seed in (1, 2, 3)]
+
+
 @pytest.fixture
-def digests(serve: PretendedServe, build_package: Callable[..., Any]) -> list[str]:  # noqa: F811
-    """Three published packages, the first in production and the second after it."""
+def digests(serve: PretendedServe, packages: list[Path], tiny_base: Path, tmp_path: Path) -> list[str]:
+    """The packages, published; the first was in production and the second is."""
     assert not serve.applications
-    built = [build_package(adapter) for adapter in ("one", "two", "three")]
-    found = [open_registry().publish(b.package, b.base, b.evaluation) for b in built]
+    write_json(tmp_path / "evaluation" / "scores.json", {})
+    found = [open_registry().publish(package, tiny_base, tmp_path / "evaluation") for package in packages]
     open_registry().swap(PRODUCTION, found[0], None, "the first", PROMOTE)
     change(found[1], found[0], "a better one", PROMOTE)
     return found

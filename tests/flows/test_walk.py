@@ -9,11 +9,14 @@ import json
 import shutil
 import signal
 import subprocess
+import threading
 import time
+from dataclasses import dataclass, field
 
 import httpx
 import psutil
 import pytest
+import yaml
 
 from flows.api import Json
 from tasks.registry import LocalRegistry
@@ -22,6 +25,7 @@ from tests.flows.conftest import WATCH_EVERY_S, Stack, descendants, edit_yaml
 
 STAGES = ["base", "contract", "prepare", "embedding", "index", "recall", "grounding"]
 STAGES += ["train", "package", "incumbent", "evaluate", "injection", "assistant"]
+PHASES = ["shadow", "canary 5", "canary 25", "canary 50"]
 SLOW = "python -c 'import time; time.sleep(600)'"
 
 
@@ -38,6 +42,11 @@ def newest(stack: Stack) -> Json:
 
 def watch_id(stack: Stack) -> str:
     return str(stack.api.deployment("watch", "watch")["id"])
+
+
+def base_url(stack: Stack) -> str:
+    serve = yaml.safe_load((stack.root / "deployments/serve.yaml").read_text(encoding="utf-8"))
+    return f"http://127.0.0.1:{serve['http']['port']}/v1"
 
 
 def test_up_again_changes_nothing(stack: Stack) -> None:
@@ -76,14 +85,13 @@ def test_release_serves_and_prints_the_summary(stack: Stack, released: tuple[int
     assert digest
     assert f"- model: {digest}" in output
     assert "| candidate" in output
-    base_url = next(line.split()[-1] for line in output.splitlines() if "base URL" in line)
-    assert base_url.endswith("/v1")
+    assert f"- base URL: {base_url(stack)}" in output
     question = {"model": "production", "messages": [{"role": "user", "content": "Where is HL-12345?"}]}
-    answer = httpx.post(f"{base_url}/chat/completions", json=question, timeout=60.0).json()
+    answer = httpx.post(f"{base_url(stack)}/chat/completions", json=question, timeout=60.0).json()
     assert answer["model"] == digest
     states = task_states(stack, newest(stack)["id"])
     assert {states[name] for name in STAGES if name != "incumbent"} == {"Cached"}
-    assert list(states)[len(STAGES) :] == ["gate", "publish", "deploy", "smoke", "promote", "reference"]
+    assert list(states)[len(STAGES) :] == ["gate", "publish", "deploy", "smoke", *PHASES, "promote", "reference"]
     assert LocalRegistry(stack.root / ".graft/registry").history()[-1].digest == digest
     assert f"evaluations/{digest}/card.md" in output
     artifacts = {a["key"]: a["data"] for a in stack.api.artifacts(newest(stack)["id"])}
@@ -97,7 +105,79 @@ def test_second_run_finds_everything_fresh(stack: Stack) -> None:
     assert f"- model: {stack.production()}" in output
     states = task_states(stack, newest(stack)["id"])
     assert set(states.values()) == {"Cached"}
-    assert list(states) == [*STAGES, "deploy", "smoke", "promote", "reference"]
+    assert list(states) == [*STAGES, "deploy", "smoke", *PHASES, "promote", "reference"]
+
+
+@dataclass
+class Customers:
+    """Ask production without a pause, each request as another customer, and count."""
+
+    base_url: str
+    asked: int = 0
+    failed: list[str] = field(default_factory=list)
+    models: set[str] = field(default_factory=set)
+    done: threading.Event = field(default_factory=threading.Event)
+
+    def ask(self) -> None:
+        while not self.done.is_set():
+            self.asked += 1
+            question = [{"role": "user", "content": f"Where is HL-{self.asked:05}?"}]
+            body = {"model": "production", "user": f"customer {self.asked}", "messages": question}
+            try:
+                answer = httpx.post(f"{self.base_url}/chat/completions", json=body, timeout=60.0)
+                answer.raise_for_status()
+                self.models.add(answer.json()["model"])
+            except httpx.HTTPError as error:
+                self.failed.append(repr(error))
+
+
+@pytest.mark.usefixtures("released")
+def test_another_package_comes_to_production_by_its_phases_and_no_request_is_lost(stack: Stack) -> None:
+    before = stack.production()
+    edit_yaml(
+        stack.root / "params.yaml",
+        {
+            "package.limits": "Another sheet, and so another package.",
+            "rollout.phases": ["prototype", "shadow", "canary 50", "production"],
+            "guard": {
+                "alpha": 0.5,
+                "margins": dict.fromkeys(("errors", "slow", "refusals", "policy", "quality"), 0.99),
+                "min_requests": 5,
+                "interval_s": 2,
+                "patience_s": 300,
+            },
+        },
+    )
+    edit_yaml(stack.root / "deployments/serve.yaml", {"shadow.share": 1.0})
+    customers = Customers(base_url(stack))
+    thread = threading.Thread(target=customers.ask)
+    thread.start()
+    try:
+        status, output = stack.graft("run")
+    finally:
+        customers.done.set()
+        thread.join()
+    assert status == 0, output
+    after = stack.production()
+    assert after != before
+    states = task_states(stack, newest(stack)["id"])
+    assert (states["shadow"], states["canary 50"]) == ("Healthy", "Healthy")
+    assert customers.failed == []
+    assert customers.models == {before, after}
+    assert customers.asked > 20
+    found = [a["data"] for a in stack.api.artifacts(newest(stack)["id"]) if a["key"] == "guard"]
+    assert found[-1].startswith("# canary 50: healthy")
+    status, output = stack.graft("audit")
+    assert status == 0, output
+    assert str(after)[:12] in output
+    assert "promote" in output
+
+    status, output = stack.graft("rollback", "--reason", "the test goes back")
+    assert status == 0, output
+    assert stack.production() == before
+    status, output = stack.graft("promote", str(after), "--reason", "and forward again")
+    assert status == 0, output
+    assert stack.production() == after
 
 
 @pytest.mark.usefixtures("released")

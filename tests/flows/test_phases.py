@@ -1,0 +1,94 @@
+"""What the guard's verdicts lead to, on telemetry that is really written. On a real stack: test_walk.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from flows import phases
+from flows.phases import BreachError, UndecidedError, guarded
+from tasks.incidents import incidents
+from tasks.phases import Phase
+from tasks.settings import GuardMargins, GuardSettings
+from tasks.store import TelemetryRow, TelemetryWriter
+from tests.tasks.traffic import CANARY, PRODUCTION, failure, row
+
+SETTINGS = GuardSettings(
+    alpha=0.05,
+    margins=GuardMargins(errors=0.3, slow=0.3, refusals=0.3, policy=0.3, quality=0.3),
+    min_requests=20,
+    interval_s=10,
+    patience_s=30,
+)
+HALF = Phase(name="canary", percent=50)
+Serve = Callable[[Callable[[int], TelemetryRow]], list[tuple[str, float | None]]]
+
+
+@pytest.fixture
+def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Serve:
+    """Let a canary answer as it is told to; what was asked of the rollout is returned.
+
+    Time passes when the guard waits: in each interval both packages get 100 requests.
+    """
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(phases, "create_markdown_artifact", lambda *_, **__: None)
+
+    def set_up(canary: Callable[[int], TelemetryRow]) -> list[tuple[str, float | None]]:
+        asked: list[tuple[str, float | None]] = []
+        clock = [datetime(2026, 1, 31, 12, tzinfo=UTC)]
+
+        class Clock(datetime):
+            @classmethod
+            def now(cls, tz: object = None) -> datetime:
+                return clock[0]
+
+        def wait(seconds: float) -> None:
+            writer = TelemetryWriter(rows_per_part=10_000)
+            for number in range(100):
+                at = clock[0] + timedelta(seconds=seconds * number / 100)
+                for one in (canary(number), row(number, PRODUCTION)):
+                    writer.append(one.model_copy(update={"at": at, "trace_id": f"{one.digest[:1]}{at}"}))
+            writer.close()
+            clock[0] += timedelta(seconds=seconds)
+
+        monkeypatch.setattr(phases, "datetime", Clock)
+        monkeypatch.setattr(phases.time, "sleep", wait)
+        monkeypatch.setattr(phases.rollout, "canary", lambda digest, percent: asked.append((digest, percent)))
+        monkeypatch.setattr(phases.rollout, "shadow", lambda digest: asked.append((digest, None)))
+        return asked
+
+    return set_up
+
+
+def test_an_equal_canary_is_healthy_after_enough_intervals(serve: Serve) -> None:
+    asked = serve(lambda number: row(number, CANARY))
+    state = guarded(HALF, CANARY, PRODUCTION, SETTINGS)
+    assert state.name == "Healthy"
+    assert asked == [(CANARY, 50)]
+    assert incidents() == []
+
+
+def test_a_worse_canary_is_a_breach_within_an_interval_and_opens_one_incident(serve: Serve) -> None:
+    serve(lambda number: failure(number, CANARY) if number % 10 else row(number, CANARY))
+    with pytest.raises(BreachError, match=r"canary 50: The canary is worse .*failed requests.*Incident 2026-01-31"):
+        guarded(HALF, CANARY, PRODUCTION, SETTINGS)
+    (incident,) = incidents()
+    assert (incident.report.digest, incident.report.phase, incident.report.measure) == (CANARY, "canary 50", "errors")
+    assert incident.opened_at == datetime(2026, 1, 31, 12, 0, 10, tzinfo=UTC)
+
+
+def test_a_canary_that_nobody_asks_is_undecided_when_patience_ends(serve: Serve) -> None:
+    serve(lambda number: row(number, PRODUCTION))
+    with pytest.raises(UndecidedError, match="Not decided after 30 s"):
+        guarded(HALF, CANARY, PRODUCTION, SETTINGS)
+    assert incidents() == []
+
+
+def test_a_shadow_is_entered_as_one_and_judged_by_its_own_rows(serve: Serve) -> None:
+    asked = serve(lambda number: failure(number, CANARY, operation="shadow", route="shadow"))
+    with pytest.raises(BreachError, match=r"shadow: "):
+        guarded(Phase(name="shadow"), CANARY, PRODUCTION, SETTINGS)
+    assert asked == [(CANARY, None)]
