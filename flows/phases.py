@@ -8,6 +8,7 @@ that stays undecided for as long as there is patience. Whoever calls takes the p
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from prefect.artifacts import create_markdown_artifact
@@ -39,7 +40,7 @@ class UndecidedError(GraftError):
     """Patience ended before the guard could tell."""
 
 
-def go_through(phases: tuple[Phase, ...], digest: str, production: str | None, settings: Settings) -> None:
+def go_through(phases: Sequence[Phase], digest: str, production: str | None, settings: Settings) -> None:
     """Take a deployed package through these phases, as steps of the running flow.
 
     Without a package in production there is nothing to compare with; without anybody who asks it

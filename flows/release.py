@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import NoReturn
@@ -53,10 +54,10 @@ from tasks.layout import (
     INCUMBENT,
 )
 from tasks.manifest import package_digest, read_manifest
-from tasks.phases import parse_phases
+from tasks.phases import Phase, parse_phases
 from tasks.registries import open_registry
 from tasks.registry import PRODUCTION, Act
-from tasks.settings import load_settings
+from tasks.settings import Settings, load_settings
 from tasks.smoke import choose, smoke
 from tasks.terms import load_terms
 
@@ -180,23 +181,41 @@ def serve(digest: str, production: str | None) -> None:
     try:
         step("deploy", rollout.deploy)(digest)
         step("smoke", try_out)(digest)
-        go_through(between, digest, production, settings)
-        if settings.rollout.approval == "person":
-            require_approval(digest, production, settings.rollout.approval_hours)
+        reach(digest, production, between, settings)
         step("promote", promote)(digest, production)
     except BaseException as error:
         withdraw(digest, production, error)
     rollout.retire(set())
 
 
-def require_approval(digest: str, production: str | None, hours: float) -> None:
+def reach(digest: str, production: str | None, between: Sequence[Phase], settings: Settings) -> None:
+    """Go through the phases between, and ask a person where `rollout.approval` wants one.
+
+    Raises:
+        GraftError: a phase or the person said no, or could not say.
+    """
+    try:
+        go_through(between, digest, production, settings)
+    except UndecidedError as undecided:
+        if settings.rollout.approval == "never":
+            raise
+        rollout.clear()  # nobody guards while a person thinks
+        require_approval(digest, str(undecided), settings.rollout.approval_hours)
+    else:
+        if settings.rollout.approval == "always":
+            require_approval(digest, "Every phase was healthy or skipped.", settings.rollout.approval_hours)
+
+
+def require_approval(digest: str, found: str, hours: float) -> None:
     """Wait for a person's word, and keep it.
 
     Raises:
-        RefusedError: it was no, or nobody said anything for so many hours.
+        RefusedError: it was no.
+        GraftError: nobody said anything for so many hours.
     """
-    beside = f"It is to replace `{production}`." if production else "Nothing is in production yet."
-    said = ask(f"May `{digest}` answer everybody? {beside} Its card is this run's artifact `{CARD_KEY}`.", hours)
+    url = PrefectApi.of_stack().run_url(str(flow_run.id))
+    print(f"approval: {found} A person decides within {hours:g} hours, by resuming this run: {url}")
+    said = ask(f"May `{digest}` answer everybody? {found} Its card is the artifact `{CARD_KEY}`.", hours)
     note(open_registry(), "approve" if said.approve else "reject", digest, said.reason, said.by, flow_run.name)
     if not said.approve:
         raise RefusedError(f"{said.by} rejected {digest}: {said.reason}; production is unchanged")

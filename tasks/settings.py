@@ -261,7 +261,7 @@ class RolloutSettings(Section):
 
     phases: tuple[str, ...]
     without_traffic: Literal["promote", "hold"]
-    approval: Literal["none", "person"]
+    approval: Literal["never", "undecided", "always"]
     approval_hours: Annotated[float, Field(gt=0.0)]
 
     @field_validator("phases")

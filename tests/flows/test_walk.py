@@ -139,6 +139,7 @@ def test_another_package_comes_to_production_by_its_phases_and_no_request_is_los
         {
             "package.limits": "Another sheet, and so another package.",
             "rollout.phases": ["prototype", "shadow", "canary 50", "production"],
+            "rollout.approval": "always",
             "guard": {
                 "alpha": 0.5,
                 "margins": dict.fromkeys(("errors", "slow", "refusals", "policy", "quality"), 0.99),
@@ -152,12 +153,19 @@ def test_another_package_comes_to_production_by_its_phases_and_no_request_is_los
     customers = Customers(base_url(stack))
     thread = threading.Thread(target=customers.ask)
     thread.start()
+    process = stack.start("run")
     try:
-        status, output = stack.graft("run")
+        paused = stack.wait("a run that waits for a person", lambda: stack.releases(("PAUSED",)), 400)
+        assert stack.production() == before
+        said = {"approve": True, "by": "Ada", "reason": "its answers are as good"}
+        resume = f"{stack.api.url}/api/flow_runs/{next(iter(paused))}/resume"
+        assert httpx.post(resume, json={"run_input": said}).json()["status"] == "ACCEPT"
+        output, _ = process.communicate(timeout=200)
     finally:
+        process.kill()
         customers.done.set()
         thread.join()
-    assert status == 0, output
+    assert process.returncode == 0, output
     after = stack.production()
     assert after != before
     states = task_states(stack, newest(stack)["id"])
@@ -170,7 +178,7 @@ def test_another_package_comes_to_production_by_its_phases_and_no_request_is_los
     status, output = stack.graft("audit")
     assert status == 0, output
     assert str(after)[:12] in output
-    assert "promote" in output
+    assert "its answers are as good" in output
 
     status, output = stack.graft("rollback", "--reason", "the test goes back")
     assert status == 0, output
