@@ -137,7 +137,7 @@ def test_another_package_comes_to_production_by_its_phases_and_no_request_is_los
     edit_yaml(
         stack.root / "params.yaml",
         {
-            "package.limits": "Another sheet, and so another package.",
+            "package.intended_use": "Another sheet, and so another package.",
             "rollout.phases": ["prototype", "shadow", "canary 50", "production"],
             "rollout.approval": "always",
             "guard": {
