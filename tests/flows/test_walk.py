@@ -108,6 +108,43 @@ def test_second_run_finds_everything_fresh(stack: Stack) -> None:
     assert list(states) == [*STAGES, "deploy", "smoke", *PHASES, "promote", "reference"]
 
 
+@pytest.mark.usefixtures("released")
+def test_monitor_says_what_it_can_of_a_handful_of_answers(stack: Stack) -> None:
+    status, output = stack.graft("monitor")
+    assert status == 0, output
+    assert "# Drift: inconclusive" in output
+    assert str(stack.production()) in output
+    assert list((stack.root / ".graft/reports/drift").glob("*/verdict.json"))
+
+
+@pytest.mark.usefixtures("released")
+def test_changed_data_leads_to_a_run_and_unchanged_data_to_none(stack: Stack) -> None:
+    watch = watch_id(stack)
+    production, runs = stack.production(), stack.releases()
+    ticks = len(stack.api.runs(("COMPLETED",), watch))
+    stack.wait("two more ticks", lambda: len(stack.api.runs(("COMPLETED",), watch)) >= ticks + 2)
+    assert stack.releases().keys() == runs.keys()
+
+    changed = stack.root / "data/raw/plant_care.jsonl"
+    good = changed.read_text(encoding="utf-8")
+    row = {"id": "broken", "label": "plant_care", "messages": [{"role": "assistant", "content": "I speak first"}]}
+    changed.write_text(good + json.dumps(row) + "\n", encoding="utf-8")
+    stack.wait("a run that nobody asked for", lambda: len(stack.releases()) > len(runs))
+    run = stack.wait("its end", lambda: stack.releases(("FAILED", "COMPLETED")).get(newest(stack)["id"]), 200)
+    assert run["state_name"] == "Failed"
+    assert "role_order" in run["state"]["message"]
+    assert f"plant_care.jsonl:{len(good.splitlines()) + 1}" in run["state"]["message"]
+    assert "prepare" not in task_states(stack, run["id"])
+    assert stack.production() == production
+
+    changed.write_text(good, encoding="utf-8")
+    stack.wait("the run on mended data", lambda: len(stack.releases()) > len(runs) + 1)
+    run = stack.wait("its end", lambda: stack.releases(("FAILED", "COMPLETED")).get(newest(stack)["id"]), 200)
+    assert run["state_name"] == "Completed", run["state"]["message"]
+    time.sleep(2 * WATCH_EVERY_S)
+    assert len(stack.releases()) == len(runs) + 2
+
+
 @dataclass
 class Customers:
     """Ask production without a pause, each request as another customer, and count."""
@@ -186,43 +223,6 @@ def test_another_package_comes_to_production_by_its_phases_and_no_request_is_los
     status, output = stack.graft("promote", str(after), "--reason", "and forward again")
     assert status == 0, output
     assert stack.production() == after
-
-
-@pytest.mark.usefixtures("released")
-def test_monitor_says_what_it_can_of_a_handful_of_answers(stack: Stack) -> None:
-    status, output = stack.graft("monitor")
-    assert status == 0, output
-    assert "# Drift: inconclusive" in output
-    assert str(stack.production()) in output
-    assert list((stack.root / ".graft/reports/drift").glob("*/verdict.json"))
-
-
-@pytest.mark.usefixtures("released")
-def test_changed_data_leads_to_a_run_and_unchanged_data_to_none(stack: Stack) -> None:
-    watch = watch_id(stack)
-    production, runs = stack.production(), stack.releases()
-    ticks = len(stack.api.runs(("COMPLETED",), watch))
-    stack.wait("two more ticks", lambda: len(stack.api.runs(("COMPLETED",), watch)) >= ticks + 2)
-    assert stack.releases().keys() == runs.keys()
-
-    changed = stack.root / "data/raw/plant_care.jsonl"
-    good = changed.read_text(encoding="utf-8")
-    row = {"id": "broken", "label": "plant_care", "messages": [{"role": "assistant", "content": "I speak first"}]}
-    changed.write_text(good + json.dumps(row) + "\n", encoding="utf-8")
-    stack.wait("a run that nobody asked for", lambda: len(stack.releases()) > len(runs))
-    run = stack.wait("its end", lambda: stack.releases(("FAILED", "COMPLETED")).get(newest(stack)["id"]), 200)
-    assert run["state_name"] == "Failed"
-    assert "role_order" in run["state"]["message"]
-    assert f"plant_care.jsonl:{len(good.splitlines()) + 1}" in run["state"]["message"]
-    assert "prepare" not in task_states(stack, run["id"])
-    assert stack.production() == production
-
-    changed.write_text(good, encoding="utf-8")
-    stack.wait("the run on mended data", lambda: len(stack.releases()) > len(runs) + 1)
-    run = stack.wait("its end", lambda: stack.releases(("FAILED", "COMPLETED")).get(newest(stack)["id"]), 200)
-    assert run["state_name"] == "Completed", run["state"]["message"]
-    time.sleep(2 * WATCH_EVERY_S)
-    assert len(stack.releases()) == len(runs) + 2
 
 
 def begin_slow_run(stack: Stack) -> subprocess.Popen[str]:
@@ -311,7 +311,8 @@ def test_down_stops_what_up_started_and_nothing_else(stack: Stack) -> None:
     try:
         status, output = stack.graft("down")
         assert status == 0, output
-        assert [line.split()[2] for line in output.splitlines() if "stopped" in line] == ["worker", "ray", "prefect"]
+        stopped = [line.split()[2] for line in output.splitlines() if "stopped" in line]
+        assert stopped == ["worker", "prefect", "ray"]  # the newest first: the server was started again above
         assert not [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
         assert bystander.poll() is None
         assert stack.pids() == {}
