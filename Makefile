@@ -51,7 +51,7 @@ bench-assistant: $(INSTALLED)
 bench-guard: $(INSTALLED)
 	$(BIN)/python -m benchmarks.guard
 
-# How often the gate errs, simulated with the settings in params.yaml.
+# How often the gate errs (simulated), and what load and kill -9 in every phase of a release do; an hour.
 bench-release: $(INSTALLED)
 	$(BIN)/python -m benchmarks.release
 

@@ -1,6 +1,8 @@
 """How far a release can be trusted without watching it: what is measured of each part, one after the other.
 
-The gate's error rates are simulated (`tasks/gate_rates.py`), with the settings in params.yaml.
+The gate's error rates are simulated (`tasks/gate_rates.py`), with the settings in params.yaml. Load during
+every step of a rollout and kill -9 in every phase happen to a real stack with a tiny model on a copy of
+the repository (`tests/flows/test_faults.py`).
 
     python -m benchmarks.release
 
@@ -10,7 +12,12 @@ The last line is one JSON object.
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from tasks.gate_rates import ALIKE, GOOD, ErrorRates, error_rates, slice_rates
@@ -61,7 +68,17 @@ def _show_slices(settings: GateSettings) -> None:
     print(flush=True)
 
 
-PARTS: tuple[Callable[[], dict[str, Any]], ...] = (gate,)
+def faults() -> dict[str, Any]:
+    """What a release does to requests, and what kills do to a release; a failure is shown, and counts."""
+    with tempfile.TemporaryDirectory(prefix="graft-faults-") as folder:
+        counts = Path(folder) / "counts.json"
+        argv = [sys.executable, "-m", "pytest", "-q", "-W", "ignore", "-m", "faults", "tests/flows/test_faults.py"]
+        subprocess.run(argv, env={**os.environ, "GRAFT_FAULTS": str(counts)}, check=False)
+        found: dict[str, Any] = json.loads(counts.read_text(encoding="utf-8"))
+    return found
+
+
+PARTS: tuple[Callable[[], dict[str, Any]], ...] = (gate, faults)
 """Each prints what a person reads, and gives its figures for the last line."""
 
 

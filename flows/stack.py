@@ -76,14 +76,20 @@ def up() -> None:
 
 
 def _living(root: Path, settings: StackSettings) -> set[str]:
-    """Names of what runs; what died is cleared away with the children it left."""
-    alive = set()
-    for record in records(root):
-        if record.process():
-            alive.add(record.name)
-        else:
-            print(f"stack: {record.name} (pid {record.pid}) had died; starting it again", flush=True)
-            stop(record, settings.stop_timeout_s)
+    """Names of what runs; what died is cleared away with the children it left.
+
+    Where the server died the worker is stopped too: runs that ended meanwhile could tell nobody, and
+    would stay open for ever; without a worker they are closed, see `reconcile`.
+    """
+    known = {record.name: record for record in records(root)}
+    alive = {name for name, record in known.items() if record.process()}
+    for name in known.keys() - alive:
+        print(f"stack: {name} (pid {known[name].pid}) had died; starting it again", flush=True)
+        stop(known[name], settings.stop_timeout_s)
+    if WORKER in alive and SERVER not in alive:
+        print(f"stack: restarting {WORKER}, whose runs had no server", flush=True)
+        stop(known[WORKER], settings.stop_timeout_s)
+        alive.remove(WORKER)
     return alive
 
 

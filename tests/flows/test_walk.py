@@ -9,31 +9,22 @@ import json
 import shutil
 import signal
 import subprocess
-import threading
 import time
-from dataclasses import dataclass, field
 
 import httpx
 import psutil
 import pytest
-import yaml
 
 from flows.api import Json
 from tasks.registry import LocalRegistry
 from tests.conftest import ROOT
 from tests.flows.conftest import WATCH_EVERY_S, Stack, descendants, edit_yaml
+from tests.flows.customers import Customers, base_url, quick_rollout, task_states
 
 STAGES = ["base", "contract", "prepare", "embedding", "index", "recall", "grounding"]
 STAGES += ["train", "package", "incumbent", "evaluate", "injection", "assistant"]
 PHASES = ["shadow", "canary 5", "canary 25", "canary 50"]
 SLOW = "python -c 'import time; time.sleep(600)'"
-
-
-def task_states(stack: Stack, run_id: str) -> dict[str, str]:
-    """State names of a run's tasks by name, in the order they began."""
-    body = {"flow_runs": {"id": {"any_": [run_id]}}, "sort": "EXPECTED_START_TIME_ASC"}
-    found = httpx.post(f"{stack.api.url}/api/task_runs/filter", json=body).json()
-    return {task["name"]: task["state_name"] for task in sorted(found, key=lambda t: t["start_time"])}
 
 
 def newest(stack: Stack) -> Json:
@@ -42,11 +33,6 @@ def newest(stack: Stack) -> Json:
 
 def watch_id(stack: Stack) -> str:
     return str(stack.api.deployment("watch", "watch")["id"])
-
-
-def base_url(stack: Stack) -> str:
-    serve = yaml.safe_load((stack.root / "deployments/serve.yaml").read_text(encoding="utf-8"))
-    return f"http://127.0.0.1:{serve['http']['port']}/v1"
 
 
 def test_up_again_changes_nothing(stack: Stack) -> None:
@@ -145,63 +131,22 @@ def test_changed_data_leads_to_a_run_and_unchanged_data_to_none(stack: Stack) ->
     assert len(stack.releases()) == len(runs) + 2
 
 
-@dataclass
-class Customers:
-    """Ask production without a pause, each request as another customer, and count."""
-
-    base_url: str
-    asked: int = 0
-    failed: list[str] = field(default_factory=list)
-    models: set[str] = field(default_factory=set)
-    done: threading.Event = field(default_factory=threading.Event)
-
-    def ask(self) -> None:
-        while not self.done.is_set():
-            self.asked += 1
-            question = [{"role": "user", "content": f"Where is HL-{self.asked:05}?"}]
-            body = {"model": "production", "user": f"customer {self.asked}", "messages": question}
-            try:
-                answer = httpx.post(f"{self.base_url}/chat/completions", json=body, timeout=60.0)
-                answer.raise_for_status()
-                self.models.add(answer.json()["model"])
-            except httpx.HTTPError as error:
-                self.failed.append(repr(error))
-
-
 @pytest.mark.usefixtures("released")
 def test_another_package_comes_to_production_by_its_phases_and_no_request_is_lost(stack: Stack) -> None:
     before = stack.production()
-    edit_yaml(
-        stack.root / "params.yaml",
-        {
-            "package.intended_use": "Another sheet, and so another package.",
-            "rollout.phases": ["prototype", "shadow", "canary 50", "production"],
-            "rollout.approval": "always",
-            "guard": {
-                "alpha": 0.5,
-                "margins": dict.fromkeys(("errors", "slow", "refusals", "policy", "quality"), 0.99),
-                "min_requests": 5,
-                "interval_s": 2,
-                "patience_s": 300,
-            },
-        },
-    )
-    edit_yaml(stack.root / "deployments/serve.yaml", {"shadow.share": 1.0})
-    customers = Customers(base_url(stack))
-    thread = threading.Thread(target=customers.ask)
-    thread.start()
+    quick_rollout(stack)
+    edit_yaml(stack.root / "params.yaml", {"package.intended_use": "Another sheet, and so another package."})
     process = stack.start("run")
     try:
-        paused = stack.wait("a run that waits for a person", lambda: stack.releases(("PAUSED",)), 400)
-        assert stack.production() == before
-        said = {"approve": True, "by": "Ada", "reason": "its answers are as good"}
-        resume = f"{stack.api.url}/api/flow_runs/{next(iter(paused))}/resume"
-        assert httpx.post(resume, json={"run_input": said}).json()["status"] == "ACCEPT"
-        output, _ = process.communicate(timeout=200)
+        with Customers(base_url(stack)) as customers:
+            paused = stack.wait("a run that waits for a person", lambda: stack.releases(("PAUSED",)), 400)
+            assert stack.production() == before
+            said = {"approve": True, "by": "Ada", "reason": "its answers are as good"}
+            resume = f"{stack.api.url}/api/flow_runs/{next(iter(paused))}/resume"
+            assert httpx.post(resume, json={"run_input": said}).json()["status"] == "ACCEPT"
+            output, _ = process.communicate(timeout=200)
     finally:
         process.kill()
-        customers.done.set()
-        thread.join()
     assert process.returncode == 0, output
     after = stack.production()
     assert after != before

@@ -1,0 +1,64 @@
+"""Those who ask a running stack while something is done to it, and a rollout that is done within a minute."""
+
+from __future__ import annotations
+
+import threading
+from types import TracebackType
+
+import httpx
+import yaml
+
+from tests.flows.conftest import Stack, edit_yaml
+
+
+class Customers:
+    """Ask production without a pause for as long as the block lasts, each request as another customer, and count."""
+
+    def __init__(self, base_url: str) -> None:
+        self.asked = 0
+        self.failed: list[str] = []
+        self.models: set[str] = set()
+        self._base_url = base_url
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._ask, daemon=True)
+
+    def __enter__(self) -> Customers:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _ask(self) -> None:
+        while not self._done.is_set():
+            self.asked += 1
+            question = [{"role": "user", "content": f"Where is HL-{self.asked:05}?"}]
+            body = {"model": "production", "user": f"customer {self.asked}", "messages": question}
+            try:
+                answer = httpx.post(f"{self._base_url}/chat/completions", json=body, timeout=60.0)
+                answer.raise_for_status()
+                self.models.add(answer.json()["model"])
+            except httpx.HTTPError as error:
+                self.failed.append(repr(error))
+
+
+def base_url(stack: Stack) -> str:
+    serve = yaml.safe_load((stack.root / "deployments/serve.yaml").read_text(encoding="utf-8"))
+    return f"http://127.0.0.1:{serve['http']['port']}/v1"
+
+
+def task_states(stack: Stack, run_id: str) -> dict[str, str]:
+    """State names of a run's tasks by name, in the order they began."""
+    body = {"flow_runs": {"id": {"any_": [run_id]}}, "sort": "EXPECTED_START_TIME_ASC"}
+    found = httpx.post(f"{stack.api.url}/api/task_runs/filter", json=body).json()
+    return {task["name"]: task["state_name"] for task in sorted(found, key=lambda t: str(t["start_time"]))}
+
+
+def quick_rollout(stack: Stack) -> None:
+    """All phases, but of seconds, with margins that random weights keep, and a person at the end."""
+    margins = dict.fromkeys(("errors", "slow", "refusals", "policy", "quality"), 0.99)
+    guard = {"alpha": 0.5, "margins": margins, "min_requests": 5, "interval_s": 2, "patience_s": 300}
+    phases = ["prototype", "shadow", "canary 50", "production"]
+    edit_yaml(stack.root / "params.yaml", {"rollout.phases": phases, "rollout.approval": "always", "guard": guard})
+    edit_yaml(stack.root / "deployments/serve.yaml", {"shadow.share": 1.0})

@@ -1,0 +1,138 @@
+"""Kill -9 at every phase of a release: production stays one whole package, and the next run brings the candidate.
+
+Run by `make bench-release`, which reads the counts from the file that GRAFT_FAULTS names.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from flows.api import Json
+from tasks.files import write_json
+from tasks.registry import LocalRegistry
+from tests.flows.conftest import Stack, descendants, edit_yaml
+from tests.flows.customers import Customers, base_url, quick_rollout, task_states
+
+pytestmark = pytest.mark.faults
+VICTIMS = ("worker", "prefect", "ray", "run")
+PHASES = ("evaluate", "deploy", "shadow", "canary 50", "approval")
+LIMIT_S = 400.0
+
+
+@pytest.fixture(scope="module")
+def counts() -> Iterator[dict[str, float]]:
+    """What is counted; written where GRAFT_FAULTS says."""
+    found: dict[str, float] = {"faults_injected": 0, "faults_survived": 0}
+    yield found
+    if path := os.environ.get("GRAFT_FAULTS"):
+        write_json(Path(path), found)
+
+
+def newest(stack: Stack) -> Json:
+    return max(stack.releases().values(), key=lambda run: run["created"])
+
+
+def new_candidate(stack: Stack, name: str) -> None:
+    """Another sheet, and so another package, of the same weights."""
+    edit_yaml(stack.root / "params.yaml", {"package.intended_use": f"To be released in spite of: {name}."})
+
+
+def arrived(stack: Stack, before: set[str], phase: str) -> bool:
+    """Whether a run that is not among `before` is in this phase."""
+    run = newest(stack)
+    if run["id"] in before:
+        return False
+    if phase == "approval":
+        return bool(run["state_type"] == "PAUSED")
+    return task_states(stack, run["id"]).get(phase) == "Running"
+
+
+def victim(stack: Stack, name: str) -> psutil.Process:
+    """A part of the stack, or the process of the release run."""
+    if name != "run":
+        return psutil.Process(stack.pids()[name])
+    engines = [p for p in descendants(stack.pids()["worker"]) if "prefect.engine" in " ".join(p.cmdline())]
+    flows = [p for p in engines if newest(stack)["id"] in p.environ().get("PREFECT__FLOW_RUN_ID", "")]
+    assert len(flows) == 1, engines
+    return flows[0]
+
+
+def require_whole(stack: Stack, either: set[str | None]) -> str:
+    """The channel names one package, which is whole and one of these."""
+    digest = stack.production()
+    assert digest in either
+    assert digest is not None
+    LocalRegistry(stack.root / ".graft/registry").verify(digest)
+    return digest
+
+
+def finish(stack: Stack) -> None:
+    """See the release through: the run that the watch asks for, or one that is asked for here."""
+    deadline = time.monotonic() + LIMIT_S
+    while time.monotonic() < deadline:
+        if paused := stack.releases(("PAUSED",)):
+            said = {"approve": True, "by": "Ada", "reason": "after a fault"}
+            httpx.post(f"{stack.api.url}/api/flow_runs/{next(iter(paused))}/resume", json={"run_input": said})
+        elif not stack.releases(("SCHEDULED", "PENDING", "RUNNING", "CANCELLING")):
+            if newest(stack)["state_type"] == "COMPLETED":
+                return
+            stack.start("run")
+        time.sleep(3)
+    pytest.fail(f"no run completed within {LIMIT_S} s; the newest: {newest(stack)['state']}")
+
+
+@pytest.mark.usefixtures("released")
+def test_no_request_is_lost_in_any_phase_and_production_goes_back_in_seconds(
+    stack: Stack, counts: dict[str, float]
+) -> None:
+    quick_rollout(stack)
+    before = stack.production()
+    new_candidate(stack, "load")
+    with Customers(base_url(stack)) as customers:
+        stack.start("run")
+        stack.wait("a run that waits for a person", lambda: stack.releases(("PAUSED",)), LIMIT_S)
+        finish(stack)
+        start = time.monotonic()
+        status, output = stack.graft("rollback", "--reason", "measured")
+        counts["rollback_seconds"] = round(time.monotonic() - start, 1)
+        assert status == 0, output
+    assert stack.production() == before
+    counts |= {"requests": customers.asked, "failed_requests": len(customers.failed)}
+    assert customers.failed == []
+
+
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("name", VICTIMS)
+@pytest.mark.usefixtures("released")
+def test_a_part_that_is_killed_leaves_one_whole_package_and_the_next_run_finishes(
+    stack: Stack, counts: dict[str, float], name: str, phase: str
+) -> None:
+    quick_rollout(stack)
+    before, runs = stack.production(), set(stack.releases())
+    new_candidate(stack, f"{name} killed in {phase}")
+    process = stack.start("run")
+    with Customers(base_url(stack)):  # without anybody who asks there would be no phases
+        stack.wait(f"a run in {phase}", lambda: arrived(stack, runs, phase), LIMIT_S)
+        victim(stack, name).kill()
+        counts["faults_injected"] += 1
+        require_whole(stack, {before})
+        process.kill()
+        status, output = stack.graft("up")
+        assert status == 0, output
+        require_whole(stack, {before})
+        finish(stack)
+    candidate = json.loads((stack.root / "build/package/provenance.json").read_text(encoding="utf-8"))
+    assert candidate["flow_run_id"]
+    after = stack.production()
+    assert after != before
+    served = httpx.get(f"{base_url(stack).removesuffix('/v1')}/healthz").json()
+    assert (served["production"], served["canary"], served["shadow"]) == (require_whole(stack, {after}), None, None)
+    counts["faults_survived"] += 1
