@@ -21,6 +21,8 @@ data = typer.Typer(help="The data that the model is made from.", no_args_is_help
 app.add_typer(data, name="data")
 prompt = typer.Typer(help="The prompt: its versions, and what they were measured at.", no_args_is_help=True)
 app.add_typer(prompt, name="prompt")
+incident = typer.Typer(help="What went wrong in a rollout.", no_args_is_help=True)
+app.add_typer(incident, name="incident")
 release = typer.Typer(help="One release: what it is, and how it came to be.", no_args_is_help=True)
 app.add_typer(release, name="release")
 _PROMPT = "`production`, a package's digest, a git revision, a folder, or . for data/prompts."
@@ -172,6 +174,34 @@ def version() -> None:
     from importlib.metadata import version as installed
 
     print(f"graft {installed('graft')}")
+
+
+@app.command()
+def incidents() -> None:
+    """List what went wrong in rollouts, newest first."""
+    from tasks.incidents import describe
+    from tasks.incidents import incidents as read
+
+    found = read()
+    for one in reversed(found):
+        print(describe(one))
+    if not found:
+        print("no incident so far")
+
+
+@incident.command()
+def close(
+    id: Annotated[str, typer.Argument(help="As `graft incidents` shows it.")],
+    reason: Annotated[str, typer.Option(help="What it was, and what was done.")],
+) -> None:
+    """Close an incident: later ones of the same package and phase open a new one."""
+    from datetime import UTC, datetime
+
+    from tasks.audit import actor
+    from tasks.incidents import close as close_incident
+    from tasks.incidents import describe
+
+    print(describe(close_incident(id, actor(), reason, datetime.now(UTC))))
 
 
 @data.command()

@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
+import pandas as pd
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
@@ -18,13 +19,14 @@ from prefect.states import Completed
 from deployments import rollout
 from flows.steps import cached, step
 from tasks import guard
-from tasks.arms import compared
+from tasks.arms import compared, shadow_pairs
 from tasks.errors import GraftError
 from tasks.guard import GuardVerdict
 from tasks.incidents import open_incident
 from tasks.phases import Phase
 from tasks.registry import PRODUCTION
 from tasks.settings import GuardSettings, Settings
+from tasks.shadow import agreement
 from tasks.store import read_window
 
 KEY = "guard"
@@ -71,33 +73,57 @@ def guarded(phase: Phase, digest: str, production: str, settings: GuardSettings)
     print(f"{phase.label}: {digest} beside {production}; the guard looks every {settings.interval_s} s")
     while True:
         time.sleep(settings.interval_s)
-        verdict = look(phase, digest, production, start, settings)
-        create_markdown_artifact(markdown(phase, verdict), key=KEY, description=f"{phase.label}: {verdict.outcome}")
+        require_place(phase, digest, production)
+        now = datetime.now(UTC)
+        rows = read_window(start - _BEFORE, now)
+        verdict = guard.judge(rows, digest, production, start, now, settings, unseen=phase.percent is None)
+        if verdict.outcome == "breach":
+            rollout.clear()  # before anything is told
+        create_markdown_artifact(
+            markdown(phase, verdict, rows), key=KEY, description=f"{phase.label}: {verdict.outcome}"
+        )
         print(f"{phase.label}: {verdict.outcome}: {verdict.sentences[0]}")
         if verdict.outcome == "healthy":
             return Completed(name="Healthy", message=verdict.sentences[0])
         if verdict.outcome == "breach":
             incident = open_incident(guard.report(verdict, PRODUCTION, phase.label), verdict.at)
-            raise BreachError(f"{phase.label}: {verdict.sentences[0]} Incident {incident.id}; production is unchanged")
+            told = f"{phase.label}: {verdict.sentences[0]} Production is unchanged."
+            raise BreachError(f"{told} Incident {incident.id} is open, see `graft incidents`")
         if verdict.outcome == "inconclusive":
             raise UndecidedError(f"{phase.label}: {verdict.sentences[0]} Production is unchanged")
 
 
-def look(phase: Phase, digest: str, production: str, start: datetime, settings: GuardSettings) -> GuardVerdict:
-    """What the guard says now of a phase that began at `start`."""
-    now = datetime.now(UTC)
-    rows = read_window(start - _BEFORE, now)
-    return guard.judge(rows, digest, production, start, now, settings, unseen=phase.percent is None)
+def require_place(phase: Phase, digest: str, production: str) -> None:
+    """Check that both packages are still where the phase put them.
+
+    Raises:
+        GraftError: somebody moved production meanwhile, or Ray was started anew.
+    """
+    routing = rollout.served()
+    beside = routing.canary.digest if phase.percent and routing.canary else routing.shadow
+    if (routing.production, beside) != (production, digest):
+        raise GraftError(
+            f"{phase.label}: {digest} does not stand beside {production} any more, "
+            f"production is {routing.production}; run the release again"
+        )
 
 
-def markdown(phase: Phase, verdict: GuardVerdict) -> str:
-    """The verdict as a page."""
+def markdown(phase: Phase, verdict: GuardVerdict, rows: pd.DataFrame) -> str:
+    """The verdict as a page; of a shadow also how far its answers agree with production's, which decides nothing."""
     lines = [
         f"# {phase.label}: {verdict.outcome}",
         "",
         f"Package `{verdict.canary}`, in production `{verdict.production}`",
+        "",
+        *(f"- {sentence}" for sentence in verdict.sentences),
     ]
-    return "\n".join([*lines, "", *(f"- {sentence}" for sentence in verdict.sentences)]) + "\n"
+    if phase.percent is None:
+        pairs = shadow_pairs(rows, verdict.canary, verdict.production, verdict.start)
+        lines += ["", "| its answers and production's |  |", "| --- | ---: |"]
+        lines += [
+            f"| {name.replace('_', ' ')} | {value:.3g} |" for name, value in agreement(pairs) if value is not None
+        ]
+    return "\n".join(lines) + "\n"
 
 
 def _nobody_asks(production: str, settings: Settings) -> str | None:

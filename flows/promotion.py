@@ -6,13 +6,16 @@ Whether a package should be released is not decided here.
 
 from __future__ import annotations
 
+import fcntl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NoReturn
 
 from deployments import rollout
 from tasks.errors import GraftError
+from tasks.layout import RUN
 from tasks.registries import open_registry
 from tasks.registry import PRODUCTION, Act
 
@@ -39,9 +42,10 @@ def move(digest: str, expected: str | None, reason: str, act: Act) -> None:
         ChannelConflictError: somebody did; nothing was changed.
         GraftError: the package is not there or not deployed.
     """
-    if digest != expected:
-        open_registry().swap(PRODUCTION, digest, expected, reason, act)
-    rollout.promote(digest)
+    with _alone():
+        if digest != expected:
+            open_registry().swap(PRODUCTION, digest, expected, reason, act)
+        rollout.promote(digest)
 
 
 def take_out(digest: str, production: str | None, cause: BaseException, reason: str, act: Act) -> NoReturn:
@@ -50,17 +54,33 @@ def take_out(digest: str, production: str | None, cause: BaseException, reason: 
     A first release whose endpoint could not be moved keeps its channel: there is nothing to go back
     to, and the next run only serves it.
     """
-    if production not in (None, digest) and production_digest() == digest:
-        back = act.model_copy(update={"action": "rollback"})
-        open_registry().swap(PRODUCTION, str(production), digest, reason, back)
-    now = production_digest()  # another one where somebody else moved the channel first
     try:
         rollout.clear()  # before anything that takes longer: from here on everybody is answered by production
-        rollout.restore(now if now != digest else None)
+        with _alone():
+            now = _back(digest, production, reason, act)
+            rollout.restore(now if now != digest else None)
         rollout.retire(set())
     except GraftError as error:
         raise GraftError(f"{cause}\nTaking it out did not work either: {error}\nRun `graft up` again.") from cause
     raise cause
+
+
+def _back(digest: str, production: str | None, reason: str, act: Act) -> str | None:
+    """What the channel names, after it went back to `production` if it was `act` that moved it to `digest`."""
+    channel = open_registry().channel(PRODUCTION)
+    if channel and channel.digest == digest and channel.act == act and production not in (None, digest):
+        back = act.model_copy(update={"action": "rollback"})
+        return open_registry().swap(PRODUCTION, str(production), digest, reason, back).digest
+    return channel.digest if channel else None  # another one where somebody else moved it first
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Channel and endpoint are moved together: two who move them must not overlap."""
+    RUN.mkdir(parents=True, exist_ok=True)
+    with (RUN / "promotion.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def change(digest: str, production: str | None, reason: str, act: Act) -> Moved:

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 import pandas as pd
 from prefect import flow, get_run_logger
@@ -32,6 +32,7 @@ from flows.pipeline import run_stages
 from flows.promotion import move, production_digest, take_out
 from flows.steps import cached, step
 from flows.summary import Released, render
+from flows.turns import turn
 from tasks import gate, index
 from tasks.admission import check_licences
 from tasks.audit import note, run_actor
@@ -72,9 +73,22 @@ class RefusedError(GraftError):
 
 @flow(name="release", log_prints=True)
 def release() -> State:
-    """Run the pipeline; release what it made if the gate lets it; end with the summary."""
+    """Run the pipeline; release what it made if the gate lets it; end with the summary.
+
+    One run at a time; while one waits for another's end, a third has nothing left to do.
+    """
+    with turn("release") as mine:
+        if not mine:
+            return Completed(name="Skipped", message="another run waits to begin and will see the same files")
+        return _release()
+
+
+def _release() -> State:
     try:
         remember_run()
+        # What a run that was killed left beside production, or running.
+        rollout.clear()
+        rollout.retire(set())
         check_sources()
         run_stages(before={"evaluate": step("incumbent", write_incumbent)}, after={"contract": show_contract})
         digest = package_digest(BUILT_PACKAGE)
@@ -177,11 +191,11 @@ def serve(digest: str, production: str | None) -> None:
         for name in ("deploy", "smoke", *(phase.label for phase in between), "promote"):
             step(name, lambda: cached("already in production"))()
         return
-    rollout.clear()  # what a run that was killed left beside production
     try:
         step("deploy", rollout.deploy)(digest)
         step("smoke", try_out)(digest)
-        reach(digest, production, between, settings)
+        if digest != production:  # else the channel was moved before, and the endpoint was not
+            reach(digest, production, between, settings)
         step("promote", promote)(digest, production)
     except BaseException as error:
         withdraw(digest, production, error)
@@ -199,24 +213,24 @@ def reach(digest: str, production: str | None, between: Sequence[Phase], setting
     except UndecidedError as undecided:
         if settings.rollout.approval == "never":
             raise
-        rollout.clear()  # nobody guards while a person thinks
-        require_approval(digest, str(undecided), settings.rollout.approval_hours)
+        require_approval(digest, str(undecided), settings.rollout.approval_hours, "override")
     else:
         if settings.rollout.approval == "always":
             require_approval(digest, "Every phase was healthy or skipped.", settings.rollout.approval_hours)
 
 
-def require_approval(digest: str, found: str, hours: float) -> None:
-    """Wait for a person's word, and keep it.
+def require_approval(digest: str, found: str, hours: float, yes: Literal["approve", "override"] = "approve") -> None:
+    """Wait for a person's word, and keep it; `yes` is what the audit log calls a yes.
 
     Raises:
         RefusedError: it was no.
         GraftError: nobody said anything for so many hours.
     """
+    rollout.clear()  # nobody guards while a person thinks
     url = PrefectApi.of_stack().run_url(str(flow_run.id))
     print(f"approval: {found} A person decides within {hours:g} hours, by resuming this run: {url}")
     said = ask(f"May `{digest}` answer everybody? {found} Its card is the artifact `{CARD_KEY}`.", hours)
-    note(open_registry(), "approve" if said.approve else "reject", digest, said.reason, said.by, flow_run.name)
+    note(open_registry(), yes if said.approve else "reject", digest, said.reason, said.by, flow_run.name)
     if not said.approve:
         raise RefusedError(f"{said.by} rejected {digest}: {said.reason}; production is unchanged")
 
@@ -232,6 +246,7 @@ def try_out(digest: str) -> None:
 
 def promote(digest: str, expected: str | None) -> None:
     """Move the channel, then the endpoint."""
+    rollout.deploy(digest)  # again: while a person thought, Ray may have been started anew
     move(digest, expected, by_run(), acting())
 
 

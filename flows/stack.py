@@ -125,12 +125,18 @@ def _start_missing(
     deploy(root, settings, environment)
     _serve_production()
     if WORKER not in alive:
-        rollout.clear()  # the run that guarded a canary died with its worker
         reconcile(api)
         argv = [*prefect, "worker", "start", "--pool", settings.worker.pool, "--type", "process", "--name", "graft"]
         worker = start(WORKER, argv, environment, root)
         began.append(worker)
         print(f"stack: starting {WORKER} (pid {worker.pid})", flush=True)
+    _clear_unguarded(api)
+
+
+def _clear_unguarded(api: PrefectApi) -> None:
+    """Leave all to production unless a release run is at work, which guards what stands beside it."""
+    if not api.runs(("RUNNING", "CANCELLING"), api.deployment("release", "release")["id"]):
+        rollout.clear()
 
 
 def _serve_production() -> None:

@@ -22,6 +22,8 @@ from tasks.store import REDTEAM_OWNER
 CANARY = "canary"
 """The channel of a package on trial, and the name of the route to it."""
 SLOW_QUANTILE = 0.95
+CIRCUIT_OPEN = "circuit_open"
+"""Why a route was passed over that was not tried at all: that says nothing of the next request."""
 _CLOSED = 499
 _CACHED = ("hit", "semantic")
 _COLUMNS = (
@@ -90,10 +92,9 @@ def shadowed(rows: pd.DataFrame, shadow: str, production: str, start: datetime, 
     """
     if absent := [column for column in (*_COLUMNS, "shadow") if column not in rows]:
         raise GraftError(f"telemetry rows: no column {', '.join(absent)}; read them with tasks.store.read_window")
-    copies = rows[(rows["operation"] == SHADOW) & (rows["digest"] == shadow) & (rows["at"] >= start)]
-    failed = (copies["status"] != 200) | copies["valid_format"].eq(False)
-    pairs = [ShadowPair.model_validate_json(text) for text in copies["shadow"].fillna("") if text]
-    pairs = [pair for pair in pairs if pair.production == production]
+    copies = _copies(rows, shadow, start)
+    failed = copies["status"] != 200  # of production's answers it is not known which could be parsed
+    pairs = shadow_pairs(rows, shadow, production, start)
     slow_ms = None
     if len(pairs) >= reference:
         usual = [pair.production_ms for pair in pairs[:reference]]
@@ -119,6 +120,17 @@ def shadowed(rows: pd.DataFrame, shadow: str, production: str, start: datetime, 
     )
 
 
+def shadow_pairs(rows: pd.DataFrame, shadow: str, production: str, start: datetime) -> list[ShadowPair]:
+    """What is known of both answers to the requests since `start` that a shadow answered too."""
+    found = (ShadowPair.model_validate_json(text) for text in _copies(rows, shadow, start)["shadow"].fillna("") if text)
+    return [pair for pair in found if pair.production == production]
+
+
+def _copies(rows: pd.DataFrame, shadow: str, start: datetime) -> pd.DataFrame:
+    meant = (rows["operation"] == SHADOW) & (rows["digest"] == shadow) & (rows["owner"] != REDTEAM_OWNER)
+    return rows[meant & (rows["at"] >= start)]
+
+
 def _counted(rows: pd.DataFrame) -> pd.DataFrame:
     """The chat requests that a package was asked, oldest first.
 
@@ -139,6 +151,8 @@ def _meant_for(rows: pd.DataFrame, digest: str, route: str) -> pd.DataFrame:
     answers go to nobody: only the routes `canary` and `production` count.
     """
     passed_over = rows["passed_over"].fillna("").astype(str)
+    tried = ~passed_over.str.startswith(f"{route}={CIRCUIT_OPEN}")
+    rows, passed_over = rows[tried], passed_over[tried]
     passed = passed_over.str.startswith(f"{route}=")
     own = (passed_over == "") & rows["route"].isin((CANARY, PRODUCTION)) & (rows["digest"] == digest)
     failed = passed | (rows["status"] >= 500) | rows["valid_format"].eq(False)

@@ -92,8 +92,10 @@ def close(id: str, by: str, why: str, at: datetime, root: Path = INCIDENTS) -> I
     """Close an incident at `at` (aware).
 
     Raises:
-        GraftError: there is no such incident, or it was closed before; nothing was changed.
+        GraftError: no reason is given, there is no such incident, or it was closed before; nothing was changed.
     """
+    if not why.strip():
+        raise GraftError(f"{id}: say why it is closed; it stays open")
     with _lock(root):
         incident = next((known for known in incidents(root) if known.id == id), None)
         if incident is None:
@@ -103,6 +105,13 @@ def close(id: str, by: str, why: str, at: datetime, root: Path = INCIDENTS) -> I
         closing = Closing(by=by, why=why, at=at.astimezone(UTC))
         write_text(_closing_of(root, id), closing.model_dump_json(indent=2) + "\n")
     return incident.model_copy(update={"closed": closing})
+
+
+def describe(incident: Incident) -> str:
+    """An incident for a person: since when, of what, and who closed it."""
+    report, closed = incident.report, incident.closed
+    end = f"closed by {closed.by} at {closed.at:%Y-%m-%d %H:%M} UTC: {closed.why}" if closed else "open"
+    return f"{incident.id}  {report.phase}  {report.digest}  {end}\n    {report.what}"
 
 
 def _closing_of(root: Path, id: str) -> Path:

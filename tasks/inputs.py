@@ -63,6 +63,16 @@ def unannounced(found: Hashes) -> list[str]:
     )
 
 
+def announced_at() -> float | None:
+    """When somebody was told last of what no run has begun on, in seconds since the epoch; None if nothing is open."""
+    return ANNOUNCED.stat().st_mtime if ANNOUNCED.is_file() else None
+
+
+def forget_announced() -> None:
+    """Nobody will see to what was announced: the next look announces it again."""
+    ANNOUNCED.unlink(missing_ok=True)
+
+
 def announced(found: Hashes) -> None:
     """Remember that somebody was told of this state of what is watched."""
     write_json(ANNOUNCED, found)

@@ -6,6 +6,7 @@ defaults in this module, so that a value is written in one place only.
 
 from __future__ import annotations
 
+import math
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -244,7 +245,7 @@ class GateSettings(Section):
     """
 
     min_rows: Positive
-    confidence: Share
+    confidence: Margin
     resamples: Positive
     min_gain: float
     max_loss: float
@@ -255,6 +256,14 @@ class GateSettings(Section):
     limits: dict[RateName, Limit]
     seed: int
 
+    @field_validator("limits")
+    @classmethod
+    def _possible(cls, limits: dict[RateName, Limit]) -> dict[RateName, Limit]:
+        for name, limit in limits.items():
+            if limit.get("min", -math.inf) > limit.get("max", math.inf):
+                raise ValueError(f"{name}: min is above max, so no rate can keep it")
+        return limits
+
 
 class RolloutSettings(Section):
     """How a package comes to production; see `tasks.phases` and `flows.phases`."""
@@ -262,7 +271,7 @@ class RolloutSettings(Section):
     phases: tuple[str, ...]
     without_traffic: Literal["promote", "hold"]
     approval: Literal["never", "undecided", "always"]
-    approval_hours: Annotated[float, Field(gt=0.0)]
+    approval_hours: Annotated[float, Field(ge=0.1)]
 
     @field_validator("phases")
     @classmethod

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from deployments.app.routing import Canary, Routing, Served
 from flows import phases
 from flows.phases import BreachError, UndecidedError, guarded
+from tasks.errors import GraftError
 from tasks.incidents import incidents
 from tasks.phases import Phase
 from tasks.settings import GuardMargins, GuardSettings
@@ -24,7 +26,11 @@ SETTINGS = GuardSettings(
     patience_s=30,
 )
 HALF = Phase(name="canary", percent=50)
-Serve = Callable[[Callable[[int], TelemetryRow]], list[tuple[str, float | None]]]
+PACKAGES = {
+    digest: Served(app=f"engine-{digest[:3]}", name="desk", max_new_tokens=8, since=0)
+    for digest in (CANARY, PRODUCTION, "q" * 64)
+}
+Serve = Callable[..., list[tuple[str, float | None]]]
 
 
 @pytest.fixture
@@ -36,8 +42,9 @@ def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Serve:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(phases, "create_markdown_artifact", lambda *_, **__: None)
 
-    def set_up(canary: Callable[[int], TelemetryRow]) -> list[tuple[str, float | None]]:
+    def set_up(canary: Callable[[int], TelemetryRow], production: str = PRODUCTION) -> list[tuple[str, float | None]]:
         asked: list[tuple[str, float | None]] = []
+        served, routing = [production], [Routing()]
         clock = [datetime(2026, 1, 31, 12, tzinfo=UTC)]
 
         class Clock(datetime):
@@ -54,10 +61,17 @@ def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Serve:
             writer.close()
             clock[0] += timedelta(seconds=seconds)
 
+        def beside(digest: str, percent: int | None) -> None:
+            asked.append((digest, percent))
+            place = {"canary": Canary(digest=digest, percent=percent)} if percent else {"shadow": digest}
+            routing[0] = Routing(production=served[0], served=PACKAGES, **place)
+
         monkeypatch.setattr(phases, "datetime", Clock)
         monkeypatch.setattr(phases.time, "sleep", wait)
-        monkeypatch.setattr(phases.rollout, "canary", lambda digest, percent: asked.append((digest, percent)))
-        monkeypatch.setattr(phases.rollout, "shadow", lambda digest: asked.append((digest, None)))
+        monkeypatch.setattr(phases.rollout, "canary", lambda digest, percent: beside(digest, percent))
+        monkeypatch.setattr(phases.rollout, "shadow", lambda digest: beside(digest, None))
+        monkeypatch.setattr(phases.rollout, "clear", lambda: asked.append(("", None)))
+        monkeypatch.setattr(phases.rollout, "served", lambda: routing[0])
         return asked
 
     return set_up
@@ -72,9 +86,10 @@ def test_an_equal_canary_is_healthy_after_enough_intervals(serve: Serve) -> None
 
 
 def test_a_worse_canary_is_a_breach_within_an_interval_and_opens_one_incident(serve: Serve) -> None:
-    serve(lambda number: failure(number, CANARY) if number % 10 else row(number, CANARY))
+    asked = serve(lambda number: failure(number, CANARY) if number % 10 else row(number, CANARY))
     with pytest.raises(BreachError, match=r"canary 50: The canary is worse .*failed requests.*Incident 2026-01-31"):
         guarded(HALF, CANARY, PRODUCTION, SETTINGS)
+    assert asked == [(CANARY, 50), ("", None)], "production does not answer everybody again"
     (incident,) = incidents()
     assert (incident.report.digest, incident.report.phase, incident.report.measure) == (CANARY, "canary 50", "errors")
     assert incident.opened_at == datetime(2026, 1, 31, 12, 0, 10, tzinfo=UTC)
@@ -91,4 +106,10 @@ def test_a_shadow_is_entered_as_one_and_judged_by_its_own_rows(serve: Serve) -> 
     asked = serve(lambda number: failure(number, CANARY, operation="shadow", route="shadow"))
     with pytest.raises(BreachError, match=r"shadow: "):
         guarded(Phase(name="shadow"), CANARY, PRODUCTION, SETTINGS)
-    assert asked == [(CANARY, None)]
+    assert asked == [(CANARY, None), ("", None)]
+
+
+def test_a_production_that_somebody_moved_ends_the_phase(serve: Serve) -> None:
+    serve(lambda number: row(number, CANARY), production="q" * 64)
+    with pytest.raises(GraftError, match=r"does not stand beside .* any more, production is qqq"):
+        guarded(HALF, CANARY, PRODUCTION, SETTINGS)

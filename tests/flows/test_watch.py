@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,9 @@ import pytest
 import yaml
 
 from flows import monitor
-from flows.watch import EVENT, RESOURCE, watch
+from flows.watch import EVENT, LOST_S, RESOURCE, watch
 from tasks.errors import GraftError
-from tasks.inputs import SETTLE_S, remember_run
+from tasks.inputs import ANNOUNCED, SETTLE_S, remember_run
 from tests.conftest import ROOT
 from tests.flows.conftest import edit_yaml
 
@@ -31,7 +32,8 @@ class Events(ThreadingHTTPServer):
 
     def known(self, states: list[str]) -> list[dict[str, str]]:
         """Runs in these states."""
-        return [{"name": f"run-{n}", "state_type": s} for n, s in enumerate(self.runs) if s in states]
+        run = {"created": "2026-01-31T12:00:00Z"}
+        return [{**run, "name": f"run-{n}", "state_type": s} for n, s in enumerate(self.runs) if s in states]
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -140,6 +142,27 @@ def test_what_a_waiting_run_was_to_see_is_announced_when_somebody_cancels_it(ser
     server.runs = ["CANCELLED"]
     assert watch.fn().name == "Announced"
     assert server.events[0]["payload"] == {"changed": ["params.yaml"]}
+
+
+def test_an_event_that_led_to_no_run_is_sent_again(server: Events) -> None:
+    server.runs = ["COMPLETED"]
+    change("params.yaml")
+    assert watch.fn().name == "Announced"
+    assert watch.fn().name == "Unchanged"
+    long_ago = time.time() - 2 * LOST_S
+    os.utime(ANNOUNCED, (long_ago, long_ago))
+    assert watch.fn().name == "Announced"
+    assert len(server.events) == 2
+
+
+def test_an_event_whose_run_somebody_cancelled_is_not_sent_again(server: Events) -> None:
+    change("params.yaml")
+    assert watch.fn().name == "Announced"
+    before_its_run = datetime(2026, 1, 31, 11, tzinfo=UTC).timestamp()
+    os.utime(ANNOUNCED, (before_its_run, before_its_run))
+    server.runs = ["CANCELLED"]
+    assert watch.fn().name == "Unchanged"
+    assert len(server.events) == 1
 
 
 def test_a_run_that_died_is_run_once_more_and_no_more(server: Events) -> None:

@@ -12,7 +12,7 @@ import pytest
 from tasks.arms import Arms, compared, shadowed
 from tasks.errors import GraftError
 from tasks.shadow import SHADOW, ShadowPair
-from tasks.store import TelemetryRow
+from tasks.store import REDTEAM_OWNER, TelemetryRow
 from tests.tasks.traffic import CANARY, PRODUCTION, START, failure, row, stored
 
 
@@ -62,7 +62,7 @@ def test_a_request_that_another_route_answered_is_its_first_choices_failure(tmp_
     found = arms(
         tmp_path,
         row(1, PRODUCTION, passed_over="canary=timeout", latency_ms=9000.0, refused=True),
-        row(2, "", route="words", passed_over="canary=circuit_open, production=timeout"),
+        row(2, "", route="words", passed_over="canary=timeout, production=timeout"),
         row(3, "f" * 64, route="previous", passed_over="production=engine_unavailable"),
         failure(4, PRODUCTION, status=499, passed_over="canary=timeout"),
     )
@@ -92,6 +92,12 @@ def test_what_is_no_customers_question_to_the_model_does_not_count(tmp_path: Pat
     found = arms(tmp_path, changed, row(2, CANARY))
     assert len(found.canary["errors"]) == 1
     assert not found.production["errors"].size
+
+
+def test_a_canary_that_was_not_even_tried_says_nothing(tmp_path: Path) -> None:
+    skipped = row(1, PRODUCTION, passed_over="canary=circuit_open")
+    failed = row(2, PRODUCTION, passed_over="canary=timeout")
+    assert lists(arms(tmp_path, skipped, failed).canary)["errors"] == [1]
 
 
 def test_who_leaves_is_no_error_but_waited_as_long_as_he_did(tmp_path: Path) -> None:
@@ -172,6 +178,7 @@ def test_a_shadow_is_compared_on_the_requests_that_it_was_asked_too(tmp_path: Pa
         copied(4, production_ms=120.0, production_refused=True),
         failure(5, CANARY, operation=SHADOW, route=SHADOW),
         copied(6, production="q" * 64),  # beside another package
+        failure(6.5, CANARY, operation=SHADOW, route=SHADOW, owner=REDTEAM_OWNER),
         row(7),  # production's own rows say nothing of what was copied
     ]
     found = shadowed(stored(rows, tmp_path), CANARY, PRODUCTION, START, reference=2)

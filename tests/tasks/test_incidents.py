@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tasks.errors import GraftError
-from tasks.incidents import Report, close, incidents, open_incident
+from tasks.incidents import Report, close, describe, incidents, open_incident
 
 AT = datetime(2026, 1, 31, 12, tzinfo=UTC)
 REPORT = Report(
@@ -54,6 +54,8 @@ def test_closing_says_who_and_why_and_the_opening_stays(tmp_path: Path) -> None:
     assert closed.closed.at == AT + timedelta(hours=1)
     assert incidents(tmp_path) == [closed]
     assert path.read_bytes() == before
+    assert describe(opened).splitlines()[0].endswith("open")
+    assert "closed by Ada at 2026-01-31 13:00 UTC: bad adapter, retrained" in describe(closed)
 
 
 def test_after_a_close_the_next_report_opens_another_in_order(tmp_path: Path) -> None:
@@ -80,7 +82,7 @@ def test_what_is_unknown_or_closed_cannot_be_closed(tmp_path: Path) -> None:
 
 def test_a_closing_without_a_reason_is_refused_and_leaves_it_open(tmp_path: Path) -> None:
     opened = open_incident(REPORT, AT, tmp_path)
-    with pytest.raises(ValueError, match="why"):
+    with pytest.raises(GraftError, match="say why it is closed; it stays open"):
         close(opened.id, "Ada", "", AT, tmp_path)
     assert incidents(tmp_path) == [opened]
 
