@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,8 @@ def test_a_replica_does_not_open_what_the_server_does_not_admit(
 ) -> None:
     package = make_package(tmp_path / "package", 1, tiny_base, tiny_prompts)
     (tmp_path / "evaluation").mkdir()
+    (tmp_path / "deployments").mkdir()
+    shutil.copy(ROOT / "deployments/stack.yaml", tmp_path / "deployments")  # where the registry is
     digest = LocalRegistry(tmp_path / REGISTRY).publish(package, tiny_base, tmp_path / "evaluation")
     admission = {"licences": ["MIT"], "engines": ["transformers"]}
     with pytest.raises(GraftError, match=r"the licence of its base is 'Apache-2\.0', which this server does not serve"):
