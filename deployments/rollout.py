@@ -9,10 +9,8 @@ step on the way to it: shadow, canary, another weight, none. The registry is not
 
 from __future__ import annotations
 
-import fcntl
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from tasks import classifier
 from tasks.admission import admit
 from tasks.embedding import publish, read_embedding
 from tasks.errors import GraftError
+from tasks.files import locked
 from tasks.layout import BUILT_EMBEDDING, BUILT_INJECTION, LOGS, RUN
 from tasks.registries import open_registry
 from tasks.settings import AdmissionSettings, load_settings
@@ -35,6 +34,8 @@ ASSISTANT_BUILDER, ENGINE_BUILDER = "deployments.service:assistant", "deployment
 EMBEDDING_BUILDER = "deployments.service:embedding"
 _ENGINE = "engine-"
 _POLL_S = 0.5
+LOCK = RUN / "rollout.lock"
+"""Rollouts read, change and write one list, so two must not overlap."""
 
 
 def base_url() -> str:
@@ -70,7 +71,7 @@ def deploy(digest: str) -> None:
         GraftError: it is not admitted, or does not come up; then all is as it was before.
     """
     settings = load_serve_settings()
-    with _one_at_a_time():
+    with locked(LOCK):
         _start_embedding(settings)
         _start_assistant(settings)
         _deploy(settings, digest)
@@ -85,7 +86,7 @@ def promote(digest: str) -> None:
         GraftError: it is not deployed; nothing was changed.
     """
     settings = load_serve_settings()
-    with _one_at_a_time():
+    with locked(LOCK):
         _promote(settings, digest)
 
 
@@ -126,7 +127,7 @@ def retire(keep: set[str]) -> None:
         GraftError: one did not stop in time.
     """
     settings = load_serve_settings()
-    with _one_at_a_time():
+    with locked(LOCK):
         applications = _applications(settings)
         routing = _routing(applications)
         falls_back = "previous" in settings.fallback.production
@@ -144,7 +145,7 @@ def restore(digest: str | None) -> None:
         GraftError: it does not come up.
     """
     settings = load_serve_settings()
-    with _one_at_a_time():
+    with locked(LOCK):
         _start_embedding(settings)
         _start_assistant(settings)
         if digest is not None:
@@ -282,7 +283,7 @@ def _promote(settings: ServeSettings, digest: str) -> None:
 
 def _swap(change: Callable[[Routing], Routing]) -> None:
     settings = load_serve_settings()
-    with _one_at_a_time():
+    with locked(LOCK):
         _route(settings, change(_routing(_applications(settings))))
 
 
@@ -408,12 +409,3 @@ def _serve(settings: ServeSettings, method: str, body: dict[str, Any] | None = N
     if not response.is_success:
         raise GraftError(f"Serve refused a rollout: {response.text.strip()[-800:]}")
     return response.json() if method == "GET" else {}
-
-
-@contextmanager
-def _one_at_a_time() -> Iterator[None]:
-    """Rollouts read, change and write one list, so two must not overlap."""
-    RUN.mkdir(parents=True, exist_ok=True)
-    with (RUN / "rollout.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

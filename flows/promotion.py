@@ -6,18 +6,20 @@ Whether a package should be released is not decided here.
 
 from __future__ import annotations
 
-import fcntl
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn
 
 from deployments import rollout
 from tasks.errors import GraftError
+from tasks.files import locked
 from tasks.layout import RUN
 from tasks.registries import open_registry
 from tasks.registry import PRODUCTION, Act
+
+LOCK = RUN / "promotion.lock"
+"""Channel and endpoint are moved together: two who move them must not overlap."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ def move(digest: str, expected: str | None, reason: str, act: Act) -> None:
         ChannelConflictError: somebody did; nothing was changed.
         GraftError: the package is not there or not deployed.
     """
-    with _alone():
+    with locked(LOCK):
         if digest != expected:
             open_registry().swap(PRODUCTION, digest, expected, reason, act)
         rollout.promote(digest)
@@ -56,7 +58,7 @@ def take_out(digest: str, production: str | None, cause: BaseException, reason: 
     """
     try:
         rollout.clear()  # before anything that takes longer: from here on everybody is answered by production
-        with _alone():
+        with locked(LOCK):
             now = _back(digest, production, reason, act)
             rollout.restore(now if now != digest else None)
         rollout.retire(set())
@@ -72,15 +74,6 @@ def _back(digest: str, production: str | None, reason: str, act: Act) -> str | N
         back = act.model_copy(update={"action": "rollback"})
         return open_registry().swap(PRODUCTION, str(production), digest, reason, back).digest
     return channel.digest if channel else None  # another one where somebody else moved it first
-
-
-@contextmanager
-def _alone() -> Iterator[None]:
-    """Channel and endpoint are moved together: two who move them must not overlap."""
-    RUN.mkdir(parents=True, exist_ok=True)
-    with (RUN / "promotion.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def change(digest: str, production: str | None, reason: str, act: Act) -> Moved:

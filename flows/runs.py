@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import sys
-from pathlib import Path
 
 from flows.api import OPEN_STATES, Json, PrefectApi
 from flows.follow import follow
 from tasks.errors import GraftError
+from tasks.files import locked
 from tasks.layout import RUN
 
 
@@ -45,9 +44,7 @@ def begin(api: PrefectApi, name: str) -> Json:
         GraftError: a run of it is under way; nothing was started.
     """
     deployment = api.deployment(name, name)
-    RUN.mkdir(parents=True, exist_ok=True)
-    with (Path(RUN) / f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # two at once would both find none under way
+    with locked(RUN / f"{name}.lock"):  # two at once would both find none under way
         planned = api.runs(OPEN_STATES, deployment["id"])
         under_way = [run for run in planned if not (run["auto_scheduled"] and run["state_type"] == "SCHEDULED")]
         if under_way:

@@ -9,10 +9,7 @@ opens an incident rolls back by himself.
 
 from __future__ import annotations
 
-import fcntl
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -20,7 +17,7 @@ from typing import Annotated, TypeVar
 from pydantic import AwareDatetime, Field, ValidationError
 
 from tasks.errors import GraftError
-from tasks.files import write_text
+from tasks.files import locked, write_text
 from tasks.layout import INCIDENTS
 from tasks.records import Record
 
@@ -77,7 +74,7 @@ def open_incident(report: Report, at: datetime, root: Path = INCIDENTS) -> Incid
     Raises:
         GraftError: a file is not as it was written.
     """
-    with _lock(root):
+    with locked(root / "lock"):
         for known in incidents(root):
             same = (known.report.digest, known.report.phase) == (report.digest, report.phase)
             if same and known.closed is None:
@@ -96,7 +93,7 @@ def close(id: str, by: str, why: str, at: datetime, root: Path = INCIDENTS) -> I
     """
     if not why.strip():
         raise GraftError(f"{id}: say why it is closed; it stays open")
-    with _lock(root):
+    with locked(root / "lock"):
         incident = next((known for known in incidents(root) if known.id == id), None)
         if incident is None:
             raise GraftError(f"{id}: no such incident in {root}")
@@ -124,11 +121,3 @@ def _read(path: Path, model: type[R]) -> R:
     except ValidationError as error:
         problem = error.errors()[0]["msg"]
         raise GraftError(f"{path}: not as it was written ({problem}); bring it back, or move it away") from error
-
-
-@contextmanager
-def _lock(root: Path) -> Iterator[None]:
-    root.mkdir(parents=True, exist_ok=True)
-    with (root / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

@@ -6,16 +6,14 @@ loses and knows it; folders are there whole or not at all. What the keys mean is
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from tasks.files import new_folder, write_bytes
+from tasks.files import locked, new_folder, write_bytes
 
 Check = Callable[[Path], object]
 """Looks at a folder that was fetched, and raises where it is not what it should be."""
@@ -107,12 +105,3 @@ def keep_folder(path: Path, fill: Callable[[Path], object]) -> None:
         if not path.is_dir():
             with new_folder(path) as folder:
                 fill(folder)
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the lock file `path`, waiting for whoever holds it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
