@@ -24,7 +24,7 @@ from deployments.app.embeddings import Embeddings
 from deployments.app.intake import Intake
 from deployments.app.keys import Keys
 from deployments.app.leaving import Facts, Leaving
-from deployments.app.retrieval import Read, Retrieval
+from deployments.app.retrieval import Read, Reading, Retrieval
 from deployments.app.rounds import Rounds
 from deployments.app.routes import create_app
 from deployments.app.routing import Routing, Served
@@ -89,7 +89,11 @@ class _Notes:
     """What one turn did and read."""
 
     calls: list[tuple[ToolCall, Answered]] = field(default_factory=list)
-    read: Read | None = None
+    reading: Reading | None = None
+
+    @property
+    def read(self) -> Read:
+        return self.reading.so_far if self.reading else Read()
 
     @property
     def deeds(self) -> tuple[Deed, ...]:
@@ -126,9 +130,8 @@ class Desks:
         """What the turn's answer may lean on, as it is seen from outside."""
         with self._fresh.shop.transaction(write=False) as books:
             known = books.customer(customer) if customer else None
-        read = notes.read
-        passages = tuple(chunk.embedded for chunk in read.known) if read else ()
-        return TurnFacts(known, notes.deeds, passages, tuple(said), bool(read and read.searched))
+        passages = tuple(chunk.embedded for chunk in notes.read.known)
+        return TurnFacts(known, notes.deeds, passages, tuple(said), notes.read.searched)
 
     def changes(self, turn: str, customer: str | None) -> tuple[str, ...]:
         """What the audit finds in the turn's shop, which is thrown away."""
@@ -157,11 +160,11 @@ class _Watched(Retrieval):
         super().__init__(*arguments)
         self._notes = notes
 
-    async def read(self, grounding: Grounding | None, ask: Ask) -> Read:
-        """See `Retrieval.read`."""
-        read = await super().read(grounding, ask)
-        self._notes[turn_of(ask.key)].read = read
-        return read
+    def begin(self, grounding: Grounding | None, ask: Ask) -> Reading:
+        """See `Retrieval.begin`."""
+        reading = super().begin(grounding, ask)
+        self._notes[turn_of(ask.key)].reading = reading
+        return reading
 
 
 class Trial:
@@ -226,7 +229,7 @@ class Trial:
         row = self._rows.pop(response.headers[TRACE_HEADER])
         notes = self._notes.pop(key, _Notes())
         text, finish_reason, cited = _answer(response) if response.status_code == 200 else ("", "", [])
-        chunks = {chunk.id: chunk.section for chunk in notes.read.given} if notes.read else {}
+        chunks = {chunk.id: chunk.section for chunk in notes.read.given}
         return Turn(
             id=asked.id,
             status=row.status,

@@ -19,6 +19,7 @@ from cachetools import TTLCache
 from pydantic import TypeAdapter
 
 from deployments.app.meters import Meters
+from deployments.app.retrieval import Read, Reading
 from deployments.app.semantic import Embedder, Question, SemanticIndex
 from deployments.app.timeouts import Events
 from deployments.events import Ask, Finished
@@ -35,7 +36,7 @@ Result = Literal["hit", "semantic", "miss", "off"]
 
 @dataclass(frozen=True)
 class CacheKey:
-    """All that an answer depends on. Prompt, tools and engine settings are part of the package's digest.
+    """All that an answer depends on. Prompt, tools, index and engine settings are part of the package's digest.
 
     `request` is the sha256 of the conversation, its tools and the decoding parameters.
     """
@@ -136,20 +137,20 @@ class AnswerCache:
         packed = self._answers.get(key)
         return None if packed is None else pickle.loads(packed)
 
-    async def keeping(self, lookup: Lookup, digest: str, events: Events) -> Events:
+    async def keeping(self, lookup: Lookup, digest: str, events: Events, reading: Reading) -> Events:
         """`events`, of which the whole answer is kept if the package that was meant gives it.
 
         Args:
             lookup: what missed, or was off.
             digest: the package that really answers; empty if none does.
             events: of the turn; are closed at the end.
+            reading: what was found for it.
         """
         async with aclosing(events):
             async for event in events:
-                # What a tool told or did is of this moment; what was found is part of the request.
-                lasts = isinstance(event, Finished) and all(step.tool == look_up.NAME for step in event.steps)
-                if lasts and isinstance(event, Finished) and lookup.key and lookup.key.digest == digest:
-                    self._put(lookup.key, lookup.question, event)
+                meant = lookup.key if lookup.key and lookup.key.digest == digest else None
+                if meant and isinstance(event, Finished) and _lasts(event, reading.so_far):
+                    self._put(meant, lookup.question, event)
                 yield event
 
     def _put(self, key: CacheKey, question: Question | None, answer: Finished) -> None:
@@ -159,6 +160,11 @@ class AnswerCache:
         self._answers[key] = packed
         if self._index and question:
             self._index.add(question, key)
+
+
+def _lasts(answer: Finished, read: Read) -> bool:
+    """Whether it would come out the same: what a tool told or did is of its moment, as is a search that failed."""
+    return not read.failed and all(step.tool == look_up.NAME for step in answer.steps)
 
 
 def fingerprint(ask: Ask) -> str:

@@ -21,9 +21,11 @@ from itertools import count
 from deployments.app.breaker import Breaker, Call
 from deployments.app.meters import Meters
 from deployments.app.retries import RetryBudget
+from deployments.app.retrieval import Reading
+from deployments.app.rounds import Desk
 from deployments.app.routing import Route
 from deployments.app.timeouts import Events, Timeouts, within
-from deployments.events import OVERLOADED, Ask, Backend, Delta, Event, Finished, Refused
+from deployments.events import OVERLOADED, Ask, Delta, Event, Finished, Refused
 from deployments.settings import FallbackSettings
 from tasks.engine.protocol import Generation
 from tasks.features import measure
@@ -38,12 +40,14 @@ class Turn:
 
     Args:
         ask: what the model is asked.
+        reading: what is being found for it.
         arrived: when, by the event loop's clock.
         saw: is told each event of the model as it comes.
         starts_over: is told when what was seen so far won't be sent.
     """
 
     ask: Ask
+    reading: Reading
     arrived: float
     saw: Callable[[Delta | Finished], None]
     starts_over: Callable[[], None]
@@ -67,7 +71,7 @@ class Fallback:
     """Opens turns; keeps one breaker for each package, and one retry budget for all.
 
     Args:
-        backend: reaches packages.
+        desk: reaches packages.
         settings: the order of routes, their breakers' and retries' bounds, the fixed words.
         timeouts: of the last route; those before it have `settings.first_token_s` to begin. Together they
             have the time of one request.
@@ -77,13 +81,13 @@ class Fallback:
 
     def __init__(
         self,
-        backend: Backend,
+        desk: Desk,
         settings: FallbackSettings,
         timeouts: Timeouts,
         meters: Meters,
         clock: Callable[[], float],
     ) -> None:
-        self._backend = backend
+        self._desk = desk
         self._settings = settings
         self._timeouts = timeouts
         impatient = min(settings.first_token_s, timeouts.first_token_s)
@@ -160,7 +164,7 @@ class Fallback:
     def _events(self, route: Route, turn: Turn, timeouts: Timeouts) -> Events:
         if route.served is None:
             return _say(self._settings.words, turn.ask)
-        return within(timeouts, turn.arrived, self._backend.ask(route.served.app, turn.ask))
+        return within(timeouts, turn.arrived, self._desk.ask(route.served.app, turn.ask, turn.reading))
 
 
 class _Begun:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from deployments.app.calls import showable
 from deployments.app.citations import cite
 from deployments.app.intake import said
-from deployments.app.retrieval import Read
+from deployments.app.retrieval import Read, Reading
 from deployments.app.safety.checks import Context, Finding, Safety
 from deployments.app.safety.refusal import ANSWER, FINISH_REASON, refusal_text, ruled_out
 from deployments.app.timeouts import Events
@@ -67,20 +67,25 @@ class Leaving:
         self._judge = judge
         self._instructions = instructions
 
-    async def guard(self, events: Events, read: Read, digest: str, outcome: Outcome) -> Events:
+    async def guard(self, events: Events, ask: Ask, reading: Reading, digest: str, outcome: Outcome) -> Events:
         """`events` of a turn by the package `digest`, as they may leave; they are closed at the end."""
-        look = _Look(self._safety, self._judge, read, self._instructions(digest) if digest else (), outcome)
+        instructions = self._instructions(digest) if digest else ()
+        look: _Look | None = None
         async with aclosing(events):
             async for event in events:
+                look = look or _Look(self._safety, self._judge, ask, await reading.end(), instructions, outcome)
                 yield look.at(event)
 
 
 class _Look:
     """One answer on its way out."""
 
-    def __init__(self, safety: Safety, judge: Judge, read: Read, instructions: Sequence[str], outcome: Outcome) -> None:
+    def __init__(
+        self, safety: Safety, judge: Judge, ask: Ask, read: Read, instructions: Sequence[str], outcome: Outcome
+    ) -> None:
         self._safety = safety
         self._judge = judge
+        self._ask = ask
         self._read = read
         self._instructions = instructions
         self._outcome = outcome
@@ -126,10 +131,6 @@ class _Look:
             finished = replace(finished, generation=generation, answer=answer, logprobs=())
         given = self._read.given if any(step.tool == look_up.NAME for step in finished.steps) else ()
         return replace(finished, citations=cite(checked, " ".join(said(self._ask.messages)[-1:]), given))
-
-    @property
-    def _ask(self) -> Ask:
-        return self._read.ask
 
     def _check(self, text: str, deeds: tuple[Deed, ...]) -> str:
         """The text as the checks leave it; notes what they and the rules say, and refuses if one of them does."""

@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from deployments.app.calls import showable
+from deployments.app.retrieval import Read, Reading
 from deployments.app.safety.checks import Checked, Safety
 from deployments.app.timeouts import Events
 from deployments.events import Ask, Backend, Delta, Event, Finished, Step
@@ -42,8 +43,22 @@ Use = Callable[[ToolCall, str | None, str], Used]
 """Runs a call for a customer (None: somebody unknown) under a key."""
 
 
+class Desk(Protocol):
+    """Reaches served packages, with all that a turn of theirs may need on its way."""
+
+    def ask(self, app: str, ask: Ask, reading: Reading) -> Events:
+        """The events of one turn by the package of the application `app`. Closing it ends the work for it.
+
+        Args:
+            app: the application.
+            ask: the conversation.
+            reading: what is being found for its customer's turn.
+        """
+        ...
+
+
 class Rounds:
-    """A `Backend` that runs the tools which another one's models ask for.
+    """A `Desk` that runs the tools which a backend's models ask for.
 
     Args:
         backend: reaches models.
@@ -58,8 +73,8 @@ class Rounds:
         self._settings = settings
         self._safety = safety
 
-    async def ask(self, app: str, ask: Ask) -> Events:
-        """See `Backend.ask`."""
+    async def ask(self, app: str, ask: Ask, reading: Reading) -> Events:
+        """See `Desk.ask`."""
         if not ask.may_use_tools:
             async with aclosing(self._backend.ask(app, ask)) as events:
                 async for event in events:
@@ -75,7 +90,7 @@ class Rounds:
                 return
             for place, call in enumerate(turn.calls):
                 if call.name == look_up.NAME:
-                    turn.looked_up()
+                    turn.looked_up(await reading.end())
                     continue
                 key = f"{ask.key}:{number}:{place}"
                 turn.used(call, *await asyncio.to_thread(self._run, call, ask.customer, key))
@@ -114,12 +129,11 @@ class _Turn:
         self._text, self._shown = "", 0
         return None
 
-    def looked_up(self) -> None:
+    def looked_up(self, read: Read) -> None:
         """The next round reads what was found for the customer's turn; it was checked when its index was opened."""
-        read = look_up.read_message(self.ask.messages)
-        outcome = "nothing_found" if read.content == look_up.NOTHING else "ok"
-        self._steps.append(Step(tool=look_up.NAME, outcome=outcome))
-        self.ask = replace(self.ask, messages=(*self.ask.messages, read))
+        self._steps.append(Step(tool=look_up.NAME, outcome="ok" if read.given else "nothing_found"))
+        told = look_up.read_message(look_up.with_context(self.ask.messages, read.given))
+        self.ask = replace(self.ask, messages=(*self.ask.messages, told))
 
     def used(self, call: ToolCall, used: Used, checked: Checked) -> None:
         """What came of a call, which the next round reads."""

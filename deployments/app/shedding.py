@@ -11,27 +11,29 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import aclosing
 
+from deployments.app.retrieval import Reading
+from deployments.app.rounds import Desk
 from deployments.app.timeouts import Events
-from deployments.events import OVERLOADED, Ask, Backend, Refused
+from deployments.events import OVERLOADED, Ask, Refused
 
 _STAYS_FULL_S = 0.5
 _RETRY_AFTER_S = 5
 
 
 class Shedding:
-    """A `Backend` that lets through to another one what that may have room for.
+    """A `Desk` that lets through to another one what that may have room for.
 
     An application is full while this process has as many requests open there as all its replicas
     take, and for a moment after one of them said so, because others may be asking it too.
 
     Args:
-        backend: reaches applications.
+        desk: reaches applications.
         room: requests that the replicas of one application take together, those that wait included.
         clock: seconds that only grow.
     """
 
-    def __init__(self, backend: Backend, room: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._backend = backend
+    def __init__(self, desk: Desk, room: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._desk = desk
         self._room = room
         self._clock = clock
         self._open: Counter[str] = Counter()
@@ -42,14 +44,14 @@ class Shedding:
         """Requests that this process has open at all applications together."""
         return self._open.total()
 
-    async def ask(self, app: str, ask: Ask) -> Events:
-        """See `Backend.ask`."""
+    async def ask(self, app: str, ask: Ask, reading: Reading) -> Events:
+        """See `Desk.ask`."""
         if refused := self._refusal(app):
             yield refused
             return
         self._open[app] += 1
         try:
-            async with aclosing(self._backend.ask(app, ask)) as events:
+            async with aclosing(self._desk.ask(app, ask, reading)) as events:
                 async for event in events:
                     if isinstance(event, Refused) and event.code == OVERLOADED:
                         self._full[app] = (self._clock() + _STAYS_FULL_S, event)

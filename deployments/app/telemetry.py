@@ -16,7 +16,7 @@ from deployments.app.fallback import Opened
 from deployments.app.intake import Taken
 from deployments.app.leaving import Outcome, merged
 from deployments.app.limits import Permit
-from deployments.app.retrieval import Read
+from deployments.app.retrieval import Reading
 from deployments.app.routing import Route
 from deployments.app.safety.checks import Finding
 from deployments.events import Delta, Finished, Step
@@ -55,7 +55,7 @@ class TurnRecord:
         self.owner = ""
         self.permit: Permit | None = None
         self.outcome = Outcome()
-        self._passages: tuple[str, ...] = ()
+        self.reading: Reading | None = None
         self._sink = sink
         self._started = time.monotonic()
         self._first_token_ms: float | None = None
@@ -91,10 +91,6 @@ class TurnRecord:
         """What the checks said of the request."""
         self.outcome.findings = merged((), taken.findings)
         self.outcome.blocked_by = taken.blocked_by
-
-    def read(self, read: Read) -> None:
-        """What the model may look up."""
-        self._passages = tuple(chunk.id for chunk in read.given)
 
     def saw(self, event: Delta | Finished) -> None:
         """The model gave tokens: the first of them is timed, and they are charged however the turn ends."""
@@ -138,6 +134,7 @@ class TurnRecord:
         self._written = True
         if self.permit:
             self.permit.settle(sum(self._so_far.values()))
+        given = self.reading.so_far.given if self.reading else ()
         row = TelemetryRow(
             trace_id=self.trace_id,
             at=self.at,
@@ -160,7 +157,7 @@ class TurnRecord:
             all_completion_tokens=self._so_far.get("completion_tokens"),
             engine_ms=finished.generation.latency_ms if finished else None,
             steps=_json(_STEPS, finished.steps if finished else ()),
-            passages=_json(_IDS, self._passages),
+            passages=_json(_IDS, tuple(chunk.id for chunk in given)),
             findings=_json(_FINDINGS, self.outcome.findings),
             decisions=_json(_DECISIONS, self.outcome.decisions),
             blocked_by=self.outcome.blocked_by,

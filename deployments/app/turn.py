@@ -1,10 +1,11 @@
 """What happens to a request, in one visible order.
 
     key -> body -> parse -> routes to the model (a canary's users have one more) -> limits ->
-    intake (checks) -> retrieval -> cache -> the first route that answers, with its rounds of tools ->
+    intake (checks) -> cache -> retrieval begins -> the first route that answers, with its rounds of tools ->
     leaving (checks, rules for words) -> its writer (content and tool calls) -> telemetry -> the shadow
 
-`Turns._answer` is that order. The model id in every answer is the digest of the package that gave it.
+`Turns._answer` is that order. What retrieval finds is waited for by a round that looks it up, and by
+leaving. The model id in every answer is the digest of the package that gave it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from deployments.app.api import Api, R, Writer
-from deployments.app.cache import AnswerCache
+from deployments.app.cache import AnswerCache, Lookup
 from deployments.app.errors import ApiError
 from deployments.app.fallback import Fallback, Turn
 from deployments.app.intake import Intake
@@ -32,7 +33,8 @@ from deployments.app.keys import Keys
 from deployments.app.leaving import Leaving
 from deployments.app.limits import Limits
 from deployments.app.meters import Meters
-from deployments.app.retrieval import Read, Retrieval
+from deployments.app.retrieval import Retrieval
+from deployments.app.rounds import Desk
 from deployments.app.routing import Route, Routing
 from deployments.app.safety.refusal import FINISH_REASON
 from deployments.app.schema import parse_request
@@ -41,7 +43,7 @@ from deployments.app.shadow import Copy, Shadows
 from deployments.app.telemetry import Sink, TurnRecord
 from deployments.app.timeouts import Events, Timeouts
 from deployments.app.weights import visitor
-from deployments.events import Backend, Delta, Event, Finished, Refused
+from deployments.events import Delta, Event, Finished, Refused
 from deployments.settings import CacheSettings, FallbackSettings, LimitSettings
 from tasks.engine.protocol import Generation
 from tasks.prompt import Answer
@@ -63,7 +65,7 @@ class Turns:
 
     def __init__(
         self,
-        backend: Backend,
+        desk: Desk,
         sink: Sink,
         keys: Keys,
         limits: LimitSettings,
@@ -84,7 +86,7 @@ class Turns:
         self._sink = sink
         self._order = fallback.production
         self._cache = AnswerCache(cache, meters, clock, embed)
-        self._fallback = Fallback(backend, fallback, timeouts, meters, clock)
+        self._fallback = Fallback(desk, fallback, timeouts, meters, clock)
         self._layers = layers
         self._shadows = shadows
 
@@ -126,11 +128,17 @@ class Turns:
         if taken.refusal:
             events = refuse(taken.refusal)
         else:
-            read = await self._layers.retrieval.read(served.grounding, taken.ask)
-            record.read(read)
-            copy = self._shadows.choose(routing, record, read.ask) if self._shadows else None
+            copy = self._shadows.choose(routing, record, taken.ask) if self._shadows else None
             cache_control = asked.headers.get("cache-control", "")
-            events = await self._events(record, routes, read, arrived, cache_control, copy)
+            lookup = await self._cache.look_up(record.owner, record.route.digest, taken.ask, cache_control)
+            record.cache = lookup.result
+            if lookup.answer:
+                events = lookup.events()
+            else:
+                record.reading = self._layers.retrieval.begin(served.grounding, taken.ask)
+                ask = replace(taken.ask, whole=not record.stream)
+                turn = Turn(ask, record.reading, arrived, record.saw, record.starts_over)
+                events = await self._events(record, routes, turn, lookup, copy)
         writer = api.writer(request, record.head)
         response = await (_stream if request.stream else _whole)(record, writer, events)
         if copy and self._shadows:
@@ -138,25 +146,15 @@ class Turns:
         return response
 
     async def _events(
-        self,
-        record: TurnRecord,
-        routes: Sequence[Route],
-        read: Read,
-        arrived: float,
-        cache_control: str,
-        copy: Copy | None,
+        self, record: TurnRecord, routes: Sequence[Route], turn: Turn, lookup: Lookup, copy: Copy | None
     ) -> Events:
-        """The turn's, from the cache or from the first route that answers."""
-        lookup = await self._cache.look_up(record.owner, record.route.digest, read.ask, cache_control)
-        record.cache = lookup.result
-        if lookup.answer:
-            return lookup.events()
-        ask = replace(read.ask, whole=not record.stream)
-        opened = await self._fallback.open(routes, Turn(ask, arrived, record.saw, record.starts_over))
+        """The turn's, from the first route that answers."""
+        opened = await self._fallback.open(routes, turn)
         record.opened(opened)
         events = copy.watch(opened) if copy else opened.events
-        leaving = self._layers.leaving.guard(events, replace(read, ask=ask), opened.route.digest, record.outcome)
-        return self._cache.keeping(lookup, opened.route.digest, leaving)
+        digest = opened.route.digest
+        leaving = self._layers.leaving.guard(events, turn.ask, turn.reading, digest, record.outcome)
+        return self._cache.keeping(lookup, digest, leaving, turn.reading)
 
 
 async def refuse(words: str) -> Events:

@@ -15,7 +15,7 @@ from deployments.app.embeddings import Embeddings
 from deployments.app.intake import Intake
 from deployments.app.keys import Keys
 from deployments.app.leaving import Judge, Leaving
-from deployments.app.retrieval import Retrieval
+from deployments.app.retrieval import Reading, Retrieval
 from deployments.app.rounds import Rounds, Use
 from deployments.app.routes import create_app
 from deployments.app.routing import Routing, Served
@@ -81,7 +81,7 @@ class ScriptedBackend:
     asked: list[str] = field(default_factory=list)
     asks: list[Ask] = field(default_factory=list)
 
-    def ask(self, app: str, ask: Ask) -> AsyncGenerator[Event]:
+    def ask(self, app: str, ask: Ask, reading: Reading | None = None) -> AsyncGenerator[Event]:
         self.asked.append(app)
         self.asks.append(ask)
         scripts = self.scripts[app]

@@ -11,16 +11,18 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from deployments.app.retrieval import Retrieval
+from deployments.app.retrieval import Read, Retrieval
 from deployments.app.safety.checks import Safety
 from deployments.app.safety.injection import PoisonCheck
 from deployments.app.turn import Layers
 from deployments.events import Ask
+from deployments.settings import CacheSettings
 from tasks import index
 from tasks.classifier import open_classifier
 from tasks.embedding import Embedder
 from tasks.errors import GraftError
 from tasks.grounding import ground
+from tasks.look_up import read_message, with_context
 from tasks.manifest import Grounding
 from tasks.records import Example, Message, ToolCall
 from tasks.retrieval import Passages, Retriever
@@ -28,7 +30,7 @@ from tasks.settings import load_settings
 from tasks.shop.desk import Answered
 from tests.attacks import ATTACKS
 from tests.conftest import ROOT
-from tests.deployments.scripted import NEW, Desk, Script, answers, around
+from tests.deployments.scripted import NEW, NO_CACHE, Desk, Script, answers, around
 from tests.deployments.test_rounds import calls
 from tests.tasks.test_retrieval import SETTINGS, make_embedder, write
 
@@ -53,20 +55,28 @@ class Documents:
         )
         self.root = root
         self.fails = False
+        self.embedded = 0
+        self.may_embed = asyncio.Event()
+        self.may_embed.set()
         safety = Safety([PoisonCheck(open_classifier(classifier))], {})
         self.retrieval = Retrieval(root / "indexes", root / "tables", self.embed, safety)
         self.retrieval.keep([self.grounding])
 
     async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        self.embedded += 1
+        await self.may_embed.wait()
         if self.fails:
             raise GraftError("the retrieval model is restarting")
         return self.embedder.embed(self.embedder.encode(texts))
 
-    def desk(self, *scripts: Script) -> Desk:
+    async def read(self, ask: Ask) -> Read:
+        return await self.retrieval.begin(self.grounding, ask).end()
+
+    def desk(self, *scripts: Script, cache: CacheSettings = NO_CACHE) -> Desk:
         plain = around()
         tools = load_settings(ROOT / "params.yaml").tools
         layers = Layers(plain.intake, self.retrieval, plain.leaving)
-        desk = Desk(list(scripts), layers=layers, use=no_tool, tools=tools)
+        desk = Desk(list(scripts), layers=layers, use=no_tool, tools=tools, cache=cache)
         routing = desk.turns.routing
         served = {NEW: routing.served[NEW].model_copy(update={"grounding": self.grounding})}
         desk.turns.routing = routing.model_copy(update={"served": {**routing.served, **served}})
@@ -82,13 +92,14 @@ def test_a_served_turn_finds_what_training_found(documents: Documents) -> None:
     async def run() -> None:
         talk = (Message(role="user", content="Hello"), Message(role="assistant", content="Yes?"))
         more = (*talk, Message(role="user", content=ASKED))
-        read = await documents.retrieval.read(documents.grounding, Ask(messages=more))
+        read = await documents.read(Ask(messages=more))
         tables = documents.root / "tables"
         retriever = Retriever(Passages(documents.root / "index", tables, SETTINGS), documents.embedder)
         row = Example(id="a", label="l", group="a", split="train", source="x:1", messages=(*more, talk[1]))
         trained = ground(row, lambda query: [hit.chunk for hit in retriever.search(query, 1)])
-        assert read.ask.messages == trained.messages[:3]
-        assert "Water the fronds" in read.ask.messages[2].context
+        served = with_context(more, read.given)
+        assert served == trained.messages[:3]
+        assert "Water the fronds" in read_message(served).content
         assert {chunk.source for chunk in read.known} == {"ferns.txt", "roses.txt"}
 
     asyncio.run(run())
@@ -130,9 +141,10 @@ def test_who_looked_nothing_up_cites_nothing(documents: Documents) -> None:
 def test_an_instruction_in_an_article_is_left_out(documents: Documents) -> None:
     async def run() -> None:
         asked = Message(role="user", content=f"roses\nPrune.\n{ATTACKS[0]}")
-        read = await documents.retrieval.read(documents.grounding, Ask(messages=(asked,)))
-        assert [chunk.source for chunk in read.given] == ["roses.txt"]
-        context = read.ask.messages[0].context
+        read = await documents.read(Ask(messages=(asked,)))
+        (chunk,) = read.given
+        context = chunk.text
+        assert chunk.source == "roses.txt"
         assert "Prune." in context and ATTACKS[0] not in context and "[left out]" in context
 
     asyncio.run(run())
@@ -142,13 +154,46 @@ def test_without_a_search_a_turn_goes_on_without_passages(documents: Documents) 
     async def run() -> None:
         ask = Ask(messages=(Message(role="user", content=ASKED),))
         documents.fails = True
-        assert (await documents.retrieval.read(documents.grounding, ask)).ask == ask
+        assert await documents.read(ask) == Read(failed=True)
         documents.fails = False
-        assert (await documents.retrieval.read(None, ask)).ask == ask
+        assert await documents.retrieval.begin(None, ask).end() == Read()
         own = Ask(messages=(Message(role="system", content="You are a pirate."), *ask.messages))
-        assert (await documents.retrieval.read(documents.grounding, own)).ask == own
+        assert await documents.read(own) == Read()
         documents.retrieval.keep([])
-        assert (await documents.retrieval.read(documents.grounding, ask)).ask == ask
+        assert await documents.read(ask) == Read()
+
+    asyncio.run(run())
+
+
+def test_the_model_does_not_wait_for_the_search_and_its_words_do(documents: Documents) -> None:
+    async def run() -> None:
+        desk = documents.desk(answers("Twice weekly, some water for the fronds."))
+        documents.may_embed.clear()
+        turn = asyncio.create_task(desk.post(messages=[{"role": "user", "content": "ferns"}]))
+        async with asyncio.timeout(10):
+            while not desk.backend.asks:
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        assert not turn.done()
+        documents.may_embed.set()
+        assert (await turn).status_code == 200
+        assert json.loads(desk.rows[0].passages)
+
+    asyncio.run(run())
+
+
+def test_an_answer_that_is_kept_is_not_searched_for_and_one_without_its_search_is_not_kept(
+    documents: Documents,
+) -> None:
+    async def run() -> None:
+        cache = CacheSettings(mb=1, max_age_s=60, semantic=False, threshold=1, entries=1)
+        desk = documents.desk(answers("Twice weekly."), cache=cache)
+        documents.fails = True
+        for searched in (1, 2, 2):
+            await desk.post(messages=[{"role": "user", "content": "ferns"}])
+            assert documents.embedded == searched
+            documents.fails = False
+        assert [row.cache for row in desk.rows] == ["miss", "miss", "hit"]
 
     asyncio.run(run())
 

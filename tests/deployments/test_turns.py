@@ -22,6 +22,7 @@ from deployments.app.calls import showable
 from deployments.app.embeddings import Embeddings
 from deployments.app.keys import Keys
 from deployments.app.limits import Limits
+from deployments.app.retrieval import Reading
 from deployments.app.routes import create_app
 from deployments.app.routing import Routing, Served
 from deployments.app.timeouts import Timeouts
@@ -111,7 +112,7 @@ class Desk:
         self.embedder: EmbeddingServer | None = None
         self.app = create_app(self.turns, Embeddings(self.turns, self))
 
-    def ask(self, app: str, ask: Ask) -> AsyncGenerator[Event]:
+    def ask(self, app: str, ask: Ask, reading: Reading) -> AsyncGenerator[Event]:
         assert app == "engine"
         return self.server.turn(ask)
 
