@@ -1,6 +1,6 @@
-"""What was released, for a person: the list with its scores, one package in full, and what to go back to.
+"""What was released, for a person: the list with its figures, one package in full, and what to go back to.
 
-Scores are those that the package was published with; one from before a score existed lacks it, and
+Figures are those that the package was published with; one from before a figure existed lacks it, and
 that is shown as a dash.
 """
 
@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import json
 import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
 from tasks import audit
 from tasks.errors import GraftError
+from tasks.full_card import CARD, WHOLE_TURNS
 from tasks.manifest import PROVENANCE
+from tasks.rates import Rate, read_rates
 from tasks.registry import PRODUCTION, Channel, Registry
 
 _PREFIX = re.compile(r"[0-9a-f]{6,64}")
@@ -25,7 +28,10 @@ _SHOWN = {
     "refusal_correct": "refusal",
     "valid_format": "valid format",
 }
+_COLUMNS = ("quality", "to base", "tool exact", "violations", "false refusals")
 _NONE = "-"
+_REASON_WIDTH = 30
+"""With which a line of the list has 120 characters; `graft audit` has the whole reason."""
 
 
 def find(registry: Registry, name: str) -> str:
@@ -88,34 +94,39 @@ def to_go_back_to(registry: Registry) -> str:
 
 
 def listing(registry: Registry) -> str:
-    """Every release, newest first, with the candidate's scores and how much better than the base it was."""
-    swaps = registry.history()
+    """Every release, newest first, with the candidate's quality, how much better than the base, and its whole turns."""
+    swaps = [swap for swap in registry.history() if swap.name == PRODUCTION]
     if not swaps:
         return "nothing was released yet; `graft run` does that"
-    head = f"{'released':20}  {'channel':10}  {'digest':64}  quality  to base  tool call  reason"
-    return "\n".join([head, *(_line(swap, scores(registry, swap.digest)) for swap in reversed(swaps))])
+    head = "  ".join([f"{'released (UTC)':16}", f"{'package':12}", *_COLUMNS, "reason"])
+    return "\n".join([head, *(_line(registry, swap) for swap in reversed(swaps))])
 
 
-def _line(swap: Channel, systems: dict[str, Any]) -> str:
+def _line(registry: Registry, swap: Channel) -> str:
+    systems, rates = scores(registry, swap.digest), whole_turns(registry, swap.digest)
     ours, base = _means(systems, "candidate"), _means(systems, "base")
     gain = ours["quality"] - base["quality"] if "quality" in ours and "quality" in base else None
-    cells = (_number(ours.get("quality"), 7), _number(gain, 7, "+"), _number(ours.get("tool_call_match"), 9))
-    return f"{swap.at:%Y-%m-%d %H:%M} UTC  {swap.name:10}  {swap.digest}  {'  '.join(cells)}  {swap.reason}"
+    texts = (
+        _text(ours.get("quality")),
+        _text(gain, "+.3f"),
+        _text(_value(rates, "tool_exact")),
+        _text(_value(rates, "policy_violations"), ".0f"),
+        _text(_value(rates, "false_refusal_rate")),
+    )
+    cells = [text.rjust(len(title)) for text, title in zip(texts, _COLUMNS, strict=True)]
+    reason = textwrap.shorten(swap.reason, _REASON_WIDTH, placeholder=" ...")
+    return "  ".join([f"{swap.at:%Y-%m-%d %H:%M}", swap.digest[:12], *cells, reason])
 
 
 def describe(registry: Registry, digest: str) -> str:
-    """One package: its card, its scores, how it was made, and what was done with it."""
+    """One package: how it was made, its card with all that was measured of it, and what was done with it."""
     folder, entries = registry.package(digest), audit.read_audit(registry, digest)
-    card = folder / "card.md"
-    text = card.read_text(encoding="utf-8").strip() if card.is_file() else "This package has no card."
     return "\n".join(
         [
             f"package {digest}",
             *_provenance(folder / PROVENANCE),
             "",
-            text,
-            "",
-            *_scores(scores(registry, digest)),
+            *_card(registry, digest),
             "",
             "History:",
             *(audit.line(entry) for entry in entries),
@@ -131,14 +142,33 @@ def scores(registry: Registry, digest: str) -> dict[str, Any]:
     return systems if isinstance(systems, dict) else {}
 
 
+def whole_turns(registry: Registry, digest: str) -> dict[str, Rate]:
+    """What the stage `assistant` measured of a package; empty where it was published without."""
+    path = registry.evaluation(digest) / WHOLE_TURNS
+    return read_rates(path) if path.is_file() else {}
+
+
+def _value(rates: dict[str, Rate], name: str) -> float | None:
+    return rates[name].value if name in rates else None
+
+
+def _card(registry: Registry, digest: str) -> list[str]:
+    """The card with what was measured; of a package from before there was one, its own card and its scores."""
+    whole, own = registry.evaluation(digest) / CARD, registry.package(digest) / CARD
+    if whole.is_file():
+        return [whole.read_text(encoding="utf-8").strip()]
+    text = own.read_text(encoding="utf-8").strip() if own.is_file() else "This package has no card."
+    return [text, "", *_scores(scores(registry, digest))]
+
+
 def _means(systems: dict[str, Any], system: str) -> dict[str, float]:
     """A system's means over all rows, those that are there."""
     found: dict[str, Any] = systems.get(system, {}).get("all", {})
     return {name: float(value) for name, value in found.items() if isinstance(value, int | float)}
 
 
-def _number(value: float | None, width: int, sign: str = "") -> str:
-    return (_NONE if value is None else f"{value:{sign}.3f}").rjust(width)
+def _text(value: float | None, form: str = ".3f") -> str:
+    return _NONE if value is None else f"{value:{form}}"
 
 
 def _scores(systems: dict[str, Any]) -> list[str]:
@@ -148,7 +178,7 @@ def _scores(systems: dict[str, Any]) -> list[str]:
     lines = [f"| system | rows | {' | '.join(_SHOWN.values())} |", "| --- | ---: |" + " ---: |" * len(_SHOWN)]
     for system in systems:
         means = _means(systems, system)
-        cells = (_number(means.get(name), len(title)) for name, title in _SHOWN.items())
+        cells = (_text(means.get(name)).rjust(len(title)) for name, title in _SHOWN.items())
         lines.append(f"| {system} | {means.get('n', 0):.0f} | {' | '.join(cells)} |")
     return lines
 

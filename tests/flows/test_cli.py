@@ -96,6 +96,6 @@ def test_a_release_is_moved_only_where_the_stack_is_up(
         assert "graft up" in done.stderr
     assert [swap.reason for swap in registry.history()] == ["first", "second"]
     assert graft("rollback", cwd=repository).returncode == 2, "a reason must be given"
-    assert f"production  {two}" in graft("releases", cwd=repository).stdout.splitlines()[1]
+    assert f"  {two[:12]}  " in graft("releases", cwd=repository).stdout.splitlines()[1]
     assert graft("release", "show", one[:6], cwd=repository).stdout.startswith(f"package {one}\n")
     assert "promote production" in graft("audit", cwd=repository).stdout

@@ -12,11 +12,18 @@ import pytest
 from tasks.audit import note
 from tasks.errors import GraftError
 from tasks.files import write_json, write_text
+from tasks.full_card import CARD, WHOLE_TURNS
 from tasks.registry import PRODUCTION, Act, Channel, LocalRegistry
 from tasks.releases import before, describe, find, listing, to_go_back_to
 
 BASE = {"n": 154, "quality": 0.0736, "tool_call_match": 0.0}
 OURS = {"n": 154, "quality": 0.431, "tool_call_match": 0.617, "valid_format": 1.0}
+SYSTEMS = {"base": {"all": BASE}, "candidate": {"all": OURS}}
+RATES = {
+    "tool_exact": {"n": 78, "value": 0.6026},
+    "policy_violations": {"n": 654, "value": 2.0},
+    "false_refusal_rate": {"n": 125, "value": 0.144},
+}
 
 
 @pytest.fixture
@@ -26,11 +33,13 @@ def registry(tmp_path: Path) -> LocalRegistry:
 
 @pytest.fixture
 def publish(registry: LocalRegistry, build_package: Callable[..., Any]) -> Callable[..., str]:
-    """Publish a package with these totals."""
+    """Publish a package with these totals, and these rates of whole turns."""
 
-    def publish(adapter: str, systems: dict[str, Any] | None) -> str:
+    def publish(adapter: str, systems: dict[str, Any] | None, rates: dict[str, Any] | None = None) -> str:
         built = build_package(adapter)
         write_json(built.evaluation / "scores.json", {} if systems is None else {"systems": systems})
+        if rates is not None:
+            write_json(built.evaluation / WHOLE_TURNS, {"rates": rates})
         return registry.publish(built.package, built.base, built.evaluation)
 
     return publish
@@ -104,19 +113,36 @@ def test_releases_are_listed_newest_first_with_what_they_scored(
     registry: LocalRegistry, publish: Callable[..., str]
 ) -> None:
     assert "nothing was released yet" in listing(registry)
-    old, new = publish("one", None), publish("two", {"base": {"all": BASE}, "candidate": {"all": OURS}})
+    old, new = publish("one", None), publish("two", SYSTEMS)
     registry.swap(PRODUCTION, old, None, "the first")
     registry.swap(PRODUCTION, new, old, "a better one")
+    registry.swap("trial", old, None, "another channel")
     _, first, second = listing(registry).splitlines()
-    assert first.split()[4:] == [new, "0.431", "+0.357", "0.617", "a", "better", "one"]
-    assert second.split()[4:] == [old, "-", "-", "-", "the", "first"]
+    assert first.split()[2:] == [new[:12], "0.431", "+0.357", "-", "-", "-", "a", "better", "one"]
+    assert second.split()[2:] == [old[:12], "-", "-", "-", "-", "-", "the", "first"]
+
+
+def test_whole_turns_stand_beside_quality_and_a_line_fits_in_120_characters(
+    registry: LocalRegistry, publish: Callable[..., str]
+) -> None:
+    none_asked = {**RATES, "false_refusal_rate": {"n": 0, "value": None}}
+    new, old = publish("two", SYSTEMS, RATES), publish("one", SYSTEMS, none_asked)
+    registry.swap(PRODUCTION, old, None, "why\nit was " + "so " * 40)
+    registry.swap(PRODUCTION, new, old, "release run humongous-salamander")
+    head, first, second = listing(registry).splitlines()
+    assert first.split()[3:8] == ["0.431", "+0.357", "0.603", "2", "0.144"]
+    assert second.split()[5:8] == ["0.603", "2", "-"]
+    ends = [head.index(title) + len(title) for title in ("tool exact", "violations", "false refusals")]
+    assert [first[:end].split()[-1] for end in ends] == ["0.603", "2", "0.144"]
+    assert max(len(line) for line in (head, first, second)) <= 120
+    assert second.endswith(" why it was so so so so so ...")
 
 
 def test_one_release_is_shown_with_its_scores_its_history_and_who_approved_it(
     registry: LocalRegistry, build_package: Callable[..., Any]
 ) -> None:
     built = build_package("one")
-    write_json(built.evaluation / "scores.json", {"systems": {"base": {"all": BASE}, "candidate": {"all": OURS}}})
+    write_json(built.evaluation / "scores.json", {"systems": SYSTEMS})
     digest = registry.publish(built.package, built.base, built.evaluation)
     note(registry, "approve", digest, "reads well", "Ada")
     registry.swap(PRODUCTION, digest, None, "first", Act(action="promote", who="Bo"))
@@ -126,6 +152,16 @@ def test_one_release_is_shown_with_its_scores_its_history_and_who_approved_it(
     assert "| candidate | 154 |   0.431 |           - |     0.617 |" in shown
     assert "Bo: first" in shown
     assert shown.endswith("Approved by Ada: reads well")
+
+
+def test_a_release_with_a_whole_card_is_shown_with_that(
+    registry: LocalRegistry, build_package: Callable[..., Any]
+) -> None:
+    built = build_package("one")
+    write_text(built.evaluation / CARD, "# The whole card\n\n| tool_exact | 78 | 0.6026 |\n")
+    shown = describe(registry, registry.publish(built.package, built.base, built.evaluation))
+    assert "\n\n# The whole card\n\n| tool_exact | 78 | 0.6026 |\n\nHistory:\n" in shown
+    assert "without scores" not in shown
 
 
 def test_a_package_from_before_lacks_files_and_is_shown(
