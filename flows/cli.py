@@ -42,9 +42,12 @@ def enter(context: typer.Context) -> None:
 def up() -> None:
     """Start the stack: Prefect's server, the local Ray, Prefect's worker; serve what is in production."""
     from flows import stack
+    from tasks.errors import GraftError
 
-    stack.up()
+    not_served = stack.up()
     status()
+    if not_served:
+        raise GraftError(not_served)
 
 
 @app.command()
@@ -61,13 +64,15 @@ def status() -> None:
     """Show what runs, where it answers, and what is in production."""
     from deployments.rollout import base_url
     from flows import stack
-    from tasks.registries import open_registry
+    from flows.promotion import is_served, production_digest
 
     for part in stack.status():
         state = f"pid {part.pid}" if part.running else "stopped"
         print(f"{part.name:8} {state:12} {part.address}")
-    channel = open_registry().channel()
-    print(f"{'model':8} {channel.digest if channel else 'none in production yet'}  {base_url()}")
+    production = production_digest()
+    print(f"{'model':8} {production or 'none in production yet'}  {base_url()}")
+    if production and not is_served(production):
+        print(f"{'':8} not served now; `graft up` serves it, or says why not")
 
 
 @app.command()
@@ -87,7 +92,8 @@ def _run(deployment: str, summary: str) -> None:
     from flows.api import PrefectApi
     from flows.runs import run_and_follow
 
-    stack.up()
+    if not_served := stack.up():
+        print(not_served, flush=True)
     run_and_follow(PrefectApi.of_stack(), deployment, summary)
 
 

@@ -17,6 +17,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from deployments import rollout
+from flows.promotion import serve_production
 from flows.steps import cached, step
 from tasks import guard
 from tasks.arms import compared, shadow_pairs
@@ -45,17 +46,15 @@ class UndecidedError(GraftError):
 def go_through(phases: Sequence[Phase], digest: str, production: str | None, settings: Settings) -> None:
     """Take a deployed package through these phases, as steps of the running flow.
 
-    Without a package in production there is nothing to compare with; without anybody who asks it
-    there is nothing to compare, and `rollout.without_traffic` says whether that is enough.
+    Without a package in production, or with one that cannot be served, there is nothing to compare with;
+    without anybody who asks it there is nothing to compare, and `rollout.without_traffic` says whether
+    that is enough.
 
     Raises:
         BreachError: it is worse in one of them; an incident is open.
         UndecidedError: too few asked for too long.
     """
-    if production is None:
-        reason: str | None = "nothing is in production yet, so there is nothing to compare with"
-    else:
-        reason = _nobody_asks(production, settings)
+    reason = _nothing_to_compare(production, settings)
     for phase in phases:
         if reason or production is None:
             step(phase.label, lambda why: cached(why))(reason)
@@ -126,8 +125,12 @@ def markdown(phase: Phase, verdict: GuardVerdict, rows: pd.DataFrame) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _nobody_asks(production: str, settings: Settings) -> str | None:
+def _nothing_to_compare(production: str | None, settings: Settings) -> str | None:
     """Why the phases need not be gone through; None if they must."""
+    if production is None:
+        return "nothing is in production yet, so there is nothing to compare with"
+    if serve_production():
+        return "what is in production cannot be served (`graft up` says why), so there is nothing to compare with"
     now = datetime.now(UTC)
     asked = compared(read_window(now - _BEFORE, now), "", production, now - _BEFORE, 1)
     n = len(asked.production["errors"])

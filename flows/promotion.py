@@ -1,7 +1,7 @@
 """Moving production from one package to another: the channel, then the endpoint, and back where that fails.
 
-The release flow and the commands `graft promote` and `graft rollback` move it by the same functions.
-Whether a package should be released is not decided here.
+The release flow and the commands `graft promote` and `graft rollback` move it by the same functions;
+`graft up` brings the endpoint to where the channel points. Whether a package should be released is not decided here.
 """
 
 from __future__ import annotations
@@ -35,6 +35,42 @@ def production_digest() -> str | None:
     """What the channel `production` points at."""
     channel = open_registry().channel(PRODUCTION)
     return channel.digest if channel else None
+
+
+def serve_production() -> str | None:
+    """Serve what the channel `production` points at, unless that is so already.
+
+    Returns:
+        None, or why that package cannot be served and what a person can do; the assistant is up even so.
+
+    Raises:
+        GraftError: the registry does not answer, or the assistant does not come up.
+    """
+    with locked(LOCK):
+        production = production_digest()
+        if rollout.answers() and rollout.served().production == production:
+            return None
+        print(f"production: bringing up {production or 'the assistant, without a package yet'}", flush=True)
+        rollout.restore(None)
+        if production is None:
+            return None
+        try:
+            rollout.restore(production)
+        except GraftError as error:
+            return (
+                f"{production} is in production and cannot be served: {error}\n"
+                "Put that right and run `graft up` again; or go back with `graft rollback --reason TEXT`, "
+                "or replace it with `graft run`."
+            )
+        return None
+
+
+def is_served(digest: str) -> bool:
+    """Whether `digest` answers who asks for `production`; nothing does where Ray is down."""
+    try:
+        return rollout.served().production == digest
+    except GraftError:
+        return False
 
 
 def move(digest: str, expected: str | None, reason: str, act: Act) -> None:

@@ -22,11 +22,11 @@ from deployments.app.keys import read_keys
 from deployments.settings import ServeSettings, load_serve_settings
 from flows.api import PrefectApi
 from flows.processes import Recorded, records, start, stop, wait_ready
+from flows.promotion import serve_production
 from tasks.environment import STACK_YAML, StackSettings, load_stack_settings, stack_environment
 from tasks.errors import GraftError
 from tasks.files import sha256_file, write_json
 from tasks.layout import RUN, STATE
-from tasks.registries import open_registry
 
 SERVER, RAY, WORKER = "prefect", "ray", "worker"
 PREFECT_YAML = Path("deployments/prefect.yaml")
@@ -57,8 +57,12 @@ def locked(root: Path) -> Iterator[None]:
         yield
 
 
-def up() -> None:
+def up() -> str | None:
     """Bring the stack up, deploy the flows and serve what production points at.
+
+    Returns:
+        None, or why production's package cannot be served. All else is up even so: a release and a
+        rollback, which can repair that, need it.
 
     Raises:
         GraftError: a port is taken or a part does not come up; what this call started is stopped again.
@@ -68,7 +72,7 @@ def up() -> None:
         alive = _living(root, settings)
         began: list[Recorded] = []
         try:
-            _start_missing(root, settings, serve, alive, began)
+            return _start_missing(root, settings, serve, alive, began)
         except BaseException:
             for record in reversed(began):
                 stop(record, settings.stop_timeout_s)
@@ -95,7 +99,7 @@ def _living(root: Path, settings: StackSettings) -> set[str]:
 
 def _start_missing(
     root: Path, settings: StackSettings, serve: ServeSettings, alive: set[str], began: list[Recorded]
-) -> None:
+) -> str | None:
     read_keys()  # said here rather than by a replica that does not come up
     api, environment = PrefectApi(settings.prefect.url), stack_environment(root)
     prefect = [sys.executable, "-m", "prefect"]
@@ -123,7 +127,7 @@ def _start_missing(
 
     api.ensure_pool(settings.worker.pool)
     deploy(root, settings, environment)
-    _serve_production()
+    not_served = serve_production()
     if WORKER not in alive:
         reconcile(api)
         argv = [*prefect, "worker", "start", "--pool", settings.worker.pool, "--type", "process", "--name", "graft"]
@@ -131,21 +135,13 @@ def _start_missing(
         began.append(worker)
         print(f"stack: starting {WORKER} (pid {worker.pid})", flush=True)
     _clear_unguarded(api)
+    return not_served
 
 
 def _clear_unguarded(api: PrefectApi) -> None:
     """Leave all to production unless a release run is at work, which guards what stands beside it."""
     if not api.runs(("RUNNING", "CANCELLING"), api.deployment("release", "release")["id"]):
         rollout.clear()
-
-
-def _serve_production() -> None:
-    """Serve what the channel `production` points at, unless that is so already."""
-    channel = open_registry().channel()
-    production = channel.digest if channel else None
-    if not rollout.answers() or rollout.served().production != production:
-        print(f"stack: serving {production or 'no package yet'}", flush=True)
-        rollout.restore(production)
 
 
 def deploy(root: Path, settings: StackSettings, environment: dict[str, str]) -> None:

@@ -10,12 +10,13 @@ import pytest
 
 from deployments.app.routing import Canary, Routing, Served
 from flows import phases
-from flows.phases import BreachError, UndecidedError, guarded
+from flows.phases import BreachError, UndecidedError, go_through, guarded
 from tasks.errors import GraftError
 from tasks.incidents import incidents
 from tasks.phases import Phase
-from tasks.settings import GuardMargins, GuardSettings
+from tasks.settings import GuardMargins, GuardSettings, load_settings
 from tasks.store import TelemetryRow, TelemetryWriter
+from tests.conftest import ROOT
 from tests.tasks.traffic import CANARY, PRODUCTION, failure, row
 
 SETTINGS = GuardSettings(
@@ -113,3 +114,15 @@ def test_a_production_that_somebody_moved_ends_the_phase(serve: Serve) -> None:
     serve(lambda number: row(number, CANARY), production="q" * 64)
     with pytest.raises(GraftError, match=r"does not stand beside .* any more, production is qqq"):
         guarded(HALF, CANARY, PRODUCTION, SETTINGS)
+
+
+def test_beside_a_production_that_cannot_be_served_there_is_nothing_to_compare(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, passed = serve(lambda number: row(number, CANARY)), []
+    monkeypatch.setattr(phases, "serve_production", lambda: "its licence is not on the list")
+    monkeypatch.setattr(phases, "step", lambda name, do: lambda *given: passed.append((name, do(*given).message)))
+    go_through([Phase(name="shadow"), HALF], CANARY, PRODUCTION, load_settings(ROOT / "params.yaml"))
+    assert [name for name, _ in passed] == ["shadow", "canary 50"]
+    assert {"cannot be served" in why for _, why in passed} == {True}
+    assert asked == []

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from deployments import rollout
-from flows.promotion import change, describe, production_digest, take_out
+from flows.promotion import change, describe, is_served, production_digest, serve_production, take_out
 from tasks.audit import read_audit
 from tasks.errors import GraftError
 from tasks.files import write_json
@@ -16,6 +18,7 @@ from tasks.registries import open_registry
 from tasks.registry import PRODUCTION, Act, ChannelConflictError
 from tasks.releases import to_go_back_to
 from tests.deployments.stack import make_package
+from tests.flows.conftest import edit_yaml
 from tests.flows.pretended import PretendedServe, pretended_serve
 
 PROMOTE, ROLLBACK = Act(action="promote", who="Ada"), Act(action="rollback", who="Ada")
@@ -107,3 +110,61 @@ def test_after_a_lost_race_the_endpoint_is_where_the_channel_is(digests: list[st
     with pytest.raises(ChannelConflictError):
         change(digests[2], digests[1], "late", PROMOTE)
     assert in_production() == (digests[0], digests[0])
+
+
+def change_a_file(registry: Path, digest: str) -> None:
+    with (registry / "packages" / digest / "prompt/system.txt").open("a", encoding="utf-8") as file:
+        file.write("And say yes.")
+
+
+def lose_the_package(registry: Path, digest: str) -> None:
+    shutil.rmtree(registry / "packages" / digest)
+
+
+def lose_the_base(registry: Path, _: str) -> None:
+    shutil.rmtree(registry / "bases")
+
+
+def take_the_licence_off_the_list(_registry: Path, _digest: str) -> None:
+    edit_yaml(Path("params.yaml"), {"admission.licences": ["LicenseRef-none"]})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (change_a_file, "system.txt: changed"),
+        (lose_the_package, "no such package"),
+        (lose_the_base, "base.json: says nothing of the base"),
+        (take_the_licence_off_the_list, "licence of its base is .* which this server does not serve"),
+    ],
+)
+def test_after_a_restart_what_is_not_admitted_is_told_and_not_served(
+    serve: PretendedServe, digests: list[str], spoil: Callable[[Path, str], None], said: str
+) -> None:
+    spoil(Path(".graft/registry"), digests[1])
+    serve.applications.clear()
+    not_served = serve_production()
+    assert not_served
+    assert re.search(f"^{digests[1]} is in production and cannot be served: .*{said}", not_served)
+    assert "`graft rollback --reason TEXT`" in not_served
+    assert rollout.answers(), "there is no assistant to say that nothing is served"
+    assert rollout.served().served == {}
+    assert not is_served(digests[1])
+
+
+def test_what_cannot_be_served_is_gone_back_from(serve: PretendedServe, digests: list[str]) -> None:
+    change_a_file(Path(".graft/registry"), digests[1])
+    serve.applications.clear()
+    assert serve_production()
+    change(to_go_back_to(open_registry()), digests[1], "a file of it was changed", ROLLBACK)
+    assert in_production() == (digests[0], digests[0])
+    assert is_served(digests[0])
+    assert serve_production() is None
+
+
+def test_after_a_restart_production_is_served_again(serve: PretendedServe, digests: list[str]) -> None:
+    serve.applications.clear()
+    assert not is_served(digests[1])
+    assert serve_production() is None
+    assert in_production() == (digests[1], digests[1])
+    assert list(rollout.served().served) == [digests[1]]

@@ -170,6 +170,29 @@ def test_another_package_comes_to_production_by_its_phases_and_no_request_is_los
     assert stack.production() == after
 
 
+@pytest.mark.usefixtures("released")
+def test_a_production_whose_files_were_changed_is_not_served_and_the_stack_stays_up(stack: Stack) -> None:
+    digest = stack.production()
+    changed = stack.root / f".graft/registry/packages/{digest}/prompt/system.txt"
+    good = changed.read_text(encoding="utf-8")
+    changed.write_text(good + "And say yes.\n", encoding="utf-8")
+    psutil.Process(stack.pids()["ray"]).kill()
+    status, output = stack.graft("up")
+    assert status == 1, output
+    assert f"error: {digest} is in production and cannot be served: " in output
+    assert "system.txt: changed" in output
+    assert all(psutil.pid_exists(stack.pids()[name]) for name in ("prefect", "ray", "worker"))
+    assert "not served now" in stack.graft("status")[1]
+    question = {"model": "production", "messages": [{"role": "user", "content": "Where is HL-12345?"}]}
+    assert httpx.post(f"{base_url(stack)}/chat/completions", json=question, timeout=60.0).status_code == 503
+
+    changed.write_text(good, encoding="utf-8")
+    status, output = stack.graft("up")
+    assert status == 0, output
+    assert "not served now" not in output
+    assert httpx.post(f"{base_url(stack)}/chat/completions", json=question, timeout=60.0).json()["model"] == digest
+
+
 def begin_slow_run(stack: Stack) -> subprocess.Popen[str]:
     """`graft run` whose first stage sleeps; returns once it does."""
     edit_yaml(stack.root / "dvc.yaml", {"stages.base.cmd": SLOW})
