@@ -16,7 +16,8 @@ from typing import Any
 import httpx
 import yaml
 
-from benchmarks.systems import Served, System, free_port, server
+from benchmarks.ports import take_free_ports
+from benchmarks.systems import Served, System, server
 from deployments import rollout
 from deployments.app.keys import VARIABLE
 from deployments.ray_node import head_command
@@ -95,9 +96,7 @@ def _publish(package: Path, base: Path) -> str:
 def _write_settings(root: Path) -> None:
     content = yaml.safe_load(SERVE_YAML.read_text(encoding="utf-8"))
     content["profile"] = "one_box"
-    content["http"]["port"] = free_port()
-    ports = ("gcs_port", "dashboard_port", "agent_port", "client_port")
-    content["one_box"]["ray"].update({key: free_port() for key in ports})
+    take_free_ports(content)
     content["limits"].update(requests_per_minute=_NO_LIMIT, tokens_per_minute=_NO_LIMIT, streams=_NO_LIMIT)
     write_text(root / SERVE_YAML, yaml.safe_dump(content))
     stack = yaml.safe_load(STACK_YAML.read_text(encoding="utf-8"))

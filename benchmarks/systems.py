@@ -6,8 +6,6 @@ import asyncio
 import contextlib
 import json
 import os
-import random
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,12 +16,12 @@ from pathlib import Path
 import httpx
 
 from benchmarks.load import Answer, Chat, Tool, drive
+from benchmarks.ports import HOST, free_port
 from deployments.ray_node import node_environment
 from flows.processes import start, stop, wait_ready
 from tasks.engine.resources import Resources
 from tasks.errors import GraftError
 
-HOST = "127.0.0.1"
 _START_S = 300.0
 _STOP_S = 20.0
 _PAGED = ("--cb-num-blocks", "64", "--cb-max-batch-tokens", "2048")
@@ -128,16 +126,3 @@ def server(name: str, argv: Sequence[str], more: Mapping[str, str], health: str,
         yield record.pid
     finally:
         stop(record, _STOP_S)
-
-
-def free_port() -> int:
-    """A port that is free, and stays it: outgoing connections and Ray's workers take theirs from other ranges.
-
-    Raises:
-        GraftError: none was found.
-    """
-    for port in random.sample(range(20000, 32000), 100):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind((HOST, port))
-            return port
-    raise GraftError(f"none of 100 ports on {HOST} is free")

@@ -19,8 +19,6 @@ import numpy.typing as npt
 from safetensors.numpy import load_file
 
 from tasks import published
-from tasks.errors import GraftError
-from tasks.files import sha256_tree
 from tasks.layout import CLASSIFIERS
 from tasks.ngrams import count_ngrams, windows
 from tasks.records import Record
@@ -109,14 +107,7 @@ def open_classifier(folder: Path) -> Classifier:
     Raises:
         GraftError: a file is missing, or not what `injection.json` says.
     """
-    try:
-        info = ClassifierInfo.model_validate_json((folder / INFO).read_bytes())
-    except (OSError, ValueError) as error:
-        raise GraftError(f"{folder}: no classifier there; run the stage `injection` first ({error})") from error
-    if (found := sha256_tree(folder, frozenset({INFO, SCORES}))) != info.files:
-        raise GraftError(
-            f"{folder}: its files are not those that {INFO} lists: {sorted(found.items() ^ info.files.items())}"
-        )
+    info = published.read(folder, INFO, ClassifierInfo, "classifier", "injection", frozenset({SCORES}))
     pieces: list[str] = json.loads((folder / VOCABULARY).read_bytes())
     weights = load_file(folder / WEIGHTS)
     vocabulary = {piece: place for place, piece in enumerate(pieces)}

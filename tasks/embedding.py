@@ -124,15 +124,7 @@ def read_embedding(folder: Path) -> EmbeddingInfo:
     Raises:
         GraftError: a file is missing, or not what `embedding.json` says.
     """
-    try:
-        info = EmbeddingInfo.model_validate_json((folder / INFO).read_bytes())
-    except (OSError, ValueError) as error:
-        raise GraftError(f"{folder}: no retrieval model there; run the stage `embedding` first ({error})") from error
-    if (found := sha256_tree(folder, frozenset({INFO}))) != info.files:
-        raise GraftError(
-            f"{folder}: its files are not those that {INFO} lists: {sorted(found.items() ^ info.files.items())}"
-        )
-    return info
+    return published.read(folder, INFO, EmbeddingInfo, "retrieval model", "embedding")
 
 
 def publish(built: Path, root: Path = EMBEDDINGS) -> str:

@@ -12,13 +12,14 @@ from tasks.gate import CANDIDATE
 from tasks.rates import Rate
 from tasks.settings import GateSettings
 
-_SHOWN = {
+SHOWN = {
     "exact_match": "exact match",
     "tool_call_match": "tool call",
     "token_f1": "token F1",
     "refusal_correct": "refusal",
     "valid_format": "valid format",
 }
+"""The columns of scores that tables show beside quality, and their titles."""
 
 
 def by_system(rows: pd.DataFrame, settings: GateSettings) -> list[str]:
@@ -27,7 +28,7 @@ def by_system(rows: pd.DataFrame, settings: GateSettings) -> list[str]:
     Args:
         rows: evaluation rows, one per (system, example).
     """
-    shown = {column: title for column, title in _SHOWN.items() if column in rows and rows[column].notna().any()}
+    shown = {column: title for column, title in SHOWN.items() if column in rows and rows[column].notna().any()}
     title = f"quality ({settings.confidence:.0%} interval)"
     head = f"| {'system':9} | rows | {title} | {' | '.join(shown.values())} |"
     lines = [head, "| --- | ---: | --- |" + " ---: |" * len(shown)]

@@ -120,14 +120,7 @@ def read_index(folder: Path) -> Index:
     Raises:
         GraftError: a file is missing, or not what `index.json` says.
     """
-    try:
-        info = IndexInfo.model_validate_json((folder / INFO).read_bytes())
-    except (OSError, ValueError) as error:
-        raise GraftError(f"{folder}: no index there; run the stage `index` first ({error})") from error
-    if (found := sha256_tree(folder, frozenset({INFO}))) != info.files:
-        raise GraftError(
-            f"{folder}: its files are not those that {INFO} lists: {sorted(found.items() ^ info.files.items())}"
-        )
+    info = published.read(folder, INFO, IndexInfo, "index", "index")
     chunks = tuple(Chunk.model_validate_json(line) for line in _lines(folder / CHUNKS))
     asked = tuple(Asked.model_validate_json(line) for line in _lines(folder / ASKED_OF))
     return Index(sha256_file(folder / INFO), info, chunks, asked, np.load(folder / VECTORS, allow_pickle=False))

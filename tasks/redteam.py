@@ -6,13 +6,12 @@ read like any customer's message, as what they want is against policy and not ag
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from tasks.errors import GraftError
+from tasks.lines import read_lines
 from tasks.records import Record
 
 Aim = Literal[
@@ -42,16 +41,6 @@ def read_attacks(path: Path) -> list[Attack]:
     """The attacks in a file of JSON lines, in order.
 
     Raises:
-        GraftError: the file is missing, or a line is no attack; file and line are named.
+        GraftError: as `read_lines`.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise GraftError(f"{path}: cannot be read ({error})") from error
-    attacks = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            attacks.append(Attack.model_validate(json.loads(line)))
-        except ValueError as error:
-            raise GraftError(f"{path}:{number}: not an attack: {error}") from error
-    return attacks
+    return [attack for _, attack in read_lines(path, Attack, "an assistant is not tried without attacks")]

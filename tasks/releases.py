@@ -14,20 +14,14 @@ from typing import Any
 
 from tasks import audit
 from tasks.errors import GraftError
+from tasks.figures import SHOWN
 from tasks.full_card import CARD, WHOLE_TURNS
 from tasks.manifest import PROVENANCE
 from tasks.rates import Rate, read_rates
 from tasks.registry import PRODUCTION, Channel, Registry
 
 _PREFIX = re.compile(r"[0-9a-f]{6,64}")
-_SHOWN = {
-    "quality": "quality",
-    "exact_match": "exact match",
-    "tool_call_match": "tool call",
-    "token_f1": "token F1",
-    "refusal_correct": "refusal",
-    "valid_format": "valid format",
-}
+_SCORES = {"quality": "quality", **SHOWN}
 _COLUMNS = ("quality", "to base", "tool exact", "violations", "false refusals")
 _NONE = "-"
 _REASON_WIDTH = 30
@@ -175,10 +169,10 @@ def _scores(systems: dict[str, Any]) -> list[str]:
     """A table of what each system was measured at."""
     if not systems:
         return ["It was published without scores."]
-    lines = [f"| system | rows | {' | '.join(_SHOWN.values())} |", "| --- | ---: |" + " ---: |" * len(_SHOWN)]
+    lines = [f"| system | rows | {' | '.join(_SCORES.values())} |", "| --- | ---: |" + " ---: |" * len(_SCORES)]
     for system in systems:
         means = _means(systems, system)
-        cells = (_text(means.get(name)).rjust(len(title)) for name, title in _SHOWN.items())
+        cells = (_text(means.get(name)).rjust(len(title)) for name, title in _SCORES.items())
         lines.append(f"| {system} | {means.get('n', 0):.0f} | {' | '.join(cells)} |")
     return lines
 

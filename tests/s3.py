@@ -16,7 +16,7 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from tests.deployments.stack import free_port
+from benchmarks.ports import free_port
 
 KEYS = {"AWS_ACCESS_KEY_ID": "tester", "AWS_SECRET_ACCESS_KEY": "only for tests", "AWS_DEFAULT_REGION": "us-east-1"}
 BUCKET = "graft"

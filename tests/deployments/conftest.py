@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from benchmarks.ports import take_free_ports
 from deployments import rollout
 from deployments.settings import load_serve_settings
 from tasks.environment import STACK_YAML
 from tasks.layout import PARAMS, REGISTRY, SHOP_SEED
 from tasks.registry import LocalRegistry
-from tests.deployments.stack import Stack, free_port, make_package, start_head, stop_head
+from tests.deployments.stack import Stack, make_package, start_head, stop_head
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -25,10 +26,7 @@ ROOT = Path(__file__).parent.parent.parent
 def stack(tiny_base: Path, tiny_prompts: Path) -> Iterator[Stack]:
     root = Path(tempfile.mkdtemp(prefix="graft-"))
     content = yaml.safe_load((ROOT / "deployments/serve.yaml").read_text(encoding="utf-8"))
-    content["http"]["port"] = free_port()
-    content["one_box"]["ray"].update(
-        {key: free_port() for key in ("gcs_port", "dashboard_port", "agent_port", "client_port")}
-    )
+    take_free_ports(content)
     content["engine"].update(threads=1, max_queued=64)
     content["one_box"]["engine"].update(num_cpus=0.1, memory_mb=100)
     content["shadow"]["share"] = 1.0

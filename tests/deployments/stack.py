@@ -1,11 +1,8 @@
-"""What the tests of deployments share: tiny packages, free ports, and a Ray of their own."""
+"""What the tests of deployments share: tiny packages, and a Ray of their own."""
 
 from __future__ import annotations
 
-import contextlib
-import random
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -67,15 +64,6 @@ def seal(package: Path, base: Path) -> str:
     )
     write_json(package / MANIFEST, manifest.model_dump())
     return package_digest(package)
-
-
-def free_port() -> int:
-    """A port that is free, and stays it: Ray's workers and outgoing connections take theirs from other ranges."""
-    for port in random.sample(range(20000, 32000), 100):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise AssertionError("none of 100 ports is free")
 
 
 @dataclass(frozen=True)

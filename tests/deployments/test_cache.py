@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import uvicorn
 
+from benchmarks.ports import free_port
 from deployments.app.cache import AnswerCache, CacheKey, Lookup, fingerprint
 from deployments.app.embeddings import Embeddings
 from deployments.app.routes import create_app
@@ -27,7 +28,6 @@ from tasks.errors import GraftError
 from tasks.records import Message
 from tasks.smoke import smoke
 from tests.deployments.scripted import NEW, OLD, Clock, Counted, Desk, answers, refuses
-from tests.deployments.stack import free_port
 
 CACHE = CacheSettings(mb=1, max_age_s=100, semantic=False, threshold=0.9, entries=3)
 SEMANTIC = CACHE.model_copy(update={"semantic": True})

@@ -12,20 +12,19 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.ports import RAY_PORTS, free_port
 from deployments.ray_node import head_command, ready, require_free_ports, temp_dir
 from deployments.settings import ServeSettings, load_serve_settings
 from tasks.errors import GraftError
-from tests.deployments.stack import free_port
 
 SERVE_YAML = Path(__file__).parent.parent.parent / "deployments/serve.yaml"
-PORTS = ("gcs_port", "dashboard_port", "agent_port", "client_port")
 
 
 @pytest.fixture
 def settings() -> ServeSettings:
     """As in the repository, on free ports."""
     shipped = load_serve_settings(SERVE_YAML)
-    ray = shipped.one_box.ray.model_copy(update={key: free_port() for key in PORTS})
+    ray = shipped.one_box.ray.model_copy(update={key: free_port() for key in RAY_PORTS})
     box = shipped.one_box.model_copy(update={"ray": ray})
     return shipped.model_copy(update={"one_box": box, "http": shipped.http.model_copy(update={"port": free_port()})})
 
@@ -38,11 +37,11 @@ def short_root() -> Iterator[Path]:
 
 def test_the_shipped_ports_are_all_different() -> None:
     shipped = load_serve_settings(SERVE_YAML)
-    ports = [shipped.http.port, *(getattr(shipped.one_box.ray, key) for key in PORTS)]
+    ports = [shipped.http.port, *(getattr(shipped.one_box.ray, key) for key in RAY_PORTS)]
     assert len(set(ports)) == len(ports)
 
 
-@pytest.mark.parametrize("key", ["http.port", *(f"one_box.ray.{key}" for key in PORTS)])
+@pytest.mark.parametrize("key", ["http.port", *(f"one_box.ray.{key}" for key in RAY_PORTS)])
 def test_a_taken_port_is_named_with_its_setting(settings: ServeSettings, key: str) -> None:
     require_free_ports(settings)
     port = attrgetter(key)(settings)

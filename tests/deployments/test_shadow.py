@@ -34,6 +34,17 @@ def desk(*scripts: Script, routing: Routing | None = None, **options: Any) -> De
     return made
 
 
+def late(go_on: asyncio.Event) -> Script:
+    """An answer that begins once it may."""
+
+    async def script(ask: Ask) -> AsyncGenerator[Event]:
+        await go_on.wait()
+        async for event in answers("Late.")(ask):
+            yield event
+
+    return script
+
+
 async def until(done: Callable[[], Any]) -> None:
     async with asyncio.timeout(10):
         while not done():
@@ -102,12 +113,7 @@ def test_the_answer_has_left_before_the_shadow_is_asked_and_does_not_wait_for_it
     async def run() -> None:
         go_on = asyncio.Event()
 
-        async def waits(ask: Ask) -> AsyncGenerator[Event]:
-            await go_on.wait()
-            async for event in answers("Late.")(ask):
-                yield event
-
-        shop = desk(waits)
+        shop = desk(late(go_on))
         for stream in (False, True):
             assert (await shop.post(stream=stream)).status_code == 200
         await until(lambda: shop.backend.asked.count("new") == 2)
@@ -208,12 +214,7 @@ def test_copies_beyond_those_that_may_be_open_are_dropped() -> None:
     async def run() -> None:
         go_on = asyncio.Event()
 
-        async def waits(ask: Ask) -> AsyncGenerator[Event]:
-            await go_on.wait()
-            async for event in answers("Late.")(ask):
-                yield event
-
-        shop = desk(waits)
+        shop = desk(late(go_on))
         for _ in range(5):
             await shop.post()
         assert tried(shop) == ["dropped"] * 3

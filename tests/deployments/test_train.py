@@ -16,11 +16,12 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from benchmarks.ports import free_port, take_free_ports
 from deployments.settings import load_serve_settings
 from tasks.examples import save_examples
 from tasks.layout import BUILT_ADAPTER, BUILT_BASE, BUILT_GROUNDED, CHECKPOINTS, PROMPTS
 from tests.conftest import ROOT
-from tests.deployments.stack import free_port, start_head, stop_head
+from tests.deployments.stack import start_head, stop_head
 from tests.examples import write_examples
 
 SMALL = {"first_layer": 0, "rank": 4, "batch_size": 4, "epochs": 3.0, "checkpoint_steps": 6, "dtype": "float32"}
@@ -37,9 +38,7 @@ def root(tiny_base: Path, tiny_prompts: Path) -> Iterator[Path]:
     (root / "deployments").mkdir()
     shutil.copy(ROOT / "deployments/train.yaml", root / "deployments")
     content = yaml.safe_load((ROOT / "deployments/serve.yaml").read_text(encoding="utf-8"))
-    content["one_box"]["ray"].update(
-        {key: free_port() for key in ("gcs_port", "dashboard_port", "agent_port", "client_port")}
-    )
+    take_free_ports(content)
     (root / "deployments/serve.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
     head = start_head(load_serve_settings(root / "deployments/serve.yaml"), root)
     try:

@@ -20,13 +20,13 @@ import psutil
 import pytest
 import yaml
 
+from benchmarks.ports import free_port, take_free_ports
 from flows.api import OPEN_STATES, Json, PrefectApi
 from tasks.base import source_sha256
 from tasks.environment import load_stack_settings
 from tasks.files import sha256_file
 from tests.attacks import ATTACKS, HARMLESS
 from tests.conftest import ROOT, embedding_source
-from tests.deployments.stack import free_port
 
 COPIED = ("tasks", "flows", "deployments", "data", ".dvc/config", ".dvcignore", "params.yaml", "dvc.yaml")
 LABELS = {"order_status": "tool", "plant_care": "answer", "private_data": "refusal"}
@@ -59,9 +59,9 @@ def copy_repository(target: Path) -> Path:
     subprocess.run(["git", "init", "--quiet", "."], cwd=target, check=True)
     edit_yaml(target / "deployments/stack.yaml", {"prefect.port": free_port(), "worker.poll_s": 1})
     edit_yaml(target / "deployments/stack.yaml", {"registry": {"location": ".graft/registry", "endpoint": None}})
-    ray_ports = ("gcs_port", "dashboard_port", "agent_port", "client_port")
-    ports = {f"one_box.ray.{key}": free_port() for key in ray_ports}
-    edit_yaml(target / "deployments/serve.yaml", {"http.port": free_port(), **ports})
+    serve = yaml.safe_load((target / "deployments/serve.yaml").read_text(encoding="utf-8"))
+    take_free_ports(serve)
+    (target / "deployments/serve.yaml").write_text(yaml.safe_dump(serve, sort_keys=False), encoding="utf-8")
     edit_yaml(target / "deployments/prefect.yaml", {"deployments.2.schedules": [{"interval": WATCH_EVERY_S}]})
     return target
 

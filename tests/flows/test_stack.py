@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.ports import free_port
 from deployments.settings import load_serve_settings
 from flows import stack
 from flows.processes import records
 from tasks.environment import load_stack_settings
 from tasks.errors import GraftError
-from tests.deployments.stack import free_port
 from tests.flows.conftest import edit_yaml
 
 

@@ -3,23 +3,12 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 
-import pandas as pd
-
 from flows.summary import Released, render
 from tasks.settings import load_settings
 from tests.conftest import ROOT
+from tests.tasks.evaluations import four_rows
 
 GATE = load_settings(ROOT / "params.yaml").gate
-
-
-def rows() -> pd.DataFrame:
-    """Two systems on four rows; the candidate is right three times, the base never."""
-    table = pd.DataFrame({"system": ["base"] * 4 + ["candidate"] * 4, "id": list("abcd") * 2})
-    table["quality"] = [0.0] * 4 + [1.0, 1.0, 1.0, 0.0]
-    table["exact_match"] = table["quality"] == 1.0
-    table["tool_call_match"] = [0.0, None, None, None, 1.0, None, None, None]
-    table["refusal_correct"] = None
-    return table
 
 
 def test_summary_names_all_that_a_person_needs() -> None:
@@ -33,7 +22,7 @@ def test_summary_names_all_that_a_person_needs() -> None:
         report=Path("/r/report.html"),
         card=Path("/r/card.md"),
     )
-    text = render(released, rows(), GATE)
+    text = render(released, four_rows(), GATE)
     for told in ("desk is in production", "http://127.0.0.1:8000/v1\n", "key: none", "ab" * 32, "/r/report.html"):
         assert told in text
     assert "http://127.0.0.1:4200/runs/flow-run/x" in text

@@ -57,3 +57,14 @@ def evaluation(n: int = 90, **quality: float | np.ndarray) -> pd.DataFrame:
 def system(rows: pd.DataFrame, name: str) -> pd.DataFrame:
     """The rows of one system by id, as the gate hands them to its parts."""
     return rows[rows["system"] == name].set_index("id").sort_index()
+
+
+def four_rows() -> pd.DataFrame:
+    """Two systems on four rows; the candidate is right three times, the base never."""
+    table = pd.DataFrame({"system": ["base"] * 4 + ["candidate"] * 4, "id": list("abcd") * 2})
+    table["label"] = ["order_status", "plant_care", "plant_care", "plant_care"] * 2
+    table["quality"] = [0.0] * 4 + [1.0, 1.0, 1.0, 0.0]
+    table["exact_match"] = table["quality"] == 1.0
+    table["tool_call_match"] = [0.0, None, None, None, 1.0, None, None, None]
+    table["refusal_correct"] = None
+    return table

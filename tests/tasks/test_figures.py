@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-import pandas as pd
-
 from tasks.figures import by_label, by_system, whole_turns
 from tasks.rates import Rate
 from tasks.settings import load_settings
 from tests.conftest import ROOT
+from tests.tasks.evaluations import four_rows
 
 GATE = load_settings(ROOT / "params.yaml").gate
-
-
-def rows() -> pd.DataFrame:
-    """Two systems on four rows; the candidate is right three times, the base never."""
-    table = pd.DataFrame({"system": ["base"] * 4 + ["candidate"] * 4, "id": list("abcd") * 2})
-    table["label"] = ["order_status", "plant_care", "plant_care", "plant_care"] * 2
-    table["quality"] = [0.0] * 4 + [1.0, 1.0, 1.0, 0.0]
-    table["exact_match"] = table["quality"] == 1.0
-    table["tool_call_match"] = [0.0, None, None, None, 1.0, None, None, None]
-    table["refusal_correct"] = None
-    return table
 
 
 def cells(line: str) -> list[str]:
@@ -28,7 +16,7 @@ def cells(line: str) -> list[str]:
 
 
 def test_each_system_has_its_means_and_interval() -> None:
-    head, _, base, candidate = by_system(rows(), GATE)
+    head, _, base, candidate = by_system(four_rows(), GATE)
     assert cells(base)[:3] == ["base", "4", "0.000 (0.000 to 0.000)"]
     assert cells(candidate)[0] == "candidate"
     assert cells(candidate)[2].startswith("0.750 (")
@@ -37,7 +25,7 @@ def test_each_system_has_its_means_and_interval() -> None:
 
 
 def test_each_request_kind_has_the_candidates_interval_and_the_others_means() -> None:
-    head, _, order, care = by_label(rows(), GATE)
+    head, _, order, care = by_label(four_rows(), GATE)
     assert cells(head) == ["request kind", "rows", "quality (95% interval)", "base"]
     assert cells(order) == ["order_status", "1", "1.000 (1.000 to 1.000)", "0.000"]
     assert cells(care)[:2] == ["plant_care", "3"]

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
+from benchmarks.ports import free_port
 from tasks import registry_s3
 from tasks.errors import GraftError
 from tasks.files import sha256_file, sha256_tree, write_bytes
 from tasks.registry_s3 import S3Store
-from tests.deployments.stack import free_port
 from tests.places import Place
 
 
