@@ -24,6 +24,7 @@ from deployments.app.semantic import Embedder
 from deployments.app.shadow import Shadows
 from deployments.app.timeouts import Timeouts
 from deployments.app.turn import Layers, Turns
+from deployments.embedder import EmbeddingServer
 from deployments.events import Ask, Delta, Embedded, Event, Finished, Refused
 from deployments.settings import (
     BreakerSettings,
@@ -45,6 +46,8 @@ WORDS = "Please try again later."
 ALL = ("production", "previous", "words")
 RETRIES = RetrySettings(attempts=2, backoff_s=0.001, share=0.1, per_minute=60)
 BREAKER = BreakerSettings(window_s=10, min_calls=2, failure_share=0.5, open_s=30)
+LIMITS = LimitSettings(requests_per_minute=1000, tokens_per_minute=100000, streams=10, body_bytes=100000)
+TIMEOUTS = Timeouts(first_token_s=20, request_s=30)
 NO_CACHE = CacheSettings(mb=0, max_age_s=1, semantic=False, threshold=1, entries=1)
 
 UNCHECKED = Safety((), {})
@@ -80,6 +83,7 @@ class ScriptedBackend:
     scripts: dict[str, list[Script]]
     asked: list[str] = field(default_factory=list)
     asks: list[Ask] = field(default_factory=list)
+    embedder: EmbeddingServer | None = None
 
     def ask(self, app: str, ask: Ask, reading: Reading | None = None) -> AsyncGenerator[Event]:
         self.asked.append(app)
@@ -88,7 +92,9 @@ class ScriptedBackend:
         return (scripts.pop(0) if len(scripts) > 1 else scripts[0])(ask)
 
     async def embed(self, app: str, texts: tuple[str, ...]) -> Embedded | Refused:
-        return Refused(503, "engine_unavailable", f"{app} embeds none of {len(texts)} texts")
+        if self.embedder is None:
+            return Refused(503, "engine_unavailable", f"{app} embeds none of {len(texts)} texts")
+        return await self.embedder.embed(texts)
 
 
 @dataclass
@@ -150,6 +156,8 @@ class Desk:
         layers: Layers | None = None,
         shadow: ShadowSettings | None = None,
         first_token_s: float = 0.3,
+        limits: LimitSettings = LIMITS,
+        timeouts: Timeouts = TIMEOUTS,
     ) -> None:
         layers = layers or around()
         self.backend = ScriptedBackend({"new": new, "old": [answers("From the old one.")]})
@@ -157,11 +165,9 @@ class Desk:
         self.meters = Counted()
         self.clock = Clock()
         self.load, self.chance = 0, 0.0
-        limits = LimitSettings(requests_per_minute=1000, tokens_per_minute=100000, streams=10, body_bytes=100000)
         fallback = FallbackSettings(
             production=order, first_token_s=first_token_s, words=WORDS, retries=retries, breaker=BREAKER
         )
-        timeouts = Timeouts(first_token_s=20, request_s=30)
         self.turns = Turns(
             Rounds(self.backend, use, tools, layers.intake.safety) if use and tools else self.backend,
             self.rows.append,
@@ -181,14 +187,14 @@ class Desk:
             for digest, app in ((NEW, "new"), (OLD, "old"))
         }
         self.turns.routing = Routing(production=NEW, previous=OLD, served=served)
+        self.app = create_app(self.turns, Embeddings(self.turns, self.backend))
 
     def _shadows(self, settings: ShadowSettings) -> Shadows:
         sink = self.rows.append
         return Shadows(self.backend, settings, sink, self.meters, lambda: self.load, lambda: self.chance)
 
     def http(self) -> httpx.AsyncClient:
-        transport = httpx.ASGITransport(create_app(self.turns, Embeddings(self.turns, self.backend)))
-        return httpx.AsyncClient(transport=transport, base_url="http://desk")
+        return httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://desk")
 
     async def post(
         self, model: str = "production", headers: dict[str, str] | None = None, **options: Any

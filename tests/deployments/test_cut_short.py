@@ -10,7 +10,8 @@ from typing import Any
 
 from deployments.app.limits import Limits
 from tasks.engine.protocol import Chunk
-from tests.deployments.test_turns import ASK, LIMITS, Desk
+from tests.deployments.scripted import LIMITS
+from tests.deployments.test_turns import ASK, Desk
 from tests.engines import ScriptedEngine, says
 
 

@@ -24,7 +24,7 @@ def with_embedder(desk: Desk, tiny_embedding: Path, folder: Path) -> Desk:
     """The desk, with a retrieval model that reads 20 tokens."""
     settings = EmbeddingSettings(name="tiny", licence="MIT", window=20, **embedding_source(tiny_embedding))
     bring_in(settings, folder / "embedding")
-    desk.embedder = EmbeddingServer(Embedder(folder / "embedding", threads=1))
+    desk.backend.embedder = EmbeddingServer(Embedder(folder / "embedding", threads=1))
     desk.turns.routing = Routing(production=DIGEST, served={DIGEST: SERVED}, embedding=MODEL)
     return desk
 

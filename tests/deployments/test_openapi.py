@@ -76,7 +76,7 @@ def test_the_events_of_a_stream_are_as_described(
         desk = Desk(ScriptedEngine(says(f"Wait. {CALL}")), tiny_base, tiny_prompts)
         body = {"model": "production", "stream": True, "stream_options": {"include_usage": True}, **asked}
         async with desk.http() as http:
-            answer = await http.post(path, json=body)
+            answer = await http.post(f"/v1{path}", json=body)
         *events, last = [line.removeprefix("data: ") for line in answer.text.split("\n\n") if line]
         assert last == "[DONE]"
         assert [event.model_validate(json.loads(line), strict=False) for line in events][-1].usage is not None

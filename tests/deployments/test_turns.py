@@ -9,40 +9,28 @@ import asyncio
 import itertools
 import json
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import openai
 import pytest
 
 from deployments.app.calls import showable
-from deployments.app.embeddings import Embeddings
-from deployments.app.keys import Keys
 from deployments.app.limits import Limits
-from deployments.app.retrieval import Reading
-from deployments.app.routes import create_app
 from deployments.app.routing import Routing, Served
 from deployments.app.timeouts import Timeouts
-from deployments.app.turn import Turns
-from deployments.embedder import EmbeddingServer
 from deployments.engine import PackageServer
-from deployments.events import Ask, Embedded, Event, Refused
 from deployments.settings import (
-    BreakerSettings,
-    FallbackSettings,
-    LimitSettings,
     ReplicaSettings,
-    RetrySettings,
 )
 from tasks.engine.open import Model
 from tasks.engine.protocol import Chunk, GenerationRequest
 from tasks.prompt import Prompt
 from tasks.settings import EngineSettings
-from tasks.store import TelemetryRow
-from tests.deployments.scripted import NO_CACHE, Counted, around
+from tests.deployments import scripted
+from tests.deployments.scripted import LIMITS
 from tests.engines import Piece, ScriptedEngine, says
 
 DIGEST = "d" * 64
@@ -59,17 +47,7 @@ SETTINGS = ReplicaSettings(
     start_timeout_s=5,
     health_every_s=5,
 )
-
-
-SERVED = Served(app="engine", name="desk", max_new_tokens=50, since=1)
-LIMITS = LimitSettings(requests_per_minute=1000, tokens_per_minute=100000, streams=10, body_bytes=100000)
-FALLBACK = FallbackSettings(
-    production=("production",),
-    first_token_s=1,
-    words="Later.",
-    retries=RetrySettings(attempts=1, backoff_s=1, share=0.0, per_minute=1),
-    breaker=BreakerSettings(window_s=1, min_calls=1, failure_share=1.0, open_s=1),
-)
+SERVED = Served(app="new", name="desk", max_new_tokens=50, since=1)
 
 
 class TellingEngine(ScriptedEngine):
@@ -95,36 +73,21 @@ def failing(_: GenerationRequest) -> Iterator[Piece]:
     raise RuntimeError("the machine is on fire")
 
 
-class Desk:
-    """The assistant with one served package, and the rows it wrote."""
+class Desk(scripted.Desk):
+    """The assistant with one served package, whose server is real and whose engine is known word by word."""
 
     def __init__(self, engine: Any, base: Path, prompts: Path, timeout_s: float = 30.0, **limits: Any) -> None:
         settings = EngineSettings(name="transformers", dtype="float32", max_new_tokens=50)
-        model = Model(engine, Prompt.load(prompts, base), settings, 500)
         self.engine = engine
-        self.server = PackageServer(model, ("i can't",), SETTINGS)
-        self.rows: list[TelemetryRow] = []
-        keys = Keys(limits.pop("keys", {}))
-        timeouts = Timeouts(first_token_s=limits.pop("first_token_s", timeout_s), request_s=timeout_s)
-        limit = LIMITS.model_copy(update=limits)
-        self.turns = Turns(self, self.rows.append, keys, limit, timeouts, FALLBACK, NO_CACHE, Counted(), around())
+        self.server = PackageServer(Model(engine, Prompt.load(prompts, base), settings, 500), ("i can't",), SETTINGS)
+        super().__init__(
+            [self.server.turn],
+            order=("production",),
+            keys=limits.pop("keys", None),
+            timeouts=Timeouts(first_token_s=limits.pop("first_token_s", timeout_s), request_s=timeout_s),
+            limits=LIMITS.model_copy(update=limits),
+        )
         self.turns.routing = Routing(production=DIGEST, served={DIGEST: SERVED})
-        self.embedder: EmbeddingServer | None = None
-        self.app = create_app(self.turns, Embeddings(self.turns, self))
-
-    def ask(self, app: str, ask: Ask, reading: Reading) -> AsyncGenerator[Event]:
-        assert app == "engine"
-        return self.server.turn(ask)
-
-    async def embed(self, app: str, texts: tuple[str, ...]) -> Embedded | Refused:
-        assert app == "embedding" and self.embedder
-        return await self.embedder.embed(texts)
-
-    @asynccontextmanager
-    async def http(self) -> AsyncIterator[httpx.AsyncClient]:
-        transport = httpx.ASGITransport(self.app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://desk/v1") as http:
-            yield http
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[openai.AsyncOpenAI]:
@@ -290,7 +253,7 @@ def test_a_bad_request_is_400_names_its_field_and_leaves_a_row(
         model = {} if param == "model" else {"model": "production"}
         content = body if isinstance(body, bytes) else json.dumps({**model, "messages": ASK, **body}).encode()
         async with desk.http() as http:
-            answer = await http.post("/chat/completions", content=content)
+            answer = await http.post("/v1/chat/completions", content=content)
         error = answer.json()["error"]
         assert (answer.status_code, error["code"], error["type"]) == (400, code, "invalid_request_error")
         assert param is None or error["param"] == param
