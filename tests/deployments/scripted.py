@@ -15,7 +15,7 @@ from deployments.app.embeddings import Embeddings
 from deployments.app.intake import Intake
 from deployments.app.keys import Keys
 from deployments.app.leaving import Judge, Leaving
-from deployments.app.retrieval import Reading, Retrieval
+from deployments.app.retrieval import Read, Reading, Retrieval
 from deployments.app.rounds import Rounds, Use
 from deployments.app.routes import create_app
 from deployments.app.routing import Routing, Served
@@ -63,6 +63,15 @@ def around(
 
     retrieval = Retrieval(Path("indexes"), Path("tables"), embed, safety)
     return Layers(Intake(safety), retrieval, Leaving(safety, judge, lambda _: instructions))
+
+
+def unsearched() -> Reading:
+    """What is found where nothing is searched."""
+
+    async def nothing() -> Read:
+        return Read()
+
+    return Reading(nothing())
 
 
 Script = Callable[[Ask], AsyncGenerator[Event]]

@@ -27,7 +27,7 @@ from tasks.engine.protocol import Regex
 from tasks.errors import GraftError
 from tasks.records import Message
 from tasks.smoke import smoke
-from tests.deployments.scripted import NEW, OLD, Clock, Counted, Desk, answers, refuses
+from tests.deployments.scripted import NEW, OLD, Clock, Counted, Desk, answers, refuses, unsearched
 
 CACHE = CacheSettings(mb=1, max_age_s=100, semantic=False, threshold=0.9, entries=3)
 SEMANTIC = CACHE.model_copy(update={"semantic": True})
@@ -227,7 +227,7 @@ def test_an_answer_that_ends_after_its_package_was_retired_is_not_kept() -> None
         ask = Ask(messages=(Message(role="user", content="Hello?"),))
         lookup = await cache.look_up("anonymous", NEW, ask, "")
         shop.turns.routing = before.promoted(OLD).only(set())
-        async for _ in cache.keeping(lookup, NEW, shop.backend.ask("new", ask)):
+        async for _ in cache.keeping(lookup, NEW, shop.backend.ask("new", ask), unsearched()):
             pass
         shop.turns.routing = before
         assert (await cache.look_up("anonymous", NEW, ask, "")).result == "miss"

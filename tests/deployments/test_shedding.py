@@ -7,7 +7,7 @@ from contextlib import aclosing
 
 from deployments.app.shedding import Shedding
 from deployments.events import OVERLOADED, Ask, Event, Finished, Refused
-from tests.deployments.scripted import Clock, Script, ScriptedBackend, answers, refuses
+from tests.deployments.scripted import Clock, Script, ScriptedBackend, answers, refuses, unsearched
 
 ASK = Ask(text="Well")
 
@@ -21,15 +21,15 @@ class Door:
         self.shedding = Shedding(self.backend, room, self.clock)
 
     async def last(self, app: str = "desk") -> Event:
-        return [event async for event in self.shedding.ask(app, ASK)][-1]
+        return [event async for event in self.shedding.ask(app, ASK, unsearched())][-1]
 
 
 def test_beyond_the_room_nothing_is_asked_until_a_request_ends() -> None:
     async def run() -> None:
         desk = Door(answers("Here."))
         async with (
-            aclosing(desk.shedding.ask("desk", ASK)) as first,
-            aclosing(desk.shedding.ask("desk", ASK)) as second,
+            aclosing(desk.shedding.ask("desk", ASK, unsearched())) as first,
+            aclosing(desk.shedding.ask("desk", ASK, unsearched())) as second,
         ):
             await anext(first), await anext(second)
             refused = await desk.last()
