@@ -12,18 +12,20 @@ from tests.flows.conftest import Stack, edit_yaml
 
 
 class Customers:
-    """Ask production without a pause for as long as the block lasts, each request as another customer, and count.
+    """Ask production for as long as the block lasts, each request as another customer, and count.
 
     Args:
         base_url: where the assistant answers.
         at_once: how many ask beside each other.
+        pause_s: how long each of them waits before it asks again.
     """
 
-    def __init__(self, base_url: str, at_once: int = 1) -> None:
+    def __init__(self, base_url: str, at_once: int = 1, pause_s: float = 0.0) -> None:
         self.asked = 0
         self.failed: list[str] = []
         self.models: set[str] = set()
         self._base_url = base_url
+        self._pause_s = pause_s
         self._done = threading.Event()
         self._lock = threading.Lock()
         self._threads = [threading.Thread(target=self._ask, daemon=True) for _ in range(at_once)]
@@ -39,7 +41,7 @@ class Customers:
             thread.join()
 
     def _ask(self) -> None:
-        while not self._done.is_set():
+        while not self._done.wait(self._pause_s):
             with self._lock:
                 self.asked += 1
                 number = self.asked

@@ -140,7 +140,7 @@ def test_a_part_that_is_killed_leaves_one_whole_package_and_the_next_run_finishe
     before, runs = stack.production(), set(stack.releases())
     new_candidate(stack, f"{name} killed in {phase}")
     process = stack.start("run")
-    with Customers(base_url(stack)):  # without anybody who asks there would be no phases
+    with Customers(base_url(stack), pause_s=0.3):  # without anybody who asks there would be no phases
         reach(stack, runs, phase)
         victim(stack, name).kill()
         counts["faults_injected"] += 1
@@ -175,7 +175,7 @@ def test_a_canary_that_stalls_is_taken_out_by_the_guard_and_no_customer_is_left_
     edit_yaml(stack.root / "params.yaml", {"guard.margins.errors": 0.2})
     before, runs = stack.production(), set(stack.releases())
     new_candidate(stack, "stalled canary")
-    with Customers(base_url(stack), at_once=4) as customers:
+    with Customers(base_url(stack), at_once=4, pause_s=0.3) as customers:
         stack.start("run")
         reach(stack, runs, "canary 50")
         for process in engine_processes(stack, package_digest(stack.root / "build/package")):
