@@ -19,7 +19,7 @@ from prefect.states import Completed
 from deployments import rollout
 from flows.steps import cached, step
 from tasks import guard
-from tasks.arms import compared, shadow_pairs
+from tasks.arms import is_asked, shadow_pairs
 from tasks.errors import GraftError
 from tasks.guard import GuardVerdict
 from tasks.incidents import open_incident
@@ -129,8 +129,7 @@ def markdown(phase: Phase, verdict: GuardVerdict, rows: pd.DataFrame) -> str:
 def _nobody_asks(production: str, settings: Settings) -> str | None:
     """Why the phases need not be gone through; None if they must."""
     now = datetime.now(UTC)
-    asked = compared(read_window(now - _BEFORE, now), "", production, now - _BEFORE, 1)
-    n = len(asked.production["errors"])
-    if n > 0 or settings.rollout.without_traffic == "hold":
+    asked = is_asked(read_window(now - _BEFORE, now), production)
+    if asked or settings.rollout.without_traffic == "hold":
         return None
     return "nobody asked production anything in the last hour, so there is nothing to compare"

@@ -2,7 +2,8 @@
 
 Every measure is a number in [0, 1] per request, larger is worse. A request counts once, for the
 package that it was meant for: if the canary failed and production answered in its place, that is the
-canary's failure. Nothing is judged here.
+canary's failure, and that canary's, whichever is on trial by now. Rows that do not say whom they were
+meant for, those from before the column `meant`, count for nobody. Nothing is judged here.
 """
 
 from __future__ import annotations
@@ -14,21 +15,20 @@ import numpy as np
 import pandas as pd
 
 from tasks.errors import GraftError
-from tasks.registry import PRODUCTION
 from tasks.sequential import Values
 from tasks.shadow import SHADOW, ShadowPair
 from tasks.store import REDTEAM_OWNER
 
-CANARY = "canary"
-"""The channel of a package on trial, and the name of the route to it."""
 SLOW_QUANTILE = 0.95
-CIRCUIT_OPEN = "circuit_open"
-"""Why a route was passed over that was not tried at all: that says nothing of the next request."""
+_BY_DIGEST = "digest"
+"""The route of who asks for a package by its digest (smoke tests, developers): not sent there by chance."""
+_NOT_TRIED = r"\w+=circuit_open"
+"""How `passed_over` begins where the first choice was left alone: that says nothing of the package."""
 _CLOSED = 499
 _CACHED = ("hit", "semantic")
 _COLUMNS = (
-    *("at", "digest", "operation", "owner", "status", "latency_ms", "route", "passed_over", "cache"),
-    *("blocked_by", "user_chars", "refused", "valid_format"),
+    *("at", "digest", "operation", "owner", "status", "latency_ms", "route", "meant"),
+    *("passed_over", "cache", "blocked_by", "user_chars", "refused", "valid_format"),
 )
 
 
@@ -66,7 +66,7 @@ def compared(rows: pd.DataFrame, canary: str, production: str, start: datetime, 
     if absent := [column for column in _COLUMNS if column not in rows]:
         raise GraftError(f"telemetry rows: no column {', '.join(absent)}; read them with tasks.store.read_window")
     counted = _counted(rows)
-    tried, usual = _meant_for(counted, canary, CANARY), _meant_for(counted, production, PRODUCTION)
+    tried, usual = _meant_for(counted, canary), _meant_for(counted, production)
     timed = _latencies(usual)
     earlier = max(int((timed["at"] < start).sum()), reference)
     slow_ms = None
@@ -78,6 +78,11 @@ def compared(rows: pd.DataFrame, canary: str, production: str, start: datetime, 
         production=_measured(usual) | _slow(timed.iloc[earlier:], slow_ms),
         slow_ms=slow_ms,
     )
+
+
+def is_asked(rows: pd.DataFrame, digest: str) -> bool:
+    """Whether any of the rows is of a request that would count for the package."""
+    return not _meant_for(_counted(rows), digest).empty
 
 
 def shadowed(rows: pd.DataFrame, shadow: str, production: str, start: datetime, reference: int) -> Arms:
@@ -144,19 +149,16 @@ def _counted(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[chat & reached & ~refused_before & customers].sort_values("at", kind="stable")
 
 
-def _meant_for(rows: pd.DataFrame, digest: str, route: str) -> pd.DataFrame:
-    """The rows of requests whose first choice was the package, with a column `failed`.
+def _meant_for(rows: pd.DataFrame, digest: str) -> pd.DataFrame:
+    """The rows whose first choice was the package and was tried.
 
-    Who asks for a digest by name (smoke tests, developers) was not sent to it by chance, and a shadow's
-    answers go to nobody: only the routes `canary` and `production` count.
+    `passed` says that another had to answer in its place, `failed` that it did or the answer is none.
     """
     passed_over = rows["passed_over"].fillna("").astype(str)
-    tried = ~passed_over.str.startswith(f"{route}={CIRCUIT_OPEN}")
-    rows, passed_over = rows[tried], passed_over[tried]
-    passed = passed_over.str.startswith(f"{route}=")
-    own = (passed_over == "") & rows["route"].isin((CANARY, PRODUCTION)) & (rows["digest"] == digest)
+    passed = passed_over != ""
     failed = passed | (rows["status"] >= 500) | rows["valid_format"].eq(False)
-    return rows.assign(passed=passed, failed=failed)[own | passed]
+    tried = (rows["route"] != _BY_DIGEST) & ~passed_over.str.match(_NOT_TRIED)
+    return rows.assign(passed=passed, failed=failed)[(rows["meant"] == digest) & tried]
 
 
 def _latencies(rows: pd.DataFrame) -> pd.DataFrame:

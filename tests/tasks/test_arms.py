@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks.arms import Arms, compared, shadowed
+from tasks.arms import Arms, compared, is_asked, shadowed
 from tasks.errors import GraftError
 from tasks.shadow import SHADOW, ShadowPair
 from tasks.store import REDTEAM_OWNER, TelemetryRow
 from tests.tasks.traffic import CANARY, PRODUCTION, START, failure, row, stored
+
+OTHER = "f" * 64
 
 
 def arms(tmp_path: Path, *rows: TelemetryRow, reference: int = 2) -> Arms:
@@ -57,17 +59,40 @@ def test_a_failed_request_is_an_error_and_says_nothing_of_answers(tmp_path: Path
     assert lists(found.canary) == {"errors": [1.0, 1.0], "refusals": [], "policy": [], "quality": [], "slow": []}
 
 
+def instead(second: float, digest: str, meant: str, passed_over: str, **fields: Any) -> TelemetryRow:
+    """An answer of `digest` where `meant` had failed."""
+    return row(second, digest, meant=meant, passed_over=passed_over, **fields)
+
+
 def test_a_request_that_another_route_answered_is_its_first_choices_failure(tmp_path: Path) -> None:
     """Neither the answer nor its time is production's, though its digest is."""
     found = arms(
         tmp_path,
-        row(1, PRODUCTION, passed_over="canary=timeout", latency_ms=9000.0, refused=True),
-        row(2, "", route="words", passed_over="canary=timeout, production=timeout"),
-        row(3, "f" * 64, route="previous", passed_over="production=engine_unavailable"),
-        failure(4, PRODUCTION, status=499, passed_over="canary=timeout"),
+        instead(1, PRODUCTION, CANARY, "canary=timeout", latency_ms=9000.0, refused=True),
+        instead(2, "", CANARY, "canary=timeout, production=timeout", route="words"),
+        instead(3, OTHER, PRODUCTION, "production=engine_unavailable", route="previous"),
+        failure(4, PRODUCTION, status=499, meant=CANARY, passed_over="canary=timeout"),
     )
     assert lists(found.canary) == {"errors": [1.0] * 3, "refusals": [], "policy": [], "quality": [], "slow": []}
     assert lists(found.production) == {"errors": [1.0], "refusals": [], "policy": [], "quality": [], "slow": []}
+
+
+def test_a_failure_of_another_canary_is_not_this_ones(tmp_path: Path) -> None:
+    found = arms(tmp_path, instead(1, PRODUCTION, OTHER, "canary=timeout"), row(2, CANARY))
+    assert list(found.canary["errors"]) == [0.0]
+    assert not found.production["errors"].size
+
+
+def test_a_row_that_does_not_say_whom_it_was_meant_for_counts_for_nobody(tmp_path: Path) -> None:
+    found = arms(tmp_path, row(1, CANARY, meant=""), row(2, meant=""), row(3))
+    assert not found.canary["errors"].size
+    assert len(found.production["errors"]) == 1
+
+
+def test_a_package_is_asked_if_a_request_was_meant_for_it(tmp_path: Path) -> None:
+    rows = [instead(1, PRODUCTION, CANARY, "canary=timeout"), row(2, OTHER, route="digest")]
+    found = stored([*rows, row(3, "q" * 64, cache="hit")], tmp_path)
+    assert [is_asked(found, digest) for digest in (CANARY, PRODUCTION, OTHER, "q" * 64)] == [True, False, False, False]
 
 
 @pytest.mark.parametrize(
@@ -75,7 +100,7 @@ def test_a_request_that_another_route_answered_is_its_first_choices_failure(tmp_
     [
         {"owner": "redteam"},
         {"route": "digest"},
-        {"route": "shadow"},
+        {"operation": SHADOW, "route": SHADOW, "meant": ""},
         {"operation": "embeddings"},
         {"operation": "text_completion"},
         {"cache": "hit"},
@@ -83,7 +108,7 @@ def test_a_request_that_another_route_answered_is_its_first_choices_failure(tmp_
         {"status": 429, "error": "rate_limit_exceeded"},
         {"status": 400, "error": "prompt_too_long"},
         {"user_chars": None, "refused": None, "valid_format": None, "blocked_by": "injection"},
-        {"digest": "f" * 64},
+        {"digest": OTHER, "meant": OTHER},
     ],
     ids=lambda fields: "-".join(f"{k}-{v}"[:24] for k, v in fields.items()),
 )
@@ -95,8 +120,8 @@ def test_what_is_no_customers_question_to_the_model_does_not_count(tmp_path: Pat
 
 
 def test_a_canary_that_was_not_even_tried_says_nothing(tmp_path: Path) -> None:
-    skipped = row(1, PRODUCTION, passed_over="canary=circuit_open")
-    failed = row(2, PRODUCTION, passed_over="canary=timeout")
+    skipped = instead(1, PRODUCTION, CANARY, "canary=circuit_open")
+    failed = instead(2, PRODUCTION, CANARY, "canary=timeout")
     assert lists(arms(tmp_path, skipped, failed).canary)["errors"] == [1]
 
 

@@ -25,6 +25,7 @@ def row(second: float, digest: str = PRODUCTION, **fields: Any) -> TelemetryRow:
         "owner": "shop",
         "cache": "miss",
         "route": "canary" if digest == CANARY else "production",
+        "meant": digest,
         "user_chars": 40,
         "turns": 1,
         "prompt_tokens": 200,
