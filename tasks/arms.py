@@ -4,6 +4,15 @@ Every measure is a number in [0, 1] per request, larger is worse. A request coun
 package that it was meant for: if the canary failed and production answered in its place, that is the
 canary's failure, and that canary's, whichever is on trial by now. Rows that do not say whom they were
 meant for, those from before the column `meant`, count for nobody. Nothing is judged here.
+
+Of each visitor the first request counts, of all that reached one of the two packages, and no other.
+A customer stays with one package and his requests are alike, so that a second would be no news; and
+whether he asks again, and what, depends on the answer that he got (who is refused asks anew in other
+words), so that second requests are not the same population for both. First ones are: a hash says to
+which package they go, before anything has been answered. That is so for the request as a whole, hence
+not the first of each measure (the first *answer* of a visitor is often the second request of one whose
+first failed), and not one for each package where weights have moved somebody from one to the other.
+Rows without a visitor count each for itself.
 """
 
 from __future__ import annotations
@@ -27,14 +36,14 @@ _NOT_TRIED = r"\w+=circuit_open"
 _CLOSED = 499
 _CACHED = ("hit", "semantic")
 _COLUMNS = (
-    *("at", "digest", "operation", "owner", "status", "latency_ms", "route", "meant"),
-    *("passed_over", "cache", "blocked_by", "user_chars", "refused", "valid_format"),
+    *("at", "digest", "operation", "owner", "visitor", "status", "latency_ms", "route"),
+    *("meant", "passed_over", "cache", "blocked_by", "user_chars", "refused", "valid_format"),
 )
 
 
 @dataclass(frozen=True)
 class Arms:
-    """What was measured, by measure: one number per request that it can be told of [n].
+    """What was measured, by measure: one number per counted request that it can be told of [n].
 
     `slow_ms` is what an answer is slow beyond, None while production has answered too little.
     """
@@ -45,12 +54,13 @@ class Arms:
 
 
 def compared(rows: pd.DataFrame, canary: str, production: str, start: datetime, reference: int) -> Arms:
-    """The requests since `start` that were meant for two packages, measured alike.
+    """Each visitor's first request since `start` that was meant for one of two packages, measured alike.
 
     Slow is what takes longer than the 95th percentile of production's earlier answers. That quantile
     is an estimate; so both packages are measured against the same number, and it comes from answers
-    that are not compared: those before `start`, or, if there are fewer than `reference`, the first
-    `reference` of all. Whatever share lies beyond it, equal packages have the same one.
+    that are not compared: all of those before `start`, or, if they are fewer than `reference`, these
+    and the first of the others, `reference` together. Whatever share lies beyond it, equal packages
+    have the same one.
 
     Args:
         rows: columns as in `tasks.store.TelemetryRow`; those before `start` serve for `slow_ms` alone.
@@ -65,28 +75,27 @@ def compared(rows: pd.DataFrame, canary: str, production: str, start: datetime, 
     """
     if absent := [column for column in _COLUMNS if column not in rows]:
         raise GraftError(f"telemetry rows: no column {', '.join(absent)}; read them with tasks.store.read_window")
-    counted = _counted(rows)
-    tried, usual = _meant_for(counted, canary), _meant_for(counted, production)
-    timed = _latencies(usual)
-    earlier = max(int((timed["at"] < start).sum()), reference)
-    slow_ms = None
-    if len(timed) >= earlier:
-        slow_ms = float(np.quantile(timed["latency_ms"].iloc[:earlier], SLOW_QUANTILE, method="higher"))
-    tried, usual = tried[tried["at"] >= start], usual[usual["at"] >= start]
+    asked = _tried(_counted(rows), (canary, production))
+    before, since = asked[asked["at"] < start], _one_each(asked[asked["at"] >= start])
+    tried, usual = since[since["meant"] == canary], since[since["meant"] == production]
+    early = _latencies(before[before["meant"] == production])
+    timed = np.concatenate([early, _latencies(usual)])
+    earlier = max(len(early), reference)
+    slow_ms = float(np.quantile(timed[:earlier], SLOW_QUANTILE, method="higher")) if len(timed) >= earlier else None
     return Arms(
         canary=_measured(tried) | _slow(_latencies(tried), slow_ms),
-        production=_measured(usual) | _slow(timed.iloc[earlier:], slow_ms),
+        production=_measured(usual) | _slow(timed[earlier:], slow_ms),
         slow_ms=slow_ms,
     )
 
 
 def is_asked(rows: pd.DataFrame, digest: str) -> bool:
     """Whether any of the rows is of a request that would count for the package."""
-    return not _meant_for(_counted(rows), digest).empty
+    return not _tried(_counted(rows), (digest,)).empty
 
 
 def shadowed(rows: pd.DataFrame, shadow: str, production: str, start: datetime, reference: int) -> Arms:
-    """The requests since `start` that a shadow was asked too, measured alike; see `compared`.
+    """Each visitor's first request since `start` that a shadow was asked too, measured alike; see `compared`.
 
     Only what production answered is copied, so the one side has no errors. Both are timed by their
     engine to the end of the first round, and the first `reference` requests say what is slow. What
@@ -126,14 +135,14 @@ def shadowed(rows: pd.DataFrame, shadow: str, production: str, start: datetime, 
 
 
 def shadow_pairs(rows: pd.DataFrame, shadow: str, production: str, start: datetime) -> list[ShadowPair]:
-    """What is known of both answers to the requests since `start` that a shadow answered too."""
+    """What is known of both answers to each visitor's first copied request since `start`, if the shadow answered it."""
     found = (ShadowPair.model_validate_json(text) for text in _copies(rows, shadow, start)["shadow"].fillna("") if text)
     return [pair for pair in found if pair.production == production]
 
 
 def _copies(rows: pd.DataFrame, shadow: str, start: datetime) -> pd.DataFrame:
     meant = (rows["operation"] == SHADOW) & (rows["digest"] == shadow) & (rows["owner"] != REDTEAM_OWNER)
-    return rows[meant & (rows["at"] >= start)]
+    return _one_each(rows[meant & (rows["at"] >= start)].sort_values("at", kind="stable"))
 
 
 def _counted(rows: pd.DataFrame) -> pd.DataFrame:
@@ -149,8 +158,8 @@ def _counted(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[chat & reached & ~refused_before & customers].sort_values("at", kind="stable")
 
 
-def _meant_for(rows: pd.DataFrame, digest: str) -> pd.DataFrame:
-    """The rows whose first choice was the package and was tried.
+def _tried(rows: pd.DataFrame, digests: tuple[str, ...]) -> pd.DataFrame:
+    """The rows whose first choice was one of these packages and was tried.
 
     `passed` says that another had to answer in its place, `failed` that it did or the answer is none.
     """
@@ -158,12 +167,18 @@ def _meant_for(rows: pd.DataFrame, digest: str) -> pd.DataFrame:
     passed = passed_over != ""
     failed = passed | (rows["status"] >= 500) | rows["valid_format"].eq(False)
     tried = (rows["route"] != _BY_DIGEST) & ~passed_over.str.match(_NOT_TRIED)
-    return rows.assign(passed=passed, failed=failed)[(rows["meant"] == digest) & tried]
+    return rows.assign(passed=passed, failed=failed)[rows["meant"].isin(digests) & tried]
 
 
-def _latencies(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows whose time is the package's own; an abandoned request has the time until it was abandoned."""
-    return rows[rows["status"].isin((200, _CLOSED)) & ~rows["passed"]]
+def _one_each(rows: pd.DataFrame) -> pd.DataFrame:
+    """The first row of each visitor, and all that name none. The rows are oldest first."""
+    known = rows["visitor"].fillna("") != ""
+    return rows[~(known & rows.duplicated("visitor"))]
+
+
+def _latencies(rows: pd.DataFrame) -> Values:
+    """The times that are the package's own [n]; an abandoned request has the time until it was abandoned."""
+    return _numbers(rows.loc[rows["status"].isin((200, _CLOSED)) & ~rows["passed"], "latency_ms"])
 
 
 def _measured(rows: pd.DataFrame) -> dict[str, Values]:
@@ -180,8 +195,8 @@ def _measured(rows: pd.DataFrame) -> dict[str, Values]:
     }
 
 
-def _slow(rows: pd.DataFrame, slow_ms: float | None) -> dict[str, Values]:
-    return {"slow": _numbers(rows["latency_ms"] > slow_ms) if slow_ms is not None else np.empty(0)}
+def _slow(latencies: Values, slow_ms: float | None) -> dict[str, Values]:
+    return {"slow": np.asarray(latencies > slow_ms, dtype=np.float64) if slow_ms is not None else np.empty(0)}
 
 
 def _numbers(values: pd.Series) -> Values:

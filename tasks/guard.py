@@ -1,5 +1,7 @@
 """The guard: is the canary worse than production, on the requests that both got? It judges; it acts on nothing.
 
+Requests are those that `tasks.arms` counts, the first of each customer: so each is news, given those before.
+
 Per measure there is a confidence sequence of the canary's increase over production (see
 `tasks.sequential`), and a margin that is tolerated. All sequences together hold at all looks with
 probability at least 1 - alpha (Bonferroni: each measure has an equal part of alpha, whether there are
@@ -81,7 +83,7 @@ class Measured(Record):
 class GuardVerdict(Record):
     """What the requests from `start` to `at` say of two packages, one sentence per finding, the serious first.
 
-    `n_canary` and `n_production` are the requests that either failed or did not. `slow_ms` is what an
+    `n_canary` and `n_production` are the counted requests that either failed or did not. `slow_ms` is what an
     answer is slow beyond, None as long as too few of production's are known.
     """
 

@@ -175,6 +175,64 @@ def test_an_empty_store_gives_empty_arms(tmp_path: Path) -> None:
     assert found.slow_ms is None
 
 
+def test_of_each_visitor_the_first_request_counts_alone_in_every_measure(tmp_path: Path) -> None:
+    found = arms(
+        tmp_path,
+        row(1, CANARY, visitor="a", refused=True),
+        row(2, CANARY, visitor="a", blocked_by="amounts"),
+        failure(3, CANARY, visitor="b"),
+        row(4, CANARY, visitor="b", refused=True),  # the first answer, but of one who asks again since he had none
+        row(5, visitor="c", latency_ms=101.0),
+        row(6, visitor="c"),
+    )
+    assert lists(found.canary) == {"errors": [0, 1], "slow": [0], "refusals": [1], "policy": [0], "quality": []}
+    assert lists(found.production) == {"errors": [0], "slow": [1], "refusals": [0], "policy": [0], "quality": []}
+
+
+def test_rows_without_a_visitor_count_each_for_itself(tmp_path: Path) -> None:
+    rows = stored([row(-20), row(-10), *(row(second, CANARY) for second in range(1, 4))], tmp_path)
+    for visitor in ("", None, np.nan):
+        found = compared(rows.assign(visitor=visitor), CANARY, PRODUCTION, START, 2)
+        assert len(found.canary["errors"]) == 3
+
+
+def test_who_is_moved_to_the_other_package_has_counted(tmp_path: Path) -> None:
+    found = arms(tmp_path, row(1, visitor="a"), row(2, CANARY, visitor="a"))
+    assert (len(found.production["errors"]), len(found.canary["errors"])) == (1, 0)
+
+
+def test_the_first_request_is_the_first_of_those_that_would_count(tmp_path: Path) -> None:
+    """What was there before the phase, and what reached no package or was no customer's, uses up nobody."""
+    found = arms(
+        tmp_path,
+        row(-5, CANARY, visitor="a", refused=True),
+        instead(1, PRODUCTION, CANARY, "canary=circuit_open", visitor="a"),
+        row(2, CANARY, visitor="a", cache="hit"),
+        row(3, CANARY, visitor="a", route="digest"),
+        row(4, CANARY, visitor="a", blocked_by="amounts"),
+    )
+    assert lists(found.canary) == {"errors": [0], "slow": [0], "refusals": [0], "policy": [1], "quality": []}
+
+
+def test_of_a_visitors_copies_the_first_counts(tmp_path: Path) -> None:
+    rows = [
+        copied(1).model_copy(update={"visitor": "a"}),
+        failure(2, CANARY, operation=SHADOW, route=SHADOW, visitor="a"),
+        failure(3, CANARY, operation=SHADOW, route=SHADOW, visitor="b"),
+        copied(4, shadow_refused=True).model_copy(update={"visitor": "b"}),
+        copied(5, shadow_refused=True),
+        copied(6),
+    ]
+    found = shadowed(stored(rows, tmp_path), CANARY, PRODUCTION, START, reference=1)
+    assert lists(found.canary) == {
+        "errors": [0, 1, 0, 0],
+        "slow": [0, 0],
+        "refusals": [0, 1, 0],
+        "policy": [],
+        "quality": [],
+    }
+
+
 def copied(second: float, **fields: Any) -> TelemetryRow:
     """A request that the shadow was asked too, and answered as production did but for `fields`."""
     alike = {"same_tool": True, "same_call": True, "token_f1": 1.0, "length_ratio": 1.0}

@@ -9,8 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tasks.arms import compared
 from tasks.errors import GraftError
 from tasks.guard import MEASURES, GuardVerdict, judge, measured, report
+from tasks.sequential import Sums, p_value
 from tasks.settings import GuardMargins, GuardSettings
 from tests.tasks.traffic import CANARY, PRODUCTION, START, failure, row, stored
 
@@ -130,6 +132,41 @@ def test_the_p_value_is_below_alpha_exactly_when_the_bound_is_above_the_margin()
     for hits in range(15):
         found = measured("errors", np.arange(30) < hits, production, SETTINGS)
         assert (found.outcome == "breach") == (found.p_value < SETTINGS.alpha)
+
+
+def alike(seed: int) -> pd.DataFrame:
+    """Equal packages, and a hundred customers who ask fifty times each; a third of them is always refused."""
+    draw = np.random.default_rng(seed)
+    customer = np.repeat(np.arange(100), 50)
+    tried, refused = (draw.random(100) < 0.25)[customer], (draw.random(100) < 0.33)[customer]
+    rows = pd.DataFrame([row(0).model_dump()] * customer.size).assign(
+        at=START + pd.to_timedelta(draw.uniform(1, 399, customer.size), unit="s"),
+        visitor=[f"customer {number}" for number in customer],
+        digest=np.where(tried, CANARY, PRODUCTION),
+        meant=np.where(tried, CANARY, PRODUCTION),
+        route=np.where(tried, "canary", "production"),
+        refused=refused,
+    )
+    return rows.sort_values("at", ignore_index=True)
+
+
+def false_alarms(phases: list[pd.DataFrame]) -> float:
+    """The share of phases with a breach of refusals at any of four looks."""
+    found = []
+    for rows in phases:
+        looks = (rows[rows["at"] < START + timedelta(seconds=second)] for second in (100, 200, 300, 400))
+        both = (compared(seen, CANARY, PRODUCTION, START, SETTINGS.min_requests) for seen in looks)
+        sides = [(Sums.of(arms.canary["refusals"]), Sums.of(arms.production["refusals"])) for arms in both]
+        evidence = [float(p_value(ours, theirs, SETTINGS.margins.refusals)) for ours, theirs in sides]
+        found.append(min(evidence) < SETTINGS.alpha / len(MEASURES))
+    return float(np.mean(found))
+
+
+def test_customers_who_ask_the_same_over_and_over_make_no_false_alarms() -> None:
+    """They do where the rows hold no customer."""
+    phases = [alike(seed) for seed in range(40)]
+    assert false_alarms(phases) <= SETTINGS.alpha
+    assert false_alarms([rows.assign(visitor="") for rows in phases]) > 2 * SETTINGS.alpha
 
 
 def test_a_package_is_not_compared_with_itself(tmp_path: Path) -> None:
