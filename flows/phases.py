@@ -17,6 +17,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from deployments import rollout
+from deployments.settings import load_serve_settings
 from flows.steps import cached, step
 from tasks import guard
 from tasks.arms import is_asked, shadow_pairs
@@ -56,15 +57,16 @@ def go_through(phases: Sequence[Phase], digest: str, production: str | None, set
         reason: str | None = "nothing is in production yet, so there is nothing to compare with"
     else:
         reason = _nobody_asks(production, settings)
+    first_token_s = load_serve_settings().fallback.first_token_s
     for phase in phases:
         if reason or production is None:
             step(phase.label, lambda why: cached(why))(reason)
         else:
-            step(phase.label, guarded)(phase, digest, production, settings.guard)
+            step(phase.label, guarded)(phase, digest, production, settings.guard, first_token_s)
 
 
-def guarded(phase: Phase, digest: str, production: str, settings: GuardSettings) -> State:
-    """Enter a phase, and stay until the guard has decided."""
+def guarded(phase: Phase, digest: str, production: str, settings: GuardSettings, first_token_s: float) -> State:
+    """Enter a phase, and stay until the guard has decided; an answer has to begin within `first_token_s` seconds."""
     if phase.percent is None:
         rollout.shadow(digest)
     else:
@@ -76,7 +78,10 @@ def guarded(phase: Phase, digest: str, production: str, settings: GuardSettings)
         require_place(phase, digest, production)
         now = datetime.now(UTC)
         rows = read_window(start - _BEFORE, now)
-        verdict = guard.judge(rows, digest, production, start, now, settings, unseen=phase.percent is None)
+        unseen = phase.percent is None
+        verdict = guard.judge(
+            rows, digest, production, start, now, settings, first_token_s=first_token_s, unseen=unseen
+        )
         if verdict.outcome == "breach":
             rollout.clear()  # before anything is told
         create_markdown_artifact(

@@ -5,6 +5,10 @@ package that it was meant for: if the canary failed and production answered in i
 canary's failure, and that canary's, whichever is on trial by now. Rows that do not say whom they were
 meant for, those from before the column `meant`, count for nobody. Nothing is judged here.
 
+Whoever begins too late has failed, with another route behind it or without. Behind the canary stands
+production, so it is passed over where it has not begun in time; production as the last route may take
+longer, and its late answers would be good ones that the canary was never let give.
+
 Of each visitor the first request counts, of all that reached one of the two packages, and no other.
 A customer stays with one package and his requests are alike, so that a second would be no news; and
 whether he asks again, and what, depends on the answer that he got (who is refused asks anew in other
@@ -36,8 +40,8 @@ _NOT_TRIED = r"\w+=circuit_open"
 _CLOSED = 499
 _CACHED = ("hit", "semantic")
 _COLUMNS = (
-    *("at", "digest", "operation", "owner", "visitor", "status", "latency_ms", "route"),
-    *("meant", "passed_over", "cache", "blocked_by", "user_chars", "refused", "valid_format"),
+    *("at", "digest", "operation", "owner", "visitor", "status", "latency_ms", "first_token_ms"),
+    *("route", "meant", "passed_over", "cache", "blocked_by", "user_chars", "refused", "valid_format"),
 )
 
 
@@ -53,7 +57,9 @@ class Arms:
     slow_ms: float | None
 
 
-def compared(rows: pd.DataFrame, canary: str, production: str, start: datetime, reference: int) -> Arms:
+def compared(
+    rows: pd.DataFrame, canary: str, production: str, start: datetime, reference: int, first_token_s: float
+) -> Arms:
     """Each visitor's first request since `start` that was meant for one of two packages, measured alike.
 
     Slow is what takes longer than the 95th percentile of production's earlier answers. That quantile
@@ -69,13 +75,14 @@ def compared(rows: pd.DataFrame, canary: str, production: str, start: datetime, 
         production: the digest that it is compared with.
         start: since when both are asked; aware.
         reference: the least number of answers for a percentile.
+        first_token_s: within how many seconds of its arrival an answer has to begin.
 
     Raises:
         GraftError: a column is missing, or a quality is not in [0, 1].
     """
     if absent := [column for column in _COLUMNS if column not in rows]:
         raise GraftError(f"telemetry rows: no column {', '.join(absent)}; read them with tasks.store.read_window")
-    asked = _tried(_counted(rows), (canary, production))
+    asked = _ended(_tried(_counted(rows), (canary, production)), first_token_s)
     before, since = asked[asked["at"] < start], _one_each(asked[asked["at"] >= start])
     tried, usual = since[since["meant"] == canary], since[since["meant"] == production]
     early = _latencies(before[before["meant"] == production])
@@ -159,15 +166,21 @@ def _counted(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _tried(rows: pd.DataFrame, digests: tuple[str, ...]) -> pd.DataFrame:
-    """The rows whose first choice was one of these packages and was tried.
+    """The rows whose first choice was one of these packages and was tried."""
+    tried = (rows["route"] != _BY_DIGEST) & ~rows["passed_over"].fillna("").astype(str).str.match(_NOT_TRIED)
+    return rows[rows["meant"].isin(digests) & tried]
 
-    `passed` says that another had to answer in its place, `failed` that it did or the answer is none.
+
+def _ended(rows: pd.DataFrame, first_token_s: float) -> pd.DataFrame:
+    """The rows with how the first choice did.
+
+    `passed` says that another had to answer in its place, or would have had to if there had been one;
+    `failed` that it is so or the answer is none. Who has left before anything began waited until then.
     """
-    passed_over = rows["passed_over"].fillna("").astype(str)
-    passed = passed_over != ""
+    late = rows["first_token_ms"].fillna(rows["latency_ms"]) > 1000 * first_token_s
+    passed = (rows["passed_over"].fillna("") != "") | late
     failed = passed | (rows["status"] >= 500) | rows["valid_format"].eq(False)
-    tried = (rows["route"] != _BY_DIGEST) & ~passed_over.str.match(_NOT_TRIED)
-    return rows.assign(passed=passed, failed=failed)[rows["meant"].isin(digests) & tried]
+    return rows.assign(passed=passed, failed=failed)
 
 
 def _one_each(rows: pd.DataFrame) -> pd.DataFrame:

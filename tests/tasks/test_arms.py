@@ -13,7 +13,7 @@ from tasks.arms import Arms, compared, is_asked, shadowed
 from tasks.errors import GraftError
 from tasks.shadow import SHADOW, ShadowPair
 from tasks.store import REDTEAM_OWNER, TelemetryRow
-from tests.tasks.traffic import CANARY, PRODUCTION, START, failure, row, stored
+from tests.tasks.traffic import CANARY, PATIENCE_S, PRODUCTION, START, failure, row, stored
 
 OTHER = "f" * 64
 
@@ -21,7 +21,7 @@ OTHER = "f" * 64
 def arms(tmp_path: Path, *rows: TelemetryRow, reference: int = 2) -> Arms:
     """The two sides, with two fast answers of production's before the phase."""
     early = [row(-20), row(-10)]
-    return compared(stored([*early, *rows], tmp_path), CANARY, PRODUCTION, START, reference)
+    return compared(stored([*early, *rows], tmp_path), CANARY, PRODUCTION, START, reference, PATIENCE_S)
 
 
 def lists(numbers: dict[str, Any]) -> dict[str, list[float]]:
@@ -126,16 +126,31 @@ def test_a_canary_that_was_not_even_tried_says_nothing(tmp_path: Path) -> None:
 
 
 def test_who_leaves_is_no_error_but_waited_as_long_as_he_did(tmp_path: Path) -> None:
-    found = arms(tmp_path, failure(1, CANARY, status=499, latency_ms=30_000.0), row(2, CANARY))
+    left = failure(1, CANARY, status=499, first_token_ms=50.0, latency_ms=30_000.0)
+    found = arms(tmp_path, left, failure(2, CANARY, status=499, latency_ms=7_000.0), row(3, CANARY))
     assert list(found.canary["errors"]) == [0.0]
-    assert list(found.canary["slow"]) == [1.0, 0.0]
+    assert list(found.canary["slow"]) == [1.0, 1.0, 0.0]
+
+
+@pytest.mark.parametrize("digest", [CANARY, PRODUCTION])
+def test_what_begins_later_than_a_canary_is_waited_for_has_failed_whoever_it_is(tmp_path: Path, digest: str) -> None:
+    """And says nothing of answers, as where the router passed it over."""
+    found = arms(
+        tmp_path,
+        row(1, digest, first_token_ms=8_000.0, latency_ms=8_500.0),
+        row(2, digest, first_token_ms=8_001.0, latency_ms=8_500.0, refused=True),
+        failure(3, digest, status=499, latency_ms=8_001.0),
+        failure(4, digest, status=504, latency_ms=30_000.0),
+    )
+    side = lists(found.canary if digest == CANARY else found.production)
+    assert side == {"errors": [0, 1, 1, 1], "slow": [1], "refusals": [0], "policy": [0], "quality": []}
 
 
 def test_what_came_before_the_phase_serves_for_the_percentile_alone(tmp_path: Path) -> None:
     before = [row(second - 1000, latency_ms=float(second)) for second in range(1, 101)]
     old_canary = row(-500, CANARY, refused=True)
     rows = stored([*before, old_canary, row(1, latency_ms=95.0), row(2, latency_ms=97.0), row(3, CANARY)], tmp_path)
-    found = compared(rows, CANARY, PRODUCTION, START, 50)
+    found = compared(rows, CANARY, PRODUCTION, START, 50, PATIENCE_S)
     assert found.slow_ms == 96.0  # of 1 to 100 ms
     assert list(found.production["slow"]) == [0.0, 1.0]
     assert list(found.canary["slow"]) == [1.0]
@@ -145,32 +160,32 @@ def test_what_came_before_the_phase_serves_for_the_percentile_alone(tmp_path: Pa
 
 def test_without_a_past_the_first_answers_set_the_percentile_and_are_not_compared(tmp_path: Path) -> None:
     rows = stored([*(row(second, latency_ms=100.0 + second) for second in range(1, 6)), row(6, CANARY)], tmp_path)
-    found = compared(rows, CANARY, PRODUCTION, START, 3)
+    found = compared(rows, CANARY, PRODUCTION, START, 3, PATIENCE_S)
     assert found.slow_ms == 103.0
     assert list(found.production["slow"]) == [1.0, 1.0]
     assert len(found.production["errors"]) == 5
-    too_few = compared(rows, CANARY, PRODUCTION, START, 6)
+    too_few = compared(rows, CANARY, PRODUCTION, START, 6, PATIENCE_S)
     assert too_few.slow_ms is None
     assert not too_few.production["slow"].size and not too_few.canary["slow"].size
 
 
 def test_quality_is_compared_where_it_was_judged(tmp_path: Path) -> None:
     rows = stored([row(1), row(2), row(3, CANARY), row(4, CANARY)], tmp_path)
-    found = compared(rows.assign(quality=[1.0, np.nan, 0.25, 0.5]), CANARY, PRODUCTION, START, 2)
+    found = compared(rows.assign(quality=[1.0, np.nan, 0.25, 0.5]), CANARY, PRODUCTION, START, 2, PATIENCE_S)
     assert list(found.production["quality"]) == [0.0]
     assert list(found.canary["quality"]) == [0.75, 0.5]
     with pytest.raises(GraftError, match="a quality is not a number from 0 to 1"):
-        compared(rows.assign(quality=4.0), CANARY, PRODUCTION, START, 2)
+        compared(rows.assign(quality=4.0), CANARY, PRODUCTION, START, 2, PATIENCE_S)
 
 
 def test_rows_from_elsewhere_are_refused_by_their_columns(tmp_path: Path) -> None:
     rows = stored([row(1)], tmp_path).drop(columns=["owner", "cache"])
     with pytest.raises(GraftError, match="no column owner, cache"):
-        compared(rows, CANARY, PRODUCTION, START, 2)
+        compared(rows, CANARY, PRODUCTION, START, 2, PATIENCE_S)
 
 
 def test_an_empty_store_gives_empty_arms(tmp_path: Path) -> None:
-    found = compared(stored([], tmp_path), CANARY, PRODUCTION, START + timedelta(hours=1), 2)
+    found = compared(stored([], tmp_path), CANARY, PRODUCTION, START + timedelta(hours=1), 2, PATIENCE_S)
     assert all(not values.size for values in (*found.canary.values(), *found.production.values()))
     assert found.slow_ms is None
 
@@ -192,7 +207,7 @@ def test_of_each_visitor_the_first_request_counts_alone_in_every_measure(tmp_pat
 def test_rows_without_a_visitor_count_each_for_itself(tmp_path: Path) -> None:
     rows = stored([row(-20), row(-10), *(row(second, CANARY) for second in range(1, 4))], tmp_path)
     for visitor in ("", None, np.nan):
-        found = compared(rows.assign(visitor=visitor), CANARY, PRODUCTION, START, 2)
+        found = compared(rows.assign(visitor=visitor), CANARY, PRODUCTION, START, 2, PATIENCE_S)
         assert len(found.canary["errors"]) == 3
 
 

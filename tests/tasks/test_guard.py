@@ -14,7 +14,7 @@ from tasks.errors import GraftError
 from tasks.guard import MEASURES, GuardVerdict, judge, measured, report
 from tasks.sequential import Sums, p_value
 from tasks.settings import GuardMargins, GuardSettings
-from tests.tasks.traffic import CANARY, PRODUCTION, START, failure, row, stored
+from tests.tasks.traffic import CANARY, PATIENCE_S, PRODUCTION, START, failure, row, stored
 
 SETTINGS = GuardSettings(
     alpha=0.05,
@@ -27,7 +27,9 @@ WIDE = SETTINGS.model_copy(update={"margins": GuardMargins(**dict.fromkeys(Guard
 
 
 def judged(rows: pd.DataFrame, settings: GuardSettings, after_s: int = 600) -> GuardVerdict:
-    return judge(rows, CANARY, PRODUCTION, START, START + timedelta(seconds=after_s), settings)
+    return judge(
+        rows, CANARY, PRODUCTION, START, START + timedelta(seconds=after_s), settings, first_token_s=PATIENCE_S
+    )
 
 
 def traffic(tmp_path: Path, canary: int, failed: int, production: int = 400) -> pd.DataFrame:
@@ -111,6 +113,22 @@ def test_a_slow_canary_is_a_breach_by_productions_own_percentile(tmp_path: Path)
     assert verdict.slow_ms == pytest.approx(np.quantile(usual, 0.95), rel=0.15)
 
 
+def test_an_equal_canary_on_a_busy_box_is_no_breach_though_production_is_waited_for(tmp_path: Path) -> None:
+    """Half of all begin after 20 s: the canary is passed over then, and production answers with status 200."""
+    seconds = np.linspace(1, 399, 100)
+    late = {"first_token_ms": 20_000.0, "latency_ms": 22_000.0}
+    theirs = [row(float(s) + 0.1, **late if i % 2 else {}) for i, s in enumerate(seconds)]
+    passed = {"meant": CANARY, "passed_over": "canary=timeout", "first_token_ms": 28_000.0, "latency_ms": 30_000.0}
+    ours = [row(float(s), **passed) if i % 2 else row(float(s), CANARY) for i, s in enumerate(seconds)]
+    rows = stored([*theirs, *ours], tmp_path)
+    verdict = judged(rows, SETTINGS)
+    assert not [m.measure for m in verdict.measures if m.outcome == "breach"]
+    errors = verdict.measures[0]
+    assert (errors.measure, errors.canary, errors.production) == ("errors", 0.5, 0.5)
+    patient = judge(rows, CANARY, PRODUCTION, START, verdict.at, SETTINGS, first_token_s=30.0)
+    assert patient.outcome == "breach", "it is the limit that makes the two alike"
+
+
 def test_what_is_after_the_window_is_not_seen(tmp_path: Path) -> None:
     rows = traffic(tmp_path, canary=12, failed=9)
     assert judged(rows, SETTINGS, after_s=1).n_canary == 0
@@ -155,7 +173,7 @@ def false_alarms(phases: list[pd.DataFrame]) -> float:
     found = []
     for rows in phases:
         looks = (rows[rows["at"] < START + timedelta(seconds=second)] for second in (100, 200, 300, 400))
-        both = (compared(seen, CANARY, PRODUCTION, START, SETTINGS.min_requests) for seen in looks)
+        both = (compared(seen, CANARY, PRODUCTION, START, SETTINGS.min_requests, PATIENCE_S) for seen in looks)
         sides = [(Sums.of(arms.canary["refusals"]), Sums.of(arms.production["refusals"])) for arms in both]
         evidence = [float(p_value(ours, theirs, SETTINGS.margins.refusals)) for ours, theirs in sides]
         found.append(min(evidence) < SETTINGS.alpha / len(MEASURES))
@@ -171,7 +189,7 @@ def test_customers_who_ask_the_same_over_and_over_make_no_false_alarms() -> None
 
 def test_a_package_is_not_compared_with_itself(tmp_path: Path) -> None:
     with pytest.raises(GraftError, match="there is nothing to compare"):
-        judge(stored([], tmp_path), CANARY, CANARY, START, START, SETTINGS)
+        judge(stored([], tmp_path), CANARY, CANARY, START, START, SETTINGS, first_token_s=PATIENCE_S)
 
 
 def test_a_breach_is_reported_with_its_numbers_and_nothing_else_is(tmp_path: Path) -> None:
