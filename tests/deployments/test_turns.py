@@ -27,6 +27,7 @@ from deployments.app.routes import create_app
 from deployments.app.routing import Routing, Served
 from deployments.app.timeouts import Timeouts
 from deployments.app.turn import Turns
+from deployments.app.visitors import Pseudonyms
 from deployments.embedder import EmbeddingServer
 from deployments.engine import PackageServer
 from deployments.events import Ask, Embedded, Event, Refused
@@ -107,7 +108,10 @@ class Desk:
         keys = Keys(limits.pop("keys", {}))
         timeouts = Timeouts(first_token_s=limits.pop("first_token_s", timeout_s), request_s=timeout_s)
         limit = LIMITS.model_copy(update=limits)
-        self.turns = Turns(self, self.rows.append, keys, limit, timeouts, FALLBACK, NO_CACHE, Counted(), around())
+        named = Pseudonyms(b"the installation's")
+        self.turns = Turns(
+            self, self.rows.append, keys, named, limit, timeouts, FALLBACK, NO_CACHE, Counted(), around()
+        )
         self.turns.routing = Routing(production=DIGEST, served={DIGEST: SERVED})
         self.embedder: EmbeddingServer | None = None
         self.app = create_app(self.turns, Embeddings(self.turns, self))

@@ -79,7 +79,7 @@ def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Serve:
 
 def test_an_equal_canary_is_healthy_after_enough_intervals(serve: Serve) -> None:
     asked = serve(lambda number: row(number, CANARY))
-    state = guarded(HALF, CANARY, PRODUCTION, SETTINGS)
+    state = guarded(HALF, CANARY, PRODUCTION, SETTINGS, 8.0)
     assert state.name == "Healthy"
     assert asked == [(CANARY, 50)]
     assert incidents() == []
@@ -88,7 +88,7 @@ def test_an_equal_canary_is_healthy_after_enough_intervals(serve: Serve) -> None
 def test_a_worse_canary_is_a_breach_within_an_interval_and_opens_one_incident(serve: Serve) -> None:
     asked = serve(lambda number: failure(number, CANARY) if number % 10 else row(number, CANARY))
     with pytest.raises(BreachError, match=r"canary 50: The canary is worse .*failed requests.*Incident 2026-01-31"):
-        guarded(HALF, CANARY, PRODUCTION, SETTINGS)
+        guarded(HALF, CANARY, PRODUCTION, SETTINGS, 8.0)
     assert asked == [(CANARY, 50), ("", None)], "production does not answer everybody again"
     (incident,) = incidents()
     assert (incident.report.digest, incident.report.phase, incident.report.measure) == (CANARY, "canary 50", "errors")
@@ -98,18 +98,18 @@ def test_a_worse_canary_is_a_breach_within_an_interval_and_opens_one_incident(se
 def test_a_canary_that_nobody_asks_is_undecided_when_patience_ends(serve: Serve) -> None:
     serve(lambda number: row(number, PRODUCTION))
     with pytest.raises(UndecidedError, match="Not decided after 30 s"):
-        guarded(HALF, CANARY, PRODUCTION, SETTINGS)
+        guarded(HALF, CANARY, PRODUCTION, SETTINGS, 8.0)
     assert incidents() == []
 
 
 def test_a_shadow_is_entered_as_one_and_judged_by_its_own_rows(serve: Serve) -> None:
     asked = serve(lambda number: failure(number, CANARY, operation="shadow", route="shadow"))
     with pytest.raises(BreachError, match=r"shadow: "):
-        guarded(Phase(name="shadow"), CANARY, PRODUCTION, SETTINGS)
+        guarded(Phase(name="shadow"), CANARY, PRODUCTION, SETTINGS, 8.0)
     assert asked == [(CANARY, None), ("", None)]
 
 
 def test_a_production_that_somebody_moved_ends_the_phase(serve: Serve) -> None:
     serve(lambda number: row(number, CANARY), production="q" * 64)
     with pytest.raises(GraftError, match=r"does not stand beside .* any more, production is qqq"):
-        guarded(HALF, CANARY, PRODUCTION, SETTINGS)
+        guarded(HALF, CANARY, PRODUCTION, SETTINGS, 8.0)
