@@ -37,7 +37,7 @@ Flags = NDArray[np.bool_]
 class Traffic:
     """How much is seen: at each of `looks`, `per_look` more requests, of which the canary gets the share `weight`.
 
-    One customer in a row asks `per_customer` requests that all end alike, and stays with one package.
+    Each customer asks `per_customer` requests that all end alike, of which the guard counts the first.
     """
 
     weight: float
@@ -62,20 +62,20 @@ def simulate(
     customers = traffic.per_look // traffic.per_customer
     tried = generator.binomial(customers, traffic.weight, size=(runs, traffic.looks))
     breach = np.zeros(tried.shape, dtype=np.bool_)
-    healthy = tried.cumsum(axis=1) * traffic.per_customer >= settings.min_requests
+    healthy = tried.cumsum(axis=1) >= settings.min_requests
     for name in MEASURES:
-        ours = _seen(generator, tried, canary[name], traffic.per_customer)
-        theirs = _seen(generator, customers - tried, production[name], traffic.per_customer)
+        ours = _seen(generator, tried, canary[name])
+        theirs = _seen(generator, customers - tried, production[name])
         margin: float = getattr(settings.margins, name)
         breach |= p_value(ours, theirs, margin) < settings.alpha / len(MEASURES)
         healthy &= p_value(theirs, ours, -margin) < settings.alpha / len(MEASURES)
     return Looks(breach, healthy)
 
 
-def _seen(generator: np.random.Generator, customers: NDArray[np.int64], rate: float, each: int) -> Sums:
-    """All that was seen by each look, of so many new customers at each [runs, looks]."""
-    hits: Values = generator.binomial(customers, rate).cumsum(axis=1) * float(each)
-    return Sums(hits, customers.cumsum(axis=1) * float(each))
+def _seen(generator: np.random.Generator, customers: NDArray[np.int64], rate: float) -> Sums:
+    """All that was counted by each look, of so many new customers at each [runs, looks]."""
+    hits: Values = generator.binomial(customers, rate).cumsum(axis=1).astype(np.float64)
+    return Sums(hits, customers.cumsum(axis=1).astype(np.float64))
 
 
 def ever(flags: Flags) -> float:
@@ -110,15 +110,16 @@ def false_alarms(settings: GuardSettings, runs: int, per_customer: int = 1) -> d
     }
 
 
-def until_breach(settings: GuardSettings, runs: int, measure: str, by: float) -> dict[str, tuple[int | None, ...]]:
+def until_breach(
+    settings: GuardSettings, runs: int, measure: str, by: float, per_customer: int = 1
+) -> dict[str, tuple[int | None, ...]]:
     """The requests until a canary whose `measure` is worse by `by` is found out, by its weight."""
-    return {
-        f"{weight:.0%}": requests_until(
-            simulate(worse({measure: by}), USUAL, Traffic(weight, 100, per_look), settings, runs, seed=8).breach,
-            per_look,
-        )
-        for weight, per_look in zip(WEIGHTS, (100, 25, 20), strict=True)
-    }
+    found = {}
+    for weight, customers in zip(WEIGHTS, (100, 25, 20), strict=True):
+        traffic = Traffic(weight, 100, customers * per_customer, per_customer)
+        looks = simulate(worse({measure: by}), USUAL, traffic, settings, runs, seed=8)
+        found[f"{weight:.0%}"] = requests_until(looks.breach, traffic.per_look)
+    return found
 
 
 def until_healthy(settings: GuardSettings, runs: int, rates: Rates) -> dict[str, tuple[int | None, ...]]:
@@ -143,6 +144,7 @@ def main() -> None:
         "healthy": partial(until_healthy, settings, _RUNS, USUAL),
         "healthy_rare": partial(until_healthy, settings, _RUNS, RARE),
         "false_alarms_5_per_customer": partial(false_alarms, settings, _RUNS, per_customer=5),
+        "errors_0.1_5_per_customer": partial(until_breach, settings, _RUNS, "errors", 0.10, per_customer=5),
     }
     found = {}
     for name, measure in tables.items():

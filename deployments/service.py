@@ -36,6 +36,7 @@ from deployments.app.shadow import Shadows
 from deployments.app.shedding import Shedding
 from deployments.app.timeouts import Timeouts
 from deployments.app.turn import Layers, Turns
+from deployments.app.visitors import Pseudonyms
 from deployments.embedder import EmbeddingReplica
 from deployments.engine import EngineReplica
 from deployments.events import OVERLOADED, Ask, Embedded, Event, Refused
@@ -53,7 +54,7 @@ from deployments.settings import (
 )
 from tasks.classifier import open_classifier
 from tasks.errors import GraftError
-from tasks.layout import CLASSIFIERS, INDEX_TABLES, INDEXES, SHOP, SHOP_SEED, TELEMETRY
+from tasks.layout import CLASSIFIERS, INDEX_TABLES, INDEXES, SHOP, SHOP_SEED, TELEMETRY, VISITORS_KEY
 from tasks.manifest import Grounding
 from tasks.policy import Decision
 from tasks.registries import open_registry
@@ -235,6 +236,7 @@ class Assistant:
             doors,
             told,
             keys,
+            Pseudonyms.open(root / VISITORS_KEY),
             arguments.limits,
             arguments.timeouts,
             arguments.fallback,

@@ -32,6 +32,7 @@ from deployments.app.safety.checks import Safety
 from deployments.app.telemetry import TRACE_HEADER
 from deployments.app.timeouts import Timeouts
 from deployments.app.turn import Layers, Turns
+from deployments.app.visitors import Pseudonyms
 from deployments.embedder import EmbeddingServer
 from deployments.events import Ask, Backend, Embedded, Refused
 from deployments.settings import BreakerSettings, CacheSettings, FallbackSettings, LimitSettings, RetrySettings
@@ -199,6 +200,7 @@ class Trial:
             Rounds(backend, self._use, desks.settings, safety),
             lambda row: self._rows.__setitem__(row.trace_id, row),
             Keys({}),
+            Pseudonyms(b"rows that nobody keeps"),
             _LIMITS,
             Timeouts(first_token_s=_NO_END_S, request_s=_NO_END_S),
             _ONE_ROUTE,

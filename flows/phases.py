@@ -17,10 +17,11 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from deployments import rollout
+from deployments.settings import load_serve_settings
 from flows.promotion import serve_production
 from flows.steps import cached, step
 from tasks import guard
-from tasks.arms import compared, shadow_pairs
+from tasks.arms import is_asked, shadow_pairs
 from tasks.errors import GraftError
 from tasks.guard import GuardVerdict
 from tasks.incidents import open_incident
@@ -55,15 +56,16 @@ def go_through(phases: Sequence[Phase], digest: str, production: str | None, set
         UndecidedError: too few asked for too long.
     """
     reason = _nothing_to_compare(production, settings)
+    first_token_s = load_serve_settings().fallback.first_token_s
     for phase in phases:
         if reason or production is None:
             step(phase.label, lambda why: cached(why))(reason)
         else:
-            step(phase.label, guarded)(phase, digest, production, settings.guard)
+            step(phase.label, guarded)(phase, digest, production, settings.guard, first_token_s)
 
 
-def guarded(phase: Phase, digest: str, production: str, settings: GuardSettings) -> State:
-    """Enter a phase, and stay until the guard has decided."""
+def guarded(phase: Phase, digest: str, production: str, settings: GuardSettings, first_token_s: float) -> State:
+    """Enter a phase, and stay until the guard has decided; an answer has to begin within `first_token_s` seconds."""
     if phase.percent is None:
         rollout.shadow(digest)
     else:
@@ -75,7 +77,10 @@ def guarded(phase: Phase, digest: str, production: str, settings: GuardSettings)
         require_place(phase, digest, production)
         now = datetime.now(UTC)
         rows = read_window(start - _BEFORE, now)
-        verdict = guard.judge(rows, digest, production, start, now, settings, unseen=phase.percent is None)
+        unseen = phase.percent is None
+        verdict = guard.judge(
+            rows, digest, production, start, now, settings, first_token_s=first_token_s, unseen=unseen
+        )
         if verdict.outcome == "breach":
             rollout.clear()  # before anything is told
         create_markdown_artifact(
@@ -132,8 +137,7 @@ def _nothing_to_compare(production: str | None, settings: Settings) -> str | Non
     if serve_production():
         return "what is in production cannot be served (`graft up` says why), so there is nothing to compare with"
     now = datetime.now(UTC)
-    asked = compared(read_window(now - _BEFORE, now), "", production, now - _BEFORE, 1)
-    n = len(asked.production["errors"])
-    if n > 0 or settings.rollout.without_traffic == "hold":
+    asked = is_asked(read_window(now - _BEFORE, now), production)
+    if asked or settings.rollout.without_traffic == "hold":
         return None
     return "nobody asked production anything in the last hour, so there is nothing to compare"

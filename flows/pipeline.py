@@ -21,6 +21,7 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 
+from flows import mending
 from flows.steps import cached, step
 from tasks.environment import stack_environment
 from tasks.errors import GraftError
@@ -52,6 +53,7 @@ def run_stages(before: Mapping[str, Callable[[], bool]], after: Mapping[str, Don
     Raises:
         GraftError: a stage failed (the message is its own), or another DVC works here.
     """
+    mending.mend()
     changed = stale_stages()
     stale = False
     for name in read_yaml(DVC_YAML)["stages"]:
@@ -103,6 +105,7 @@ def reproduce(stage: str) -> State | None:
         status = process.wait()
     if status != 0:
         raise GraftError(_explain(stage, lines))
+    mending.keep()
     skipped = [line for line in lines if f"'{stage}'" in line and _is_fresh_note(line)]
     return cached(skipped[0]) if skipped else None
 

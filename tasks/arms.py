@@ -2,7 +2,21 @@
 
 Every measure is a number in [0, 1] per request, larger is worse. A request counts once, for the
 package that it was meant for: if the canary failed and production answered in its place, that is the
-canary's failure. Nothing is judged here.
+canary's failure, and that canary's, whichever is on trial by now. Rows that do not say whom they were
+meant for, those from before the column `meant`, count for nobody. Nothing is judged here.
+
+Whoever begins too late has failed, with another route behind it or without. Behind the canary stands
+production, so it is passed over where it has not begun in time; production as the last route may take
+longer, and its late answers would be good ones that the canary was never let give.
+
+Of each visitor the first request counts, of all that reached one of the two packages, and no other.
+A customer stays with one package and his requests are alike, so that a second would be no news; and
+whether he asks again, and what, depends on the answer that he got (who is refused asks anew in other
+words), so that second requests are not the same population for both. First ones are: a hash says to
+which package they go, before anything has been answered. That is so for the request as a whole, hence
+not the first of each measure (the first *answer* of a visitor is often the second request of one whose
+first failed), and not one for each package where weights have moved somebody from one to the other.
+Rows without a visitor count each for itself.
 """
 
 from __future__ import annotations
@@ -14,27 +28,26 @@ import numpy as np
 import pandas as pd
 
 from tasks.errors import GraftError
-from tasks.registry import PRODUCTION
 from tasks.sequential import Values
 from tasks.shadow import SHADOW, ShadowPair
 from tasks.store import REDTEAM_OWNER
 
-CANARY = "canary"
-"""The channel of a package on trial, and the name of the route to it."""
 SLOW_QUANTILE = 0.95
-CIRCUIT_OPEN = "circuit_open"
-"""Why a route was passed over that was not tried at all: that says nothing of the next request."""
+_BY_DIGEST = "digest"
+"""The route of who asks for a package by its digest (smoke tests, developers): not sent there by chance."""
+_NOT_TRIED = r"\w+=circuit_open"
+"""How `passed_over` begins where the first choice was left alone: that says nothing of the package."""
 _CLOSED = 499
 _CACHED = ("hit", "semantic")
 _COLUMNS = (
-    *("at", "digest", "operation", "owner", "status", "latency_ms", "route", "passed_over", "cache"),
-    *("blocked_by", "user_chars", "refused", "valid_format"),
+    *("at", "digest", "operation", "owner", "visitor", "status", "latency_ms", "first_token_ms"),
+    *("route", "meant", "passed_over", "cache", "blocked_by", "user_chars", "refused", "valid_format"),
 )
 
 
 @dataclass(frozen=True)
 class Arms:
-    """What was measured, by measure: one number per request that it can be told of [n].
+    """What was measured, by measure: one number per counted request that it can be told of [n].
 
     `slow_ms` is what an answer is slow beyond, None while production has answered too little.
     """
@@ -44,13 +57,16 @@ class Arms:
     slow_ms: float | None
 
 
-def compared(rows: pd.DataFrame, canary: str, production: str, start: datetime, reference: int) -> Arms:
-    """The requests since `start` that were meant for two packages, measured alike.
+def compared(
+    rows: pd.DataFrame, canary: str, production: str, start: datetime, reference: int, first_token_s: float
+) -> Arms:
+    """Each visitor's first request since `start` that was meant for one of two packages, measured alike.
 
     Slow is what takes longer than the 95th percentile of production's earlier answers. That quantile
     is an estimate; so both packages are measured against the same number, and it comes from answers
-    that are not compared: those before `start`, or, if there are fewer than `reference`, the first
-    `reference` of all. Whatever share lies beyond it, equal packages have the same one.
+    that are not compared: all of those before `start`, or, if they are fewer than `reference`, these
+    and the first of the others, `reference` together. Whatever share lies beyond it, equal packages
+    have the same one.
 
     Args:
         rows: columns as in `tasks.store.TelemetryRow`; those before `start` serve for `slow_ms` alone.
@@ -59,29 +75,34 @@ def compared(rows: pd.DataFrame, canary: str, production: str, start: datetime, 
         production: the digest that it is compared with.
         start: since when both are asked; aware.
         reference: the least number of answers for a percentile.
+        first_token_s: within how many seconds of its arrival an answer has to begin.
 
     Raises:
         GraftError: a column is missing, or a quality is not in [0, 1].
     """
     if absent := [column for column in _COLUMNS if column not in rows]:
         raise GraftError(f"telemetry rows: no column {', '.join(absent)}; read them with tasks.store.read_window")
-    counted = _counted(rows)
-    tried, usual = _meant_for(counted, canary, CANARY), _meant_for(counted, production, PRODUCTION)
-    timed = _latencies(usual)
-    earlier = max(int((timed["at"] < start).sum()), reference)
-    slow_ms = None
-    if len(timed) >= earlier:
-        slow_ms = float(np.quantile(timed["latency_ms"].iloc[:earlier], SLOW_QUANTILE, method="higher"))
-    tried, usual = tried[tried["at"] >= start], usual[usual["at"] >= start]
+    asked = _ended(_tried(_counted(rows), (canary, production)), first_token_s)
+    before, since = asked[asked["at"] < start], _one_each(asked[asked["at"] >= start])
+    tried, usual = since[since["meant"] == canary], since[since["meant"] == production]
+    early = _latencies(before[before["meant"] == production])
+    timed = np.concatenate([early, _latencies(usual)])
+    earlier = max(len(early), reference)
+    slow_ms = float(np.quantile(timed[:earlier], SLOW_QUANTILE, method="higher")) if len(timed) >= earlier else None
     return Arms(
         canary=_measured(tried) | _slow(_latencies(tried), slow_ms),
-        production=_measured(usual) | _slow(timed.iloc[earlier:], slow_ms),
+        production=_measured(usual) | _slow(timed[earlier:], slow_ms),
         slow_ms=slow_ms,
     )
 
 
+def is_asked(rows: pd.DataFrame, digest: str) -> bool:
+    """Whether any of the rows is of a request that would count for the package."""
+    return not _tried(_counted(rows), (digest,)).empty
+
+
 def shadowed(rows: pd.DataFrame, shadow: str, production: str, start: datetime, reference: int) -> Arms:
-    """The requests since `start` that a shadow was asked too, measured alike; see `compared`.
+    """Each visitor's first request since `start` that a shadow was asked too, measured alike; see `compared`.
 
     Only what production answered is copied, so the one side has no errors. Both are timed by their
     engine to the end of the first round, and the first `reference` requests say what is slow. What
@@ -121,14 +142,14 @@ def shadowed(rows: pd.DataFrame, shadow: str, production: str, start: datetime, 
 
 
 def shadow_pairs(rows: pd.DataFrame, shadow: str, production: str, start: datetime) -> list[ShadowPair]:
-    """What is known of both answers to the requests since `start` that a shadow answered too."""
+    """What is known of both answers to each visitor's first copied request since `start`, if the shadow answered it."""
     found = (ShadowPair.model_validate_json(text) for text in _copies(rows, shadow, start)["shadow"].fillna("") if text)
     return [pair for pair in found if pair.production == production]
 
 
 def _copies(rows: pd.DataFrame, shadow: str, start: datetime) -> pd.DataFrame:
     meant = (rows["operation"] == SHADOW) & (rows["digest"] == shadow) & (rows["owner"] != REDTEAM_OWNER)
-    return rows[meant & (rows["at"] >= start)]
+    return _one_each(rows[meant & (rows["at"] >= start)].sort_values("at", kind="stable"))
 
 
 def _counted(rows: pd.DataFrame) -> pd.DataFrame:
@@ -144,24 +165,33 @@ def _counted(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[chat & reached & ~refused_before & customers].sort_values("at", kind="stable")
 
 
-def _meant_for(rows: pd.DataFrame, digest: str, route: str) -> pd.DataFrame:
-    """The rows of requests whose first choice was the package, with a column `failed`.
+def _tried(rows: pd.DataFrame, digests: tuple[str, ...]) -> pd.DataFrame:
+    """The rows whose first choice was one of these packages and was tried."""
+    tried = (rows["route"] != _BY_DIGEST) & ~rows["passed_over"].fillna("").astype(str).str.match(_NOT_TRIED)
+    return rows[rows["meant"].isin(digests) & tried]
 
-    Who asks for a digest by name (smoke tests, developers) was not sent to it by chance, and a shadow's
-    answers go to nobody: only the routes `canary` and `production` count.
+
+def _ended(rows: pd.DataFrame, first_token_s: float) -> pd.DataFrame:
+    """The rows with how the first choice did.
+
+    `passed` says that another had to answer in its place, or would have had to if there had been one;
+    `failed` that it is so or the answer is none. Who has left before anything began waited until then.
     """
-    passed_over = rows["passed_over"].fillna("").astype(str)
-    tried = ~passed_over.str.startswith(f"{route}={CIRCUIT_OPEN}")
-    rows, passed_over = rows[tried], passed_over[tried]
-    passed = passed_over.str.startswith(f"{route}=")
-    own = (passed_over == "") & rows["route"].isin((CANARY, PRODUCTION)) & (rows["digest"] == digest)
+    late = rows["first_token_ms"].fillna(rows["latency_ms"]) > 1000 * first_token_s
+    passed = (rows["passed_over"].fillna("") != "") | late
     failed = passed | (rows["status"] >= 500) | rows["valid_format"].eq(False)
-    return rows.assign(passed=passed, failed=failed)[own | passed]
+    return rows.assign(passed=passed, failed=failed)
 
 
-def _latencies(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows whose time is the package's own; an abandoned request has the time until it was abandoned."""
-    return rows[rows["status"].isin((200, _CLOSED)) & ~rows["passed"]]
+def _one_each(rows: pd.DataFrame) -> pd.DataFrame:
+    """The first row of each visitor, and all that name none. The rows are oldest first."""
+    known = rows["visitor"].fillna("") != ""
+    return rows[~(known & rows.duplicated("visitor"))]
+
+
+def _latencies(rows: pd.DataFrame) -> Values:
+    """The times that are the package's own [n]; an abandoned request has the time until it was abandoned."""
+    return _numbers(rows.loc[rows["status"].isin((200, _CLOSED)) & ~rows["passed"], "latency_ms"])
 
 
 def _measured(rows: pd.DataFrame) -> dict[str, Values]:
@@ -178,8 +208,8 @@ def _measured(rows: pd.DataFrame) -> dict[str, Values]:
     }
 
 
-def _slow(rows: pd.DataFrame, slow_ms: float | None) -> dict[str, Values]:
-    return {"slow": _numbers(rows["latency_ms"] > slow_ms) if slow_ms is not None else np.empty(0)}
+def _slow(latencies: Values, slow_ms: float | None) -> dict[str, Values]:
+    return {"slow": np.asarray(latencies > slow_ms, dtype=np.float64) if slow_ms is not None else np.empty(0)}
 
 
 def _numbers(values: pd.Series) -> Values:

@@ -1,5 +1,7 @@
 """The guard: is the canary worse than production, on the requests that both got? It judges; it acts on nothing.
 
+Requests are those that `tasks.arms` counts, the first of each customer: so each is news, given those before.
+
 Per measure there is a confidence sequence of the canary's increase over production (see
 `tasks.sequential`), and a margin that is tolerated. All sequences together hold at all looks with
 probability at least 1 - alpha (Bonferroni: each measure has an equal part of alpha, whether there are
@@ -81,7 +83,7 @@ class Measured(Record):
 class GuardVerdict(Record):
     """What the requests from `start` to `at` say of two packages, one sentence per finding, the serious first.
 
-    `n_canary` and `n_production` are the requests that either failed or did not. `slow_ms` is what an
+    `n_canary` and `n_production` are the counted requests that either failed or did not. `slow_ms` is what an
     answer is slow beyond, None as long as too few of production's are known.
     """
 
@@ -105,6 +107,7 @@ def judge(
     now: datetime,
     settings: GuardSettings,
     *,
+    first_token_s: float,
     unseen: bool = False,
 ) -> GuardVerdict:
     """Compare a canary, or a shadow where its answers are `unseen`, with production on the rows from `start` to `now`.
@@ -120,6 +123,8 @@ def judge(
         start: when the phase began; aware.
         now: when the window ends; aware.
         settings: margins, alpha and patience.
+        first_token_s: how long a canary is waited for before another route answers in its place; an
+            answer that begins later counts as failed, whoever gave it.
         unseen: the package is a shadow; what checks and rules say of its answers is not known.
 
     Raises:
@@ -127,7 +132,11 @@ def judge(
     """
     if canary == production:
         raise GraftError(f"guard: the canary {canary} is what is in production; there is nothing to compare")
-    arms = (shadowed if unseen else compared)(rows[rows["at"] < now], canary, production, start, settings.min_requests)
+    seen, reference = rows[rows["at"] < now], settings.min_requests
+    if unseen:
+        arms = shadowed(seen, canary, production, start, reference)
+    else:
+        arms = compared(seen, canary, production, start, reference, first_token_s)
     measures = tuple(measured(name, arms.canary[name], arms.production[name], settings) for name in MEASURES)
     n_canary, n_production = measures[0].n_canary, measures[0].n_production
     # Nobody judges every answer, so quality may be absent; the others are in every row of a request.

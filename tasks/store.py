@@ -53,7 +53,9 @@ class TelemetryRow(Record):
     (`chat`, `text_completion`, `embeddings`); rows from before it was kept have none. A row of the
     operation `shadow` is no answer: a package was asked, unseen, what production had answered under the
     same `trace_id`, and `shadow` says as JSON how the two compare. `digest` is
-    empty where no package was chosen, `owner` (the name of who asked) where no key was known.
+    empty where no package was chosen, `owner` (the name of who asked) where no key was known. `visitor`
+    is the same in all chats and completions of one customer, or of a conversation of nobody known, and
+    tells nobody who that is (`deployments.app.visitors`); it is empty where the request could not be read.
     `route` is who answered or was tried last: `canary`, `production`, `previous`, `words`, or `digest` where
     one was asked for; `meant` is the digest of the first choice, which stays the canary's where another
     answered in its place; `passed_over` are the routes before, each with its reason, and `retries`
@@ -77,6 +79,7 @@ class TelemetryRow(Record):
     latency_ms: float
     operation: str = "chat"
     owner: str = ""
+    visitor: str = ""
     route: str = ""
     meant: str = ""
     passed_over: str = ""

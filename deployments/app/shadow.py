@@ -40,6 +40,7 @@ class Copy:
 
     trace_id: str
     owner: str
+    visitor: str
     ask: Ask
     beside: str
     digest: str
@@ -96,7 +97,8 @@ class Shadows:
             return None
         if self._chance() >= self._settings.share:
             return None
-        return Copy(record.trace_id, record.owner, ask, record.meant, shadow, routing.served[shadow].app)
+        app = routing.served[shadow].app
+        return Copy(record.trace_id, record.owner, record.visitor, ask, record.meant, shadow, app)
 
     async def begin(self, copy: Copy) -> None:
         """Ask the shadow, if production has answered and there is room; does not wait for it."""
@@ -122,6 +124,7 @@ class Shadows:
                 digest=copy.digest,
                 operation=SHADOW,
                 owner=copy.owner,
+                visitor=copy.visitor,
                 route=SHADOW,
                 stream=False,
                 latency_ms=(time.monotonic() - started) * 1000,

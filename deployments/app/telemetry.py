@@ -53,6 +53,7 @@ class TurnRecord:
         self.cache = ""
         self.stream = False
         self.owner = ""
+        self.visitor = ""
         self.permit: Permit | None = None
         self.outcome = Outcome()
         self.reading: Reading | None = None
@@ -141,6 +142,7 @@ class TurnRecord:
             digest=self.route.digest,
             operation=self.operation,
             owner=self.owner,
+            visitor=self.visitor,
             status=status,
             error=error,
             stream=self.stream,

@@ -42,6 +42,7 @@ from deployments.app.semantic import Embedder
 from deployments.app.shadow import Copy, Shadows
 from deployments.app.telemetry import Sink, TurnRecord
 from deployments.app.timeouts import Events, Timeouts
+from deployments.app.visitors import Pseudonyms
 from deployments.app.weights import visitor
 from deployments.events import Delta, Event, Finished, Refused
 from deployments.settings import CacheSettings, FallbackSettings, LimitSettings
@@ -68,6 +69,7 @@ class Turns:
         desk: Desk,
         sink: Sink,
         keys: Keys,
+        pseudonyms: Pseudonyms,
         limits: LimitSettings,
         timeouts: Timeouts,
         fallback: FallbackSettings,
@@ -82,6 +84,7 @@ class Turns:
         self.limits = Limits(limits)
         self.body_bytes = limits.body_bytes
         self.timeouts = timeouts
+        self._pseudonyms = pseudonyms
         self._routing = Routing()
         self._sink = sink
         self._order = fallback.production
@@ -117,8 +120,10 @@ class Turns:
         request = parse_request(api.request, body)
         record.stream = bool(request.stream)
         ask = replace(request.to_ask(), key=_key(record, asked.headers.get("idempotency-key")))
+        who = visitor(record.owner, ask)
+        record.visitor = self._pseudonyms.of(who)
         routing = self.routing
-        routes = routing.routes(request.model, self._order, visitor(record.owner, ask))
+        routes = routing.routes(request.model, self._order, who)
         record.means(routes[0])
         served = routing.served[record.route.digest]
         record.permit = self.limits.admit(record.owner, len(body), served.new_tokens(ask.max_new_tokens))

@@ -28,6 +28,12 @@ def test_a_canary_that_is_worse_by_just_the_margins_is_a_breach_in_at_most_alpha
     assert ever(looks.healthy) <= SETTINGS.alpha
 
 
+def test_of_customers_who_ask_five_times_alike_a_fifth_is_counted() -> None:
+    once = simulate(USUAL, USUAL, Traffic(0.5, looks=20, per_look=200), SETTINGS, runs=20, seed=6)
+    five = simulate(USUAL, USUAL, Traffic(0.5, looks=20, per_look=1000, per_customer=5), SETTINGS, runs=20, seed=6)
+    assert (once.breach == five.breach).all() and (once.healthy == five.healthy).all()
+
+
 @pytest.mark.parametrize(("weight", "per_look", "median", "most"), [(0.05, 200, 4500, 8000), (0.25, 50, 1000, 1800)])
 def test_ten_points_more_errors_are_found_out(weight: float, per_look: int, median: int, most: int) -> None:
     traffic = Traffic(weight, looks=60, per_look=per_look)

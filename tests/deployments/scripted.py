@@ -24,6 +24,7 @@ from deployments.app.semantic import Embedder
 from deployments.app.shadow import Shadows
 from deployments.app.timeouts import Timeouts
 from deployments.app.turn import Layers, Turns
+from deployments.app.visitors import Pseudonyms
 from deployments.embedder import EmbeddingServer
 from deployments.events import Ask, Delta, Embedded, Event, Finished, Refused
 from deployments.settings import (
@@ -149,6 +150,9 @@ def refuses(status: int, code: str, after: str = "") -> Script:
     return script
 
 
+PSEUDONYMS = Pseudonyms(b"the installation's")
+
+
 class Desk:
     """The assistant with a package in production and the one before, each by its scripts."""
 
@@ -181,6 +185,7 @@ class Desk:
             Rounds(self.backend, use, tools, layers.intake.safety) if use and tools else self.backend,
             self.rows.append,
             Keys(keys or {}),
+            PSEUDONYMS,
             limits,
             timeouts,
             fallback,

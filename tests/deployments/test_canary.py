@@ -68,6 +68,19 @@ def test_its_users_are_answered_by_the_canary_and_are_told_so() -> None:
     asyncio.run(run())
 
 
+def test_a_row_names_who_asked_by_what_weights_go_by_and_tells_nobody_who() -> None:
+    async def run() -> None:
+        shop = desk()
+        for user in (FIRST, FIRST, LAST, None):
+            await shop.post(**({"user": user} if user else {}))
+        first, again, last, nobody = (row.visitor for row in shop.rows)
+        assert first == again
+        assert len({first, last, nobody, ""}) == 4
+        assert not [row for row in shop.rows for word in (FIRST, LAST, "Hello") if word in row.model_dump_json()]
+
+    asyncio.run(run())
+
+
 def test_who_asks_for_a_digest_is_never_moved() -> None:
     async def run() -> None:
         shop = desk(percent=99)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from deployments.app.routing import Routing
+from deployments.app.weights import visitor
 from deployments.events import OVERLOADED, Ask, Event
 from deployments.settings import CacheSettings, RetrySettings, ShadowSettings
 from tasks.layout import PARAMS
@@ -17,7 +18,7 @@ from tasks.settings import load_settings
 from tasks.shadow import ShadowPair
 from tasks.store import TelemetryRow
 from tests.conftest import ROOT
-from tests.deployments.scripted import NEW, OLD, Desk, Script, answers, refuses
+from tests.deployments.scripted import NEW, OLD, PSEUDONYMS, Desk, Script, answers, refuses
 from tests.deployments.test_canary import ALONE, THIRD
 from tests.deployments.test_rounds import FIND, Parcel, Tools
 
@@ -85,6 +86,7 @@ def test_what_production_answered_is_asked_of_the_shadow_and_compared(stream: bo
             200,
         )
         assert row.answer_chars == len("From the new one.")
+        assert row.visitor == answer.visitor == PSEUDONYMS.of(visitor("anonymous", Ask(customer="C-1042")))
         compared = ShadowPair.model_validate_json(row.shadow)
         assert (compared.trace_id, compared.production, compared.shadow) == (answer.trace_id, OLD, NEW)
         assert (compared.production_ms, compared.shadow_ms) == (2.0, 2.0)

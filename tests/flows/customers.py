@@ -12,29 +12,41 @@ from tests.flows.conftest import Stack, edit_yaml
 
 
 class Customers:
-    """Ask production without a pause for as long as the block lasts, each request as another customer, and count."""
+    """Ask production for as long as the block lasts, each request as another customer, and count.
 
-    def __init__(self, base_url: str) -> None:
+    Args:
+        base_url: where the assistant answers.
+        at_once: how many ask beside each other.
+        pause_s: how long each of them waits before it asks again.
+    """
+
+    def __init__(self, base_url: str, at_once: int = 1, pause_s: float = 0.0) -> None:
         self.asked = 0
         self.failed: list[str] = []
         self.models: set[str] = set()
         self._base_url = base_url
+        self._pause_s = pause_s
         self._done = threading.Event()
-        self._thread = threading.Thread(target=self._ask, daemon=True)
+        self._lock = threading.Lock()
+        self._threads = [threading.Thread(target=self._ask, daemon=True) for _ in range(at_once)]
 
     def __enter__(self) -> Customers:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._done.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
     def _ask(self) -> None:
-        while not self._done.is_set():
-            self.asked += 1
-            question = [{"role": "user", "content": f"Where is HL-{self.asked:05}?"}]
-            body = {"model": "production", "user": f"customer {self.asked}", "messages": question}
+        while not self._done.wait(self._pause_s):
+            with self._lock:
+                self.asked += 1
+                number = self.asked
+            question = [{"role": "user", "content": f"Where is HL-{number:05}?"}]
+            body = {"model": "production", "user": f"customer {number}", "messages": question}
             try:
                 answer = httpx.post(f"{self._base_url}/chat/completions", json=body, timeout=60.0)
                 answer.raise_for_status()

@@ -1,5 +1,7 @@
 """Kill -9 at every phase of a release: production stays one whole package, and the next run brings the candidate.
 
+And a canary that stalls: its customers are answered by production, and the guard takes it out.
+
 Run by `make bench-release`, which reads the counts from the file that GRAFT_FAULTS names.
 """
 
@@ -17,13 +19,15 @@ import pytest
 
 from flows.api import Json
 from tasks.files import write_json
+from tasks.manifest import package_digest
 from tasks.registry import LocalRegistry
 from tests.flows.conftest import Stack, descendants, edit_yaml
 from tests.flows.customers import Customers, base_url, quick_rollout, task_states
 
 pytestmark = pytest.mark.faults
 VICTIMS = ("worker", "prefect", "ray", "run")
-PHASES = ("evaluate", "deploy", "shadow", "canary 50", "approval")
+PHASES = ("evaluate", "deploy", "shadow", "canary 50", "approval", "promote")
+"""`promote` is the moment between channel and endpoint: the channel names the candidate already."""
 LIMIT_S = 400.0
 
 
@@ -55,6 +59,25 @@ def arrived(stack: Stack, before: set[str], phase: str) -> bool:
     return task_states(stack, run["id"]).get(phase) == "Running"
 
 
+def reach(stack: Stack, before: set[str], phase: str) -> None:
+    """Wait until a run that is not among `before` is in this phase."""
+    if phase != "promote":
+        stack.wait(f"a run in {phase}", lambda: arrived(stack, before, phase), LIMIT_S)
+        return
+    reach(stack, before, "approval")
+    production, deadline = stack.production(), time.monotonic() + LIMIT_S
+    approve(stack)
+    while stack.production() == production:  # without a pause: the moment is short
+        assert time.monotonic() < deadline, f"the channel was not moved within {LIMIT_S} s"
+
+
+def approve(stack: Stack) -> None:
+    """Let a run go on that waits for a person, if one does."""
+    said = {"approve": True, "by": "Ada", "reason": "after a fault"}
+    for run in stack.releases(("PAUSED",)):
+        httpx.post(f"{stack.api.url}/api/flow_runs/{run}/resume", json={"run_input": said})
+
+
 def victim(stack: Stack, name: str) -> psutil.Process:
     """A part of the stack, or the process of the release run."""
     if name != "run":
@@ -78,10 +101,8 @@ def finish(stack: Stack) -> None:
     """See the release through: the run that the watch asks for, or one that is asked for here."""
     deadline = time.monotonic() + LIMIT_S
     while time.monotonic() < deadline:
-        if paused := stack.releases(("PAUSED",)):
-            said = {"approve": True, "by": "Ada", "reason": "after a fault"}
-            httpx.post(f"{stack.api.url}/api/flow_runs/{next(iter(paused))}/resume", json={"run_input": said})
-        elif not stack.releases(("SCHEDULED", "PENDING", "RUNNING", "CANCELLING")):
+        approve(stack)
+        if not stack.releases(("SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING")):
             if newest(stack)["state_type"] == "COMPLETED":
                 return
             stack.start("run")
@@ -119,15 +140,16 @@ def test_a_part_that_is_killed_leaves_one_whole_package_and_the_next_run_finishe
     before, runs = stack.production(), set(stack.releases())
     new_candidate(stack, f"{name} killed in {phase}")
     process = stack.start("run")
-    with Customers(base_url(stack)):  # without anybody who asks there would be no phases
-        stack.wait(f"a run in {phase}", lambda: arrived(stack, runs, phase), LIMIT_S)
+    with Customers(base_url(stack), pause_s=0.3):  # without anybody who asks there would be no phases
+        reach(stack, runs, phase)
         victim(stack, name).kill()
         counts["faults_injected"] += 1
-        require_whole(stack, {before})
+        either = {before} if phase != "promote" else {before, package_digest(stack.root / "build/package")}
+        require_whole(stack, either)
         process.kill()
         status, output = stack.graft("up")
         assert status == 0, output
-        require_whole(stack, {before})
+        require_whole(stack, either)
         finish(stack)
     candidate = json.loads((stack.root / "build/package/provenance.json").read_text(encoding="utf-8"))
     assert candidate["flow_run_id"]
@@ -135,4 +157,34 @@ def test_a_part_that_is_killed_leaves_one_whole_package_and_the_next_run_finishe
     assert after != before
     served = httpx.get(f"{base_url(stack).removesuffix('/v1')}/healthz").json()
     assert (served["production"], served["canary"], served["shadow"]) == (require_whole(stack, {after}), None, None)
+    counts["faults_survived"] += 1
+
+
+def engine_processes(stack: Stack, digest: str) -> list[psutil.Process]:
+    """The processes of a served package's engine, those that it started first."""
+    replicas = [p for p in descendants(stack.pids()["ray"]) if f":engine-{digest[:12]}:" in " ".join(p.cmdline())]
+    assert replicas, digest
+    return [process for replica in replicas for process in reversed(descendants(replica.pid))]
+
+
+@pytest.mark.usefixtures("released")
+def test_a_canary_that_stalls_is_taken_out_by_the_guard_and_no_customer_is_left_without_an_answer(
+    stack: Stack, counts: dict[str, float]
+) -> None:
+    quick_rollout(stack)
+    edit_yaml(stack.root / "params.yaml", {"guard.margins.errors": 0.2})
+    before, runs = stack.production(), set(stack.releases())
+    new_candidate(stack, "stalled canary")
+    with Customers(base_url(stack), at_once=4, pause_s=0.3) as customers:
+        stack.start("run")
+        reach(stack, runs, "canary 50")
+        for process in engine_processes(stack, package_digest(stack.root / "build/package")):
+            process.suspend()
+        counts["faults_injected"] += 1
+        stack.wait("the end of the run", lambda: newest(stack)["state_type"] == "FAILED", LIMIT_S)
+    assert newest(stack)["state_name"] == "RolledBack"
+    assert require_whole(stack, {before})
+    status, output = stack.graft("incidents")
+    assert status == 0 and "failed requests" in output
+    assert customers.failed == []
     counts["faults_survived"] += 1

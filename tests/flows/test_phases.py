@@ -80,7 +80,7 @@ def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Serve:
 
 def test_an_equal_canary_is_healthy_after_enough_intervals(serve: Serve) -> None:
     asked = serve(lambda number: row(number, CANARY))
-    state = guarded(HALF, CANARY, PRODUCTION, SETTINGS)
+    state = guarded(HALF, CANARY, PRODUCTION, SETTINGS, 8.0)
     assert state.name == "Healthy"
     assert asked == [(CANARY, 50)]
     assert incidents() == []
@@ -89,7 +89,7 @@ def test_an_equal_canary_is_healthy_after_enough_intervals(serve: Serve) -> None
 def test_a_worse_canary_is_a_breach_within_an_interval_and_opens_one_incident(serve: Serve) -> None:
     asked = serve(lambda number: failure(number, CANARY) if number % 10 else row(number, CANARY))
     with pytest.raises(BreachError, match=r"canary 50: The canary is worse .*failed requests.*Incident 2026-01-31"):
-        guarded(HALF, CANARY, PRODUCTION, SETTINGS)
+        guarded(HALF, CANARY, PRODUCTION, SETTINGS, 8.0)
     assert asked == [(CANARY, 50), ("", None)], "production does not answer everybody again"
     (incident,) = incidents()
     assert (incident.report.digest, incident.report.phase, incident.report.measure) == (CANARY, "canary 50", "errors")
@@ -99,30 +99,31 @@ def test_a_worse_canary_is_a_breach_within_an_interval_and_opens_one_incident(se
 def test_a_canary_that_nobody_asks_is_undecided_when_patience_ends(serve: Serve) -> None:
     serve(lambda number: row(number, PRODUCTION))
     with pytest.raises(UndecidedError, match="Not decided after 30 s"):
-        guarded(HALF, CANARY, PRODUCTION, SETTINGS)
+        guarded(HALF, CANARY, PRODUCTION, SETTINGS, 8.0)
     assert incidents() == []
 
 
 def test_a_shadow_is_entered_as_one_and_judged_by_its_own_rows(serve: Serve) -> None:
     asked = serve(lambda number: failure(number, CANARY, operation="shadow", route="shadow"))
     with pytest.raises(BreachError, match=r"shadow: "):
-        guarded(Phase(name="shadow"), CANARY, PRODUCTION, SETTINGS)
+        guarded(Phase(name="shadow"), CANARY, PRODUCTION, SETTINGS, 8.0)
     assert asked == [(CANARY, None), ("", None)]
 
 
 def test_a_production_that_somebody_moved_ends_the_phase(serve: Serve) -> None:
     serve(lambda number: row(number, CANARY), production="q" * 64)
     with pytest.raises(GraftError, match=r"does not stand beside .* any more, production is qqq"):
-        guarded(HALF, CANARY, PRODUCTION, SETTINGS)
+        guarded(HALF, CANARY, PRODUCTION, SETTINGS, 8.0)
 
 
 def test_beside_a_production_that_cannot_be_served_there_is_nothing_to_compare(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked, passed = serve(lambda number: row(number, CANARY)), []
+    monkeypatch.chdir(ROOT)  # for the settings
     monkeypatch.setattr(phases, "serve_production", lambda: "its licence is not on the list")
     monkeypatch.setattr(phases, "step", lambda name, do: lambda *given: passed.append((name, do(*given).message)))
-    go_through([Phase(name="shadow"), HALF], CANARY, PRODUCTION, load_settings(ROOT / "params.yaml"))
+    go_through([Phase(name="shadow"), HALF], CANARY, PRODUCTION, load_settings())
     assert [name for name, _ in passed] == ["shadow", "canary 50"]
     assert {"cannot be served" in why for _, why in passed} == {True}
     assert asked == []

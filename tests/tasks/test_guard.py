@@ -9,10 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tasks.arms import compared
 from tasks.errors import GraftError
 from tasks.guard import MEASURES, GuardVerdict, judge, measured, report
+from tasks.sequential import Sums, p_value
 from tasks.settings import GuardMargins, GuardSettings
-from tests.tasks.traffic import CANARY, PRODUCTION, START, failure, row, stored
+from tests.tasks.traffic import CANARY, PATIENCE_S, PRODUCTION, START, failure, row, stored
 
 SETTINGS = GuardSettings(
     alpha=0.05,
@@ -25,7 +27,9 @@ WIDE = SETTINGS.model_copy(update={"margins": GuardMargins(**dict.fromkeys(Guard
 
 
 def judged(rows: pd.DataFrame, settings: GuardSettings, after_s: int = 600) -> GuardVerdict:
-    return judge(rows, CANARY, PRODUCTION, START, START + timedelta(seconds=after_s), settings)
+    return judge(
+        rows, CANARY, PRODUCTION, START, START + timedelta(seconds=after_s), settings, first_token_s=PATIENCE_S
+    )
 
 
 def traffic(tmp_path: Path, canary: int, failed: int, production: int = 400) -> pd.DataFrame:
@@ -109,6 +113,22 @@ def test_a_slow_canary_is_a_breach_by_productions_own_percentile(tmp_path: Path)
     assert verdict.slow_ms == pytest.approx(np.quantile(usual, 0.95), rel=0.15)
 
 
+def test_an_equal_canary_on_a_busy_box_is_no_breach_though_production_is_waited_for(tmp_path: Path) -> None:
+    """Half of all begin after 20 s: the canary is passed over then, and production answers with status 200."""
+    seconds = np.linspace(1, 399, 100)
+    late = {"first_token_ms": 20_000.0, "latency_ms": 22_000.0}
+    theirs = [row(float(s) + 0.1, **late if i % 2 else {}) for i, s in enumerate(seconds)]
+    passed = {"meant": CANARY, "passed_over": "canary=timeout", "first_token_ms": 28_000.0, "latency_ms": 30_000.0}
+    ours = [row(float(s), **passed) if i % 2 else row(float(s), CANARY) for i, s in enumerate(seconds)]
+    rows = stored([*theirs, *ours], tmp_path)
+    verdict = judged(rows, SETTINGS)
+    assert not [m.measure for m in verdict.measures if m.outcome == "breach"]
+    errors = verdict.measures[0]
+    assert (errors.measure, errors.canary, errors.production) == ("errors", 0.5, 0.5)
+    patient = judge(rows, CANARY, PRODUCTION, START, verdict.at, SETTINGS, first_token_s=30.0)
+    assert patient.outcome == "breach", "it is the limit that makes the two alike"
+
+
 def test_what_is_after_the_window_is_not_seen(tmp_path: Path) -> None:
     rows = traffic(tmp_path, canary=12, failed=9)
     assert judged(rows, SETTINGS, after_s=1).n_canary == 0
@@ -132,9 +152,44 @@ def test_the_p_value_is_below_alpha_exactly_when_the_bound_is_above_the_margin()
         assert (found.outcome == "breach") == (found.p_value < SETTINGS.alpha)
 
 
+def alike(seed: int) -> pd.DataFrame:
+    """Equal packages, and a hundred customers who ask fifty times each; a third of them is always refused."""
+    draw = np.random.default_rng(seed)
+    customer = np.repeat(np.arange(100), 50)
+    tried, refused = (draw.random(100) < 0.25)[customer], (draw.random(100) < 0.33)[customer]
+    rows = pd.DataFrame([row(0).model_dump()] * customer.size).assign(
+        at=START + pd.to_timedelta(draw.uniform(1, 399, customer.size), unit="s"),
+        visitor=[f"customer {number}" for number in customer],
+        digest=np.where(tried, CANARY, PRODUCTION),
+        meant=np.where(tried, CANARY, PRODUCTION),
+        route=np.where(tried, "canary", "production"),
+        refused=refused,
+    )
+    return rows.sort_values("at", ignore_index=True)
+
+
+def false_alarms(phases: list[pd.DataFrame]) -> float:
+    """The share of phases with a breach of refusals at any of four looks."""
+    found = []
+    for rows in phases:
+        looks = (rows[rows["at"] < START + timedelta(seconds=second)] for second in (100, 200, 300, 400))
+        both = (compared(seen, CANARY, PRODUCTION, START, SETTINGS.min_requests, PATIENCE_S) for seen in looks)
+        sides = [(Sums.of(arms.canary["refusals"]), Sums.of(arms.production["refusals"])) for arms in both]
+        evidence = [float(p_value(ours, theirs, SETTINGS.margins.refusals)) for ours, theirs in sides]
+        found.append(min(evidence) < SETTINGS.alpha / len(MEASURES))
+    return float(np.mean(found))
+
+
+def test_customers_who_ask_the_same_over_and_over_make_no_false_alarms() -> None:
+    """They do where the rows hold no customer."""
+    phases = [alike(seed) for seed in range(40)]
+    assert false_alarms(phases) <= SETTINGS.alpha
+    assert false_alarms([rows.assign(visitor="") for rows in phases]) > 2 * SETTINGS.alpha
+
+
 def test_a_package_is_not_compared_with_itself(tmp_path: Path) -> None:
     with pytest.raises(GraftError, match="there is nothing to compare"):
-        judge(stored([], tmp_path), CANARY, CANARY, START, START, SETTINGS)
+        judge(stored([], tmp_path), CANARY, CANARY, START, START, SETTINGS, first_token_s=PATIENCE_S)
 
 
 def test_a_breach_is_reported_with_its_numbers_and_nothing_else_is(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from tasks.features import Features
@@ -144,3 +145,17 @@ def test_a_row_of_another_version_is_still_read(tmp_path: Path) -> None:
     assert list(read_window(*ALL, tmp_path)["trace_id"]) == ["x"]
     TelemetryWriter(100, tmp_path)
     assert list(read_window(*ALL, tmp_path)["trace_id"]) == ["x"]
+
+
+def test_a_part_from_before_a_column_is_read_beside_one_that_has_it(tmp_path: Path) -> None:
+    for number, visitor in ((1, ""), (2, "ab12")):
+        writer = TelemetryWriter(100, tmp_path)
+        writer.append(row(number, NOON + timedelta(seconds=number)).model_copy(update={"visitor": visitor}))
+        if number == 1:
+            writer.close()
+            (old,) = parts(tmp_path)
+            pq.write_table(pq.ParquetFile(old).read().drop_columns(["visitor", "meant"]), old)
+    frame = read_window(*ALL, tmp_path)
+    assert list(frame.columns) == SCHEMA.names
+    assert list(frame["trace_id"]) == ["1", "2"]
+    assert list(frame["visitor"].fillna("none")) == ["none", "ab12"]

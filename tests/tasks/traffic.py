@@ -12,6 +12,7 @@ import pandas as pd
 from tasks.store import TelemetryRow, TelemetryWriter, read_window
 
 CANARY, PRODUCTION = "c" * 64, "p" * 64
+PATIENCE_S = 8.0
 START = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
 
@@ -22,9 +23,11 @@ def row(second: float, digest: str = PRODUCTION, **fields: Any) -> TelemetryRow:
         "error": "",
         "stream": False,
         "latency_ms": 100.0,
+        "first_token_ms": 50.0,
         "owner": "shop",
         "cache": "miss",
         "route": "canary" if digest == CANARY else "production",
+        "meant": digest,
         "user_chars": 40,
         "turns": 1,
         "prompt_tokens": 200,
@@ -41,10 +44,10 @@ def row(second: float, digest: str = PRODUCTION, **fields: Any) -> TelemetryRow:
 
 def failure(second: float, digest: str, status: int = 500, **fields: Any) -> TelemetryRow:
     """A request that `digest` answered with an error: nothing is known of an answer."""
-    features = dict.fromkeys(
-        ("user_chars", "turns", "answer_chars", "finish_reason", "tool_name", "refused", "valid_format")
+    unknown = dict.fromkeys(
+        ("first_token_ms", "user_chars", "turns", "answer_chars", "finish_reason", "tool_name", "refused"), None
     )
-    return row(second, digest, status=status, error="internal_error", **features | fields)
+    return row(second, digest, status=status, error="internal_error", valid_format=None, **unknown | fields)
 
 
 def stored(rows: Iterable[TelemetryRow], root: Path) -> pd.DataFrame:
