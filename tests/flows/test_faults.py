@@ -49,26 +49,24 @@ def new_candidate(stack: Stack, name: str) -> None:
     edit_yaml(stack.root / "params.yaml", {"package.intended_use": f"To be released in spite of: {name}."})
 
 
-def arrived(stack: Stack, before: set[str], phase: str) -> bool:
-    """Whether a run that is not among `before` is in this phase."""
-    run = newest(stack)
-    if run["id"] in before:
-        return False
-    if phase == "approval":
-        return bool(run["state_type"] == "PAUSED")
-    return task_states(stack, run["id"]).get(phase) == "Running"
+def arrived(stack: Stack, before: set[str], phase: str) -> str | None:
+    """The run that is in this phase and not among `before`; the watch's may wait beside it."""
+    for run in stack.releases(("PAUSED",) if phase == "approval" else ("RUNNING",)):
+        if run not in before and (phase == "approval" or task_states(stack, run).get(phase) == "Running"):
+            return run
+    return None
 
 
-def reach(stack: Stack, before: set[str], phase: str) -> None:
-    """Wait until a run that is not among `before` is in this phase."""
+def reach(stack: Stack, before: set[str], phase: str) -> str:
+    """Wait until a run that is not among `before` is in this phase, and say which."""
     if phase != "promote":
-        stack.wait(f"a run in {phase}", lambda: arrived(stack, before, phase), LIMIT_S)
-        return
-    reach(stack, before, "approval")
+        return str(stack.wait(f"a run in {phase}", lambda: arrived(stack, before, phase), LIMIT_S))
+    run = reach(stack, before, "approval")
     production, deadline = stack.production(), time.monotonic() + LIMIT_S
     approve(stack)
     while stack.production() == production:  # without a pause: the moment is short
         assert time.monotonic() < deadline, f"the channel was not moved within {LIMIT_S} s"
+    return run
 
 
 def approve(stack: Stack) -> None:
@@ -78,12 +76,12 @@ def approve(stack: Stack) -> None:
         httpx.post(f"{stack.api.url}/api/flow_runs/{run}/resume", json={"run_input": said})
 
 
-def victim(stack: Stack, name: str) -> psutil.Process:
-    """A part of the stack, or the process of the release run."""
+def victim(stack: Stack, name: str, run: str) -> psutil.Process:
+    """A part of the stack, or the process of a release run."""
     if name != "run":
         return psutil.Process(stack.pids()[name])
     engines = [p for p in descendants(stack.pids()["worker"]) if "prefect.engine" in " ".join(p.cmdline())]
-    flows = [p for p in engines if newest(stack)["id"] in p.environ().get("PREFECT__FLOW_RUN_ID", "")]
+    flows = [p for p in engines if run in p.environ().get("PREFECT__FLOW_RUN_ID", "")]
     assert len(flows) == 1, engines
     return flows[0]
 
@@ -136,13 +134,14 @@ def test_no_request_is_lost_in_any_phase_and_production_goes_back_in_seconds(
 def test_a_part_that_is_killed_leaves_one_whole_package_and_the_next_run_finishes(
     stack: Stack, counts: dict[str, float], name: str, phase: str
 ) -> None:
+    finish(stack)  # what a test before, or the watch, may have left
     quick_rollout(stack)
     before, runs = stack.production(), set(stack.releases())
     new_candidate(stack, f"{name} killed in {phase}")
     process = stack.start("run")
     with Customers(base_url(stack), pause_s=0.3):  # without anybody who asks there would be no phases
-        reach(stack, runs, phase)
-        victim(stack, name).kill()
+        run = reach(stack, runs, phase)
+        victim(stack, name, run).kill()
         counts["faults_injected"] += 1
         either = {before} if phase != "promote" else {before, package_digest(stack.root / "build/package")}
         require_whole(stack, either)
@@ -171,18 +170,19 @@ def engine_processes(stack: Stack, digest: str) -> list[psutil.Process]:
 def test_a_canary_that_stalls_is_taken_out_by_the_guard_and_no_customer_is_left_without_an_answer(
     stack: Stack, counts: dict[str, float]
 ) -> None:
+    finish(stack)
     quick_rollout(stack)
     edit_yaml(stack.root / "params.yaml", {"guard.margins.errors": 0.2})
     before, runs = stack.production(), set(stack.releases())
     new_candidate(stack, "stalled canary")
     with Customers(base_url(stack), at_once=4, pause_s=0.3) as customers:
         stack.start("run")
-        reach(stack, runs, "canary 50")
+        run = reach(stack, runs, "canary 50")
         for process in engine_processes(stack, package_digest(stack.root / "build/package")):
             process.suspend()
         counts["faults_injected"] += 1
-        stack.wait("the end of the run", lambda: newest(stack)["state_type"] == "FAILED", LIMIT_S)
-    assert newest(stack)["state_name"] == "RolledBack"
+        stack.wait("the end of the run", lambda: stack.releases(("FAILED",)).get(run), LIMIT_S)
+    assert stack.releases()[run]["state_name"] == "RolledBack"
     assert require_whole(stack, {before})
     status, output = stack.graft("incidents")
     assert status == 0 and "failed requests" in output
