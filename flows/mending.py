@@ -23,10 +23,12 @@ KEPT = RUN / LOCK_FILE
 AT_WORK = Path(".dvc/tmp/rwlock")
 GUARD = AT_WORK.with_name("rwlock.lock")
 """DVC holds it while it writes `AT_WORK`."""
+REPOSITORY = AT_WORK.with_name("lock")
+"""DVC holds it while it writes `dvc.lock`, and not while a stage runs."""
 
 
 def mend() -> None:
-    """Make both files readable again. No other DVC may be told to start meanwhile.
+    """Make both files readable again; one that a living DVC is writing is waited for.
 
     Raises:
         GraftError: `dvc.lock` is cut, and no readable one was kept.
@@ -37,9 +39,12 @@ def mend() -> None:
                 AT_WORK.unlink()  # those that it named are dead: whoever lives writes itself down whole
     if not LOCK_FILE.is_file() or is_readable(LOCK_FILE):
         return
-    if not KEPT.is_file():
-        raise GraftError(f"{LOCK_FILE}: it was cut off while DVC wrote it; get it back by `git checkout {LOCK_FILE}`")
-    write_bytes(LOCK_FILE, KEPT.read_bytes())
+    with locked(REPOSITORY):
+        if is_readable(LOCK_FILE):
+            return
+        if not KEPT.is_file():
+            raise GraftError(f"{LOCK_FILE}: it was cut off while DVC wrote it; `git checkout {LOCK_FILE}` gets it back")
+        write_bytes(LOCK_FILE, KEPT.read_bytes())
 
 
 def keep() -> None:
