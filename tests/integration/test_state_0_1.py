@@ -1,0 +1,344 @@
+"""What version 0.1 left on disk is read, served, judged and gone back to by this one, with the same figures.
+
+`tests/data/state_0_1` was written by version 0.1; `tests/data/make_state_0_1.py` says how. Nothing there is
+ever written anew: whoever has to change a file or a figure of it has broken what people have on their disks.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, get_args
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from pydantic import BaseModel, TypeAdapter
+
+from deployments import rollout
+from deployments.app.safety.checks import Finding
+from deployments.app.visitors import Pseudonyms
+from deployments.events import Step
+from flows.promotion import change, production_digest, serve_production
+from tasks.admission import admit
+from tasks.arms import shadow_pairs
+from tasks.audit import Entry, read_audit
+from tasks.chunks import Chunk
+from tasks.classifier import ClassifierInfo, open_classifier
+from tasks.drift import COLUMNS, monitor, reference_path
+from tasks.embedding import Embedder, EmbeddingInfo
+from tasks.engine.open import open_package
+from tasks.engine.protocol import generate
+from tasks.engine.resources import Resources
+from tasks.evidence import read_evidence
+from tasks.gate import judge as judge_gate
+from tasks.guard import MEASURES, GuardVerdict
+from tasks.guard import judge as judge_guard
+from tasks.incidents import Closing, Incident, close, incidents
+from tasks.index import Asked, IndexInfo
+from tasks.layout import CLASSIFIERS, EMBEDDINGS, INDEX_TABLES, INDEXES, VISITORS_KEY
+from tasks.manifest import BaseModelInfo, Manifest, read_manifest
+from tasks.policy import Decision
+from tasks.probe import Probes, probe
+from tasks.records import Message
+from tasks.registries import open_registry
+from tasks.registry import PRODUCTION, Act, Channel, LocalRegistry
+from tasks.releases import describe, find, listing, to_go_back_to
+from tasks.retrieval import Passages, Retriever
+from tasks.settings import (
+    AdmissionSettings,
+    CostName,
+    DriftSettings,
+    GateSettings,
+    GuardSettings,
+    RateName,
+    RetrievalSettings,
+    load_settings,
+)
+from tasks.shadow import ShadowPair, agreement
+from tasks.store import TelemetryRow, TelemetryWriter, read_window
+from tests.conftest import ROOT
+from tests.deployments.stack import make_package
+from tests.flows.conftest import copy_repository
+from tests.flows.pretended import pretended_serve
+
+STORED = Path(__file__).parents[1] / "data/state_0_1"
+EXPECTED = json.loads((STORED / "expected.json").read_bytes())
+SETTINGS = json.loads((STORED / "settings.json").read_bytes())
+A, B = EXPECTED["packages"]["a"], EXPECTED["packages"]["b"]
+ONE_THREAD = Resources(threads=1, cache_gb=1, apart=False)
+HOUR = timedelta(hours=1)
+SHADOWED, CANARY = datetime(2026, 1, 26, 10, tzinfo=UTC), datetime(2026, 1, 26, 12, tzinfo=UTC)
+NOW = datetime(2026, 1, 28, 6, tzinfo=UTC)
+JANUARY = (datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 31, tzinfo=UTC))
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the state, as `.graft` of the working directory."""
+    shutil.copytree(STORED / "state", tmp_path / ".graft")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / ".graft"
+
+
+@pytest.fixture
+def registry(state: Path) -> LocalRegistry:
+    """The registry where it lies if nobody says where."""
+    assert (state / "registry").is_dir()
+    return LocalRegistry()
+
+
+@pytest.fixture
+def rows(state: Path) -> pd.DataFrame:
+    """All telemetry."""
+    assert (state / "telemetry").is_dir()
+    return read_window(*JANUARY)
+
+
+def assert_same(found: Any, expected: Any, where: str = "") -> None:
+    """Equal to every digit that a sum in another order leaves."""
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys(), where
+        for name, value in expected.items():
+            assert_same(found[name], value, f"{where}.{name}")
+    elif isinstance(expected, list):
+        assert len(found) == len(expected), where
+        for place, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
+            assert_same(ours, theirs, f"{where}[{place}]")
+    elif isinstance(expected, float):
+        assert found == pytest.approx(expected, rel=1e-12, abs=1e-12), where
+    else:
+        assert found == expected, where
+
+
+def dumped(*records: BaseModel | None) -> list[Any]:
+    return [record.model_dump(mode="json") if record else None for record in records]
+
+
+def test_releases_history_and_audit_are_told_as_they_were(registry: LocalRegistry) -> None:
+    assert registry.packages() == sorted([A, B])
+    assert [(swap.name, swap.digest, swap.reason, swap.act and swap.act.who) for swap in registry.history()] == [
+        ("production", A, "the first release", None),
+        ("production", B, "by release run brave-otter", None),
+        ("production", A, "answers in French", "Ada"),
+        ("trial", B, "to try it on the staff", "Grace"),
+        ("production", B, "by release run calm-newt", "Ada"),
+    ]
+    assert_same(dumped(*registry.history()), EXPECTED["history"])
+    for name, channel in EXPECTED["channels"].items():
+        assert_same(dumped(registry.channel(name)), [channel])
+    assert_same(dumped(*read_audit(registry)), EXPECTED["audit"])
+    assert listing(registry) == EXPECTED["listing"]
+    assert (find(registry, PRODUCTION), find(registry, A[:6]), to_go_back_to(registry)) == (B, A, A)
+    for digest in (A, B):
+        assert describe(registry, digest) == EXPECTED["described"][digest]
+
+
+def test_incidents_are_listed_and_the_open_one_is_closed(state: Path) -> None:
+    assert (state / "incidents").is_dir()
+    closed, still_open = incidents()
+    assert_same(dumped(closed, still_open), EXPECTED["incidents"])
+    assert closed.closed and (closed.closed.by, closed.closed.why) == ("Ada", "the errors were the network's")
+    assert (still_open.closed, still_open.report.digest, still_open.report.measure) == (None, A, "slow")
+    close(still_open.id, "Grace", "a slow disk", NOW)
+    assert [one.closed and one.closed.by for one in incidents()] == ["Ada", "Grace"]
+
+
+@pytest.mark.parametrize("digest", [A, B])
+def test_a_package_is_admitted_and_answers_as_it_did(registry: LocalRegistry, digest: str) -> None:
+    registry.verify(digest)
+    package, base = registry.package(digest), registry.base(digest)
+    admission: AdmissionSettings = load_settings(ROOT / "params.yaml").admission
+    manifest = admit(digest, package, base, admission)
+    assert (manifest.name, manifest.engine.name, manifest.max_prompt_tokens) == ("tiny-desk", "transformers", 600)
+    model = open_package(package, base, ONE_THREAD)
+    probe(model, package)
+    asked = EXPECTED["answers"][digest]
+    requests = [model.request([Message(role="user", content=a["question"])], max_new_tokens=24) for a in asked]
+    found = dict(generate(model.engine, requests, len(requests)))
+    assert [found[place].text for place in range(len(asked))] == [answer["text"] for answer in asked]
+    assert [list(found[place].token_ids) for place in range(len(asked))] == [answer["token_ids"] for answer in asked]
+
+
+def test_a_packages_grounding_names_the_index_and_the_retrieval_model(registry: LocalRegistry) -> None:
+    early, grounded = (read_manifest(registry.package(digest)).grounding for digest in (A, B))
+    assert early is None
+    assert grounded and (grounded.index, grounded.embedding) == (
+        EXPECTED["search"]["index"],
+        EXPECTED["search"]["embedding"],
+    )
+
+
+def test_the_gate_comes_to_the_same_verdict(registry: LocalRegistry) -> None:
+    rows, rates = read_evidence(B, registry.evaluation(B), STORED / "assistant")
+    verdict = judge_gate(rows, rates, GateSettings.model_validate(SETTINGS["gate"]))
+    assert verdict.outcome == "pass"
+    assert_same(dumped(verdict), [EXPECTED["gate"]])
+
+
+def guarded(rows: pd.DataFrame, start: datetime, *, unseen: bool) -> GuardVerdict:
+    settings = GuardSettings.model_validate(SETTINGS["guard"])
+    return judge_guard(rows, B, A, start, start + HOUR, settings, first_token_s=8.0, unseen=unseen)
+
+
+def test_the_guard_comes_to_the_same_verdict_of_the_canary(rows: pd.DataFrame) -> None:
+    verdict = guarded(rows, CANARY, unseen=False)
+    assert verdict.outcome == "breach"
+    assert_same(dumped(verdict), [EXPECTED["canary"]])
+
+
+def test_the_guard_comes_to_the_same_verdict_of_the_shadow(rows: pd.DataFrame) -> None:
+    assert_same(dumped(guarded(rows, SHADOWED, unseen=True)), [EXPECTED["shadow"]])
+    assert_same(dumped(agreement(shadow_pairs(rows, B, A, SHADOWED))), [EXPECTED["agreement"]])
+
+
+@pytest.fixture
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The state in a copy of the repository, behind a pretended Serve; what serves after `graft up`."""
+    repository = copy_repository(tmp_path / "repository")
+    shutil.copytree(STORED / "state", repository / ".graft")
+    monkeypatch.chdir(repository)
+    with pretended_serve():
+        assert serve_production() is None
+        yield str(rollout.served().production)
+
+
+def test_production_goes_back_to_the_package_before(served: str) -> None:
+    registry = open_registry()
+    assert served == production_digest() == B
+    change(to_go_back_to(registry), B, "answers too late", Act(action="rollback", who="Grace"))
+    assert rollout.served().production == production_digest() == A
+    *before, last = registry.history()
+    assert_same(dumped(*before), EXPECTED["history"])
+    assert (last.digest, last.previous, last.reason) == (A, B, "answers too late")
+    assert last.act == Act(action="rollback", who="Grace")
+    *_, told = read_audit(registry, A)
+    assert (told.action, told.who, told.channel) == ("rollback", "Grace", PRODUCTION)
+
+
+def test_all_telemetry_is_read_before_and_after_a_new_writer_closes_what_a_dead_one_left(rows: pd.DataFrame) -> None:
+    stored = pd.read_parquet(STORED / "telemetry.parquet")
+    opened = list(Path(".graft/telemetry").glob("day=*/open-*.jsonl"))
+    assert [path.parent.name for path in opened] == ["day=2026-01-27"]
+    pd.testing.assert_frame_equal(rows[list(stored)], stored)
+    TelemetryWriter(rows_per_part=10).close()
+    assert not opened[0].exists()
+    pd.testing.assert_frame_equal(read_window(*JANUARY)[list(stored)], stored)
+
+
+@pytest.mark.parametrize(
+    ("column", "kind"),
+    [
+        ("steps", tuple[Step, ...]),
+        ("passages", tuple[str, ...]),
+        ("findings", tuple[Finding, ...]),
+        ("decisions", tuple[Decision, ...]),
+        ("shadow", ShadowPair),
+    ],
+)
+def test_what_telemetry_holds_as_json_is_written_as_it_is_read(rows: pd.DataFrame, column: str, kind: Any) -> None:
+    texts = set(rows[column].dropna()) - {""}
+    adapter: TypeAdapter[Any] = TypeAdapter(kind)
+    assert texts
+    assert {adapter.dump_json(adapter.validate_json(text)).decode() for text in texts} == texts
+
+
+def test_monitoring_finds_the_same_drift(registry: LocalRegistry) -> None:
+    assert reference_path(B).is_file(), "it would be written anew"
+    verdict, folder = monitor(registry, DriftSettings.model_validate(SETTINGS["drift"]), NOW)
+    assert (verdict.outcome, verdict.digest) == ("drift", B)
+    assert_same(dumped(verdict), [EXPECTED["drift"]])
+    assert folder == Path(".graft/reports/drift/2026-01-28T06-00-00Z")
+
+
+def test_the_published_index_is_searched_with_the_same_hits(state: Path) -> None:
+    assert (state / "indexes").is_dir()
+    search = EXPECTED["search"]
+    settings = RetrievalSettings.model_validate(SETTINGS["retrieval"])
+    passages = Passages(INDEXES / search["index"], INDEX_TABLES, settings)
+    retriever = Retriever(passages, Embedder(EMBEDDINGS / search["embedding"], threads=1))
+    for query, expected in search["hits"].items():
+        hits = retriever.search(query, 3)
+        assert [hit.chunk.id for hit in hits] == [chunk for chunk, _, _ in expected]
+        assert [hit.score for hit in hits] == pytest.approx([score for _, score, _ in expected], rel=1e-12)
+        assert [hit.cosine for hit in hits] == pytest.approx([cosine for _, _, cosine in expected], abs=1e-6)
+
+
+def test_the_published_classifier_tells_an_attack_by_the_same_scores(state: Path) -> None:
+    assert (state / "classifiers").is_dir()
+    classifier = open_classifier(CLASSIFIERS / EXPECTED["classifier"])
+    for text in EXPECTED["attacks"]:
+        assert classifier.score(text["text"]) == pytest.approx(text["score"], abs=1e-6)
+        assert classifier.is_attack(text["text"]) is text["attack"]
+
+
+def test_a_customer_keeps_the_name_that_telemetry_has(state: Path) -> None:
+    assert (state / "visitors.key").is_file()
+    assert Pseudonyms.open(VISITORS_KEY).of("user:C-1") == EXPECTED["visitor"]
+
+
+@pytest.mark.parametrize(
+    ("files", "record"),
+    [
+        ("registry/channels/*.json", Channel),
+        ("registry/history/*/*.json", Channel),
+        ("registry/history.jsonl", Channel),
+        ("registry/audit/*/*.json", Entry),
+        ("registry/bases/*/base.json", BaseModelInfo),
+        ("registry/packages/*/manifest.json", Manifest),
+        ("registry/packages/*/parity.json", Probes),
+        ("incidents/*.opened.json", Incident),
+        ("incidents/*.closed.json", Closing),
+        ("embeddings/*/embedding.json", EmbeddingInfo),
+        ("indexes/*/index.json", IndexInfo),
+        ("indexes/*/chunks.jsonl", Chunk),
+        ("indexes/*/asked.jsonl", Asked),
+        ("classifiers/*/injection.json", ClassifierInfo),
+    ],
+)
+def test_each_record_is_written_as_it_is_read(files: str, record: type[BaseModel]) -> None:
+    paths = list((STORED / "state").glob(files))
+    assert paths
+    for path in paths:
+        content = path.read_text(encoding="utf-8")
+        for text in content.splitlines() if path.suffix == ".jsonl" else [content]:
+            read = record.model_validate_json(text)
+            assert read.model_dump(mode="json", exclude_unset=True) == json.loads(text), path
+
+
+def keys(value: Any) -> Any:
+    """The names in a JSON value, at any depth; of a list those in its first item."""
+    if isinstance(value, dict):
+        return {name: keys(inner) for name, inner in value.items()}
+    return keys(value[0]) if isinstance(value, list) and value else None
+
+
+def test_a_package_made_today_has_the_names_of_the_stored_one(registry: LocalRegistry, tmp_path: Path) -> None:
+    stored = registry.package(A)
+    made = make_package(tmp_path / "made", 1, registry.base(A), stored / "prompt")
+    for name in ("manifest.json", "parity.json"):
+        ours, theirs = (keys(json.loads((package / name).read_bytes())) for package in (made, stored))
+        assert ours == theirs, name
+
+
+def test_a_telemetry_row_has_all_columns_of_the_stored_parts(state: Path) -> None:
+    names = EXPECTED["names"]["telemetry"]
+    assert [name for name in TelemetryRow.model_fields if name in names] == names
+    for path in state.glob("telemetry/day=*/part-*.parquet"):
+        assert set(pq.read_schema(path).names) <= set(names)
+
+
+@pytest.mark.parametrize(
+    ("what", "found"),
+    [
+        ("rates", lambda: get_args(RateName)),
+        ("costs", lambda: get_args(CostName)),
+        ("measures", lambda: MEASURES),
+        ("drift", lambda: COLUMNS),
+    ],
+)
+def test_rates_costs_measures_and_columns_bear_their_names(what: str, found: Callable[[], tuple[str, ...]]) -> None:
+    assert list(found()) == EXPECTED["names"][what]
