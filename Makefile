@@ -40,16 +40,16 @@ bench-semantic-cache: $(INSTALLED)
 bench-retrieval: $(INSTALLED)
 	test -d build/index || $(BIN)/dvc repro index
 	$(BIN)/python -m benchmarks.retrieval
-	$(BIN)/python -m benchmarks.python_faq
+	$(BIN)/python -m benchmarks.retrieval_python_faq
 
 # Whole turns of rows that nobody tunes on and the attacks, and the app's own time; some ten minutes on two cores.
 bench-assistant: $(INSTALLED)
-	test -d build/assistant || $(BIN)/dvc repro assistant
+	test -d build/evaluate_assistant || $(BIN)/dvc repro evaluate_assistant
 	$(BIN)/python -m benchmarks.assistant $(BENCH)
 
 # How often the guard is wrong and how many requests it needs, simulated; a minute or two.
 bench-guard: $(INSTALLED)
-	$(BIN)/python -m benchmarks.guard
+	$(BIN)/python -m benchmarks.canary_analysis
 
 # How often the gate errs (simulated), and what load and kill -9 in every phase of a release do; an hour.
 bench-release: $(INSTALLED)

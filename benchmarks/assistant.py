@@ -4,7 +4,7 @@ Nobody tunes on the split `test`: nothing else here reads it. Each of its rows a
 `data/redteam` goes through all that a request meets in service, in this process, as the stage
 `assistant` does with the eval rows. What a turn takes apart from the engine (checks, retrieval, rules,
 HTTP in memory) is measured afterwards, on requests that come alone, one after the other. Retrieval on
-foreign documents is `benchmarks/python_faq.py`; without network give the folder that it asks for.
+foreign documents is `benchmarks/retrieval_python_faq.py`; without network give the folder that it asks for.
 
     python -m benchmarks.assistant [FOLDER]
 
@@ -22,33 +22,41 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import python_faq
-from deployments.assistant import candidate, expectations, run
-from deployments.trial import Trial
-from tasks.assistant import ATTACK, SCORES, asked, measured_apart, report, write
+from benchmarks import retrieval_python_faq
+from deployments.evaluate_assistant import candidate, expectations, run
+from deployments.evaluation.harness import Trial
+from tasks.core.errors import run_main
+from tasks.core.paths import (
+    BUILT_EMBEDDING,
+    BUILT_EVALUATE_RETRIEVAL,
+    BUILT_EXAMPLES,
+    BUILT_PACKAGE,
+    BUILT_PROMPT_INJECTION,
+    REDTEAM,
+)
+from tasks.core.records import Example
+from tasks.core.settings import Settings, load_settings
+from tasks.data.examples import load_examples
 from tasks.embedding import Embedder
-from tasks.errors import run_main
-from tasks.examples import load_examples
-from tasks.layout import BUILT_EMBEDDING, BUILT_EXAMPLES, BUILT_INJECTION, BUILT_PACKAGE, BUILT_RECALL, REDTEAM
-from tasks.manifest import package_digest
-from tasks.records import Example
-from tasks.redteam import read_attacks
-from tasks.settings import Settings, load_settings
+from tasks.evaluate_assistant import ATTACK, SCORES, asked, measured_apart, report, write
+from tasks.model_package.manifest import package_digest
+from tasks.safety.red_team_prompts import read_attacks
 
 ALONE = 40
 """Requests that are timed."""
 FAQ_HEADINGS, FAQ_WAY = "none", "joined"
-"""Text alone, so that no question finds itself, and searched as in service: see `benchmarks/python_faq.py`."""
+"""Text alone, so that no question finds itself, and searched as in service; see
+`benchmarks/retrieval_python_faq.py`."""
 HEADLINE = ("tool_exact", "policy_violations", "false_refusal_rate", "recall_at_5")
 
 
 def whole_turns(settings: Settings, examples: Sequence[Example]) -> tuple[dict[str, Any], float]:
     """The scores of all turns together, and the median milliseconds of the app's own work."""
-    with candidate(settings, settings.assistant.at_once) as trial:
-        rows = asyncio.run(run(trial, examples, read_attacks(REDTEAM), settings, settings.assistant.at_once))
+    with candidate(settings, settings.evaluate_assistant.at_once) as trial:
+        rows = asyncio.run(run(trial, examples, read_attacks(REDTEAM), settings, settings.evaluate_assistant.at_once))
         own_ms = asyncio.run(app_ms(trial, examples[:: max(1, len(examples) // ALONE)]))
     report(rows, print)
-    others = measured_apart(BUILT_INJECTION / SCORES, BUILT_RECALL / SCORES)
+    others = measured_apart(BUILT_PROMPT_INJECTION / SCORES, BUILT_EVALUATE_RETRIEVAL / SCORES)
     with tempfile.TemporaryDirectory(prefix="graft-bench-") as temporary:
         scores = write(rows, package_digest(BUILT_PACKAGE), others, Path(temporary) / "assistant")
     return scores, statistics.median(own_ms)
@@ -66,10 +74,12 @@ def faq_recall() -> float:
     with tempfile.TemporaryDirectory(prefix="graft-faq-") as temporary:
         folder = Path(sys.argv[1] if len(sys.argv) > 1 else temporary)
         if folder == Path(temporary):
-            python_faq.unpack(folder)
-        faq = list(python_faq.read_faq(folder))
-    found = python_faq.measure(faq, python_faq.KEPT[FAQ_HEADINGS], Embedder(BUILT_EMBEDDING, threads=2))
-    return float(found[f"{FAQ_WAY}_recall_{python_faq.K}"] or 0.0)
+            retrieval_python_faq.unpack(folder)
+        faq = list(retrieval_python_faq.read_faq(folder))
+    found = retrieval_python_faq.measure(
+        faq, retrieval_python_faq.KEPT[FAQ_HEADINGS], Embedder(BUILT_EMBEDDING, threads=2)
+    )
+    return float(found[f"{FAQ_WAY}_recall_{retrieval_python_faq.K}"] or 0.0)
 
 
 def table(scores: dict[str, Any]) -> str:

@@ -1,8 +1,8 @@
 """How far a release can be trusted without watching it: what is measured of each part, one after the other.
 
-The gate's error rates are simulated (`tasks/gate_rates.py`), with the settings in params.yaml. Load during
+The gate's error rates are simulated (`tasks/gate/error_rates.py`), with the settings in params.yaml. Load during
 every step of a rollout and kill -9 in every phase happen to a real stack with a tiny model on a copy of
-the repository (`tests/flows/test_faults.py`).
+the repository (`tests/integration/test_kill_minus_9.py`).
 
     python -m benchmarks.release
 
@@ -20,8 +20,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tasks.gate_rates import ALIKE, GOOD, ErrorRates, error_rates, slice_rates
-from tasks.settings import GateSettings, load_settings
+from tasks.core.settings import GateSettings, load_settings
+from tasks.gate.error_rates import ALIKE, GOOD, ErrorRates, error_rates, slice_rates
 
 ROWS = 154
 """Eval rows of the default data."""
@@ -72,7 +72,17 @@ def faults() -> dict[str, Any]:
     """What a release does to requests, and what kills do to a release; a failure is shown, and counts."""
     with tempfile.TemporaryDirectory(prefix="graft-faults-") as folder:
         counts = Path(folder) / "counts.json"
-        argv = [sys.executable, "-m", "pytest", "-q", "-W", "ignore", "-m", "faults", "tests/flows/test_faults.py"]
+        argv = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-W",
+            "ignore",
+            "-m",
+            "faults",
+            "tests/integration/test_kill_minus_9.py",
+        ]
         subprocess.run(argv, env={**os.environ, "GRAFT_FAULTS": str(counts)}, check=False)
         found: dict[str, Any] = json.loads(counts.read_text(encoding="utf-8"))
     return found

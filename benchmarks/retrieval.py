@@ -2,7 +2,7 @@
 
     python -m benchmarks.retrieval
 
-Vectors alone, words alone and both joined answer the questions of `data/questions.jsonl`, with the
+Vectors alone, words alone and both joined answer the questions of `data/retrieval/eval_queries.jsonl`, with the
 floor off. Then, for some floors, the share of questions with an answer that would be told that there
 is none, and of off-topic ones that would be told so, as they should. Settings are chosen on the
 split `tune`; `eval` is what may be told. The last line is one JSON object.
@@ -20,13 +20,13 @@ from typing import Any
 
 import numpy as np
 
-from tasks.chunks import Chunk
+from tasks.core.errors import run_main
+from tasks.core.paths import BUILT_EMBEDDING, BUILT_INDEX, EVAL_QUERIES
+from tasks.core.settings import load_settings
 from tasks.embedding import Embedder
-from tasks.errors import run_main
-from tasks.layout import BUILT_EMBEDDING, BUILT_INDEX, QUESTIONS
-from tasks.recall import Question, read_questions, score
-from tasks.retrieval import Passages, Retriever
-from tasks.settings import load_settings
+from tasks.evaluate_retrieval import Question, read_questions, score
+from tasks.retrieval.chunks import Chunk
+from tasks.retrieval.search import Passages, Retriever
 
 FLOORS = (0.30, 0.35, 0.38, 0.40, 0.42, 0.45, 0.50)
 _MANY = 20  # chunks, among which the nearest is
@@ -79,7 +79,7 @@ def parts(questions: Sequence[Question], passages: Passages, embedder: Embedder)
 
 def measure(questions: Sequence[Question], passages: Passages, embedder: Embedder) -> dict[str, Any]:
     """Each way's recall, MRR and milliseconds a search on some questions, and what the floors would do."""
-    cutoffs = load_settings().recall.cutoffs
+    cutoffs = load_settings().evaluate_retrieval.cutoffs
     found: dict[str, Any] = {}
     for way, search in searches(passages, embedder).items():
         began = time.perf_counter()
@@ -101,7 +101,7 @@ def main() -> None:
     found = {}
     with tempfile.TemporaryDirectory(prefix="graft-retrieval-") as tables:
         passages = Passages(BUILT_INDEX, Path(tables), off)
-        questions = read_questions(QUESTIONS, passages.chunks)
+        questions = read_questions(EVAL_QUERIES, passages.chunks)
         for split in ("tune", "eval"):
             found[split] = measure([q for q in questions if q.split == split], passages, embedder)
             for name, figures in found[split].items():

@@ -36,9 +36,9 @@ from typing import Any
 import numpy as np
 
 import tasks.embedding
-from deployments.app.semantic import Embedder, Facts, Question, SemanticIndex, Vectors, facts
-from tasks.layout import BUILT_EMBEDDING, RAW
-from tasks.records import ChatRow, Message
+from deployments.app.cache.semantic_index import Embedder, Facts, Question, SemanticIndex, Vectors, facts
+from tasks.core.paths import BUILT_EMBEDDING, RAW
+from tasks.core.records import ChatRow, Message
 
 THRESHOLDS = (0.80, 0.90, 0.95, 0.98)
 _NO_FACTS = Facts((), 0)

@@ -26,17 +26,17 @@ from typing import Any
 
 import torch
 
-from benchmarks import scenarios
-from benchmarks.fuzz import server_errors
-from benchmarks.stack import Stack, service
-from benchmarks.systems import System, engine_alone, llama_cpp, transformers_serve
-from benchmarks.table import MAX_TOKENS, measure, ratios, show
-from benchmarks.workload import Workload, write_folder, write_q8
-from deployments import rollout
+from benchmarks.serving import scenarios
+from benchmarks.serving.openapi_fuzz import server_errors
+from benchmarks.serving.service_stack import Stack, service
+from benchmarks.serving.systems import System, engine_alone, llama_cpp, transformers_serve
+from benchmarks.serving.table import MAX_TOKENS, measure, ratios, show
+from benchmarks.serving.workload import Workload, write_folder, write_q8
+from deployments.serve import rollout
+from tasks.core.errors import GraftError, run_main
+from tasks.core.paths import BUILT_BASE, BUILT_EMBEDDING, BUILT_EXAMPLES, BUILT_PACKAGE
 from tasks.embedding import read_embedding
 from tasks.engine.resources import Resources
-from tasks.errors import GraftError, run_main
-from tasks.layout import BUILT_BASE, BUILT_EMBEDDING, BUILT_EXAMPLES, BUILT_PACKAGE
 
 SYSTEMS = ("service", "engine", "llama.cpp", "transformers")
 VERSIONS = ("ray", "openvino-genai", "xllamacpp", "transformers", "torch")

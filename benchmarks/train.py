@@ -36,12 +36,12 @@ from peft.helpers import disable_input_dtype_casting
 from tokenizers import Tokenizer
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
-from tasks.errors import GraftError, run_main
-from tasks.layout import BUILT_BASE
-from tasks.models import load_model
-from tasks.packing import TokenRow, pack, pad, taking_packs, weighted_loss
-from tasks.prompt import IGNORED
+from tasks.core.errors import GraftError, run_main
+from tasks.core.paths import BUILT_BASE
+from tasks.engine.model_loading import load_model
+from tasks.prompt.encoding import IGNORED
 from tasks.train import CompletionTrainer, Rows
+from tasks.training.packing import TokenRow, pack, pad, taking_packs, weighted_loss
 
 PREFIXES = (0, 60, 450)
 TRL_MODES = ("padded", "padding_free", "packing", "padded_micro", "padding_free_micro")

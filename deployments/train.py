@@ -19,12 +19,12 @@ from typing import Any
 
 import psutil
 
-from deployments.loopback import LOOPBACK
-from deployments.settings import WorkerSettings, load_serve_settings, load_worker_settings
+from deployments.core.loopback import LOOPBACK
+from deployments.core.settings import WorkerSettings, load_serve_settings, load_worker_settings
 from tasks import train
-from tasks.errors import GraftError, run_main
-from tasks.layout import STATE
-from tasks.settings import load_settings
+from tasks.core.errors import GraftError, run_main
+from tasks.core.paths import STATE
+from tasks.core.settings import load_settings
 
 
 def main() -> None:

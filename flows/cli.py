@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from tasks.environment import find_root, stack_environment
-from tasks.errors import run_main
+from tasks.core.environment import find_root, stack_environment
+from tasks.core.errors import run_main
 
 app = typer.Typer(
     help="Grow a domain model on an open base model and keep it in production.",
@@ -41,8 +41,8 @@ def enter(context: typer.Context) -> None:
 @app.command()
 def up() -> None:
     """Start the stack: Prefect's server, the local Ray, Prefect's worker; serve what is in production."""
-    from flows import stack
-    from tasks.errors import GraftError
+    from deployments.stack import stack
+    from tasks.core.errors import GraftError
 
     not_served = stack.up()
     status()
@@ -53,7 +53,7 @@ def up() -> None:
 @app.command()
 def down() -> None:
     """Stop what `graft up` started, and nothing else."""
-    from flows import stack
+    from deployments.stack import stack
 
     if not stack.down():
         print("stack: nothing was running")
@@ -62,9 +62,9 @@ def down() -> None:
 @app.command()
 def status() -> None:
     """Show what runs, where it answers, and what is in production."""
-    from deployments.rollout import base_url
-    from flows import stack
-    from flows.promotion import is_served, production_digest
+    from deployments.serve.promotion import is_served, production_digest
+    from deployments.serve.rollout import base_url
+    from deployments.stack import stack
 
     for part in stack.status():
         state = f"pid {part.pid}" if part.running else "stopped"
@@ -88,9 +88,9 @@ def monitor() -> None:
 
 
 def _run(deployment: str, summary: str) -> None:
-    from flows import stack
-    from flows.api import PrefectApi
-    from flows.runs import run_and_follow
+    from deployments.stack import stack
+    from deployments.stack.prefect_api import PrefectApi
+    from deployments.stack.run_flow import run_and_follow
 
     if not_served := stack.up():
         print(not_served, flush=True)
@@ -100,8 +100,8 @@ def _run(deployment: str, summary: str) -> None:
 @app.command()
 def releases() -> None:
     """List what was in production, newest first, and what each release scored."""
-    from tasks.registries import open_registry
-    from tasks.releases import listing
+    from tasks.registry.registries import open_registry
+    from tasks.reports.releases import listing
 
     print(listing(open_registry()))
 
@@ -109,8 +109,8 @@ def releases() -> None:
 @release.command("show")
 def show_release(name: Annotated[str, typer.Argument(help=_PACKAGE)] = "production") -> None:
     """Show a package: its card, its scores, what was done with it and who approved it."""
-    from tasks.registries import open_registry
-    from tasks.releases import describe, find
+    from tasks.registry.registries import open_registry
+    from tasks.reports.releases import describe, find
 
     registry = open_registry()
     print(describe(registry, find(registry, name)))
@@ -119,8 +119,8 @@ def show_release(name: Annotated[str, typer.Argument(help=_PACKAGE)] = "producti
 @app.command()
 def promote(name: Annotated[str, typer.Argument(metavar="DIGEST", help=_PACKAGE)], reason: _Reason) -> None:
     """Put a published package into production, without the gate being asked again."""
-    from tasks.registries import open_registry
-    from tasks.releases import find
+    from tasks.registry.registries import open_registry
+    from tasks.reports.releases import find
 
     registry = open_registry()
     production = registry.channel()
@@ -135,8 +135,8 @@ def rollback(
     ] = None,
 ) -> None:
     """Go back to the package that was in production before, or to the one that is named."""
-    from tasks.registries import open_registry
-    from tasks.releases import find, in_production, to_go_back_to
+    from tasks.registry.registries import open_registry
+    from tasks.reports.releases import find, in_production, to_go_back_to
 
     registry = open_registry()
     production = in_production(registry)
@@ -145,9 +145,9 @@ def rollback(
 
 
 def _change(digest: str, production: str | None, action: Literal["promote", "rollback"], reason: str) -> None:
-    from flows.promotion import change, describe
-    from tasks.audit import actor
-    from tasks.registry import Act
+    from deployments.serve.promotion import change, describe
+    from tasks.registry.audit_log import actor
+    from tasks.registry.registry import Act
 
     print(describe(change(digest, production, reason, Act(action=action, who=actor()))))
 
@@ -155,9 +155,9 @@ def _change(digest: str, production: str | None, action: Literal["promote", "rol
 @app.command("audit")
 def show_audit() -> None:
     """Show who did what with which package, newest first, and who answers for which layer."""
-    from tasks.audit import read_audit, render
-    from tasks.registries import open_registry
-    from tasks.settings import load_settings
+    from tasks.core.settings import load_settings
+    from tasks.registry.audit_log import read_audit, render
+    from tasks.registry.registries import open_registry
 
     print(render(read_audit(open_registry()), load_settings().owners))
 
@@ -169,7 +169,7 @@ def redteam(
     ] = None,
 ) -> None:
     """Attack what is in production with garak's probes, and show how many attacks succeeded."""
-    from flows.redteam import redteam as scan
+    from deployments.redteam.scan import redteam as scan
 
     print(scan(garak))
 
@@ -185,8 +185,8 @@ def version() -> None:
 @app.command()
 def incidents() -> None:
     """List what went wrong in rollouts, newest first."""
-    from tasks.incidents import describe
-    from tasks.incidents import incidents as read
+    from tasks.rollout.incidents import describe
+    from tasks.rollout.incidents import incidents as read
 
     found = read()
     for one in reversed(found):
@@ -203,9 +203,9 @@ def close(
     """Close an incident: later ones of the same package and phase open a new one."""
     from datetime import UTC, datetime
 
-    from tasks.audit import actor
-    from tasks.incidents import close as close_incident
-    from tasks.incidents import describe
+    from tasks.registry.audit_log import actor
+    from tasks.rollout.incidents import close as close_incident
+    from tasks.rollout.incidents import describe
 
     print(describe(close_incident(id, actor(), reason, datetime.now(UTC))))
 
@@ -222,7 +222,7 @@ def add(
     ] = False,
 ) -> None:
     """Bring your own data into data/raw, and check it against the contract."""
-    from tasks.data import add as add_file
+    from tasks.data.importer import add as add_file
 
     path = context.obj / file.expanduser()
     added = add_file(path, input_column=input_column, target_column=target_column, system=system, replace=replace)
@@ -236,9 +236,9 @@ def diff(
     b: Annotated[str, typer.Argument(help=_PROMPT)] = ".",
 ) -> None:
     """Compare two prompts: what the model reads of each, and how each was evaluated."""
-    from tasks.prompt_diff import describe_difference
-    from tasks.prompt_versions import find_prompt
-    from tasks.registries import open_registry
+    from tasks.registry.registries import open_registry
+    from tasks.reports.prompt_diff import describe_difference
+    from tasks.reports.prompt_versions import find_prompt
 
     registry = open_registry()
     print(describe_difference(find_prompt(a, registry, context.obj), find_prompt(b, registry, context.obj), registry))
@@ -247,9 +247,9 @@ def diff(
 @prompt.command()
 def show(context: typer.Context, name: Annotated[str, typer.Argument(help=_PROMPT)] = ".") -> None:
     """Show a prompt's version and what the model reads of it."""
-    from tasks.prompt_diff import describe
-    from tasks.prompt_versions import find_prompt
-    from tasks.registries import open_registry
+    from tasks.registry.registries import open_registry
+    from tasks.reports.prompt_diff import describe
+    from tasks.reports.prompt_versions import find_prompt
 
     print(describe(find_prompt(name, open_registry(), context.obj)))
 

@@ -10,11 +10,11 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
-from flows.api import PrefectApi
-from tasks.drift import DriftVerdict
-from tasks.drift import monitor as compare_window
-from tasks.registries import open_registry
-from tasks.settings import load_settings
+from deployments.stack.prefect_api import PrefectApi
+from tasks.core.settings import load_settings
+from tasks.monitoring.drift import DriftVerdict
+from tasks.monitoring.drift import monitor as compare_window
+from tasks.registry.registries import open_registry
 
 EVENT = "graft.drift.detected"
 SUMMARY = "drift-summary"

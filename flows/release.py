@@ -22,45 +22,46 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
-from deployments import rollout
-from deployments.app.keys import VARIABLE, read_keys
-from deployments.settings import load_serve_settings
-from flows.api import PrefectApi
-from flows.approval import ask
-from flows.phases import BreachError, UndecidedError, go_through
-from flows.pipeline import run_stages
-from flows.promotion import move, production_digest, take_out
-from flows.steps import cached, step
-from flows.summary import Released, render
-from flows.turns import turn
-from tasks import gate, index
-from tasks.admission import check_licences
-from tasks.audit import note, run_actor
-from tasks.drift import reference_path, write_reference
-from tasks.errors import GraftError
-from tasks.evaluate import ROWS
-from tasks.evidence import read_evidence
-from tasks.examples import load_examples
-from tasks.files import write_json
-from tasks.full_card import CARD, PICTURE, full_card, gather
-from tasks.inputs import remember_run
-from tasks.layout import (
-    BUILT_ASSISTANT,
+from deployments.app.access.api_keys import VARIABLE, read_keys
+from deployments.core.settings import load_serve_settings
+from deployments.serve import rollout
+from deployments.serve.promotion import move, production_digest, take_out
+from deployments.stack.prefect_api import PrefectApi
+from flows.release_steps.approval import ask
+from flows.release_steps.canary_phases import BreachError, UndecidedError, go_through
+from flows.release_steps.dvc_stages import run_stages
+from flows.release_steps.single_run import turn
+from flows.release_steps.step import cached, step
+from flows.release_steps.summary import Released, render
+from tasks import index
+from tasks.core.errors import GraftError
+from tasks.core.files import write_json
+from tasks.core.paths import (
     BUILT_BASE,
     BUILT_CONTRACT,
+    BUILT_EVALUATE_ASSISTANT,
     BUILT_EVALUATION,
     BUILT_EXAMPLES,
     BUILT_INDEX,
     BUILT_PACKAGE,
     INCUMBENT,
 )
-from tasks.manifest import package_digest, read_manifest
-from tasks.phases import Phase, parse_phases
-from tasks.registries import open_registry
-from tasks.registry import PRODUCTION, Act
-from tasks.settings import Settings, load_settings
-from tasks.smoke import choose, smoke
-from tasks.terms import load_terms
+from tasks.core.rollout_phases import Phase, parse_phases
+from tasks.core.settings import Settings, load_settings
+from tasks.data.contract_spec import load_terms
+from tasks.data.examples import load_examples
+from tasks.evaluate import ROWS
+from tasks.evaluation.outputs import read_evidence
+from tasks.gate import verdict as gate
+from tasks.model_package.admission import check_licences
+from tasks.model_package.manifest import package_digest, read_manifest
+from tasks.monitoring.change_detection import remember_run
+from tasks.monitoring.drift import reference_path, write_reference
+from tasks.registry.audit_log import note, run_actor
+from tasks.registry.registries import open_registry
+from tasks.registry.registry import PRODUCTION, Act
+from tasks.reports.release_card import CARD, PICTURE, full_card, gather
+from tasks.rollout.smoke_test import choose, smoke
 
 SUMMARY = "release-summary"
 CARD_KEY = "model-card"
@@ -162,7 +163,7 @@ def judge(digest: str) -> State:
         RefusedError: it did not pass.
         GraftError: what was measured is another package's.
     """
-    rows, rates = read_evidence(digest, BUILT_EVALUATION, BUILT_ASSISTANT)
+    rows, rates = read_evidence(digest, BUILT_EVALUATION, BUILT_EVALUATE_ASSISTANT)
     verdict = gate.judge(rows, rates, load_settings().gate)
     create_markdown_artifact(gate.markdown(verdict), key="gate", description=f"{verdict.outcome}: {digest}")
     if verdict.outcome != "pass":
@@ -177,7 +178,7 @@ def publish(digest: str) -> None:
     registry = open_registry()
     with tempfile.TemporaryDirectory(prefix="graft-publish-") as folder:
         measured = Path(folder) / "measured"
-        gather(BUILT_PACKAGE, BUILT_EVALUATION, BUILT_ASSISTANT, measured, load_settings().gate, _today())
+        gather(BUILT_PACKAGE, BUILT_EVALUATION, BUILT_EVALUATE_ASSISTANT, measured, load_settings().gate, _today())
         registry.publish(BUILT_PACKAGE, BUILT_BASE, measured)
     note(registry, "publish", digest, "passed the gate", by_run(), flow_run.name)
     print(f"publish: {digest}")

@@ -17,8 +17,15 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
-from flows.api import OPEN_STATES, PrefectApi
-from tasks.inputs import announced, announced_at, forget_announced, settled, unannounced, watched_hashes
+from deployments.stack.prefect_api import OPEN_STATES, PrefectApi
+from tasks.monitoring.change_detection import (
+    announced,
+    announced_at,
+    forget_announced,
+    settled,
+    unannounced,
+    watched_hashes,
+)
 
 EVENT = "graft.data.changed"
 RESOURCE = "graft.data"

@@ -20,13 +20,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tasks.engine.export import export
-from tasks.errors import GraftError, run_main
-from tasks.files import new_folder, sha256_file, sha256_tree, write_json
-from tasks.layout import BUILT_BASE, BUILT_BASELINE
-from tasks.manifest import BASE, EXPORTED, BaseModelInfo
-from tasks.settings import BaseSettings, EngineSettings, load_settings
-from tasks.wheel import fetch_file
+from tasks.core.errors import GraftError, run_main
+from tasks.core.files import new_folder, sha256_file, sha256_tree, write_json
+from tasks.core.paths import BUILT_BASE, BUILT_BASELINE
+from tasks.core.settings import BaseSettings, EngineSettings, load_settings
+from tasks.engine.openvino_export import export
+from tasks.model_package.downloads import fetch_file
+from tasks.model_package.manifest import BASE, EXPORTED, BaseModelInfo
 
 _HUB = re.compile(r"hf://(?P<repository>[^/@]+/[^/@]+)@(?P<revision>.+)")
 _HUB_FILES = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]

@@ -16,17 +16,17 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.contract_report import html_page, text_table
-from tasks.errors import GraftError, run_main
-from tasks.expectations import expectations_of, validate
-from tasks.files import write_bytes, write_json, write_text
-from tasks.layout import BUILT_BASE, BUILT_CONTRACT, CONTRACT, PROMPTS, RAW
-from tasks.outcomes import Outcome, outcomes_of
-from tasks.prompt import Prompt
-from tasks.row_table import build_table
-from tasks.rows import Line, read_folder
-from tasks.settings import ContractSettings, load_settings
-from tasks.terms import Terms, load_terms
+from tasks.core.errors import GraftError, run_main
+from tasks.core.files import write_bytes, write_json, write_text
+from tasks.core.paths import BUILT_BASE, BUILT_CONTRACT, CONTRACT, PROMPTS, RAW
+from tasks.core.settings import ContractSettings, load_settings
+from tasks.data.check_table import build_table
+from tasks.data.contract_report import html_page, text_table
+from tasks.data.contract_spec import Terms, load_terms
+from tasks.data.expectations import expectations_of, validate
+from tasks.data.raw_rows import Line, read_folder
+from tasks.data.rule_results import Outcome, outcomes_of
+from tasks.prompt.encoding import Prompt
 
 ROWS = "rows.parquet"
 REPORT = "report.html"

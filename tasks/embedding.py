@@ -18,13 +18,13 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from tasks import published
-from tasks.errors import GraftError, run_main
-from tasks.files import new_folder, sha256_file, sha256_tree, write_json
-from tasks.layout import BUILT_EMBEDDING, EMBEDDINGS
-from tasks.records import Record
-from tasks.settings import EmbeddingSettings, load_settings
-from tasks.wheel import fetch_checked
+from tasks.core.errors import GraftError, run_main
+from tasks.core.files import new_folder, sha256_file, sha256_tree, write_json
+from tasks.core.paths import BUILT_EMBEDDING, EMBEDDINGS
+from tasks.core.records import Record
+from tasks.core.settings import EmbeddingSettings, load_settings
+from tasks.model_package import artifact_store
+from tasks.model_package.downloads import fetch_checked
 
 INFO = "embedding.json"
 MODEL = "model.onnx"
@@ -124,7 +124,7 @@ def read_embedding(folder: Path) -> EmbeddingInfo:
     Raises:
         GraftError: a file is missing, or not what `embedding.json` says.
     """
-    return published.read(folder, INFO, EmbeddingInfo, "retrieval model", "embedding")
+    return artifact_store.read(folder, INFO, EmbeddingInfo, "retrieval model", "embedding")
 
 
 def publish(built: Path, root: Path = EMBEDDINGS) -> str:
@@ -134,7 +134,7 @@ def publish(built: Path, root: Path = EMBEDDINGS) -> str:
         GraftError: a file is not what `embedding.json` says.
     """
     read_embedding(built)
-    return published.publish(built, INFO, root)
+    return artifact_store.publish(built, INFO, root)
 
 
 def bring_in(settings: EmbeddingSettings, target: Path) -> EmbeddingInfo:

@@ -16,34 +16,34 @@ from typing import Any
 
 import pandas
 
-from tasks import look_up
-from tasks.engine.open import Model, open_base, open_package
-from tasks.engine.protocol import Generation
-from tasks.engine.resources import ALONE
-from tasks.errors import GraftError, run_main
-from tasks.examples import load_examples
-from tasks.features import measure
-from tasks.files import new_folder, write_json
-from tasks.language import language_of
-from tasks.layout import (
+from tasks.core.errors import GraftError, run_main
+from tasks.core.files import new_folder, write_json
+from tasks.core.paths import (
     BUILT_BASE,
     BUILT_BASELINE,
     BUILT_EVALUATION,
-    BUILT_GROUNDED,
+    BUILT_GROUNDING,
     BUILT_PACKAGE,
     CONTRACT,
     INCUMBENT,
 )
-from tasks.manifest import package_digest
-from tasks.memory import with_peak_memory
-from tasks.progress import Progress
-from tasks.prompt import Answer
-from tasks.records import Example, Message, dump_messages
-from tasks.registries import open_registry
-from tasks.registry import Registry
-from tasks.scoring import score
-from tasks.settings import load_settings
-from tasks.terms import Terms, load_terms
+from tasks.core.progress import Progress
+from tasks.core.records import Example, Message, dump_messages
+from tasks.core.settings import load_settings
+from tasks.data.contract_spec import Terms, load_terms
+from tasks.data.examples import load_examples
+from tasks.engine.loading import Model, open_base, open_package
+from tasks.engine.protocol import Generation
+from tasks.engine.resources import ALONE
+from tasks.evaluation.peak_memory import with_peak_memory
+from tasks.evaluation.response_features import measure
+from tasks.evaluation.scoring import score
+from tasks.model_package.manifest import package_digest
+from tasks.prompt.encoding import Answer
+from tasks.registry.registries import open_registry
+from tasks.registry.registry import Registry
+from tasks.retrieval import lookup_tool
+from tasks.text.language import language_of
 
 ROWS = "rows.parquet"
 SCORES = "scores.json"
@@ -75,11 +75,13 @@ def rounds_of(model: Model, prompts: Sequence[Sequence[Message]], at_once: int) 
     """The answer to each prompt, with its place; who looks something up reads it and is asked again, as in service."""
     looking: list[tuple[int, tuple[Generation, Answer]]] = []
     for place, generation, answer in model.answers(prompts, at_once):
-        if any(call.name == look_up.NAME for call in answer.tool_calls):
+        if any(call.name == lookup_tool.NAME for call in answer.tool_calls):
             looking.append((place, (generation, answer)))
         else:
             yield place, ((generation, answer),)
-    again = [(*prompts[place], look_up.call_message(), look_up.read_message(prompts[place])) for place, _ in looking]
+    again = [
+        (*prompts[place], lookup_tool.call_message(), lookup_tool.read_message(prompts[place])) for place, _ in looking
+    ]
     for number, generation, answer in model.answers(again, at_once):
         place, first = looking[number]
         yield place, (first, (generation, answer))
@@ -170,10 +172,10 @@ def systems(package: Path, base: Path, incumbent: Path, registry: Registry) -> d
 
 def main() -> None:
     settings, terms = load_settings(), load_terms(CONTRACT)
-    examples = load_examples(BUILT_GROUNDED / "eval.parquet")
+    examples = load_examples(BUILT_GROUNDING / "eval.parquet")
     if not examples:
         raise GraftError(
-            f"{BUILT_GROUNDED / 'eval.parquet'}: no eval examples; raise prepare.eval_share in params.yaml"
+            f"{BUILT_GROUNDING / 'eval.parquet'}: no eval examples; raise prepare.eval_share in params.yaml"
         )
     rows: list[dict[str, Any]] = []
     for name, opened in systems(BUILT_PACKAGE, BUILT_BASE, INCUMBENT, open_registry()).items():

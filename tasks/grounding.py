@@ -1,13 +1,13 @@
 """Stage `grounding`: the examples as a served turn would read them, with what retrieval finds.
 
-build/grounded/    train.parquet      an example for each turn of a customer; what is answered in words is
+build/grounding/    train.parquet      an example for each turn of a customer; what is answered in words is
                                       looked up first, where something is found
                    eval.parquet,      the conversations as they are, with what the model may look up for the
                    test.parquet       last turn
                    grounding.json     in what they are grounded, for the package's manifest
 
 What is found waits at the customer's turn (`Message.context`) until the model calls `look_up`
-(`tasks/look_up.py`). A small model that is shown passages before every turn chooses the wrong tool
+(`tasks/retrieval/lookup_tool.py`). A small model that is shown passages before every turn chooses the wrong tool
 more often (docs/log.md), and most turns need none. Training, evaluation and serving use the same
 functions, so a model is asked as it was trained.
 """
@@ -18,18 +18,18 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from tasks.chunks import Chunk
+from tasks.core.errors import run_main
+from tasks.core.files import new_folder, write_json
+from tasks.core.paths import BUILT_EMBEDDING, BUILT_EXAMPLES, BUILT_GROUNDING, BUILT_INDEX, CONTRACT
+from tasks.core.records import Example, Message
+from tasks.core.settings import load_settings
+from tasks.data.contract_spec import Terms, load_terms
+from tasks.data.examples import load_examples, save_examples
 from tasks.embedding import Embedder, TextTooLongError
-from tasks.errors import run_main
-from tasks.examples import load_examples, save_examples
-from tasks.files import new_folder, write_json
-from tasks.layout import BUILT_EMBEDDING, BUILT_EXAMPLES, BUILT_GROUNDED, BUILT_INDEX, CONTRACT
-from tasks.look_up import call_message, read_message, with_context
-from tasks.manifest import Grounding
-from tasks.records import Example, Message
-from tasks.retrieval import Passages, Retriever
-from tasks.settings import load_settings
-from tasks.terms import Terms, load_terms
+from tasks.model_package.manifest import Grounding
+from tasks.retrieval.chunks import Chunk
+from tasks.retrieval.lookup_tool import call_message, read_message, with_context
+from tasks.retrieval.search import Passages, Retriever
 
 INFO = "grounding.json"
 TRAIN, HELD_OUT = "train", ("eval", "test")
@@ -117,7 +117,7 @@ def main() -> None:
             **settings.grounding.model_dump(),
         )
         retriever = Retriever(passages, embedder)
-        found = ground_splits(BUILT_EXAMPLES, retriever, grounding, load_terms(CONTRACT), BUILT_GROUNDED)
+        found = ground_splits(BUILT_EXAMPLES, retriever, grounding, load_terms(CONTRACT), BUILT_GROUNDING)
     print(f"grounding: {found} of the turns to train on are looked up")
 
 

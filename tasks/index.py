@@ -1,12 +1,12 @@
 """Stage `index`: the knowledge as chunks and their vectors, which retrieval searches.
 
-build/index/    chunks.jsonl    a chunk a line (`tasks.chunks.Chunk`)
+build/index/    chunks.jsonl    a chunk a line (`tasks.retrieval.chunks.Chunk`)
                 asked.jsonl     a question a line that a chunk answers (`Asked`)
                 vectors.npy     float32 [chunks + questions, dimensions], of length 1, in the same order
                 index.json      what it was made with, and the sha256 of the others
 
 Equal documents and questions give equal bytes, so the sha256 of `index.json` names the index. No database is
-kept here: LanceDB's files differ from build to build; `tasks/retrieval.py` makes its table from these.
+kept here: LanceDB's files differ from build to build; `tasks/retrieval/search.py` makes its table from these.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks import published
-from tasks.asked import read_asked
-from tasks.chunks import Chunk, chunk_folder
+from tasks.core.errors import GraftError, run_main
+from tasks.core.files import new_folder, sha256_file, sha256_tree, write_json, write_text
+from tasks.core.paths import BUILT_EMBEDDING, BUILT_INDEX, INDEXES, KNOWLEDGE, QUERY_EXPANSIONS
+from tasks.core.records import Record
+from tasks.core.settings import load_settings
 from tasks.embedding import Embedder, Vectors
-from tasks.errors import GraftError, run_main
-from tasks.files import new_folder, sha256_file, sha256_tree, write_json, write_text
-from tasks.layout import ASKED, BUILT_EMBEDDING, BUILT_INDEX, INDEXES, KNOWLEDGE
-from tasks.records import Record
-from tasks.settings import load_settings
+from tasks.model_package import artifact_store
+from tasks.retrieval.chunks import Chunk, chunk_folder
+from tasks.retrieval.expansion import read_asked
 
 INFO = "index.json"
 CHUNKS = "chunks.jsonl"
@@ -78,7 +78,7 @@ def build_index(
     """Embed chunks and write the index; `target` is whole or untouched. Without documents there are none.
 
     Args:
-        asked: questions that a section answers, with the places of its chunks (`tasks.asked.read_asked`);
+        asked: questions that a section answers, with the places of its chunks (`tasks.retrieval.expansion.read_asked`);
             of several chunks the nearest to the question has it.
 
     Raises:
@@ -120,7 +120,7 @@ def read_index(folder: Path) -> Index:
     Raises:
         GraftError: a file is missing, or not what `index.json` says.
     """
-    info = published.read(folder, INFO, IndexInfo, "index", "index")
+    info = artifact_store.read(folder, INFO, IndexInfo, "index", "index")
     chunks = tuple(Chunk.model_validate_json(line) for line in _lines(folder / CHUNKS))
     asked = tuple(Asked.model_validate_json(line) for line in _lines(folder / ASKED_OF))
     return Index(sha256_file(folder / INFO), info, chunks, asked, np.load(folder / VECTORS, allow_pickle=False))
@@ -137,7 +137,7 @@ def publish(built: Path, root: Path = INDEXES) -> str:
         GraftError: as `read_index`.
     """
     read_index(built)
-    return published.publish(built, INFO, root)
+    return artifact_store.publish(built, INFO, root)
 
 
 def index_folder(
@@ -159,7 +159,7 @@ def index_folder(
 
 def main() -> None:
     embedder = Embedder(BUILT_EMBEDDING, threads=1)
-    info = index_folder(KNOWLEDGE, embedder, load_settings().index.max_tokens, BUILT_INDEX, ASKED)
+    info = index_folder(KNOWLEDGE, embedder, load_settings().index.max_tokens, BUILT_INDEX, QUERY_EXPANSIONS)
     print(f"index: {info.chunks} chunks of {info.documents} documents, {info.asked} questions that they answer")
 
 

@@ -17,18 +17,29 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tasks.card import render
-from tasks.constraints import Constraints, context_limit
-from tasks.engine.export import export
-from tasks.engine.fidelity import measure_fidelity
-from tasks.engine.open import open_base, open_package
+from tasks.core.errors import run_main
+from tasks.core.files import new_folder, sha256_file, sha256_tree, write_json, write_text
+from tasks.core.paths import (
+    BUILT_ADAPTER,
+    BUILT_BASE,
+    BUILT_BASELINE,
+    BUILT_GROUNDING,
+    BUILT_PACKAGE,
+    CONTRACT,
+    PROMPTS,
+)
+from tasks.core.records import Example
+from tasks.core.settings import Settings, load_settings
+from tasks.data.contract_spec import Terms, load_terms
+from tasks.data.examples import load_examples
+from tasks.engine.loading import open_base, open_package
+from tasks.engine.openvino_export import export
+from tasks.engine.probes import PARITY, Probes, record
 from tasks.engine.resources import ALONE
-from tasks.errors import run_main
-from tasks.examples import load_examples
-from tasks.files import new_folder, sha256_file, sha256_tree, write_json, write_text
+from tasks.engine.weight_fidelity import measure_fidelity
 from tasks.grounding import read_grounding
-from tasks.layout import BUILT_ADAPTER, BUILT_BASE, BUILT_BASELINE, BUILT_GROUNDED, BUILT_PACKAGE, CONTRACT, PROMPTS
-from tasks.manifest import (
+from tasks.model_package.constraints import Constraints, context_limit
+from tasks.model_package.manifest import (
     ADAPTER,
     BASE,
     EXPORTED,
@@ -40,11 +51,8 @@ from tasks.manifest import (
     Manifest,
     package_digest,
 )
-from tasks.probe import PARITY, Probes, record
-from tasks.prompt import FILES, Prompt
-from tasks.records import Example
-from tasks.settings import Settings, load_settings
-from tasks.terms import Terms, load_terms
+from tasks.model_package.model_card import render
+from tasks.prompt.encoding import FILES, Prompt
 
 
 def describe_data(terms: Terms, folder: Path) -> dict[str, Any]:
@@ -159,7 +167,7 @@ def provenance() -> dict[str, str | None]:
 
 
 def main() -> None:
-    built = (BUILT_BASE, BUILT_BASELINE, BUILT_ADAPTER, PROMPTS, BUILT_GROUNDED)
+    built = (BUILT_BASE, BUILT_BASELINE, BUILT_ADAPTER, PROMPTS, BUILT_GROUNDING)
     digest = build(load_settings(), load_terms(CONTRACT), *built, BUILT_PACKAGE)
     print(f"package: {digest}")
 

@@ -16,14 +16,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.duplicates import Clusters, find_duplicates, fingerprint
-from tasks.errors import GraftError, run_main
-from tasks.examples import save_examples
-from tasks.files import new_folder, write_json
-from tasks.layout import BUILT_CONTRACT, BUILT_EXAMPLES
-from tasks.records import Example, load_messages
-from tasks.settings import PrepareSettings, load_settings
-from tasks.splits import SPLITS, assign, shares
+from tasks.core.errors import GraftError, run_main
+from tasks.core.files import new_folder, write_json
+from tasks.core.paths import BUILT_CONTRACT, BUILT_EXAMPLES
+from tasks.core.records import Example, load_messages
+from tasks.core.settings import PrepareSettings, load_settings
+from tasks.data.examples import save_examples
+from tasks.data.splits import SPLITS, assign, shares
+from tasks.text.duplicates import Clusters, find_duplicates, fingerprint
 
 SUMMARY = "summary.json"
 

@@ -32,19 +32,19 @@ from transformers import (
 )
 from transformers.trainer_utils import IntervalStrategy
 
-from tasks.checkpoints import SealCallback, last_checkpoint
-from tasks.errors import GraftError, run_main
-from tasks.examples import load_examples
-from tasks.files import new_folder, sha256_file, write_json
-from tasks.layout import BUILT_ADAPTER, BUILT_BASE, BUILT_GROUNDED, CHECKPOINTS, PROMPTS
-from tasks.loss_curve import draw
-from tasks.models import load_model, load_quantised, training_dtype
-from tasks.packing import TokenRow, pack, pad, refuses_packs, taking_packs, weighted_loss
-from tasks.progress import Progress
-from tasks.prompt import Prompt
-from tasks.records import Example
-from tasks.sampling import LengthBuckets
-from tasks.settings import Settings, TrainSettings, load_settings
+from tasks.core.errors import GraftError, run_main
+from tasks.core.files import new_folder, sha256_file, write_json
+from tasks.core.paths import BUILT_ADAPTER, BUILT_BASE, BUILT_GROUNDING, CHECKPOINTS, PROMPTS
+from tasks.core.progress import Progress
+from tasks.core.records import Example
+from tasks.core.settings import Settings, TrainSettings, load_settings
+from tasks.data.examples import load_examples
+from tasks.engine.model_loading import load_model, load_quantised, training_dtype
+from tasks.prompt.encoding import Prompt
+from tasks.training.checkpoints import SealCallback, last_checkpoint
+from tasks.training.loss_curve import draw
+from tasks.training.packing import TokenRow, pack, pad, refuses_packs, taking_packs, weighted_loss
+from tasks.training.sampling import LengthBuckets
 
 LOSS = "loss.json"
 METRICS = "metrics.json"
@@ -336,8 +336,8 @@ def check_adapter(model: torch.nn.Module) -> None:
 def main() -> None:
     settings = load_settings()
     prompt = Prompt.load(PROMPTS, BUILT_BASE)
-    checkpoints = CHECKPOINTS / run_key(settings, BUILT_BASE, BUILT_GROUNDED)
-    tune(settings, BUILT_BASE, prompt, BUILT_GROUNDED, checkpoints, BUILT_ADAPTER)
+    checkpoints = CHECKPOINTS / run_key(settings, BUILT_BASE, BUILT_GROUNDING)
+    tune(settings, BUILT_BASE, prompt, BUILT_GROUNDING, checkpoints, BUILT_ADAPTER)
     # The adapter is written: a finished run's checkpoints have nothing left to protect.
     PartialState().wait_for_everyone()
     if PartialState().is_main_process:

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from tasks.files import sha256_file
+from tasks.core.files import sha256_file
 
 if TYPE_CHECKING:
-    from tests.places import Place
-    from tests.s3 import S3Server
+    from tests.support.registries import Place
+    from tests.support.s3_server import S3Server
 
 ROOT = Path(__file__).parent.parent
+
+pytest_plugins = ("tests.support.prefect_stack",)
 
 
 def make_tokenizer() -> Tokenizer:
@@ -83,7 +85,7 @@ def tiny_adapter(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     import torch
     from peft import LoraConfig, get_peft_model
 
-    from tasks.models import load_model
+    from tasks.engine.model_loading import load_model
 
     torch.manual_seed(5)
     adapted = get_peft_model(
@@ -137,9 +139,9 @@ def tiny_embedding(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tiny_classifier(tmp_path: Path) -> Path:
-    """A folder like `build/injection`, learnt from the few texts in `tests/attacks.py`."""
-    from tasks.injection import build
-    from tests.attacks import tiny_settings, tiny_texts
+    """A folder like `build/prompt_injection`, learnt from the few texts in `tests/support/attack_texts.py`."""
+    from tasks.prompt_injection import build
+    from tests.support.attack_texts import tiny_settings, tiny_texts
 
     build(tiny_settings(), tiny_texts(), tmp_path / "injection")
     return tmp_path / "injection"
@@ -148,7 +150,7 @@ def tiny_classifier(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """A real S3 server; a test that needs it fails where it does not start."""
-    from tests.s3 import s3_server
+    from tests.support.s3_server import s3_server
 
     with s3_server(tmp_path_factory.mktemp("s3")) as server:
         yield server
@@ -157,8 +159,8 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 @pytest.fixture
 def s3_place(s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     """A place for a registry on it, which no other test uses, with the keys in the environment."""
-    from tests.places import Place
-    from tests.s3 import BUCKET
+    from tests.support.registries import Place
+    from tests.support.s3_server import BUCKET
 
     for name, value in s3_server.environment.items():
         monkeypatch.setenv(name, value)

@@ -10,12 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from deployments.app.errors import ApiError
-from deployments.app.routing import Route
-from deployments.app.schema import read_request
-from deployments.app.telemetry import TurnRecord
+from deployments.app.openai.errors import ApiError
+from deployments.app.openai.requests import read_request
+from deployments.app.routing.routing import Route
 from deployments.app.turn import Turns, answered, read_body
-from deployments.events import Embedded, EmbeddingBackend, Refused
+from deployments.app.turn_record import TurnRecord
+from deployments.core.messages import Embedded, EmbeddingBackend, Refused
 
 _MAX_TEXTS = 2048
 """OpenAI's."""

@@ -8,14 +8,14 @@ from fastapi import Depends, FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
-from deployments.app.answers import ChatChunk, ChatCompletion, Completion, EmbeddingList, Health, Model, Models
-from deployments.app.chat import CHAT
-from deployments.app.completions import COMPLETIONS, CompletionRequest
 from deployments.app.embeddings import EmbeddingRequest, Embeddings
-from deployments.app.errors import ApiError
-from deployments.app.openapi import ERRORS, KEYED, document, gives, takes
-from deployments.app.routing import Routing
-from deployments.app.schema import ChatRequest
+from deployments.app.openai.chat import CHAT
+from deployments.app.openai.completions import COMPLETIONS, CompletionRequest
+from deployments.app.openai.errors import ApiError
+from deployments.app.openai.openapi import ERRORS, KEYED, document, gives, takes
+from deployments.app.openai.requests import ChatRequest
+from deployments.app.openai.responses import ChatChunk, ChatCompletion, Completion, EmbeddingList, Health, Model, Models
+from deployments.app.routing.routing import Routing
 from deployments.app.turn import Turns
 
 

@@ -18,15 +18,15 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from deployments.app.fallback import Opened
-from deployments.app.meters import Meters
-from deployments.app.routing import Routing
-from deployments.app.telemetry import Sink, TurnRecord
-from deployments.app.timeouts import Events, Timeouts, within
-from deployments.events import OVERLOADED, Ask, Backend, Finished, Refused
-from deployments.settings import ShadowSettings
-from tasks.shadow import SHADOW, Answered, pair
-from tasks.store import TelemetryRow
+from deployments.app.routing.fallback import Opened
+from deployments.app.routing.routing import Routing
+from deployments.app.routing.timeouts import Events, Timeouts, within
+from deployments.app.turn_record import Sink, TurnRecord
+from deployments.core.messages import OVERLOADED, Ask, Backend, Finished, Refused
+from deployments.core.metrics import Meters
+from deployments.core.settings import ShadowSettings
+from tasks.monitoring.telemetry_store import TelemetryRow
+from tasks.rollout.shadow_comparison import SHADOW, Answered, pair
 
 _LOG = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ import openvino_genai as genai
 from tokenizers import Tokenizer
 
 from tasks.engine.decoding import Decoding
-from tasks.engine.prefix_blocks import PrefixBlocks
+from tasks.engine.prefix_cache import PrefixBlocks
 from tasks.engine.protocol import Chunk, Constraint, GenerationRequest, JsonSchema, Tags
 from tasks.engine.resources import Resources
 from tasks.engine.xgrammar import check, pattern, schema

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Literal, Protocol
 
-from tasks.errors import GraftError
+from tasks.core.errors import GraftError
 
 FinishReason = Literal["stop", "length", "content_filter"]
 """An engine ends by the first two; the last is that of words in place of an answer which a check refused."""

@@ -20,10 +20,10 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from tasks.engine.decoding import Decoding
+from tasks.engine.model_loading import load_merged, serving_dtype
+from tasks.engine.prefix import shared_length
 from tasks.engine.protocol import Chunk, GenerationRequest
 from tasks.engine.resources import Resources
-from tasks.models import load_merged, serving_dtype
-from tasks.prefix import shared_length
 
 if TYPE_CHECKING:
     from tasks.engine.grammar import Grammars, Matcher

@@ -27,13 +27,13 @@ from vllm.inputs import TokensPrompt
 from vllm.lora.request import LoRARequest
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
+from tasks.core.errors import GraftError
+from tasks.core.files import sha256_file, write_json
 from tasks.engine.decoding import Decoding
 from tasks.engine.grammar import check, lark
+from tasks.engine.model_loading import serving_dtype
 from tasks.engine.protocol import Chunk, Constraint, GenerationRequest, JsonSchema, Tags
 from tasks.engine.resources import Resources
-from tasks.errors import GraftError
-from tasks.files import sha256_file, write_json
-from tasks.models import serving_dtype
 
 _ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine core in this process: a replica is one process

@@ -8,10 +8,10 @@ from typing import cast
 import pytest
 
 from benchmarks import assistant
-from deployments.trial import Trial
-from tasks.assistant import Asked, Turn
-from tasks.expected import Expected
-from tasks.records import Example, Message
+from deployments.evaluation.harness import Trial
+from tasks.core.records import Example, Message
+from tasks.evaluate_assistant import Asked, Turn
+from tasks.evaluation.expected import Expected
 
 
 def turn(engine_ms: float) -> Turn:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from benchmarks.semantic_cache import Case, changes, contradict, measure, same
-from deployments.app.semantic import Vectors
-from tasks.records import Message, ToolCall
+from deployments.app.cache.semantic_index import Vectors
+from tasks.core.records import Message, ToolCall
 
 
 def says(text: str) -> Message:

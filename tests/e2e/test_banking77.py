@@ -14,13 +14,13 @@ import pandas
 import pytest
 
 from tasks.base import source_sha256
-from tasks.environment import stack_environment
+from tasks.core.environment import stack_environment
+from tasks.core.files import write_json
+from tasks.core.paths import BUILT_EVALUATION, BUILT_EXAMPLES, INCUMBENT, PROMPTS
+from tasks.data.examples import load_examples
 from tasks.evaluate import ROWS
-from tasks.examples import load_examples
-from tasks.files import write_json
-from tasks.layout import BUILT_EVALUATION, BUILT_EXAMPLES, INCUMBENT, PROMPTS
 from tests.conftest import ROOT
-from tests.flows.conftest import copy_repository, edit_yaml
+from tests.support.prefect_stack import copy_repository, edit_yaml
 
 BANKING = Path(os.environ.get("GRAFT_BANKING77", ROOT.parent / "shared/data/banking77/train.csv"))
 INTENTS = 4

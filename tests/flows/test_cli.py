@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tasks.registry import LocalRegistry
+from tasks.registry.registry import LocalRegistry
 from tests.conftest import ROOT
 from tests.tasks.conftest import build_package  # noqa: F401
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from flows.release import check_sources
-from tasks.errors import GraftError
-from tasks.layout import CONTRACT, PARAMS
+from tasks.core.errors import GraftError
+from tasks.core.paths import CONTRACT, PARAMS
 from tests.conftest import ROOT
-from tests.flows.conftest import edit_yaml
+from tests.support.prefect_stack import edit_yaml
 
 
 @pytest.fixture

@@ -17,10 +17,10 @@ import yaml
 
 from flows import monitor
 from flows.watch import EVENT, LOST_S, RESOURCE, watch
-from tasks.errors import GraftError
-from tasks.inputs import ANNOUNCED, SETTLE_S, remember_run
+from tasks.core.errors import GraftError
+from tasks.monitoring.change_detection import ANNOUNCED, SETTLE_S, remember_run
 from tests.conftest import ROOT
-from tests.flows.conftest import edit_yaml
+from tests.support.prefect_stack import edit_yaml
 
 
 class Events(ThreadingHTTPServer):

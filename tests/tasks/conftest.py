@@ -10,10 +10,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tasks.files import sha256_file, sha256_tree, write_json, write_text
-from tasks.manifest import MANIFEST, PROMPT, BaseModelInfo, Manifest
-from tasks.settings import EngineSettings
-from tests.sheets import SHEET
+from tasks.core.files import sha256_file, sha256_tree, write_json, write_text
+from tasks.core.settings import EngineSettings
+from tasks.model_package.manifest import MANIFEST, PROMPT, BaseModelInfo, Manifest
+from tests.support.constraints import SHEET
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from tasks.base import BASE, bring_in, source_sha256
-from tasks.errors import GraftError
-from tasks.manifest import BaseModelInfo
-from tasks.models import load_model
-from tasks.settings import BaseSettings
+from tasks.core.errors import GraftError
+from tasks.core.settings import BaseSettings
+from tasks.engine.model_loading import load_model
+from tasks.model_package.manifest import BaseModelInfo
 
 
 @pytest.fixture

@@ -14,15 +14,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.contract import Checked, run
-from tasks.errors import GraftError
-from tasks.expectations import Expectation, validate
-from tasks.prompt import Prompt, PromptSource
-from tasks.records import load_messages
-from tasks.row_table import STORED
-from tasks.settings import ContractSettings
-from tasks.terms import Terms
+from tasks.core.errors import GraftError
+from tasks.core.records import load_messages
+from tasks.core.settings import ContractSettings
+from tasks.data.check_table import STORED
+from tasks.data.contract_spec import Terms
+from tasks.data.expectations import Expectation, validate
+from tasks.prompt.encoding import Prompt, PromptSource
 from tests.conftest import ROOT, make_tokenizer
-from tests.tasks.chats import TODAY, Row, call, say, sound_rows, terms, write_rows
+from tests.support.raw_rows import TODAY, Row, call, say, sound_rows, terms, write_rows
 
 SETTINGS = ContractSettings(near_duplicate=0.8, offending_rows=2)
 
@@ -222,7 +222,7 @@ def test_the_report_stands_alone_and_escapes_what_it_shows(desk: Desk) -> None:
 
 def test_great_expectations_writes_nothing_to_the_home_folder(tmp_path: Path) -> None:
     code = (
-        "import pandas as pd\nfrom tasks.expectations import Expectation, validate\n"
+        "import pandas as pd\nfrom tasks.data.expectations import Expectation, validate\n"
         "found = validate(pd.DataFrame({'a': [None, 'x']}, dtype=object),"
         " [Expectation('r', 'expect_column_values_to_be_null', {'column': 'a'})])\n"
         "assert [(f.success, f.indexes) for f in found] == [(False, (1,))], found\n"

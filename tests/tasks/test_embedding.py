@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tasks.core.errors import GraftError
+from tasks.core.settings import EmbeddingSettings
 from tasks.embedding import INFO, Embedder, TextTooLongError, bring_in, publish
-from tasks.errors import GraftError
-from tasks.settings import EmbeddingSettings
 from tests.conftest import embedding_source
 
 TEXTS = ["a rose", "", "a far longer text, which pads the others", "a rose"]

@@ -7,17 +7,17 @@ from pathlib import Path
 import pandas
 import pytest
 
-from tasks.engine.open import Model
-from tasks.errors import GraftError
+from tasks.core.errors import GraftError
+from tasks.core.records import Example, Message, ToolCall
+from tasks.core.settings import EngineSettings
+from tasks.data.contract_spec import load_terms
+from tasks.engine.loading import Model
 from tasks.evaluate import ask, check_effect, totals
-from tasks.features import Features
-from tasks.prompt import Prompt
-from tasks.records import Example, Message, ToolCall
-from tasks.scoring import Score
-from tasks.settings import EngineSettings
-from tasks.terms import load_terms
+from tasks.evaluation.response_features import Features
+from tasks.evaluation.scoring import Score
+from tasks.prompt.encoding import Prompt
 from tests.conftest import ROOT
-from tests.engines import ScriptedEngine
+from tests.support.scripted_engine import ScriptedEngine
 
 CALL = ToolCall(name="find_order", arguments={"order_id": "HL-12345"})
 

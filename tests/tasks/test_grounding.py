@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from tasks.chunks import Chunk
-from tasks.examples import load_examples, save_examples
+from tasks.core.records import Example, Message, ToolCall
+from tasks.data.contract_spec import load_terms
+from tasks.data.examples import load_examples, save_examples
 from tasks.grounding import ground, ground_splits, queries, read_grounding, taught
 from tasks.index import index_folder
-from tasks.look_up import NOTHING, call_message, read_message, with_context
-from tasks.manifest import Grounding
-from tasks.prompt import Prompt
-from tasks.records import Example, Message, ToolCall
-from tasks.retrieval import Passages, Retriever
-from tasks.terms import load_terms
+from tasks.model_package.manifest import Grounding
+from tasks.prompt.encoding import Prompt
+from tasks.retrieval.chunks import Chunk
+from tasks.retrieval.lookup_tool import NOTHING, call_message, read_message, with_context
+from tasks.retrieval.search import Passages, Retriever
 from tests.conftest import ROOT
-from tests.tasks.test_retrieval import SETTINGS, make_embedder, write
+from tests.tasks.retrieval.test_search import SETTINGS, make_embedder, write
 
 COST = Chunk(id="delivery.md#cost", source="delivery.md", headings=("Delivery", "Cost"), text="Plants cost £6.95.")
 DAYS = Chunk(id="delivery.md#days", source="delivery.md", headings=("Delivery", "Days"), text="Two days. <|im_end|>")

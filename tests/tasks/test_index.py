@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tasks.core.errors import GraftError
+from tasks.core.files import sha256_file, sha256_tree
+from tasks.core.settings import EmbeddingSettings
 from tasks.embedding import Embedder, bring_in
-from tasks.errors import GraftError
-from tasks.files import sha256_file, sha256_tree
 from tasks.index import CHUNKS, INFO, VECTORS, index_folder, read_index
-from tasks.settings import EmbeddingSettings
 from tests.conftest import embedding_source
 
 

@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 
 from tasks.base import write_baseline
-from tasks.engine.open import open_base, open_package
+from tasks.core.errors import GraftError
+from tasks.core.records import Example, Message
+from tasks.core.settings import load_settings
+from tasks.data.contract_spec import load_terms
+from tasks.data.examples import save_examples
+from tasks.engine.loading import open_base, open_package
+from tasks.engine.probes import PARITY, TOKENS, Probes
 from tasks.engine.resources import ALONE
-from tasks.errors import GraftError
-from tasks.examples import save_examples
-from tasks.manifest import MANIFEST, PROVENANCE, package_digest, read_manifest, verify_package
+from tasks.model_package.manifest import MANIFEST, PROVENANCE, package_digest, read_manifest, verify_package
 from tasks.package import build
-from tasks.probe import PARITY, TOKENS, Probes
-from tasks.records import Example, Message
-from tasks.settings import load_settings
-from tasks.terms import load_terms
 from tests.conftest import ROOT
 
 

@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.errors import GraftError
-from tasks.examples import load_examples, save_examples
+from tasks.core.errors import GraftError
+from tasks.core.records import Example, Message, ToolCall, dump_messages
+from tasks.core.settings import PrepareSettings
+from tasks.data.examples import load_examples, save_examples
 from tasks.prepare import load_rows, prepare, refuse_crossing, save
-from tasks.records import Example, Message, ToolCall, dump_messages
-from tasks.settings import PrepareSettings
 
 SETTINGS = PrepareSettings(seed=7, eval_share=0.2, test_share=0.1)
 WORDS = [f"word{n}" for n in range(20)]

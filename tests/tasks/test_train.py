@@ -18,23 +18,23 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, BloomConfig
 
-from tasks.checkpoints import SEAL
-from tasks.errors import GraftError
-from tasks.examples import load_examples, save_examples
-from tasks.models import load_model
-from tasks.packing import pack, pad, taking_packs, weighted_loss
-from tasks.prompt import Prompt
-from tasks.records import Message
-from tasks.settings import Settings, load_settings
+from tasks.core.errors import GraftError
+from tasks.core.records import Message
+from tasks.core.settings import Settings, load_settings
+from tasks.data.examples import load_examples, save_examples
+from tasks.engine.model_loading import load_model
+from tasks.prompt.encoding import Prompt
 from tasks.train import LOSS, METRICS, CompletionTrainer, arguments, check_adapter, encode, tune, with_adapter
+from tasks.training.checkpoints import SEAL
+from tasks.training.packing import pack, pad, taking_packs, weighted_loss
 from tests.conftest import ROOT
-from tests.examples import write_examples
+from tests.support.examples import write_examples
 
 RUN = """
 import sys
 from pathlib import Path
-from tasks.prompt import Prompt
-from tasks.settings import Settings
+from tasks.prompt.encoding import Prompt
+from tasks.core.settings import Settings
 from tasks.train import tune
 base, prompts, examples, checkpoints, target = map(Path, sys.argv[2:])
 tune(Settings.model_validate_json(sys.argv[1]), base, Prompt.load(prompts, base), examples, checkpoints, target)
@@ -172,7 +172,7 @@ def test_a_base_of_four_bits_is_trained(tiny_base: Path, tiny_prompts: Path, exa
 def test_four_bits_without_bitsandbytes_is_one_error(
     tiny_base: Path, tiny_prompts: Path, examples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tasks.models.find_spec", lambda _: None)
+    monkeypatch.setattr("tasks.engine.model_loading.find_spec", lambda _: None)
     with pytest.raises(GraftError, match=r"pip install -e '\.\[nf4\]'"):
         tune(small(quantisation="nf4"), tiny_base, Prompt.load(tiny_prompts, tiny_base), examples, tmp_path, tmp_path)
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from tasks.engine.model_loading import load_model
 from tasks.engine.protocol import Engine, Generation, GenerationRequest, generate
 from tasks.engine.resources import ALONE
 from tasks.engine.transformers import TransformersEngine, _masked, shared_prefix
-from tasks.models import load_model
 
 END = 2
 PROMPTS = [(1, 40, 50, 60, 70), (1, 40, 50, 61), (1, 40, 50, 60, 71, 80, 90, 99), (1, 40, 50, 9)]

@@ -1,0 +1,106 @@
+"""The whole service for a benchmark: a Ray of its own, Serve and a package, in a temporary folder on free ports.
+
+The settings are those of `deployments/serve.yaml` but for ports, and for rate limits that no benchmark meets.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import yaml
+
+from benchmarks.serving.systems import Served, System, server
+from deployments.app.access.api_keys import VARIABLE
+from deployments.core.ports import take_free_ports
+from deployments.core.settings import SERVE_YAML, ServeSettings, load_serve_settings
+from deployments.serve import rollout
+from deployments.serve.ray_head import head_command
+from tasks.core.environment import STACK_YAML
+from tasks.core.files import write_json, write_text
+from tasks.core.paths import PARAMS, REGISTRY, SHOP_SEED
+from tasks.model_package.manifest import MANIFEST, PROMPT, read_manifest
+from tasks.prompt.encoding import PromptSource
+from tasks.registry.registries import open_registry
+
+_NO_LIMIT = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A running service whose production is `digest`; `root` is the process's working directory."""
+
+    root: Path
+    settings: ServeSettings
+    system: System
+    digest: str
+
+    @property
+    def url(self) -> str:
+        """Where OpenAI clients point to."""
+        return f"http://{self.settings.http.host}:{self.settings.http.port}/v1"
+
+    def publish(self, package: Path, base: Path) -> str:
+        """Put a package into the service's registry; its digest."""
+        return _publish(package, base)
+
+    def replicas(self, digest: str) -> list[int]:
+        """Pids of the package's running replicas."""
+        ray = self.settings.ray
+        where = f"http://{ray.host}:{ray.dashboard_port}/api/serve/applications/"
+        found: dict[str, Any] = httpx.get(where, timeout=30.0).json()["applications"]
+        name = rollout.served().served[digest].app
+        (deployment,) = found[name]["deployments"].values()
+        return [replica["pid"] for replica in deployment["replicas"] if replica["state"] == "RUNNING"]
+
+
+@contextmanager
+def service(package: Path, base: Path, root: Path) -> Iterator[Stack]:
+    """Serve a package from `root` until the block ends, which is the working directory meanwhile."""
+    _write_settings(root)
+    with chdir(root):
+        settings = load_serve_settings()
+        os.environ.pop(VARIABLE, None)  # a key of the caller's would be asked of every client here
+        argv, environment = head_command(settings.one_box.ray, root)
+        health = f"http://{settings.ray.host}:{settings.ray.dashboard_port}/api/version"
+        with server("ray", argv, environment, health, root) as pid:
+            digest = _publish(package, base)
+            rollout.restore(digest)
+            # As the client's own, they are not run, and a turn is one round, as it is with others.
+            tools = PromptSource.read(package / PROMPT).tools
+            served = Served(rollout.base_url(), digest, [], tools)
+            system = System("service", pid, served.drive)
+            yield Stack(root, settings, system, digest)
+
+
+def twin(package: Path, target: Path) -> Path:
+    """A copy of a package under another name, and so of another digest."""
+    shutil.copytree(package, target)
+    manifest = read_manifest(package)
+    write_json(target / MANIFEST, manifest.model_copy(update={"name": f"{manifest.name}-twin"}).model_dump())
+    return target
+
+
+def _publish(package: Path, base: Path) -> str:
+    evaluation = Path("evaluation")
+    evaluation.mkdir(exist_ok=True)
+    return open_registry().publish(package, base, evaluation)
+
+
+def _write_settings(root: Path) -> None:
+    content = yaml.safe_load(SERVE_YAML.read_text(encoding="utf-8"))
+    content["profile"] = "one_box"
+    take_free_ports(content)
+    content["limits"].update(requests_per_minute=_NO_LIMIT, tokens_per_minute=_NO_LIMIT, streams=_NO_LIMIT)
+    write_text(root / SERVE_YAML, yaml.safe_dump(content))
+    stack = yaml.safe_load(STACK_YAML.read_text(encoding="utf-8"))
+    stack["registry"] = {"location": str(REGISTRY), "endpoint": None}  # its own, wherever the shipped one lies
+    write_text(root / STACK_YAML, yaml.safe_dump(stack))
+    shutil.copy(PARAMS, root)
+    shutil.copytree(SHOP_SEED, root / SHOP_SEED)

@@ -1,0 +1,128 @@
+"""What the serving benchmark compares: systems that answer the same prompts, each in processes of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from benchmarks.serving.closed_loop_clients import Answer, Chat, Tool, drive
+from deployments.core.ports import HOST, free_port
+from deployments.serve.ray_head import node_environment
+from deployments.stack.processes import start, stop, wait_ready
+from tasks.core.errors import GraftError
+from tasks.engine.resources import Resources
+
+_START_S = 300.0
+_STOP_S = 20.0
+_PAGED = ("--cb-num-blocks", "64", "--cb-max-batch-tokens", "2048")
+"""Keys and values of 16,384 tokens, and llama.cpp's batch: left to itself it takes half of the machine's memory."""
+
+Drive = Callable[[Sequence[str], int, int], list[Answer]]
+"""Texts of users, how many are asked at once, and the most tokens of an answer: the answers."""
+
+
+@dataclass(frozen=True)
+class System:
+    """A running system: its first process, whose descendants are its others, and how it is asked."""
+
+    name: str
+    pid: int
+    drive: Drive
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model behind an OpenAI endpoint, the messages that a user's text is put behind, and the client's tools."""
+
+    url: str
+    model: str
+    opening: Chat
+    tools: tuple[Tool, ...] = ()
+
+    def drive(self, texts: Sequence[str], concurrent: int, max_tokens: int) -> list[Answer]:
+        """See `Drive`."""
+        chats = [self._chat(text) for text in texts]
+        return asyncio.run(drive(self.url, self.model, chats, concurrent, max_tokens, self.tools))
+
+    def _chat(self, text: str) -> Chat:
+        return [*self.opening, {"role": "user", "content": text}]
+
+
+@contextmanager
+def engine_alone(package: Path, base: Path, resources: Resources) -> Iterator[System]:
+    """The package's engine without HTTP; see `benchmarks/serving/engine_alone.py`."""
+    options = [str(package), str(base), str(resources.threads), str(resources.cache_gb)]
+    argv = [sys.executable, "-m", "benchmarks.serving.engine_alone", *options]
+    environment = {**os.environ, **node_environment()}
+    with subprocess.Popen(argv, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdin and child.stdout
+        sent, told = child.stdin, child.stdout
+
+        def ask(texts: Sequence[str], concurrent: int, max_tokens: int) -> list[Answer]:
+            sent.write(json.dumps({"texts": texts, "concurrent": concurrent, "max_tokens": max_tokens}) + "\n")
+            sent.flush()
+            line = told.readline()
+            if not line:
+                raise GraftError("the engine's process ended; its reason is above")
+            return [Answer(**answer) for answer in json.loads(line)]
+
+        try:
+            yield System("engine alone", child.pid, ask)
+        finally:
+            with contextlib.suppress(BrokenPipeError):
+                sent.close()  # it ends with what it reads
+
+
+@contextmanager
+def llama_cpp(model: Path, opening: Chat, threads: int, places: int, root: Path) -> Iterator[System]:
+    """llama.cpp's server on a GGUF file, with `places` that are decoded together."""
+    port = free_port()
+    options = [str(model), str(port), str(threads), str(places)]
+    served = Served(f"http://{HOST}:{port}/v1", "any", opening)
+    argv = [sys.executable, "-m", "benchmarks.serving.llama_cpp_server", *options]
+    with server("llama.cpp", argv, {}, f"http://{HOST}:{port}/health", root) as pid:
+        yield System("llama.cpp", pid, served.drive)
+
+
+@contextmanager
+def transformers_serve(model: Path, opening: Chat, threads: int, root: Path) -> Iterator[System]:
+    """`transformers serve` on a model folder."""
+    port = free_port()
+    program = [str(Path(sys.executable).with_name("transformers")), "serve", str(model)]
+    options = ["--host", HOST, "--port", str(port), "--device", "cpu", "--continuous-batching", *_PAGED]
+    served = Served(f"http://{HOST}:{port}/v1", str(model), opening)
+    environment = {"OMP_NUM_THREADS": str(threads)}
+    with server("transformers", [*program, *options], environment, f"http://{HOST}:{port}/health", root) as pid:
+        yield System("transformers serve", pid, served.drive)
+
+
+@contextmanager
+def server(name: str, argv: Sequence[str], more: Mapping[str, str], health: str, root: Path) -> Iterator[int]:
+    """A server in a session of its own until the block ends: its pid, once `health` answers.
+
+    Raises:
+        GraftError: it ended, or did not answer in time; the message holds the end of its log.
+    """
+
+    def ready() -> bool:
+        try:
+            return httpx.get(health, timeout=5.0).is_success
+        except httpx.HTTPError:
+            return False
+
+    record = start(name, argv, {**os.environ, **node_environment(), **more}, root)
+    try:
+        wait_ready(record, ready, _START_S, root)
+        yield record.pid
+    finally:
+        stop(record, _STOP_S)

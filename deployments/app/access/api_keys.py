@@ -1,0 +1,64 @@
+"""Who asks: API keys, by the name of their owner.
+
+Keys are secrets, so they come from the environment: `GRAFT_API_KEYS="shop=sk-... batch=sk-..."`.
+Without any, nobody is asked for one and everybody is `anonymous`; the server listens on loopback.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+
+from deployments.app.openai.errors import ApiError
+from tasks.core.errors import GraftError
+
+VARIABLE = "GRAFT_API_KEYS"
+ANONYMOUS = "anonymous"
+_SHORTEST = 16
+
+
+def read_keys() -> dict[str, str]:
+    """`GRAFT_API_KEYS` as keys by their owners' names.
+
+    Raises:
+        GraftError: an entry is not NAME=KEY, a key is shorter than 16 characters, or a name or key
+            is there twice. The message shows no key.
+    """
+    owners: dict[str, str] = {}
+    for number, entry in enumerate(os.environ.get(VARIABLE, "").split(), 1):
+        name, separator, key = entry.partition("=")
+        if not (name and separator and len(key) >= _SHORTEST):
+            raise GraftError(f"{VARIABLE}: entry {number} is not NAME=KEY with a key of {_SHORTEST} characters or more")
+        if name in owners or key in owners.values():
+            raise GraftError(f"{VARIABLE}: entry {number} has a name or a key that was there before")
+        owners[name] = key
+    return owners
+
+
+class Keys:
+    """The owners' names by the sha256 of their keys: a comparison of hashes tells no timing."""
+
+    def __init__(self, owners: Mapping[str, str]) -> None:
+        self._owners = {_hash(key): name for name, key in owners.items()}
+
+    def owner(self, authorization: str | None) -> str:
+        """The name behind a request's `Authorization` header.
+
+        Raises:
+            ApiError: 401, there is no key in it, or one that nobody has.
+        """
+        if not self._owners:
+            return ANONYMOUS
+        scheme, _, key = (authorization or "").partition(" ")
+        if scheme.lower() != "bearer" or not key.strip():
+            message = "You didn't provide an API key; send it as `Authorization: Bearer KEY`"
+            raise ApiError(401, "missing_api_key", message, headers={"www-authenticate": "Bearer"})
+        owner = self._owners.get(_hash(key.strip()))
+        if owner is None:
+            raise ApiError(401, "invalid_api_key", "Incorrect API key provided", headers={"www-authenticate": "Bearer"})
+        return owner
+
+
+def _hash(key: str) -> bytes:
+    return hashlib.sha256(key.encode()).digest()

@@ -1,0 +1,110 @@
+"""OpenAI's legacy completions: a text as it is, without chat template or tools, and how it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Annotated, Any
+
+from pydantic import Field, field_validator
+
+from deployments.app.openai.protocol import Api, Head, usage
+from deployments.app.openai.requests import TextRequest, only
+from deployments.core.messages import Ask, Delta, Finished, TokenLogprob
+
+_MAX_TOKENS = 16
+"""OpenAI's, where a legacy request names none."""
+
+Text = Annotated[str, Field(min_length=1)]
+
+
+class CompletionRequest(TextRequest):
+    """The body of `POST /v1/completions`: one prompt, as text."""
+
+    prompt: Text | Annotated[list[Text], Field(min_length=1, max_length=1)]
+
+    # Supported at these values only.
+    logprobs: Annotated[int, *only(0)] | None = None
+    best_of: Annotated[int, *only(1)] | None = None
+    echo: Annotated[bool, *only(False)] | None = None
+    suffix: Annotated[str, *only("")] | None = None
+
+    @field_validator("prompt", mode="before")
+    @classmethod
+    def _check_prompt(cls, value: object) -> object:
+        if isinstance(value, list) and any(isinstance(part, int | list) for part in value):
+            raise ValueError("token ids are not supported here, because special tokens may be among them; send text")
+        return value
+
+    def to_ask(self) -> Ask:
+        """See `TextRequest.to_ask`."""
+        ask = super().to_ask()
+        return replace(
+            ask,
+            text=self.prompt if isinstance(self.prompt, str) else self.prompt[0],
+            max_new_tokens=ask.max_new_tokens or _MAX_TOKENS,
+            logprobs=self.logprobs is not None,
+        )
+
+
+class CompletionWriter:
+    """Writes the answer to one `CompletionRequest`: text as the model wrote it."""
+
+    def __init__(self, request: CompletionRequest, head: Head) -> None:
+        self._request = request
+        self._head = head
+        self._sent = ""
+        self._logprobs: list[TokenLogprob] = []
+        self._told = self._offset = 0
+
+    def whole(self, finished: Finished) -> dict[str, Any]:
+        """See `Writer`."""
+        self._logprobs = list(finished.logprobs)
+        body = self._piece(finished.generation.text, finished.generation.finish_reason)
+        return {**body, "usage": usage(finished)}
+
+    def begin(self) -> Iterator[dict[str, Any]]:
+        """See `Writer`. Nothing comes before the text."""
+        yield from ()
+
+    def add(self, delta: Delta) -> Iterator[dict[str, Any]]:
+        """See `Writer`."""
+        self._logprobs += delta.logprobs
+        if delta.text:
+            self._sent += delta.text
+            yield self._chunk(delta.text)
+
+    def end(self, finished: Finished) -> Iterator[dict[str, Any]]:
+        """See `Writer`. The rest of the text with the reason for its end, and usage if asked for."""
+        self._logprobs = list(finished.logprobs)
+        generation = finished.generation
+        yield self._chunk(generation.text[len(self._sent) :], generation.finish_reason)
+        if self._request.include_usage:
+            yield {**self._chunk(""), "choices": [], "usage": usage(finished)}
+
+    def _chunk(self, text: str, finish_reason: str | None = None) -> dict[str, Any]:
+        body = self._piece(text, finish_reason)
+        return {**body, "usage": None} if self._request.include_usage else body
+
+    def _piece(self, text: str, finish_reason: str | None) -> dict[str, Any]:
+        """Text, with the scores of all tokens that came since the last piece."""
+        untold, self._told = self._logprobs[self._told :], len(self._logprobs)
+        choice = {"index": 0, "text": text, "logprobs": self._scores(untold), "finish_reason": finish_reason}
+        return {**self._head.body("cmpl", "text_completion"), "choices": [choice]}
+
+    def _scores(self, logprobs: Sequence[TokenLogprob]) -> dict[str, Any] | None:
+        if self._request.logprobs is None:
+            return None
+        offsets = []
+        for score in logprobs:
+            offsets.append(self._offset)
+            self._offset += len(score.token)
+        return {
+            "tokens": [score.token for score in logprobs],
+            "token_logprobs": [score.logprob for score in logprobs],
+            "top_logprobs": [{} for _ in logprobs],
+            "text_offset": offsets,
+        }
+
+
+COMPLETIONS = Api("text_completion", CompletionRequest, CompletionWriter)

@@ -1,0 +1,348 @@
+"""OpenAI's requests for text as they are accepted here: what all have in common, and the chat's.
+
+Fields that would change the answer and are not supported are refused, with a sentence that says
+so; fields that change nothing here (`metadata`, `store`, …) are accepted and ignored; fields that
+OpenAI does not know are refused as OpenAI refuses them. `null` always means "not given".
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import from_json
+
+from deployments.app.openai.errors import ApiError
+from deployments.core.messages import Ask
+from tasks.core.records import Message
+from tasks.engine.protocol import Constraint, JsonSchema, Regex
+
+T = TypeVar("T")
+B = TypeVar("B", bound=BaseModel)
+R = TypeVar("R", bound="TextRequest")
+StopString = Annotated[str, Field(min_length=1)]
+
+_GREEDY_BELOW = 0.01
+_SMALLEST_TOP_P = 1e-6
+
+
+def only(neutral: int | str | dict[str, JsonValue]) -> tuple[AfterValidator, FieldInfo]:
+    """For a field that is accepted at the value only that changes nothing."""
+
+    def check(value: T) -> T:
+        if value != neutral:
+            raise ValueError("not supported here; leave it out")
+        return value
+
+    return AfterValidator(check), Field(json_schema_extra={"const": neutral})
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True)
+
+
+class TextPart(_Part):
+    """A piece of text in a list of contents; images and sound are not supported."""
+
+    type: Literal["text"]
+    text: str
+
+
+class FunctionCall(_Part):
+    name: str
+    arguments: str
+
+
+class ToolCallPart(_Part):
+    """A call that the assistant made earlier in the conversation."""
+
+    id: str | None = None
+    type: Literal["function"] = "function"
+    function: FunctionCall
+
+
+class ChatMessage(_Part):
+    """One message. Its other fields (`name`, `refusal`, …) are accepted, and not shown to the model."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | tuple[TextPart, ...] | None = None
+    tool_calls: tuple[ToolCallPart, ...] | None = None
+
+    def to_message(self) -> Message:
+        """The message as prompts know it.
+
+        Raises:
+            ValueError: a tool call's arguments are not a JSON object.
+        """
+        content = self.content if isinstance(self.content, str) else "".join(p.text for p in self.content or ())
+        role = "system" if self.role == "developer" else self.role
+        calls = [call.model_dump() for call in self.tool_calls or ()]
+        return Message.model_validate({"role": role, "content": content, "tool_calls": calls})
+
+
+class Function(_Part):
+    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+
+    @field_validator("parameters")
+    @classmethod
+    def _with_properties(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        if value is not None and not isinstance(value.get("properties", {}), dict):
+            raise ValueError("'properties' must be an object")
+        return value
+
+
+class Tool(_Part):
+    type: Literal["function"]
+    function: Function
+
+    def to_schema(self) -> dict[str, Any]:
+        """The tool as `data/prompts/tools.json` has them."""
+        parameters = {"type": "object", "properties": {}, **(self.function.parameters or {})}
+        function = {**self.function.model_dump(exclude_none=True), "parameters": parameters}
+        return {"type": "function", "function": function}
+
+
+class ChosenFunction(_Part):
+    name: str
+
+
+class ChosenTool(_Part):
+    """The tool that must be called."""
+
+    type: Literal["function"]
+    function: ChosenFunction
+
+
+class StreamOptions(_Part):
+    include_usage: bool | None = None
+
+
+class TextFormat(_Part):
+    type: Literal["text"]
+
+    def to_constraint(self) -> None:
+        """Any text will do."""
+
+
+class JsonObjectFormat(_Part):
+    type: Literal["json_object"]
+
+    def to_constraint(self) -> JsonSchema:
+        """Any JSON object will do."""
+        return JsonSchema('{"type": "object"}')
+
+
+class NamedSchema(_Part):
+    """A JSON schema; whether `strict` or not, it is kept to."""
+
+    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+    description: str | None = None
+    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+    strict: bool | None = None
+
+
+class JsonSchemaFormat(_Part):
+    type: Literal["json_schema"]
+    json_schema: NamedSchema
+
+    def to_constraint(self) -> JsonSchema:
+        """What the schema allows, its properties in their order there."""
+        return JsonSchema(json.dumps(self.json_schema.schema_))
+
+
+ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
+
+
+class StructuredOutputs(_Part):
+    """A regular expression for the whole answer. Not OpenAI's: the name and shape are vLLM's."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    regex: Annotated[str, Field(min_length=1)]
+
+
+class TextRequest(BaseModel):
+    """What all requests for text have in common.
+
+    `temperature` is 0 unless given: greedy, because that is how a package was evaluated. What is
+    asked for beyond the package's own limit of new tokens is cut to it, and the answer's
+    `finish_reason` is then `length`. `user` is the customer for whom the shop's tools act; the
+    application that holds the key vouches for it.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+    model: str
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    stop: StopString | Annotated[tuple[StopString, ...], Field(max_length=4)] | None = None
+    structured_outputs: StructuredOutputs | None = None
+
+    # Supported at these values only.
+    n: Annotated[int, *only(1)] | None = None
+    frequency_penalty: Annotated[float, *only(0)] | None = None
+    presence_penalty: Annotated[float, *only(0)] | None = None
+    logit_bias: Annotated[dict[str, float], *only({})] | None = None
+
+    user: Annotated[str, Field(max_length=256)] | None = None
+
+    @property
+    def include_usage(self) -> bool:
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def constraint(self) -> Constraint | None:
+        """What the whole answer is held to."""
+        return Regex(self.structured_outputs.regex) if self.structured_outputs else None
+
+    def to_ask(self) -> Ask:
+        """What a served package is asked.
+
+        Raises:
+            ApiError: the request cannot be put to one.
+        """
+        temperature = self.temperature or 0.0
+        return Ask(
+            max_new_tokens=self.max_tokens,
+            # Colder than this is greedy to the eye, and overflows float32 on its way.
+            temperature=temperature if temperature >= _GREEDY_BELOW else 0.0,
+            top_p=1.0 if self.top_p is None else max(self.top_p, _SMALLEST_TOP_P),
+            seed=self.seed,
+            stop=(self.stop,) if isinstance(self.stop, str) else self.stop or (),
+            constraint=self.constraint,
+            customer=self.user or None,
+        )
+
+
+class ChatRequest(TextRequest):
+    """The body of `POST /v1/chat/completions`."""
+
+    messages: Annotated[tuple[ChatMessage, ...], Field(min_length=1)]
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    tools: tuple[Tool, ...] | None = None
+    tool_choice: Literal["auto", "none", "required"] | ChosenTool | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: ResponseFormat | None = None
+    logprobs: bool | None = None
+
+    # Supported at these values only.
+    top_logprobs: Annotated[int, *only(0)] | None = None
+    modalities: tuple[Literal["text"], ...] | None = None
+
+    # Accepted; they change nothing here.
+    metadata: Any = None
+    store: Any = None
+    service_tier: Any = None
+    safety_identifier: Any = None
+    prompt_cache_key: Any = None
+    prompt_cache_retention: Any = None
+    reasoning_effort: Any = None
+    verbosity: Any = None
+    prediction: Any = None
+
+    @property
+    def constraint(self) -> Constraint | None:
+        """See `TextRequest.constraint`.
+
+        Raises:
+            ApiError: there is more than one.
+        """
+        held = self.response_format.to_constraint() if self.response_format else None
+        if held and self.structured_outputs:
+            message = "structured_outputs and response_format exclude each other"
+            raise ApiError(400, "invalid_value", message, param="structured_outputs")
+        return held or super().constraint
+
+    def to_ask(self) -> Ask:
+        """See `TextRequest.to_ask`."""
+        try:
+            messages = tuple(message.to_message() for message in self.messages)
+        except ValueError as error:
+            message = "a tool call's arguments must be a JSON object, as a string"
+            raise ApiError(400, "invalid_value", message, param="messages") from error
+        tools = None if self.tools is None else tuple(tool.to_schema() for tool in self.tools)
+        ask = super().to_ask()
+        return replace(
+            ask,
+            messages=messages,
+            tools=() if self.tool_choice == "none" else tools,
+            must_call=self._must_call(),
+            max_new_tokens=self.max_completion_tokens or ask.max_new_tokens,
+            logprobs=bool(self.logprobs),
+        )
+
+    def _must_call(self) -> tuple[str, ...]:
+        """The client's tools of which one must be called, and nothing said.
+
+        Raises:
+            ApiError: there is none that could be, or the answer is to be something else.
+        """
+        names = tuple(tool.function.name for tool in self.tools or ())
+        if self.tool_choice == "required":
+            chosen = names
+        elif isinstance(self.tool_choice, ChosenTool):
+            chosen = tuple(name for name in names if name == self.tool_choice.function.name)
+        else:
+            return ()
+        if not chosen or self.constraint:
+            message = "a tool that must be called has to be one of 'tools', and no other format may be asked for"
+            raise ApiError(400, "invalid_value", message, param="tool_choice")
+        return chosen
+
+
+def read_request(kind: type[B], body: bytes) -> B:
+    """Read a request's body.
+
+    Raises:
+        ApiError: 400, with the first field that is wrong.
+    """
+    try:
+        return kind.model_validate_json(body)
+    except ValidationError as error:
+        raise _explain(error, body) from error
+
+
+def parse_request(kind: type[R], body: bytes) -> R:
+    """Read the body of a request for text.
+
+    Raises:
+        ApiError: 400, with the first field that is wrong.
+    """
+    request = read_request(kind, body)
+    if request.stream_options and not request.stream:
+        message = "stream_options is only allowed when stream is true"
+        raise ApiError(400, "invalid_value", message, param="stream_options")
+    return request
+
+
+def _explain(error: ValidationError, body: bytes) -> ApiError:
+    first = error.errors(include_url=False, include_context=False)[0]
+    kind = first["type"]
+    if kind == "json_invalid":
+        return ApiError(400, "invalid_json", f"the body is not JSON in UTF-8: {first['msg']}")
+    param = ".".join(_path(first["loc"], from_json(body), missing=kind == "missing")) or None
+    if kind == "extra_forbidden":
+        return ApiError(400, "unknown_parameter", f"Unrecognized request argument supplied: {param}", param=param)
+    code = "missing_required_parameter" if kind == "missing" else "invalid_value"
+    return ApiError(400, code, f"{param or 'body'}: {first['msg']}", param=param)
+
+
+def _path(places: tuple[int | str, ...], value: Any, *, missing: bool) -> Iterator[str]:
+    """Where in `value` an error is. The names of a union's members are in `places` too; they are left out."""
+    for place in places:
+        held = range(len(value)) if isinstance(value, list) else value if isinstance(value, dict) else ()
+        if place in held:
+            value = value[place]
+            yield str(place)
+    if missing:
+        yield str(places[-1])

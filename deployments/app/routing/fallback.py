@@ -1,0 +1,237 @@
+"""The way to an answer when the first choice fails: another attempt, then the next route.
+
+    for each route:  its breaker lets the call through, unless it is the last
+                     attempts, while the replica can't be reached and the retry budget has one left
+                     answered -> done;  refused for a fault of its own -> the next route
+
+Only what has not reached the client may begin anew: a whole answer until its end, a stream until
+its first piece. A request's own fault (4xx) is told as it is. The last route is always tried,
+because its own refusal says more than an open breaker does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from itertools import count
+
+from deployments.app.routing.circuit_breaker import Breaker, Call
+from deployments.app.routing.retry_budget import RetryBudget
+from deployments.app.routing.routing import Route
+from deployments.app.routing.timeouts import Events, Timeouts, within
+from deployments.app.steps.retrieval import Reading
+from deployments.app.steps.tool_loop import Desk
+from deployments.core.messages import OVERLOADED, Ask, Delta, Event, Finished, Refused
+from deployments.core.metrics import Meters
+from deployments.core.settings import FallbackSettings
+from tasks.engine.protocol import Generation
+from tasks.evaluation.response_features import measure
+from tasks.prompt.encoding import Answer
+
+UNAVAILABLE = "engine_unavailable"
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A turn that wants to begin.
+
+    Args:
+        ask: what the model is asked.
+        reading: what is being found for it.
+        arrived: when, by the event loop's clock.
+        saw: is told each event of the model as it comes.
+        starts_over: is told when what was seen so far won't be sent.
+    """
+
+    ask: Ask
+    reading: Reading
+    arrived: float
+    saw: Callable[[Delta | Finished], None]
+    starts_over: Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A turn that has begun, or was refused by the last route that was tried.
+
+    `retries` are the attempts of `route` after its first; `passed_over` the routes before it, each
+    with its reason: `production=timeout`. `events` are all of the turn's.
+    """
+
+    route: Route
+    retries: int
+    passed_over: tuple[str, ...]
+    events: Events
+
+
+class Fallback:
+    """Opens turns; keeps one breaker for each package, and one retry budget for all.
+
+    Args:
+        desk: reaches packages.
+        settings: the order of routes, their breakers' and retries' bounds, the fixed words.
+        timeouts: of the last route; those before it have `settings.first_token_s` to begin. Together they
+            have the time of one request.
+        meters: counts.
+        clock: seconds that only grow.
+    """
+
+    def __init__(
+        self,
+        desk: Desk,
+        settings: FallbackSettings,
+        timeouts: Timeouts,
+        meters: Meters,
+        clock: Callable[[], float],
+    ) -> None:
+        self._desk = desk
+        self._settings = settings
+        self._timeouts = timeouts
+        impatient = min(settings.first_token_s, timeouts.first_token_s)
+        self._impatient = timeouts.model_copy(update={"first_token_s": impatient})
+        self._meters = meters
+        self._clock = clock
+        self._budget = RetryBudget(settings.retries, clock)
+        self._breakers: dict[str, Breaker] = {}
+
+    def keep(self, digests: set[str]) -> None:
+        """Forget the breakers of packages that are no longer served."""
+        self._breakers = {digest: breaker for digest, breaker in self._breakers.items() if digest in digests}
+
+    async def open(self, routes: Sequence[Route], turn: Turn) -> Opened:
+        """Begin `turn` by the first route that can.
+
+        Args:
+            routes: at least one, best first.
+            turn: the turn.
+        """
+        self._budget.deposit()
+        passed_over: list[str] = []
+        for route in routes[:-1]:
+            call = self._breaker(route).admit()
+            if call is None:
+                self._meters.tried(route.name, "circuit_open")
+                passed_over.append(f"{route.name}=circuit_open")
+                continue
+            begun = await self._begin(route, turn, call, self._impatient)
+            if begun.failure is None:
+                return begun.opened(route, passed_over)
+            passed_over.append(f"{route.name}={begun.failure.code}")
+            await begun.leave()
+            turn.starts_over()
+        begun = await self._begin(routes[-1], turn, self._breaker(routes[-1]).admit(), self._timeouts)
+        return begun.opened(routes[-1], passed_over)
+
+    def _breaker(self, route: Route) -> Breaker:
+        if route.model not in self._breakers:
+
+            def changed(state: str) -> None:
+                self._meters.breaker(route.model, state)
+
+            self._breakers[route.model] = Breaker(self._settings.breaker, self._clock, changed)
+        return self._breakers[route.model]
+
+    async def _begin(self, route: Route, turn: Turn, call: Call | None, timeouts: Timeouts) -> _Begun:
+        """Try one route, as often as it makes sense."""
+        retries = self._settings.retries
+        try:
+            for attempt in count():
+                events = self._events(route, turn, timeouts)
+                seen = await _first(events, turn)
+                last = attempt + 1 == retries.attempts
+                if last or not _unreachable(seen[-1]) or not self._may_retry(route, turn):
+                    break
+                await events.aclose()
+                turn.starts_over()
+                await asyncio.sleep(random.uniform(0, retries.backoff_s * 2**attempt))
+        except BaseException:
+            _end(call, None)
+            raise
+        begun = _Begun(seen, events, attempt, call)
+        self._meters.tried(route.name, "ok" if begun.refused is None else begun.refused.code)
+        return begun
+
+    def _may_retry(self, route: Route, turn: Turn) -> bool:
+        if asyncio.get_running_loop().time() >= turn.arrived + self._timeouts.request_s:
+            return False
+        granted = self._budget.withdraw()
+        self._meters.retried(route.name, granted)
+        return granted
+
+    def _events(self, route: Route, turn: Turn, timeouts: Timeouts) -> Events:
+        if route.served is None:
+            return _say(self._settings.words, turn.ask)
+        return within(timeouts, turn.arrived, self._desk.ask(route.served.app, turn.ask, turn.reading))
+
+
+class _Begun:
+    """What a route gave: until its end for a whole answer, else until its first event."""
+
+    def __init__(self, seen: list[Event], rest: Events, retries: int, call: Call | None) -> None:
+        self._seen = seen
+        self._rest = rest
+        self._retries = retries
+        self._call = call
+        self.refused = seen[-1] if isinstance(seen[-1], Refused) else None
+        _judge(call, seen[-1])
+
+    @property
+    def failure(self) -> Refused | None:
+        """The refusal, if it is one that another route might not give."""
+        return self.refused if self.refused and self.refused.status >= 500 else None
+
+    async def leave(self) -> None:
+        """End what is left of it."""
+        await self._rest.aclose()
+
+    def opened(self, route: Route, passed_over: list[str]) -> Opened:
+        return Opened(route, self._retries, tuple(passed_over), self._events())
+
+    async def _events(self) -> Events:
+        try:
+            for event in self._seen:
+                yield event
+            async with aclosing(self._rest):
+                async for event in self._rest:
+                    _judge(self._call, event)
+                    yield event
+        finally:
+            _end(self._call, None)
+
+
+def _judge(call: Call | None, event: Event) -> None:
+    """Tell the breaker how a call ended. That many ask at once is no fault of the route."""
+    if isinstance(event, Finished):
+        _end(call, True)
+    elif isinstance(event, Refused):
+        _end(call, False if event.status >= 500 and event.code != OVERLOADED else None)
+
+
+def _end(call: Call | None, succeeded: bool | None) -> None:
+    if call:
+        call.end(succeeded)
+
+
+def _unreachable(event: Event) -> bool:
+    return isinstance(event, Refused) and event.code == UNAVAILABLE
+
+
+async def _first(events: Events, turn: Turn) -> list[Event]:
+    """The events that must be there before the client gets any: all of a whole answer, one of a stream."""
+    seen: list[Event] = []
+    while not seen or (turn.ask.whole and isinstance(seen[-1], Delta)):
+        event = await anext(events)
+        seen.append(event)
+        if not isinstance(event, Refused):
+            turn.saw(event)
+    return seen
+
+
+async def _say(words: str, ask: Ask) -> Events:
+    """A turn of fixed words, which no model computed."""
+    generation = Generation(words, (), 0, "stop", 0.0, 0.0)
+    answer = Answer(words, (), True)
+    yield Finished(generation, answer, measure(ask.messages, generation, answer, ()), 0.0)

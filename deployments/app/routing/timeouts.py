@@ -1,0 +1,47 @@
+"""How long a turn may take, and what ends one that takes longer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from deployments.core.messages import Delta, Event, Refused
+from tasks.core.settings import Section
+
+Events = AsyncGenerator[Event]
+
+
+class Timeouts(Section):
+    """Seconds to the first token of each route that is tried, and from a turn's arrival to its end."""
+
+    first_token_s: float
+    request_s: float
+
+
+async def within(timeouts: Timeouts, arrived: float, events: Events) -> Events:
+    """`events` until their last one, or a refusal in its place when the time is over.
+
+    Args:
+        timeouts: the first token's counts from now on, the whole turn's from `arrived`.
+        arrived: by the event loop's clock.
+        events: are closed at the end, whichever it is.
+    """
+    end = arrived + timeouts.request_s
+    async with aclosing(events):
+        begun = False
+        try:
+            first = min(asyncio.get_running_loop().time() + timeouts.first_token_s, end)
+            while True:
+                async with asyncio.timeout_at(end if begun else first):
+                    event = await anext(events)
+                begun = True
+                yield event
+                if not isinstance(event, Delta):
+                    return
+        except TimeoutError:
+            what = "finish" if begun else "begin"
+            limit_s = timeouts.request_s if begun else min(timeouts.first_token_s, timeouts.request_s)
+            yield Refused(504, "timeout", f"the model did not {what} within {limit_s:g} s")
+        except StopAsyncIteration:
+            yield Refused(500, "engine_error", "the model stopped without finishing its answer")

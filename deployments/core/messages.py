@@ -1,0 +1,164 @@
+"""What the HTTP side asks of a served package, and what comes back."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from tasks.core.records import Message, Record
+from tasks.engine.protocol import Constraint, Generation
+from tasks.evaluation.response_features import Features
+from tasks.prompt.encoding import Answer
+from tasks.tools.policy import Decision, Deed
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A conversation that wants its next turn, or a `text` that wants to be continued as it stands.
+
+    `tools` None shows the package's own, which are the shop's: they are run here, for `customer`
+    (None: somebody unknown). `key` names the request, so that what is asked again is not done again.
+    `must_call` are those of which one must be called, and nothing said. `max_new_tokens` is lowered to
+    the package's limit. The whole text is held to `constraint`, else its calls to their tools. Of a
+    `whole` answer nobody sees a part, so its events may begin again from the start.
+    """
+
+    messages: tuple[Message, ...] = ()
+    text: str | None = None
+    tools: tuple[dict[str, Any], ...] | None = None
+    must_call: tuple[str, ...] = ()
+    max_new_tokens: int | None = None
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    logprobs: bool = False
+    constraint: Constraint | None = None
+    whole: bool = False
+    customer: str | None = None
+    key: str = ""
+
+    @property
+    def may_use_tools(self) -> bool:
+        """Whether the answer may be found by the shop's own tools: with scores, each token is shown as it comes."""
+        return self.tools is None and self.text is None and self.constraint is None and not self.logprobs
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """A token of the text, which may be part of a character, and its log-probability (natural)."""
+
+    bytes: bytes
+    logprob: float
+
+    @property
+    def token(self) -> str:
+        """As text, as far as it is any."""
+        return self.bytes.decode(errors="replace")
+
+
+class Citation(Record):
+    """A passage that an answer used: its chunk's id and headings, and where in the answer, in characters."""
+
+    chunk: str
+    title: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Delta:
+    """New text, as the model wrote it (empty while it is held back), and how many tokens there are so far.
+
+    `logprobs` has the new tokens without an end of turn, if they were asked for; `deeds` are the
+    tools that were run in the turn so far.
+    """
+
+    text: str
+    prompt_tokens: int
+    completion_tokens: int
+    logprobs: tuple[TokenLogprob, ...] = ()
+    deeds: tuple[Deed, ...] = ()
+
+
+class Step(Record):
+    """A tool that the model asked for, what came of it (`ok` or an error's code), and what the rules said.
+
+    `found` names what checks took out of its result before the model read it.
+    """
+
+    tool: str
+    outcome: str
+    decisions: tuple[Decision, ...] = ()
+    found: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The whole turn: raw, parsed and measured. The last event of a turn that went well.
+
+    What the last step gave is here only, so the deltas before may hold less than the whole.
+    `cached_tokens` of the prompt were not computed: the engine had kept them, or a whole answer was
+    at hand. `steps` are the tools that were run on the way to it, `deeds` their results; the tokens of
+    all rounds are counted. `features` is None where no model was asked. Where tools were run, `first` is
+    the round that asked for the first of them.
+    """
+
+    generation: Generation
+    answer: Answer
+    features: Features | None
+    queue_ms: float
+    logprobs: tuple[TokenLogprob, ...] = ()
+    cached_tokens: int = 0
+    steps: tuple[Step, ...] = ()
+    deeds: tuple[Deed, ...] = ()
+    citations: tuple[Citation, ...] = ()
+    first: Finished | None = None
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Why there is no turn: an HTTP status, a code and a sentence. The last event where it occurs.
+
+    `param` is the request's field that is at fault, where it is one.
+    """
+
+    status: int
+    code: str
+    message: str
+    retry_after_s: int | None = None
+    param: str | None = None
+
+
+Event = Delta | Finished | Refused
+
+OVERLOADED = "overloaded"
+"""The code of a refusal for want of room, which is no fault of the model."""
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Vectors [texts, dimensions] of length 1, and how many tokens all texts have."""
+
+    vectors: npt.NDArray[np.float32]
+    tokens: int
+
+
+class Backend(Protocol):
+    """Reaches served packages by the name of their application."""
+
+    def ask(self, app: str, ask: Ask) -> AsyncGenerator[Event]:
+        """The events of one turn. Closing it ends the work for it."""
+        ...
+
+
+class EmbeddingBackend(Protocol):
+    """Reaches served retrieval models by the name of their application."""
+
+    async def embed(self, app: str, texts: tuple[str, ...]) -> Embedded | Refused:
+        """The vectors of `texts`. Cancelling it ends the work for it."""
+        ...

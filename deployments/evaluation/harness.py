@@ -1,0 +1,320 @@
+"""The whole assistant in this process, so that it can be measured: its real turns, without Ray and a port.
+
+`Trial` takes turns over HTTP in memory through the same `Turns` that serve, watches from outside
+what they did, said and read, and audits it. Each turn has a shop of its own, as it was seeded, so
+no turn changes what another finds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import uuid
+from collections import defaultdict
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from deployments.app.access.api_keys import Keys
+from deployments.app.access.pseudonyms import Pseudonyms
+from deployments.app.embeddings import Embeddings
+from deployments.app.guardrails.checks import Safety
+from deployments.app.routes import create_app
+from deployments.app.routing.routing import Routing, Served
+from deployments.app.routing.timeouts import Timeouts
+from deployments.app.steps.input_checks import Intake
+from deployments.app.steps.output_checks import Facts, Leaving
+from deployments.app.steps.retrieval import Read, Reading, Retrieval
+from deployments.app.steps.tool_loop import Rounds
+from deployments.app.turn import Layers, Turns
+from deployments.app.turn_record import TRACE_HEADER
+from deployments.core.messages import Ask, Backend, Embedded, Refused
+from deployments.core.settings import BreakerSettings, CacheSettings, FallbackSettings, LimitSettings, RetrySettings
+from deployments.replicas.embedding import EmbeddingServer
+from tasks.core.errors import GraftError
+from tasks.core.records import ToolCall
+from tasks.core.settings import GuardrailSettings, ToolSettings
+from tasks.domains.nursery.answer_audit import House, audit_words
+from tasks.domains.nursery.answer_rules import TurnFacts
+from tasks.domains.nursery.database import Shop
+from tasks.domains.nursery.state_audit import Bounds, audit_changes, audit_reads, read_tables
+from tasks.domains.nursery.tool_service import Answered, open_desk
+from tasks.embedding import Vectors
+from tasks.evaluate_assistant import Asked, Turn
+from tasks.model_package.manifest import Grounding
+from tasks.monitoring.telemetry_store import TelemetryRow
+from tasks.tools.policy import Decision, Deed
+from tasks.tools.toolbox import Failure, dump_result
+
+# Nobody waits and nobody is turned away: what is measured is the answer, not the house's patience.
+_NO_END_S = 3600.0
+_ENDLESS = 10**9
+_LIMITS = LimitSettings(requests_per_minute=_ENDLESS, tokens_per_minute=_ENDLESS, streams=_ENDLESS, body_bytes=10**6)
+_NO_CACHE = CacheSettings(mb=0, max_age_s=1, semantic=False, threshold=1, entries=1)
+_ONE_ROUTE = FallbackSettings(
+    production=("production",),
+    first_token_s=_NO_END_S,
+    words="-",
+    retries=RetrySettings(attempts=1, backoff_s=1, share=0, per_minute=1),
+    breaker=BreakerSettings(window_s=1, min_calls=_ENDLESS, failure_share=1, open_s=1),
+)
+
+
+@dataclass(frozen=True)
+class Package:
+    """What is tried: a package by its digest, what it tells its model, and what it is grounded in."""
+
+    digest: str
+    name: str
+    max_new_tokens: int
+    instructions: tuple[str, ...]
+    grounding: Grounding | None
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """Where published indexes lie, where their tables may be made, and the retrieval model, if there is one."""
+
+    indexes: Path
+    tables: Path
+    embedder: EmbeddingServer | None
+
+
+@dataclass
+class _Notes:
+    """What one turn did and read."""
+
+    calls: list[tuple[ToolCall, Answered]] = field(default_factory=list)
+    reading: Reading | None = None
+
+    @property
+    def read(self) -> Read:
+        return self.reading.so_far if self.reading else Read()
+
+    @property
+    def deeds(self) -> tuple[Deed, ...]:
+        return tuple(Deed(call.name, dump_result(answered.result)) for call, answered in self.calls)
+
+
+class Desks:
+    """The shop, for each turn as it was seeded.
+
+    Args:
+        settings: the section `tools`.
+        seed: the seed files.
+        folder: where databases may be made.
+    """
+
+    def __init__(self, settings: ToolSettings, seed: Path, folder: Path) -> None:
+        self._folder = folder
+        self._fresh = open_desk(settings, folder / "fresh.sqlite", seed)
+        self.settings = settings
+        self.tables = read_tables(self._fresh.shop.path)
+
+    def answer(self, call: ToolCall, customer: str | None, key: str) -> Answered:
+        """See `Desk.answer`; the turn's shop is made at its first call."""
+        path = self.path(turn_of(key))
+        if not path.exists():
+            shutil.copy(self._fresh.shop.path, path)
+        return replace(self._fresh, shop=Shop(path)).answer(call, customer, key)
+
+    def before_answer(self, text: str, facts: Facts) -> tuple[Decision, ...]:
+        """See `Desk.before_answer`."""
+        return self._fresh.before_answer(text, facts.customer, facts.deeds, facts.passages, facts.said)
+
+    def facts(self, customer: str | None, notes: _Notes, said: Sequence[str]) -> TurnFacts:
+        """What the turn's answer may lean on, as it is seen from outside."""
+        with self._fresh.shop.transaction(write=False) as books:
+            known = books.customer(customer) if customer else None
+        passages = tuple(chunk.embedded for chunk in notes.read.known)
+        return TurnFacts(known, notes.deeds, passages, tuple(said), notes.read.searched)
+
+    def changes(self, turn: str, customer: str | None) -> tuple[str, ...]:
+        """What the audit finds in the turn's shop, which is thrown away."""
+        path = self.path(turn)
+        if not path.exists():
+            return ()
+        bounds = Bounds(customer, self.settings.now, self.settings.refund_limit_pence)
+        found = audit_changes(self.tables, read_tables(path), bounds)
+        for file in self._folder.glob(f"{path.name}*"):
+            file.unlink()
+        return found
+
+    def path(self, turn: str) -> Path:
+        return self._folder / f"{turn}.sqlite"
+
+
+def turn_of(key: str) -> str:
+    """The turn whose request, or whose call, bears this key: `OWNER:TURN` or `OWNER:TURN:ROUND:PLACE`."""
+    return key.split(":")[1]
+
+
+class _Watched(Retrieval):
+    """Retrieval that notes what each turn read."""
+
+    def __init__(self, notes: dict[str, _Notes], *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._notes = notes
+
+    def begin(self, grounding: Grounding | None, ask: Ask) -> Reading:
+        """See `Retrieval.begin`."""
+        reading = super().begin(grounding, ask)
+        self._notes[turn_of(ask.key)].reading = reading
+        return reading
+
+
+class Trial:
+    """Takes turns.
+
+    Args:
+        backend: the engine, which has one application.
+        package: whose engine that is.
+        knowledge: what it may read.
+        desks: the shops.
+        safety: the checks.
+        settings: what they were made from.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        package: Package,
+        knowledge: Knowledge,
+        desks: Desks,
+        safety: Safety,
+        settings: GuardrailSettings,
+    ) -> None:
+        self._package, self._desks = package, desks
+        self._embedder = knowledge.embedder
+        self._rows: dict[str, TelemetryRow] = {}
+        self._notes: dict[str, _Notes] = defaultdict(_Notes)
+        self._house = House(desks.tables, package.instructions, settings.leaked_words, settings.link_hosts)
+        retrieval = _Watched(self._notes, knowledge.indexes, knowledge.tables, self._embed, safety)
+        retrieval.keep([package.grounding] if package.grounding else [])
+        turns = Turns(
+            Rounds(backend, self._use, desks.settings, safety),
+            lambda row: self._rows.__setitem__(row.trace_id, row),
+            Keys({}),
+            Pseudonyms(b"rows that nobody keeps"),
+            _LIMITS,
+            Timeouts(first_token_s=_NO_END_S, request_s=_NO_END_S),
+            _ONE_ROUTE,
+            _NO_CACHE,
+            NoMeters(),
+            Layers(Intake(safety), retrieval, Leaving(safety, desks.before_answer, lambda _: package.instructions)),
+        )
+        served = Served(
+            app="engine", name=package.name, max_new_tokens=package.max_new_tokens, since=0, grounding=package.grounding
+        )
+        turns.routing = Routing(production=package.digest, served={package.digest: served})
+        self._app = create_app(turns, Embeddings(turns, _Nowhere()))
+
+    @asynccontextmanager
+    async def _http(self) -> AsyncIterator[httpx.AsyncClient]:
+        transport = httpx.ASGITransport(self._app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://desk/v1", timeout=None) as http:
+            yield http
+
+    async def take(self, asked: Asked, *, stream: bool) -> Turn:
+        """Take one turn and audit it. A turn that fails has another status and no text."""
+        key = uuid.uuid4().hex
+        messages = [{"role": message.role, "content": message.content} for message in asked.messages]
+        body = {"model": "production", "messages": messages, "stream": stream}
+        body |= {"user": asked.customer} if asked.customer else {}
+        async with self._http() as http:
+            response = await http.post("/chat/completions", json=body, headers={"idempotency-key": key})
+        row = self._rows.pop(response.headers[TRACE_HEADER])
+        notes = self._notes.pop(key, _Notes())
+        text, finish_reason, cited = _answer(response) if response.status_code == 200 else ("", "", [])
+        chunks = {chunk.id: chunk.section for chunk in notes.read.given}
+        return Turn(
+            id=asked.id,
+            status=row.status,
+            text=text,
+            finish_reason=finish_reason,
+            blocked_by=row.blocked_by,
+            calls=tuple(call for call, _ in notes.calls),
+            outcomes=tuple(_outcome(answered) for _, answered in notes.calls),
+            given=tuple(chunks.values()),
+            cited=tuple(chunks[chunk] for chunk in cited),
+            violations=await asyncio.to_thread(self._audit, key, asked, notes, text),
+            latency_ms=row.latency_ms,
+            queue_ms=row.queue_ms or 0.0,
+            engine_ms=row.engine_ms or 0.0,
+        )
+
+    async def take_all(self, asked: Sequence[tuple[Asked, bool]], at_once: int) -> AsyncIterator[tuple[int, Turn]]:
+        """Take turns, each with whether it is streamed, `at_once` of them together; each with its place, as it ends."""
+        free = asyncio.Semaphore(at_once)
+
+        async def one(place: int, turn: Asked, stream: bool) -> tuple[int, Turn]:
+            async with free:
+                return place, await self.take(turn, stream=stream)
+
+        for ended in asyncio.as_completed([one(place, *turn) for place, turn in enumerate(asked)]):
+            yield await ended
+
+    def _use(self, call: ToolCall, customer: str | None, key: str) -> Answered:
+        answered = self._desks.answer(call, customer, key)
+        self._notes[turn_of(key)].calls.append((call, answered))
+        return answered
+
+    def _audit(self, key: str, asked: Asked, notes: _Notes, text: str) -> tuple[str, ...]:
+        said = [message.content for message in asked.messages if message.role == "user"]
+        facts = self._desks.facts(asked.customer, notes, said)
+        calls = list(zip((call for call, _ in notes.calls), notes.deeds, strict=True))
+        return (
+            *self._desks.changes(key, asked.customer),
+            *audit_reads(calls, self._desks.tables, asked.customer),
+            *audit_words(text, facts, self._house),
+        )
+
+    async def _embed(self, texts: Sequence[str]) -> Vectors:
+        found = await self._embedder.embed(tuple(texts)) if self._embedder else None
+        if not isinstance(found, Embedded):
+            raise GraftError(found.message if found else "no retrieval model")
+        return found.vectors
+
+
+def _outcome(answered: Answered) -> str:
+    return answered.result.error if isinstance(answered.result, Failure) else "ok"
+
+
+def _answer(response: httpx.Response) -> tuple[str, str, list[str]]:
+    """All that a client was sent: the text, why it ended, and the chunks that were cited."""
+    streamed = response.headers["content-type"].startswith("text/event-stream")
+    lines = (line.removeprefix("data: ") for line in response.text.splitlines() if line) if streamed else ()
+    bodies = [json.loads(line) for line in lines if line != "[DONE]"] if streamed else [response.json()]
+    choices: list[dict[str, Any]] = [body["choices"][0] for body in bodies if "choices" in body]
+    parts = [choice.get("delta") or choice.get("message") or {} for choice in choices]
+    cited = [one["url_citation"]["url"] for part in parts for one in part.get("annotations", ())]
+    return "".join(part.get("content") or "" for part in parts), choices[-1]["finish_reason"] or "", cited
+
+
+class NoMeters:
+    """`Meters` that count nothing."""
+
+    def tried(self, route: str, outcome: str) -> None:
+        """See `Meters.tried`."""
+
+    def retried(self, route: str, granted: bool) -> None:
+        """See `Meters.retried`."""
+
+    def breaker(self, model: str, state: str) -> None:
+        """See `Meters.breaker`."""
+
+    def looked_up(self, result: str) -> None:
+        """See `Meters.looked_up`."""
+
+
+class _Nowhere:
+    """No retrieval model is served: turns have theirs in this process."""
+
+    async def embed(self, app: str, texts: tuple[str, ...]) -> Embedded | Refused:
+        """See `EmbeddingBackend.embed`."""
+        return Refused(404, "model_not_found", f"{app} embeds none of {len(texts)} texts")

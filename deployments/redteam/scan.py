@@ -1,0 +1,197 @@
+"""`graft redteam`: attacks by garak on the assistant that is in production, over HTTP as anybody sends them.
+
+Its questions are turns like any other: they are telemetry rows, and use the limits of the key they come with.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from deployments.app.access.api_keys import read_keys
+from deployments.app.guardrails.refusal import ANSWER, ATTACK, FAILED, RULED_OUT
+from deployments.core.settings import RedteamSettings, ServeSettings, load_redteam_settings, load_serve_settings
+from deployments.redteam.garak_env import environment, named_garak, own_garak, require_known
+from deployments.serve import rollout
+from deployments.stack.processes import tail
+from tasks.core.errors import GraftError
+from tasks.core.files import write_json, write_text
+from tasks.core.paths import REPORTS
+from tasks.monitoring.telemetry_store import REDTEAM_OWNER
+from tasks.safety.garak_report import Scan, Told, details, overview, read_report
+
+REFUSALS = (ATTACK, ANSWER, FAILED, RULED_OUT)
+"""How an answer begins that a check or a rule put in the model's place; garak keeps no `finish_reason`."""
+
+OUTPUT = "output.log"
+
+_PREFIX = "garak"
+_CONFIG = "garak.yaml"
+_REPORT = f"{_PREFIX}.report.jsonl"
+_PAGE = f"{_PREFIX}.report.html"
+_POLL_S = 1.0
+_GRACE_S = 10.0
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_QUEUE = re.compile(r"queue of probes: (.*)")
+
+
+def redteam(garak: str | None = None) -> str:
+    """Scan what is in production; return the figures by family, and where the reports lie.
+
+    The folder `.graft/reports/redteam/TIME-DIGEST/` keeps garak's own report (JSON lines and HTML), its
+    settings, output and log, and `summary.json` and `summary.md`.
+
+    Args:
+        garak: a program to use instead of the garak that Graft installs.
+
+    Raises:
+        GraftError: nothing is in production, garak cannot be had, or it did not finish. What it found is no error.
+    """
+    settings, serve = load_redteam_settings(), load_serve_settings()
+    digest = rollout.served().production
+    if digest is None:
+        raise GraftError(f"nothing is in production at {rollout.base_url()}; `graft run` does that")
+    command = named_garak(garak) if garak else own_garak()
+    version = require_known(command)
+    began = datetime.now(UTC)
+    folder = (REPORTS / "redteam" / f"{began:%Y%m%dT%H%M%SZ}-{digest[:12]}").absolute()
+    config = garak_config(settings, serve, rollout.base_url(), folder)
+    write_text(folder / _CONFIG, yaml.safe_dump(config, sort_keys=False))
+    print(f"redteam: garak {version} asks {rollout.base_url()}; its output is in {folder / OUTPUT}", flush=True)
+    scan([*command, "--config", str(folder / _CONFIG)], folder, settings.timeout_s)
+
+    told = Told(refusals=REFUSALS, excuses=frozenset({serve.fallback.words}))
+    try:
+        results = read_report(folder / _REPORT, told)
+    except GraftError as error:
+        raise GraftError(f"{error}\nThe end of {folder / OUTPUT}:\n{tail(folder / OUTPUT)}") from error
+    ran = {result.probe for result in results}
+    found = Scan(
+        digest=digest,
+        garak=version,
+        started=f"{began:%Y-%m-%d %H:%M} UTC",
+        seed=settings.seed,
+        prompts_per_probe=settings.prompts_per_probe,
+        probes=tuple(results),
+        not_run=tuple(name for name in queued(folder / OUTPUT) if name not in ran),
+    )
+    write_json(folder / "summary.json", summary(found))
+    write_text(folder / "summary.md", f"{overview(found)}\n{details(found)}")
+    kept = {"by probe": "summary.md", "garak's page": _PAGE, "every question and answer": _REPORT}
+    return "\n".join([overview(found), *(f"- {what}: {folder / name}" for what, name in kept.items())])
+
+
+def garak_config(settings: RedteamSettings, serve: ServeSettings, base_url: str, folder: Path) -> dict[str, Any]:
+    """garak's settings for one run; the key is not among them.
+
+    The model is asked as it is served: greedy, with the package's own limit of tokens, whatever garak or a
+    probe would set. Requests that the service puts off (429, 503, 504) garak repeats until they are answered.
+    """
+    as_served = ["n", "stop", "temperature", "top_p", "max_tokens", "frequency_penalty", "presence_penalty"]
+    endpoint = {
+        "uri": base_url,
+        "suppressed_params": as_served,
+        "extra_params": {"timeout": serve.engine.request_timeout_s + 10},
+    }
+    parallel = min(settings.parallel, serve.limits.streams, serve.engine.at_once)
+    return {
+        "system": {"parallel_attempts": parallel, "max_workers": parallel},
+        "run": {
+            "seed": settings.seed,
+            "generations": 1,
+            "soft_probe_prompt_cap": settings.prompts_per_probe,
+            "spec": {
+                "include": [f"probes.{name}" for name in settings.families],
+                "exclude": [f"probes.{name}" for name in settings.leave_out],
+            },
+        },
+        "plugins": {
+            "target_type": "openai.OpenAICompatible",
+            "target_name": "production",
+            "extended_detectors": False,
+            # Left to itself it asks all of its 168 prompts.
+            "probes": {"latentinjection": {"LatentWhois": {"follow_prompt_cap": True}}},
+            "generators": {"openai": {"OpenAICompatible": endpoint}},
+        },
+        "reporting": {"report_dir": str(folder), "report_prefix": _PREFIX},
+    }
+
+
+def summary(scan: Scan) -> dict[str, Any]:
+    """The scan with its rates, for programs."""
+    rates = {name: counts.rate for name, counts in scan.families().items()}
+    return {**scan.model_dump(mode="json"), "success": {"families": rates, "all": scan.total().rate}}
+
+
+def queued(log: Path) -> list[str]:
+    """The probes that garak said it would run, as its output tells."""
+    text = _COLOUR.sub("", log.read_text(encoding="utf-8", errors="replace"))
+    found = _QUEUE.search(text)
+    return found[1].split(", ") if found else []
+
+
+def scan(argv: Sequence[str], folder: Path, timeout_s: float) -> None:
+    """Run garak to its end, with a line for each probe that is done."""
+    keys = read_keys()
+    key = keys.get(REDTEAM_OWNER) or next(iter(keys.values()), "none")
+    deadline, told = time.monotonic() + timeout_s, 0
+    with _running(argv, environment(key, folder), folder) as process:
+        while process.poll() is None:
+            if time.monotonic() > deadline:
+                raise GraftError(
+                    f"garak was not done after {timeout_s:.0f} s (timeout_s in deployments/redteam.yaml; or lower "
+                    f"prompts_per_probe there); what it had asked until then is in {folder}"
+                )
+            time.sleep(_POLL_S)
+            told = _say(folder, told)
+    _say(folder, told)
+    if process.returncode != 0:
+        log = folder / OUTPUT
+        raise GraftError(f"garak failed (exit status {process.returncode}); the end of {log}:\n{tail(log)}")
+
+
+def _say(folder: Path, told: int) -> int:
+    """Print the probes that were scored since `told` of them were; return how many there are now."""
+    log, report = folder / OUTPUT, folder / _REPORT
+    lines = report.read_text(encoding="utf-8", errors="replace").splitlines() if report.is_file() else []
+    done = [json.loads(line) for line in lines if line.startswith('{"entry_type": "eval"') and line.endswith("}")]
+    for number, entry in enumerate(done[told:], start=told + 1):
+        counted = f"{entry['fails']} of {entry['total_evaluated']} answered attacks succeeded"
+        print(f"redteam: {number}/{len(queued(log))} {entry['probe']}: {counted}", flush=True)
+    return len(done)
+
+
+@contextmanager
+def _running(argv: Sequence[str], env: dict[str, str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """garak and its workers, in a session of their own that ends with the block."""
+    with (folder / OUTPUT).open("wb") as log:
+        process = subprocess.Popen(
+            argv, cwd=folder, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+        )
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ask the session to end, then end whatever of it is left: a worker may outlive garak itself."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(_GRACE_S)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

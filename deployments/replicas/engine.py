@@ -1,0 +1,177 @@
+"""One served package: opened from the registry, checked, and asked for turns.
+
+All that belongs to a package happens here (prompt, engine, parsing, measuring); HTTP and OpenAI's
+shapes belong to `deployments/app`.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import NoneType
+from typing import Any
+
+from deployments.core.loopback import stay_on_loopback
+from deployments.core.messages import OVERLOADED, Ask, Delta, Event, Finished, Refused, TokenLogprob
+from deployments.core.settings import ReplicaSettings
+from deployments.replicas.batching import Batches, OverloadedError, Ticket
+from tasks.core.errors import GraftError
+from tasks.core.records import Message
+from tasks.core.settings import AdmissionSettings
+from tasks.engine.loading import Model, PromptTooLongError, open_package
+from tasks.engine.probes import probe
+from tasks.engine.protocol import Chunk, ConstraintError, Generation, GenerationRequest, JsonSchema, Regex
+from tasks.engine.resources import Resources
+from tasks.engine.subprocess_engine import EngineLostError
+from tasks.engine.token_bytes import TokenBytes
+from tasks.evaluation.response_features import measure
+from tasks.model_package.admission import admit
+from tasks.registry.registries import open_registry
+
+_LOG = logging.getLogger(__name__)
+_CONSTRAINED_BY = {JsonSchema: "response_format", Regex: "structured_outputs", NoneType: "tools"}
+"""The fields of a request that constraints come from: without one of its own it is held to its tools."""
+
+
+class PackageServer:
+    """A model behind a bounded queue, which turns an `Ask` into events."""
+
+    def __init__(self, model: Model, phrases: tuple[str, ...], settings: ReplicaSettings) -> None:
+        self._model = model
+        self._phrases = phrases
+        self._bytes = TokenBytes(model.prompt.tokenizer)
+        self._settings = settings
+        self._batches = Batches(
+            model.engine,
+            at_once=settings.at_once,
+            max_queued=settings.max_queued,
+            max_wait_s=settings.first_token_timeout_s,
+        )
+
+    async def turn(self, ask: Ask) -> AsyncIterator[Event]:
+        """The next turn of a conversation. Its last event is `Finished` or `Refused`."""
+        try:
+            request = self._request(ask)
+            ticket = self._batches.admit(request)
+        except PromptTooLongError as error:
+            yield Refused(400, "context_length_exceeded", str(error))
+            return
+        except GraftError as error:
+            yield Refused(400, "invalid_prompt", str(error))
+            return
+        except OverloadedError as error:
+            after = max(1, math.ceil(error.wait_s))
+            yield Refused(503, OVERLOADED, f"too many requests are waiting; try again in {after} s", after)
+            return
+        try:
+            async for event in self._decode(ask, ticket):
+                yield event
+        except ConstraintError as error:
+            yield Refused(400, "invalid_value", str(error), param=_CONSTRAINED_BY[type(ask.constraint)])
+        except Exception as error:  # an engine may raise anything; the caller still gets an answer
+            if isinstance(error, EngineLostError) or is_out_of_memory(error):
+                self.give_up()
+            _LOG.exception("the engine failed")
+            yield Refused(500, "engine_error", "the model failed while answering; the server's log says why")
+
+    def give_up(self) -> None:
+        """Called when the engine is lost, or has no memory left. Whoever owns the process may end it."""
+
+    def _request(self, ask: Ask) -> GenerationRequest:
+        limit = self._model.settings.max_new_tokens
+        options: dict[str, Any] = {
+            "max_new_tokens": min(ask.max_new_tokens or limit, limit),
+            "temperature": ask.temperature,
+            "top_p": ask.top_p,
+            "seed": ask.seed,
+            "stop": ask.stop,
+            "logprobs": ask.logprobs,
+            "constraint": ask.constraint,
+        }
+        if ask.text is not None:
+            return self._model.continuation(ask.text, **options)
+        tools = list(ask.tools) if ask.tools is not None else None
+        return self._model.request(ask.messages, tools, ask.must_call, **options)
+
+    async def _decode(self, ask: Ask, ticket: Ticket) -> AsyncIterator[Event]:
+        chunks: list[Chunk] = []
+        logprobs: tuple[TokenLogprob, ...] = ()
+        prompt_tokens, tokens = len(ticket.request.prompt_ids), 0
+        first = last = ticket.admitted
+        told = scored = 0
+        told_at = -math.inf
+        async for chunk in self._batches.follow(ticket):
+            last = time.monotonic()
+            first = first if chunks else last
+            chunks.append(chunk)
+            tokens += len(chunk.token_ids)
+            logprobs += self._logprobs(chunk)
+            # Each event costs about as much as a token of a small model, so they are not sent one by one.
+            if not chunk.finish_reason and last - told_at >= self._settings.stream_every_s:
+                text = "".join(new.text for new in chunks[told:])
+                yield Delta(text, prompt_tokens, tokens, logprobs[scored:])
+                told, told_at, scored = len(chunks), last, len(logprobs)
+        generation = Generation(
+            text="".join(chunk.text for chunk in chunks),
+            token_ids=tuple(token for chunk in chunks for token in chunk.token_ids),
+            prompt_tokens=prompt_tokens,
+            finish_reason=chunks[-1].finish_reason or "stop",
+            first_token_ms=(first - ticket.admitted) * 1000 - ticket.queue_ms,
+            latency_ms=(last - ticket.admitted) * 1000 - ticket.queue_ms,
+        )
+        answer = self._model.prompt.parse(generation.text)
+        features = measure(ask.messages, generation, answer, self._phrases)
+        yield Finished(generation, answer, features, ticket.queue_ms, logprobs, chunks[0].cached_tokens)
+
+    def _logprobs(self, chunk: Chunk) -> tuple[TokenLogprob, ...]:
+        if not chunk.logprobs:
+            return ()
+        scored = zip(chunk.token_ids, chunk.logprobs, strict=True)
+        end = self._model.prompt.end_of_turn
+        return tuple(TokenLogprob(self._bytes(token), logprob) for token, logprob in scored if token != end)
+
+    async def check_health(self) -> None:
+        """Ask for a token, unless one came by lately. Serve calls this and replaces a replica that fails."""
+        if self._batches.silent_s < self._settings.health_every_s:
+            return
+        request = self._model.request([Message(role="user", content="ping")], max_new_tokens=1)
+        async for _ in self._batches.follow(self._batches.admit(request)):
+            continue
+
+
+class EngineReplica(PackageServer):
+    """The Serve deployment: checks and opens a published package by its digest.
+
+    Raises:
+        GraftError: the package is not there, is not admitted, or does not answer here as it did when
+            it was packaged.
+    """
+
+    def __init__(self, digest: str, root: str, settings: dict[str, Any], admission: dict[str, Any]) -> None:
+        stay_on_loopback()
+        checked = ReplicaSettings.model_validate(settings)
+        resources = Resources(checked.threads, checked.cache_gb, apart=True)
+        registry = open_registry(Path(root))
+        package, base = registry.package(digest), registry.base(digest)
+        manifest = admit(digest, package, base, AdmissionSettings.model_validate(admission))
+        model = open_package(package, base, resources)
+        probe(model, package)
+        super().__init__(model, manifest.refusal_phrases, checked)
+
+    def give_up(self) -> None:
+        """End this process: only that surely frees its memory, and its requests are asked elsewhere."""
+        os.write(2, b"engine: lost, or out of memory; this replica ends and Serve starts another\n")
+        os._exit(1)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an engine failed for want of memory; torch says so by a class of its own or only in words."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "can't allocate memory" in str(error)
+    )

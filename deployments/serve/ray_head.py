@@ -1,0 +1,150 @@
+"""The local Ray head as a child process: its command line, its environment, and whether it answers.
+
+Whoever starts it (`graft up`, the tests) owns it and stops it with SIGTERM to its pid; a few seconds
+later all of it is gone. Replicas have process groups of their own, so who must kill it takes the
+session (start it with `start_new_session=True`) or the children, not the group. Never `ray stop`:
+that ends every Ray of this user by name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import stat
+import sys
+import tempfile
+from pathlib import Path
+
+import httpx
+
+from deployments.core.loopback import LOOPBACK
+from deployments.core.settings import SERVE_YAML, LocalRaySettings, RaySettings, ServeSettings
+from tasks.core.errors import GraftError
+from tasks.core.paths import STATE
+
+CODE_ROOT = Path(__file__).resolve().parents[2]
+"""Where `tasks` and `deployments` are imported from."""
+
+_LONGEST_TEMP_DIR = 36
+# Ray puts sockets at TEMP/session_YYYY-MM-DD_HH-MM-SS_MICROS_PID/sockets/NAME, and Linux
+# cuts such a path at 107 bytes.
+
+
+def temp_dir(root: Path) -> Path:
+    """Ray's folder for sessions: `.graft/ray`, or a private short one where that path is too long.
+
+    Raises:
+        GraftError: the short folder is there and belongs to someone else.
+    """
+    usual = root.resolve() / STATE / "ray"
+    if len(os.fsencode(usual)) <= _LONGEST_TEMP_DIR:
+        usual.mkdir(parents=True, exist_ok=True)
+        return usual
+    name = hashlib.sha256(os.fsencode(usual)).hexdigest()[:8]
+    short = Path(tempfile.gettempdir()) / f"graft-{name}"
+    short.mkdir(mode=0o700, exist_ok=True)
+    owner = short.lstat()
+    if not stat.S_ISDIR(owner.st_mode) or owner.st_uid != os.getuid() or owner.st_mode & 0o077:
+        raise GraftError(f"{short}: must be a folder of yours alone (mode 0700); remove it and try again")
+    if len(os.fsencode(short)) > _LONGEST_TEMP_DIR:
+        raise GraftError(f"{short}: too long for Ray's sockets; set TMPDIR to a shorter folder such as /tmp")
+    print(f"ray: {usual} is too long a path for its sockets; its session files go to {short}", flush=True)
+    return short
+
+
+def head_command(settings: LocalRaySettings, root: Path) -> tuple[list[str], dict[str, str]]:
+    """Command line and environment of a Ray head in the foreground; run it with `root` as its cwd.
+
+    Args:
+        settings: `one_box.ray` in `deployments/serve.yaml`.
+        root: the folder that holds `.graft/`.
+    """
+    program = [sys.executable, "-c", "from ray.scripts.scripts import main; main()", "start", "--head", "--block"]
+    options = {
+        "node-ip-address": settings.host,
+        "port": settings.gcs_port,
+        "include-dashboard": "true",
+        "dashboard-host": settings.host,
+        "dashboard-port": settings.dashboard_port,
+        "dashboard-agent-listen-port": settings.agent_port,
+        "ray-client-server-port": settings.client_port,
+        # The system picks workers' ports, so that two Rays on a machine do not meet.
+        "min-worker-port": 0,
+        "max-worker-port": 0,
+        "num-cpus": settings.num_cpus,
+        "object-store-memory": settings.object_store_mb * 1024 * 1024,
+        "include-log-monitor": "false",
+        "temp-dir": temp_dir(root),
+        "log-color": "false",
+    }
+    environment = {
+        **os.environ,
+        **LOOPBACK,
+        **node_environment(),
+        # With one node there is nowhere to drain to, and SIGTERM would wait for it in vain.
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+    }
+    return [*program, "--disable-usage-stats", *(f"--{key}={value}" for key, value in options.items())], environment
+
+
+def node_environment() -> dict[str, str]:
+    """What every node of a Ray that serves Graft needs in its environment."""
+    return {
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(CODE_ROOT), os.environ.get("PYTHONPATH", "")])),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # A replica that stalls would not end by being asked, and those who wait at it would wait on.
+        "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+
+
+def require_free_ports(settings: ServeSettings) -> None:
+    """Check, before the local head starts, that nobody listens where it and the assistant want to.
+
+    Raises:
+        GraftError: a port is taken; the message names it and the setting that moves it.
+    """
+    require_free(settings.http.host, settings.http.port, "http.port")
+    for key in ("gcs_port", "dashboard_port", "agent_port", "client_port"):
+        require_free(settings.one_box.ray.host, getattr(settings.one_box.ray, key), f"one_box.ray.{key}")
+
+
+def require_free(host: str, port: int, key: str, file: Path = SERVE_YAML) -> None:
+    """Check that `port`, which `key` in `file` sets, can be listened on.
+
+    Raises:
+        GraftError: it can't.
+    """
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        # As servers do: a port that only waits for old connections to fade is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise GraftError(
+                f"port {port} on {host} is already taken ({error.strerror}): stop what listens there, "
+                f"or set {key} in {file} to a free port"
+            ) from error
+
+
+def require_ready(settings: RaySettings) -> None:
+    """Check that the Ray which this one is to join answers.
+
+    Raises:
+        GraftError: it does not.
+    """
+    if not ready(settings):
+        raise GraftError(
+            f"no Ray answers at {settings.host}:{settings.dashboard_port}: start its head there, "
+            f"or set cluster.ray or the profile in {SERVE_YAML}"
+        )
+
+
+def ready(settings: RaySettings) -> bool:
+    """Whether the Ray head answers, by one cheap request."""
+    try:
+        return httpx.get(f"http://{settings.host}:{settings.dashboard_port}/api/version", timeout=2.0).is_success
+    except httpx.HTTPError:
+        return False

@@ -1,0 +1,411 @@
+"""Rollouts: what is served, and the moves between one package and the next.
+
+Plain functions for whoever drives (the release flow, the command line). They talk to Serve's REST
+interface on the Ray dashboard, so the driver needs no Ray of its own, and Serve's list of
+applications is the only state. A package is brought up beside what serves; the assistant is told
+of it only once it answers; a promotion is one swap of the assistant's `user_config`, and so is every
+step on the way to it: shadow, canary, another weight, none. The registry is not touched here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from deployments.app.routing.routing import Routing, Served, ServedEmbedding
+from deployments.core.settings import Scale, ServeSettings, load_serve_settings
+from deployments.serve.ray_head import require_free
+from tasks.core.errors import GraftError
+from tasks.core.files import locked
+from tasks.core.paths import BUILT_EMBEDDING, BUILT_PROMPT_INJECTION, LOGS, RUN
+from tasks.core.settings import AdmissionSettings, load_settings
+from tasks.embedding import publish, read_embedding
+from tasks.model_package.admission import admit
+from tasks.registry.registries import open_registry
+from tasks.safety import injection_classifier
+
+ASSISTANT = "assistant"
+EMBEDDING = "embedding"
+ASSISTANT_BUILDER, ENGINE_BUILDER = "deployments.serve.applications:assistant", "deployments.serve.applications:engine"
+EMBEDDING_BUILDER = "deployments.serve.applications:embedding"
+_ENGINE = "engine-"
+_POLL_S = 0.5
+LOCK = RUN / "rollout.lock"
+"""Rollouts read, change and write one list, so two must not overlap."""
+
+
+def base_url() -> str:
+    """Where OpenAI clients point to, without a slash at the end."""
+    return _url(load_serve_settings()) + "/v1"
+
+
+def served() -> Routing:
+    """What the assistant serves now; empty when nothing is deployed.
+
+    Raises:
+        GraftError: Ray does not answer.
+    """
+    return _routing(_applications(load_serve_settings()))
+
+
+def answers() -> bool:
+    """Whether there is an assistant at all.
+
+    Raises:
+        GraftError: Ray does not answer.
+    """
+    return ASSISTANT in _applications(load_serve_settings())
+
+
+def deploy(digest: str) -> None:
+    """Serve a published package beside the others, to be asked by its digest. Returns when it answers.
+
+    One that is served already takes over what `deployments/serve.yaml` says by now: new replicas
+    answer before old ones go.
+
+    Raises:
+        GraftError: it is not admitted, or does not come up; then all is as it was before.
+    """
+    settings = load_serve_settings()
+    with locked(LOCK):
+        _start_embedding(settings)
+        _start_assistant(settings)
+        _deploy(settings, digest)
+
+
+def promote(digest: str) -> None:
+    """Make a deployed package the one that `production` means. Running requests finish where they are.
+
+    If it was canary or shadow it no longer is; another package stays what it is.
+
+    Raises:
+        GraftError: it is not deployed; nothing was changed.
+    """
+    settings = load_serve_settings()
+    with locked(LOCK):
+        _promote(settings, digest)
+
+
+def shadow(digest: str) -> None:
+    """Ask a deployed package, unseen, a share of what production has answered; no other package any more.
+
+    Raises:
+        GraftError: it is not deployed, or nothing else is in production; nothing was changed.
+    """
+    _swap(lambda routing: routing.with_shadow(digest))
+
+
+def canary(digest: str, percent: float) -> None:
+    """Let a deployed package answer `percent` of production's users in its place, and no other package any.
+
+    Users who were its own at a lower percentage stay its own. Where it was the shadow, there is none now.
+
+    Raises:
+        GraftError: it is not deployed, nothing else is in production, or `percent` is not between 0
+            and 100; nothing was changed.
+    """
+    _swap(lambda routing: routing.with_canary(digest, percent))
+
+
+def clear() -> None:
+    """Leave all to production: no canary, no shadow. Their packages stay deployed until `retire`."""
+    routing = served()
+    if routing.canary or routing.shadow:
+        _swap(Routing.alone)
+
+
+def retire(keep: set[str]) -> None:
+    """Stop all packages but `keep`, production, canary and shadow, once their running requests are answered.
+
+    The package that was in production before stays too where `serve.yaml` falls back to it.
+
+    Raises:
+        GraftError: one did not stop in time.
+    """
+    settings = load_serve_settings()
+    with locked(LOCK):
+        applications = _applications(settings)
+        routing = _routing(applications)
+        falls_back = "previous" in settings.fallback.production
+        kept = routing.only(keep | {routing.previous} if falls_back else keep)
+        if kept != routing:
+            _route(settings, kept)
+        names = {ASSISTANT, EMBEDDING, *(package.app for package in kept.served.values())}
+        _keep_only(settings, names)
+
+
+def restore(digest: str | None) -> None:
+    """After a restart: bring up the assistant, and the package in production if there is one.
+
+    Raises:
+        GraftError: it does not come up.
+    """
+    settings = load_serve_settings()
+    with locked(LOCK):
+        _start_embedding(settings)
+        _start_assistant(settings)
+        if digest is not None:
+            _deploy(settings, digest)
+            _promote(settings, digest)
+
+
+def _start_embedding(settings: ServeSettings) -> None:
+    """Serve the retrieval model that was built last, if one was, and tell the assistant if it runs."""
+    if not BUILT_EMBEDDING.is_dir():
+        return
+    digest, info = publish(BUILT_EMBEDDING), read_embedding(BUILT_EMBEDDING)
+    applications = _applications(settings)
+    before = _embedding(applications)
+    since = before.since if before and before.digest == digest else int(time.time())
+    served = ServedEmbedding(app=EMBEDDING, digest=digest, name=info.name, dimensions=info.dimensions, since=since)
+    config = _embedding_config(settings, served)
+    _change(settings, EMBEDDING, config, settings.embedding.start_timeout_s, "the retrieval model")
+    if ASSISTANT in applications and served != before:
+        _route(settings, _routing(applications))
+
+
+def _embedding(applications: dict[str, dict[str, Any]]) -> ServedEmbedding | None:
+    """The retrieval model that Serve was asked to run."""
+    config = applications.get(EMBEDDING, {}).get("deployed_app_config")
+    return ServedEmbedding.model_validate(config["args"]["served"]) if config else None
+
+
+def _start_assistant(settings: ServeSettings) -> None:
+    applications = _applications(settings)
+    if ASSISTANT in applications and _has_failed(applications[ASSISTANT]):
+        _keep_only(settings, set(applications) - {ASSISTANT})
+    _route(settings, _routing(applications))
+
+
+def _assistant_config(settings: ServeSettings, routing: Routing) -> dict[str, Any]:
+    params = load_settings()
+    arguments = {
+        "root": str(Path.cwd()),
+        "room": settings.room,
+        "tools": params.tools.model_dump(mode="json"),
+        "safety": params.guardrails.model_dump(mode="json"),
+        "classifier": injection_classifier.publish(BUILT_PROMPT_INJECTION) if BUILT_PROMPT_INJECTION.is_dir() else None,
+        "timeouts": {
+            "first_token_s": settings.engine.first_token_timeout_s,
+            "request_s": settings.engine.request_timeout_s,
+        },
+        "assistant": settings.assistant.model_dump(),
+        "limits": settings.limits.model_dump(),
+        "fallback": settings.fallback.model_dump(),
+        "cache": settings.cache.model_dump(),
+        "shadow": settings.shadow.model_dump(),
+        "telemetry": settings.telemetry.model_dump(),
+    }
+    scale = _scaled("Assistant", settings.scale.assistant)
+    deployment = {**scale, "user_config": routing.model_dump()}
+    return _config(ASSISTANT, ASSISTANT_BUILDER, arguments, deployment, route="/")
+
+
+def _engine_config(settings: ServeSettings, admission: AdmissionSettings, digest: str, name: str) -> dict[str, Any]:
+    arguments = {
+        "digest": digest,
+        "root": str(Path.cwd()),
+        "engine": settings.engine.model_dump(),
+        "admission": admission.model_dump(mode="json"),
+    }
+    return _config(name, ENGINE_BUILDER, arguments, _scaled("EngineReplica", settings.scale.engine), route=None)
+
+
+def _embedding_config(settings: ServeSettings, served: ServedEmbedding) -> dict[str, Any]:
+    sizes = settings.embedding.model_dump()
+    arguments = {"served": served.model_dump(), "root": str(Path.cwd()), "embedding": sizes}
+    scale = _scaled("EmbeddingReplica", settings.scale.embedding)
+    return _config(EMBEDDING, EMBEDDING_BUILDER, arguments, scale, route=None)
+
+
+def _scaled(deployment: str, scale: Scale) -> dict[str, Any]:
+    """Beside the arguments and not among them: other arguments restart replicas, another number does not."""
+    return {
+        "name": deployment,
+        "autoscaling_config": {
+            "min_replicas": scale.min_replicas,
+            "max_replicas": scale.max_replicas,
+            "target_ongoing_requests": scale.target_ongoing,
+            "upscale_delay_s": scale.upscale_delay_s,
+            "downscale_delay_s": scale.downscale_delay_s,
+        },
+        "ray_actor_options": {
+            "num_cpus": scale.num_cpus,
+            "num_gpus": scale.num_gpus,
+            "memory": scale.memory_mb * 1024 * 1024,
+        },
+    }
+
+
+def _deploy(settings: ServeSettings, digest: str) -> None:
+    registry, admission = open_registry(), load_settings().admission
+    manifest = admit(digest, registry.package(digest), registry.base(digest), admission)
+    name = _ENGINE + digest[:12]
+    applications = _applications(settings)
+    routing = _routing(applications)
+    if name in applications and _has_failed(applications[name]) and digest not in routing.served:
+        _keep_only(settings, set(applications) - {name})
+    limit_s = settings.engine.start_timeout_s
+    _change(settings, name, _engine_config(settings, admission, digest, name), limit_s, f"package {digest}")
+    if digest not in routing.served:
+        package = Served(
+            app=name,
+            name=manifest.name,
+            max_new_tokens=manifest.engine.max_new_tokens,
+            since=int(time.time()),
+            grounding=manifest.grounding,
+        )
+        _route(settings, routing.model_copy(update={"served": {**routing.served, digest: package}}))
+
+
+def _change(settings: ServeSettings, name: str, config: dict[str, Any], limit_s: float, what: str) -> None:
+    """Start an application, or bring it to another configuration; if that fails, everything is as before."""
+    before = _configs(_applications(settings))
+    _put(settings, {**before, name: config})
+    try:
+        _wait(lambda: _is_running(settings, name), limit_s, what)
+    except GraftError:
+        _put(settings, before)
+        _keep_only(settings, set(before))
+        raise
+
+
+def _promote(settings: ServeSettings, digest: str) -> None:
+    routing = _routing(_applications(settings))
+    if digest not in routing.served:
+        raise GraftError(f"{digest} is not deployed, so it cannot be promoted; nothing was changed")
+    _route(settings, routing.promoted(digest))
+
+
+def _swap(change: Callable[[Routing], Routing]) -> None:
+    settings = load_serve_settings()
+    with locked(LOCK):
+        _route(settings, change(_routing(_applications(settings))))
+
+
+def _route(settings: ServeSettings, routing: Routing) -> None:
+    """Tell the assistant what it serves, and wait until it answers accordingly."""
+    applications = _applications(settings)
+    routing = routing.model_copy(update={"embedding": _embedding(applications)})
+    _put(settings, {**_configs(applications), ASSISTANT: _assistant_config(settings, routing)})
+
+    def told() -> bool:
+        if not _is_running(settings, ASSISTANT):
+            return False
+        try:
+            health = httpx.get(_url(settings) + "/healthz", timeout=5.0).json()
+        except (httpx.HTTPError, ValueError):
+            return False
+        expected = routing.told()
+        return isinstance(health, dict) and {key: health.get(key) for key in expected} == expected
+
+    _wait(told, settings.ray.start_timeout_s, "the assistant")
+
+
+def _keep_only(settings: ServeSettings, names: set[str]) -> None:
+    """Delete the other applications and wait until their replicas are gone."""
+    applications = _applications(settings)
+    if set(applications) <= names:
+        return
+    _put(settings, {name: config for name, config in _configs(applications).items() if name in names})
+    patience_s = settings.engine.request_timeout_s + 30
+    _wait(lambda: set(_applications(settings)) <= names, patience_s, "a retired package's end")
+
+
+def _is_running(settings: ServeSettings, name: str) -> bool:
+    """Whether it runs as configured. `UNHEALTHY` it is while Serve replaces a replica that died: that passes."""
+    application = _applications(settings).get(name, {"status": "NOT_STARTED"})
+    if _has_failed(application):
+        raise GraftError(f"{name} did not come up: {_reason(application)}")
+    return bool(application["status"] == "RUNNING")
+
+
+def _has_failed(application: dict[str, Any]) -> bool:
+    """Whether it will not come up.
+
+    Serve's `DEPLOY_FAILED` is also what an application is in which a replica died while another
+    configuration came; that one is replaced, and the status passes.
+    """
+    if application["status"] != "DEPLOY_FAILED":
+        return False
+    failed = [d for d in application["deployments"].values() if d["status"] == "DEPLOY_FAILED"]
+    return not failed or any(d["status_trigger"] != "HEALTH_CHECK_FAILED" for d in failed)
+
+
+def _reason(application: dict[str, Any]) -> str:
+    """The sentence in a traceback: Serve tells failures as tracebacks within tracebacks."""
+    messages = [application["message"], *(d["message"] for d in application["deployments"].values())]
+    lines = [line.strip() for message in messages for line in message.splitlines() if "Error: " in line]
+    plain = [line for line in lines if not line.startswith(("RuntimeError: Traceback", "ray.exceptions."))]
+    return (plain or lines or [messages[0] or "Serve gives no reason"])[-1]
+
+
+def _wait(done: Callable[[], bool], limit_s: float, what: str) -> None:
+    deadline = time.monotonic() + limit_s
+    while not done():
+        if time.monotonic() > deadline:
+            logs = Path.cwd() / LOGS / "serve"
+            raise GraftError(f"{what}: not there after {limit_s:g} s; Serve's logs are in {logs}")
+        time.sleep(_POLL_S)
+
+
+def _routing(applications: dict[str, dict[str, Any]]) -> Routing:
+    config = applications.get(ASSISTANT, {}).get("deployed_app_config") or {}
+    user_configs = [d.get("user_config") for d in config.get("deployments", [])]
+    return Routing.model_validate(next(filter(None, user_configs), {}))
+
+
+def _configs(applications: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """What was asked of Serve so far; sent back unchanged, it changes nothing."""
+    return {name: a["deployed_app_config"] for name, a in applications.items() if a["deployed_app_config"]}
+
+
+def _config(
+    name: str, builder: str, arguments: dict[str, Any], deployment: dict[str, Any], route: str | None
+) -> dict[str, Any]:
+    return {
+        "name": name,
+        "route_prefix": route,
+        "import_path": builder,
+        "args": arguments,
+        "deployments": [deployment],
+    }
+
+
+def _url(settings: ServeSettings) -> str:
+    return f"http://{settings.http.host}:{settings.http.port}"
+
+
+def _applications(settings: ServeSettings) -> dict[str, dict[str, Any]]:
+    """Serve's applications by name, each with status, message, deployments and configuration."""
+    return _serve(settings, "GET")["applications"]
+
+
+def _put(settings: ServeSettings, applications: dict[str, Any]) -> None:
+    """Make Serve run exactly these applications, starting Serve first if it isn't."""
+    if not _serve(settings, "GET")["proxies"]:
+        require_free(settings.http.host, settings.http.port, "http.port")
+    logs = Path.cwd() / LOGS / "serve"
+    logs.mkdir(parents=True, exist_ok=True)
+    body = {
+        "proxy_location": settings.scale.proxies,
+        "http_options": {"host": settings.http.host, "port": settings.http.port},
+        "logging_config": {"logs_dir": str(logs)},
+        "applications": list(applications.values()),
+    }
+    _serve(settings, "PUT", body)
+
+
+def _serve(settings: ServeSettings, method: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    where = f"http://{settings.ray.host}:{settings.ray.dashboard_port}"
+    try:
+        response = httpx.request(method, where + "/api/serve/applications/", json=body, timeout=60.0)
+    except httpx.HTTPError as error:
+        raise GraftError(f"Ray does not answer at {where} ({error}); is the stack up? Try `graft up`") from error
+    if not response.is_success:
+        raise GraftError(f"Serve refused a rollout: {response.text.strip()[-800:]}")
+    return response.json() if method == "GET" else {}

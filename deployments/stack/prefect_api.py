@@ -1,0 +1,140 @@
+"""The few questions that the stack and the command line ask Prefect's server, over plain HTTP.
+
+Importing Prefect takes four seconds on a small machine; a command that only asks should not.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+import httpx
+
+from tasks.core.environment import load_stack_settings
+from tasks.core.errors import GraftError
+
+Json = dict[str, Any]
+OPEN_STATES = ("SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING")
+_PAGE = 200
+_PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0)
+
+
+class PrefectApi:
+    """A Prefect server. Every method raises `GraftError` where it does not answer as it should."""
+
+    def __init__(self, url: str, timeout_s: float = 15.0) -> None:
+        self.url = url
+        self._client = httpx.Client(base_url=f"{url}/api", timeout=timeout_s)
+
+    @classmethod
+    def of_stack(cls) -> PrefectApi:
+        """The server of `deployments/stack.yaml`."""
+        return cls(load_stack_settings().prefect.url)
+
+    def _send(self, method: str, path: str, json: Any = None) -> httpx.Response:
+        """Ask, and ask again while the server is too busy to answer.
+
+        It says 503 while its database is locked, and is late while every core trains. Asking twice
+        does no harm: a run is created under an idempotency key, everything else repeats itself.
+        """
+        try:
+            for pause_s in _PAUSES_S:
+                with suppress(httpx.TimeoutException):
+                    answer = self._client.request(method, path, json=json)
+                    if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                        return answer
+                time.sleep(pause_s)
+            return self._client.request(method, path, json=json)
+        except httpx.HTTPError as error:
+            raise GraftError(f"Prefect's server at {self.url} does not answer ({error}); run `graft up`") from error
+
+    def _ask(self, method: str, path: str, json: Any = None) -> Any:
+        answer = self._send(method, path, json)
+        if answer.is_error:
+            raise GraftError(f"Prefect's server: {method} {path} gave {answer.status_code}: {answer.text[:500]}")
+        return answer.json() if answer.content else None
+
+    def healthy(self) -> bool:
+        """Whether the server answers."""
+        try:
+            return self._client.get("/health", timeout=2.0).is_success
+        except httpx.HTTPError:
+            return False
+
+    def ensure_pool(self, name: str) -> None:
+        """Create a process work pool unless it is there."""
+        if self._send("GET", f"/work_pools/{name}").status_code == httpx.codes.NOT_FOUND:
+            self._ask("POST", "/work_pools/", {"name": name, "type": "process"})
+
+    def deployment(self, flow: str, name: str) -> Json:
+        """A deployment by its flow's name and its own."""
+        found: Json = self._ask("GET", f"/deployments/name/{flow}/{name}")
+        return found
+
+    def runs(self, states: Iterable[str], deployment_id: str | None = None) -> list[Json]:
+        """Flow runs in any of these state types, oldest first."""
+        wanted: Json = {"flow_runs": {"state": {"type": {"any_": list(states)}}}, "sort": "START_TIME_ASC"}
+        if deployment_id:
+            wanted["flow_runs"]["deployment_id"] = {"any_": [deployment_id]}
+        return self._all("/flow_runs/filter", wanted)
+
+    def _all(self, path: str, body: Json) -> list[Json]:
+        """Every page of a filter's results."""
+        found: list[Json] = []
+        while True:
+            page = self._ask("POST", path, {**body, "limit": _PAGE, "offset": len(found)})
+            found += page
+            if len(page) < _PAGE:
+                return found
+
+    def run(self, run_id: str) -> Json:
+        """A flow run with its state."""
+        found: Json = self._ask("GET", f"/flow_runs/{run_id}")
+        return found
+
+    def create_run(self, deployment_id: str) -> Json:
+        """Ask for a run of a deployment, now."""
+        state = {"type": "SCHEDULED", "message": "Asked for from the terminal"}
+        body = {"state": state, "idempotency_key": str(uuid4())}
+        created: Json = self._ask("POST", f"/deployments/{deployment_id}/create_flow_run", body)
+        return created
+
+    def set_state(self, run_id: str, state: str, message: str, *, force: bool = False) -> None:
+        """Move a flow run to another state; `force` asks no rules."""
+        body = {"state": {"type": state, "message": message}, "force": force}
+        self._ask("POST", f"/flow_runs/{run_id}/set_state", body)
+
+    def delete_run(self, run_id: str) -> None:
+        """Forget a flow run."""
+        self._ask("DELETE", f"/flow_runs/{run_id}")
+
+    def logs(self, run_id: str, since: str | None) -> list[Json]:
+        """Log lines of a run and its tasks from `since` (ISO time) on, in order."""
+        wanted: Json = {"flow_run_id": {"any_": [run_id]}, "level": {"ge_": 20}}
+        if since:
+            wanted["timestamp"] = {"after_": since}
+        return self._all("/logs/filter", {"logs": wanted, "sort": "TIMESTAMP_ASC"})
+
+    def artifacts(self, run_id: str) -> list[Json]:
+        """The artifacts of a run and its tasks, oldest first."""
+        found = self._all("/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run_id]}}})
+        return sorted(found, key=lambda a: str(a["created"]))
+
+    def emit(self, event: str, resource_id: str, payload: Json) -> None:
+        """Send an event. Triggers match its name and its resource's id, not its payload."""
+        body = {
+            "id": str(uuid4()),
+            "occurred": datetime.now(UTC).isoformat(),
+            "event": event,
+            "resource": {"prefect.resource.id": resource_id},
+            "payload": payload,
+        }
+        self._ask("POST", "/events", [body])
+
+    def run_url(self, run_id: str) -> str:
+        """Where a person sees a flow run."""
+        return f"{self.url}/runs/flow-run/{run_id}"

@@ -1,0 +1,164 @@
+"""Child processes that outlive the command that started them, and stopping exactly those.
+
+Each one leads a session of its own and is written down in `.graft/run/NAME.json` with its pid and
+the time the kernel gives as its start. A pid is only a number that is used again; pid and start time
+together name a process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from tasks.core.errors import GraftError
+from tasks.core.files import write_json
+from tasks.core.paths import LOGS, RUN
+from tasks.core.progress import duration
+
+_SAME_START_S = 0.02  # the kernel counts a process's start in hundredths of a second
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A process that was started once, as its record tells."""
+
+    name: str
+    pid: int
+    created: float
+    argv: tuple[str, ...]
+    path: Path
+
+    def process(self) -> psutil.Process | None:
+        """The process, or None where it has ended (even if another has its pid by now)."""
+        with suppress(psutil.NoSuchProcess):
+            process = psutil.Process(self.pid)
+            if abs(process.create_time() - self.created) < _SAME_START_S and process.status() != psutil.STATUS_ZOMBIE:
+                return process
+        return None
+
+
+def records(root: Path) -> list[Recorded]:
+    """What was started and not yet stopped, oldest first; living or not."""
+    found = []
+    for path in (root / RUN).glob("*.json"):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        found.append(Recorded(path.stem, content["pid"], content["created"], tuple(content["argv"]), path))
+    return sorted(found, key=lambda r: r.created)
+
+
+def log_path(root: Path, name: str) -> Path:
+    """Where a process's output goes."""
+    return root / LOGS / f"{name}.log"
+
+
+def start(name: str, argv: Sequence[str], environment: Mapping[str, str], root: Path) -> Recorded:
+    """Start a process in `root`, in a session of its own, with default signals; write it down.
+
+    Its output is appended to `.graft/logs/NAME.log`.
+    """
+    log = log_path(root, name)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        child = subprocess.Popen(
+            argv,
+            cwd=root,
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=_default_signals,
+        )
+    created = psutil.Process(child.pid).create_time()
+    record = Recorded(name, child.pid, created, tuple(argv), root / RUN / f"{name}.json")
+    write_json(record.path, {"pid": record.pid, "created": record.created, "argv": list(record.argv)})
+    return record
+
+
+def _default_signals() -> None:
+    """A shell's background job ignores SIGINT, and a worker that inherits that never ends on SIGTERM."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
+def stop(record: Recorded, timeout_s: float) -> bool:
+    """End a recorded process with everything it started, and forget it.
+
+    They are asked (SIGTERM), given `timeout_s`, then ended (SIGKILL). Nothing else is touched.
+
+    Returns:
+        Whether anything was still there.
+    """
+    family = _family(record)
+    # All at once: a worker that is asked alone waits for its flow runs to finish.
+    for process in family:
+        with suppress(psutil.NoSuchProcess):
+            process.terminate()
+    _, left = psutil.wait_procs(family, timeout=timeout_s)
+    left = [*left, *_family(record)]
+    for process in left:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(left, timeout=timeout_s)
+    record.path.unlink(missing_ok=True)
+    return bool(family)
+
+
+def _family(record: Recorded) -> list[psutil.Process]:
+    """The living process, its descendants, and orphans of its session.
+
+    While a session has a member its number is given to no new process, so a living stranger with
+    our pid means that none of ours is left.
+    """
+    leader = record.process()
+    if leader is None and _is_living(record.pid):
+        return []
+    found = {p.pid: p for p in psutil.process_iter() if _session(p.pid) == record.pid}
+    if leader:
+        with suppress(psutil.NoSuchProcess):
+            found |= {p.pid: p for p in (leader, *leader.children(recursive=True))}
+    return [p for p in found.values() if _is_living(p.pid)]
+
+
+def _session(pid: int) -> int | None:
+    try:
+        return os.getsid(pid)
+    except (ProcessLookupError, PermissionError):
+        return None
+
+
+def _is_living(pid: int) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    return False
+
+
+def wait_ready(record: Recorded, ready: Callable[[], bool], timeout_s: float, root: Path) -> None:
+    """Wait until a started process answers.
+
+    Raises:
+        GraftError: it ended, or did not answer in time; the message holds its last log lines.
+    """
+    began = time.monotonic()
+    while not ready():
+        gone = record.process() is None
+        if gone or time.monotonic() - began > timeout_s:
+            how = "ended at once" if gone else f"did not answer within {duration(timeout_s)}"
+            log = log_path(root, record.name)
+            raise GraftError(f"{record.name} {how}; the end of {log.relative_to(root)}:\n{tail(log)}")
+        time.sleep(0.3)
+
+
+def tail(path: Path, lines: int = 15) -> str:
+    """The last lines of a log, indented."""
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    return "\n".join(f"  {line}" for line in text.splitlines()[-lines:])

@@ -1,0 +1,282 @@
+"""`graft data add FILE`: bring one's own conversations into `data/raw`, after the contract has seen them.
+
+Everything is read, drafted and checked in memory first; the data directory is touched only when
+the contract holds. With `replace` the file becomes the whole data set and brings its own contract
+and prompt: what was there is kept under `.graft/replaced/`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import yaml
+from tokenizers import Tokenizer
+
+from tasks.contract import Checked, broken_message, check_contract
+from tasks.core.errors import GraftError
+from tasks.core.files import write_bytes, write_text
+from tasks.core.paths import (
+    BUILT_BASE,
+    CONTRACT,
+    EVAL_QUERIES,
+    EXPECTED_OUTCOMES,
+    KNOWLEDGE,
+    PROMPTS,
+    QUERY_EXPANSIONS,
+    RAW,
+    STATE,
+)
+from tasks.core.records import ChatRow, Message, dump_messages
+from tasks.core.settings import check, load_settings
+from tasks.data import row_checks
+from tasks.data.contract_draft import behaviour_of, draft_contract, draft_tools
+from tasks.data.contract_report import text_table
+from tasks.data.contract_spec import Terms, load_terms
+from tasks.data.file_formats import Incoming, read_incoming
+from tasks.data.raw_rows import Line, name_lines, read_folder
+from tasks.prompt.encoding import FILES, Prompt, PromptSource
+from tasks.text.language import main_language
+
+REPLACED = STATE / "replaced"
+OF_KNOWLEDGE = (QUERY_EXPANSIONS, EVAL_QUERIES, EXPECTED_OUTCOMES)
+"""Files that name sections of the articles; empty, they ask for none."""
+KEPT_FOLDER = ".gitkeep"
+"""Keeps a folder without documents in git, where the stage `index` looks for it."""
+SAMPLE_ROWS = 50
+"""Rows at either end of the lengths that are counted in tokens for a draft."""
+SAMPLE_CHARS = 20_000
+
+
+@dataclass(frozen=True)
+class Added:
+    """What was added where, what the contract warned of, and where the old data went, if it did."""
+
+    path: Path
+    rows: int
+    warnings: str
+    replaced: Path | None
+
+    def describe(self) -> str:
+        """The outcome and what is left to do, for a person."""
+        parts = [f"data: {self.path} written, {self.rows} rows; the contract holds"]
+        if self.warnings:
+            parts.append(f"warnings:\n{self.warnings}")
+        if self.replaced:
+            parts += [
+                f"The data, contract, prompt and articles from before lie in {self.replaced}.",
+                f"Now edit {CONTRACT} (owner, licence, source) and {PROMPTS / FILES[0]}; params.yaml (package) "
+                f"still speaks of the assistant before. Documents that it is to answer from go into {KNOWLEDGE}.",
+            ]
+        return "\n".join(parts)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What would be written: file texts by path, and what the contract is checked with."""
+
+    texts: dict[Path, str]
+    lines: tuple[Line, ...]
+    terms: Terms
+    prompt: Prompt
+
+
+def add(
+    file: Path,
+    *,
+    input_column: str | None = None,
+    target_column: str | None = None,
+    system: str | None = None,
+    replace: bool = False,
+) -> Added:
+    """Add a file's rows to `data/raw`, or with `replace` make them the whole data set.
+
+    Args:
+        file: chat JSONL (OpenAI's fine-tuning shape), or CSV.
+        input_column: the CSV's column of user turns.
+        target_column: the CSV's column of answers; where they are names, they are the labels too.
+        system: the system text: each row's own, or with `replace` the assistant's.
+        replace: move what is there to `.graft/replaced/`, and draft a contract and a prompt.
+
+    Raises:
+        GraftError: the file cannot be read, or breaks an `error` rule; the data directory is as before.
+    """
+    tokenizer = _tokenizer()
+    settings = load_settings().contract
+    incoming = read_incoming(file, input_column, target_column)
+    print(incoming.describe(), flush=True)
+    target = RAW / f"{re.sub(r'[^A-Za-z0-9_-]+', '-', file.stem).strip('-') or 'data'}.jsonl"
+    today = date.today()
+    if replace:
+        plan = plan_replacement(incoming, target, system, target_column, tokenizer, today)
+    else:
+        plan = plan_addition(incoming, target, system, tokenizer)
+    checked = check_contract(plan.lines, plan.terms, plan.prompt, settings, today)
+    if checked.broken:
+        table = broken_message(checked, settings.offending_rows)
+        hint = "" if replace else "\nIf this file is to be the whole data set, in place of what is there: --replace."
+        raise GraftError(f"{file}: not added, nothing was changed: {table}{hint}")
+    kept = replace_data(plan.texts, _new_backup()) if replace else None
+    if not replace:
+        write_text(target, plan.texts[target])
+    return Added(target, len(incoming.rows), _warnings(checked, settings.offending_rows), kept)
+
+
+def _warnings(checked: Checked, shown: int) -> str:
+    return text_table(checked.warnings, shown) if checked.warnings else ""
+
+
+def _tokenizer() -> Tokenizer:
+    path = BUILT_BASE / "tokenizer.json"
+    if not path.is_file():
+        raise GraftError(
+            f"{path}: the base model's tokenizer is not there yet, and rows are measured in its tokens; "
+            "run `graft run` or `dvc repro base` first"
+        )
+    return Tokenizer.from_file(str(path))
+
+
+def plan_addition(incoming: Incoming, target: Path, system: str | None, tokenizer: Tokenizer) -> Plan:
+    """The file beside what is in `data/raw`, under the contract that is there.
+
+    Raises:
+        GraftError: a file of that name is there, or rows bring system turns besides `system`.
+    """
+    if target.exists():
+        raise GraftError(f"{target}: already there; rename your file, or remove that one first")
+    if system:
+        _refuse_two_systems(incoming)
+        turn = Message(role="system", content=system)
+        with_turn = [row.model_copy(update={"messages": (turn, *row.messages)}) for row in incoming.rows]
+        incoming = incoming.with_rows(with_turn)
+    present = read_folder(RAW) if any(RAW.glob("*.jsonl")) else []
+    lines = name_lines([*present, *incoming.lines])
+    prompt = Prompt(PromptSource.read(PROMPTS), tokenizer)
+    return Plan({target: to_jsonl(incoming.rows)}, tuple(lines), load_terms(CONTRACT), prompt)
+
+
+def plan_replacement(
+    incoming: Incoming, target: Path, system: str | None, target_column: str | None, tokenizer: Tokenizer, today: date
+) -> Plan:
+    """The file as the whole data set, with a contract, system text and tools drafted from it.
+
+    A system turn that all rows share becomes the system text: what is trained with is served with.
+
+    Raises:
+        GraftError: no row can be trained on, or rows bring system turns besides `system`.
+    """
+    incoming = _label_by_behaviour(incoming)
+    shared = _shared_system(incoming.rows)
+    if system:
+        _refuse_two_systems(incoming)
+    elif shared:
+        incoming = incoming.with_rows([row.model_copy(update={"messages": row.messages[1:]}) for row in incoming.rows])
+    text = system or shared or _default_system(incoming, target_column)
+    tools = draft_tools(incoming.rows, incoming.tools)
+    source = PromptSource(text.strip(), tuple(tools), (PROMPTS / FILES[2]).read_text(encoding="utf-8"))
+    prompt = Prompt(source, tokenizer)
+    words = " ".join(m.content for row in incoming.rows for m in row.messages if m.role == "user")
+    language = main_language(words[:SAMPLE_CHARS])
+    contract = draft_contract(incoming.rows, _token_counts(incoming, prompt), language, incoming.file.name, today)
+    texts = {
+        CONTRACT: contract,
+        PROMPTS / FILES[0]: f"{source.system}\n",
+        PROMPTS / FILES[1]: json.dumps(tools, indent=2, ensure_ascii=False) + "\n",
+        target: to_jsonl(incoming.rows),
+    }
+    terms = check(Terms, yaml.safe_load(contract), f"the drafted {CONTRACT}")
+    return Plan(texts, incoming.lines, terms, prompt)
+
+
+def _label_by_behaviour(incoming: Incoming) -> Incoming:
+    """Rows without a label are labelled by how they are met: answer, tool or refusal."""
+    rows = [row if row.label else row.model_copy(update={"label": behaviour_of(row)}) for row in incoming.rows]
+    return incoming.with_rows(rows)
+
+
+def _shared_system(rows: Sequence[ChatRow]) -> str:
+    """The system text that every row opens with, or nothing."""
+    openings = {row.messages[0].content if row.messages and row.messages[0].role == "system" else "" for row in rows}
+    return openings.pop() if len(openings) == 1 else ""
+
+
+def _refuse_two_systems(incoming: Incoming) -> None:
+    for line in incoming.lines:
+        if line.row and line.row.messages and line.row.messages[0].role == "system":
+            raise GraftError(f"{line.source}: the row brings its own system turn; leave out --system, or that turn")
+
+
+def _default_system(incoming: Incoming, target_column: str | None) -> str:
+    if incoming.kind == "CSV" and all(row.label == row.messages[-1].content for row in incoming.rows):
+        return f"Read the message and answer with its {target_column} only."
+    return "You are a helpful assistant. Answer briefly."
+
+
+def _token_counts(incoming: Incoming, prompt: Prompt) -> list[int]:
+    """Token counts of the shortest and the longest rows.
+
+    Raises:
+        GraftError: no row can be trained on.
+    """
+    rows = [row for row in incoming.rows if not (row_checks.role_order(row) or row_checks.last_turn(row))]
+    if not rows:
+        fault = next(
+            (f"{line.source}: {line.fault}" for line in incoming.lines if line.fault), "see its first row above"
+        )
+        raise GraftError(f"{incoming.file}: no row can be trained on, nothing was changed ({fault})")
+    rows.sort(key=lambda row: sum(len(text) for _, text in row_checks.texts(row.messages)))
+    ends = rows if len(rows) <= 2 * SAMPLE_ROWS else rows[:SAMPLE_ROWS] + rows[-SAMPLE_ROWS:]
+    return [len(prompt.encode_training(row.messages)[0]) for row in ends]
+
+
+def to_jsonl(rows: Sequence[ChatRow]) -> str:
+    """Rows as they lie in `data/raw`; a group that is only the row's own id is left out."""
+    lines = []
+    for row in rows:
+        group = {"group": row.group} if row.group not in ("", row.id) else {}
+        fields = {"id": row.id, "label": row.label, **group, "messages": json.loads(dump_messages(row.messages))}
+        lines.append(json.dumps(fields, ensure_ascii=False) + "\n")
+    return "".join(lines)
+
+
+def _new_backup() -> Path:
+    return REPLACED / datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+
+
+def replace_data(texts: Mapping[Path, str], kept: Path) -> Path:
+    """Copy the data set that is there into `kept`, then write the new one; return `kept`.
+
+    What is known of the old assistant goes with it: its articles are emptied out, and so are the
+    files that ask for them. The copy comes first and removal last, so that a kill at any moment loses nothing.
+
+    Raises:
+        GraftError: a file cannot be written; the old ones are back.
+    """
+    gone = [path for path in (*sorted(RAW.glob("*.jsonl")), *sorted(KNOWLEDGE.rglob("*"))) if path.is_file()]
+    texts = {**texts, **dict.fromkeys((path for path in OF_KNOWLEDGE if path.is_file()), "")}
+    changed = (CONTRACT, *(PROMPTS / name for name in FILES), *OF_KNOWLEDGE)
+    old = [*gone, *(path for path in changed if path.is_file())]
+    for path in old:
+        write_bytes(kept / path, path.read_bytes())
+    try:
+        for path, text in texts.items():
+            write_text(path, text)
+        for path in gone:
+            if path not in texts and path.name != KEPT_FOLDER:
+                path.unlink()
+    except BaseException as error:
+        for path in texts.keys() - set(old):
+            if path.is_file():
+                path.unlink()
+        for path in old:
+            write_bytes(path, (kept / path).read_bytes())
+        if isinstance(error, OSError):
+            raise GraftError(
+                f"{error.filename}: cannot be written ({error.strerror}); everything is as before"
+            ) from error
+        raise
+    return kept

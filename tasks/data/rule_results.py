@@ -1,0 +1,130 @@
+"""What the contract's check came to, rule by rule, in words a person can act on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pandas as pd
+
+from tasks.core.records import Record
+from tasks.data.contract_spec import BalanceRule, Rules, Severity, Terms
+from tasks.data.expectations import FAULT_RULES, Finding
+
+_COLUMN = {
+    "labels": "label",
+    "tokens": "n_tokens",
+    "exact_duplicates": "exact_duplicate",
+    "near_duplicates": "near_duplicate",
+}
+"""The table's column that a rule is about, where it does not bear the rule's name."""
+
+
+class Offence(Record):
+    """One offending row, or for a rule about the whole data what is wrong with it."""
+
+    source: str
+    reason: str
+
+
+class Outcome(Record):
+    """One rule's outcome. `count` is the number of offences, tolerated ones included."""
+
+    rule: str
+    severity: Severity
+    ok: bool
+    count: int
+    checked: int
+    limit: str
+    offending: tuple[Offence, ...]
+
+    @property
+    def verdict(self) -> str:
+        """`ok`, `warning` or `broken`."""
+        return "ok" if self.ok else "broken" if self.severity == "error" else "warning"
+
+
+def outcomes_of(table: pd.DataFrame, findings: Sequence[Finding], terms: Terms) -> tuple[Outcome, ...]:
+    """Every rule of the contract with its offences, in the contract's order."""
+    limits = limits_of(terms)
+    whole: dict[str, Callable[[], list[Offence]]] = {
+        "volume": lambda: _volume(table),
+        "freshness": lambda: _freshness(table, terms),
+        "balance": lambda: _balance(table, terms),
+    }
+    outcomes = []
+    for rule in Rules.model_fields:
+        own = [finding for finding in findings if finding.rule == rule]
+        ok = all(finding.success for finding in own)
+        if rule in whole:
+            offences = [] if ok else whole[rule]()
+        else:
+            indexes = sorted({index for finding in own for index in finding.indexes})
+            offences = [_offence(table, rule, index) for index in indexes]
+        outcomes.append(
+            Outcome(
+                rule=rule,
+                severity=getattr(terms.rules, rule).severity,
+                ok=ok,
+                count=len(offences),
+                checked=len(table),
+                limit=limits[rule],
+                offending=tuple(offences),
+            )
+        )
+    return tuple(outcomes)
+
+
+def limits_of(terms: Terms) -> dict[str, str]:
+    """What each rule tolerates, in words."""
+    rules = terms.rules
+    balance: BalanceRule = rules.balance
+    return {
+        **dict.fromkeys(FAULT_RULES, "no row"),
+        "labels": f"one of the contract's {len(terms.labels)} labels",
+        "language": f"{terms.language}, but for {_percent(rules.language.max_share)} of rows",
+        "tokens": f"{rules.tokens.min} to {rules.tokens.max} tokens",
+        "volume": f"{rules.volume.min} to {rules.volume.max} rows",
+        "freshness": f"0 to {terms.cadence_days} days old",
+        "exact_duplicates": f"at most {_percent(rules.exact_duplicates.max_share)} of rows",
+        "near_duplicates": f"at most {_percent(rules.near_duplicates.max_share)} of rows",
+        "balance": f"each label {balance.min_rows} rows or more, none over {_percent(balance.max_share)}",
+    }
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g}%"
+
+
+def _offence(table: pd.DataFrame, rule: str, index: int) -> Offence:
+    column = _COLUMN.get(rule, rule)
+    value: Any = table.at[index, column]
+    if rule == "labels":
+        reason = f"label {value!r} is not in the contract" if value else "no label"
+    elif rule == "tokens":
+        reason = f"{value:.0f} tokens"
+    else:
+        reason = f"seems to be {value}" if rule == "language" else str(value)
+    return Offence(source=str(table.at[index, "source"]), reason=reason)
+
+
+def _volume(table: pd.DataFrame) -> list[Offence]:
+    return [Offence(source="data/raw", reason=f"{int(table['readable_rows'].sum())} readable rows")]
+
+
+def _freshness(table: pd.DataFrame, terms: Terms) -> list[Offence]:
+    age_days = int(table["age_days"].max())
+    age = f"{age_days} days ago" if age_days >= 0 else "in the future"
+    return [Offence(source="data/contract.yaml", reason=f"updated {terms.updated.isoformat()}, {age}")]
+
+
+def _balance(table: pd.DataFrame, terms: Terms) -> list[Offence]:
+    rule = terms.rules.balance
+    found = Counter(label for label in table["label"] if label is not None)
+    labels = sorted(terms.labels, key=lambda label: (found[label], label))
+    return [
+        Offence(source=f"label {label}", reason=f"{found[label]} rows")
+        for label in labels
+        if found[label] < rule.min_rows or found[label] / found.total() > rule.max_share
+    ]

@@ -1,0 +1,234 @@
+"""What an answer may never say: each of the shop's rules for words, in the order in which they are asked.
+
+They look at one answer and at what the turn knows: what tools really said, the passages that were
+read, the customer's own words. They are patterns, so they catch plain wording and not every
+paraphrase; what was *done* is held by `tasks/domains/nursery/call_rules.py`, whatever an answer says of it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from itertools import combinations
+
+from tasks.domains.nursery.answer_patterns import (
+    AMOUNT,
+    CONDITIONAL,
+    DECLINES,
+    DENIES,
+    DONE,
+    EMAIL,
+    FIGURE,
+    GIVEN_BACK,
+    GUARANTEE,
+    NEGATED,
+    OFFER,
+    ORDER_NUMBER,
+    SAFE,
+    SENTENCE,
+    SHARE,
+    TELLS_OTHERS,
+    TEN_YEARS,
+    TOLD_AMOUNT,
+)
+from tasks.domains.nursery.entities import Customer
+from tasks.domains.nursery.result_sentences import tell
+from tasks.tools.policy import ALLOW, Decision, Deed, Verdict, decide, objection, rule
+
+
+@dataclass(frozen=True)
+class TurnFacts:
+    """What an answer may lean on.
+
+    `deeds` are what tools answered here, never what a client says that they did; `passages` were
+    found in the knowledge base, if it was `searched`; `said` are the customer's messages.
+    """
+
+    customer: Customer | None = None
+    deeds: tuple[Deed, ...] = ()
+    passages: tuple[str, ...] = ()
+    said: tuple[str, ...] = ()
+    searched: bool = False
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer with the facts of its turn."""
+
+    text: str
+    facts: TurnFacts
+
+    def sentences(self, pattern: re.Pattern[str]) -> list[str]:
+        """The sentences in which the pattern is found."""
+        text = self.text.replace("\u2019", "'")
+        return [sentence for sentence in SENTENCE.split(text) if pattern.search(sentence)]
+
+    @property
+    def results(self) -> str:
+        return " ".join(deed.result for deed in self.facts.deeds)
+
+
+def before_answer(text: str, facts: TurnFacts) -> tuple[Decision, ...]:
+    """What the rules say of an answer before it is sent.
+
+    Where a tool was run, what it told last is what to say instead of words that are not allowed.
+    """
+    decisions = decide(RULES, Answer(text, facts))
+    if not facts.deeds or objection(decisions) is None:
+        return decisions
+    told = {"instead": tell(facts.deeds[-1])}
+    return tuple(one if one.outcome == "allow" else one.model_copy(update=told) for one in decisions)
+
+
+@rule("support desk")
+def promised_guarantee(answer: Answer) -> Verdict | None:
+    """No guarantee but that for tools, if the knowledge base says so."""
+    found = answer.sentences(GUARANTEE)
+    if not found:
+        return None
+    told = any(TEN_YEARS.search(passage) for passage in answer.facts.passages)
+    bold = [s for s in found if not (NEGATED.search(s) or (told and TEN_YEARS.search(s)))]
+    return _refuse("The desk gives no guarantees beyond our written promises.") if bold else ALLOW
+
+
+@rule("accounts")
+def promised_money(answer: Answer) -> Verdict | None:
+    """An amount comes from a tool, the knowledge base or the customer; one that is given back, from a refund alone."""
+    found = answer.sentences(AMOUNT)
+    if not found:
+        return None
+    back = {pence for deed in answer.facts.deeds if deed.tool == "refund_order" for pence in _told(deed.result)}
+    known = _told(answer.results) | _figures(answer.facts)
+    for sentence in found:
+        allowed = back if GIVEN_BACK.search(sentence) and not _from_passage(sentence, answer) else known
+        if not _amounts(sentence) <= allowed:
+            return _refuse("The desk names no amounts that it has not looked up.")
+    return ALLOW
+
+
+@rule("support desk")
+def unfounded_figure(answer: Answer) -> Verdict | None:
+    """Where the knowledge base says nothing and no tool told anything, the only figures are the customer's."""
+    facts = answer.facts
+    figures = set(FIGURE.findall(answer.text))
+    if not figures or not facts.searched or facts.passages or facts.deeds:
+        return None
+    heard = set(FIGURE.findall(" ".join(facts.said)))
+    return ALLOW if figures <= heard else _refuse("The desk found nothing about that in its pages.")
+
+
+@rule("support desk")
+def promised_deed(answer: Answer) -> Verdict | None:
+    """What is said to be done was done by a tool."""
+    applied = False
+    for tool, pattern in DONE.items():
+        found = [s for s in answer.sentences(pattern) if not (NEGATED.search(s) or CONDITIONAL.search(s))]
+        applied = applied or bool(found)
+        seen = tool == "cancel_order" and '"status": "cancelled"' in answer.results
+        if found and not seen and not any(deed.tool == tool and _stands(deed) for deed in answer.facts.deeds):
+            return _refuse("The desk says that something is done only when it is.")
+    return ALLOW if applied else None
+
+
+@rule("support desk")
+def denied_deed(answer: Answer) -> Verdict | None:
+    """What a tool has just done or told is not denied."""
+    if not answer.facts.deeds or not DENIES.search(answer.text.replace("\u2019", "'")):
+        return None
+    return _refuse("The desk does not deny what it has done.") if _stands(answer.facts.deeds[-1]) else ALLOW
+
+
+@rule("growers")
+def promised_safety(answer: Answer) -> Verdict | None:
+    """Nothing on whether a plant is safe to eat or does any good as a remedy."""
+    found = answer.sentences(SAFE)
+    if not found:
+        return None
+    bold = [sentence for sentence in found if not DECLINES.search(sentence)]
+    return _refuse("The desk does not say what is safe to eat or good as a remedy.") if bold else ALLOW
+
+
+@rule("accounts")
+def promised_discount(answer: Answer) -> Verdict | None:
+    """No discounts but those in the knowledge base."""
+    offers = [s for s in answer.sentences(OFFER) if not NEGATED.search(s)]
+    shares = [s for s in answer.sentences(SHARE) if not GUARANTEE.search(s)]
+    if not offers and not shares:
+        return None
+    read = set(SHARE.findall(" ".join(answer.facts.passages)))
+    heard = read | set(SHARE.findall(" ".join(answer.facts.said)))
+    for sentence in {*offers, *shares}:
+        named = set(SHARE.findall(sentence))
+        offered = sentence in offers
+        if not named <= (read if offered else heard) or (offered and not named):
+            return _refuse("The desk gives no discounts of its own.")
+    return ALLOW
+
+
+@rule("account team")
+def other_people(answer: Answer) -> Verdict | None:
+    """Nothing of anybody but the customer: no address or order that is not theirs, nothing told to others."""
+    known = " ".join((*answer.facts.said, *answer.facts.passages, answer.results)).lower()
+    own = answer.facts.customer.email.lower() if answer.facts.customer else ""
+    emails = {email.lower() for email in EMAIL.findall(answer.text)}
+    orders = set(ORDER_NUMBER.findall(answer.text))
+    told = [s for s in answer.sentences(TELLS_OTHERS) if not (NEGATED.search(s) or CONDITIONAL.search(s))]
+    if not emails and not orders and not told:
+        return None
+    strange = [name for name in (emails - {own}) | orders if name not in known]
+    return _refuse("The desk speaks of an account only with its holder.") if strange or told else ALLOW
+
+
+RULES = (
+    promised_guarantee,
+    promised_money,
+    unfounded_figure,
+    promised_deed,
+    denied_deed,
+    promised_safety,
+    promised_discount,
+    other_people,
+)
+
+
+def _stands(deed: Deed) -> bool:
+    """Whether what was asked is done: now, or already before."""
+    return "error" not in json.loads(deed.result) or " already." in deed.result
+
+
+def _refuse(reason: str) -> Verdict:
+    return Verdict("refuse", "not_allowed", reason)
+
+
+def _amounts(text: str) -> set[int]:
+    """The amounts of money in a text, in pence."""
+    numbers = (pounds or words for pounds, words in AMOUNT.findall(text))
+    return {round(float(number.replace(",", "")) * 100) for number in numbers}
+
+
+def _told(result: str) -> set[int]:
+    """The amounts in a tool's result, in pence."""
+    return {round(float(number) * 100) for number in TOLD_AMOUNT.findall(result)}
+
+
+def _figures(facts: TurnFacts) -> set[int]:
+    """Amounts that were read or heard, and what may be reckoned from them, in pence.
+
+    Two may be added or subtracted; three that the customer named may be added, and take or lose a
+    share that was read.
+    """
+    read = " ".join(facts.passages)
+    heard = _amounts(" ".join(facts.said))
+    sums = {sum(some) for count in (1, 2, 3) for some in combinations(sorted(heard), count)}
+    shares = [round(pence * int(share) / 100) for pence in sums for share in set(SHARE.findall(read))]
+    rests = [round(pence * (100 - int(share)) / 100) for pence in sums for share in set(SHARE.findall(read))]
+    pairs = list(combinations(sorted(_amounts(read) | heard), 2))
+    reckoned = {low + high for low, high in pairs} | {high - low for low, high in pairs}
+    return _amounts(read) | sums | reckoned | {*shares, *rests}
+
+
+def _from_passage(sentence: str, answer: Answer) -> bool:
+    """Whether each amount stands in a sentence of the knowledge base that is about giving back too."""
+    lines = (line for passage in answer.facts.passages for line in SENTENCE.split(passage) if GIVEN_BACK.search(line))
+    return _amounts(sentence) <= {pence for line in lines for pence in _amounts(line)}

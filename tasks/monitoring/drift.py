@@ -1,0 +1,277 @@
+"""Drift: does production still get and give what the gate judged? It watches; it changes nothing.
+
+The reference are the candidate's own evaluation rows, kept at promotion; the window are the answers
+that the same package served. Evidently measures one distance per column. How large a distance
+chance alone makes depends on both sample sizes, so each column's threshold is measured: if nothing
+changed, reference and window are one population, and any split of it into parts of these sizes is
+as likely as the one that was seen (a permutation test: Fisher, 1935; Good, Permutation Tests,
+2000). Resampling the reference alone would forget that a reference of some ninety rows is itself a
+sample, has never seen the rare categories, and alarms on most unchanged windows.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import pandas as pd
+
+from tasks.core.errors import GraftError
+from tasks.core.files import new_folder, write_bytes, write_json, write_text
+from tasks.core.paths import REPORTS
+from tasks.core.records import Record
+from tasks.core.settings import DriftSettings
+from tasks.evaluate import ROWS
+from tasks.evaluation.response_features import CATEGORICAL, NUMERIC
+from tasks.gate.verdict import CANDIDATE
+from tasks.monitoring.telemetry_store import REDTEAM_OWNER, read_window
+from tasks.registry.registry import PRODUCTION, Registry
+
+if TYPE_CHECKING:
+    from evidently.legacy.calculations.stattests.registry import StatTest
+    from evidently.legacy.core import ColumnType
+
+COLUMNS = (*NUMERIC, *CATEGORICAL)
+EMPTY, MISSING = "(none)", "(missing)"
+# Evidently alarms from its threshold on, so a column that never varies (threshold 0, distance 0)
+# would always alarm; equal distances may also differ in their last bits.
+_MARGIN = 1e-9
+
+
+class DriftColumn(Record):
+    """One column: Evidently's distance, the distance that chance explains, and the effect in plain words.
+
+    `measure` says what `reference` and `window` are: a mean in the column's unit, or the share in
+    [0, 1] of the category whose share moved most. `unseen` lists categories new in the window.
+    """
+
+    column: str
+    statistic: str
+    value: float
+    threshold: float
+    over: bool
+    measure: str
+    reference: float
+    window: float
+    unseen: tuple[str, ...] = ()
+
+    def sentence(self) -> str:
+        what = f"{self.column}: the {self.measure} went from {self.reference:.3g} to {self.window:.3g}"
+        new = f", with {', '.join(self.unseen)} unseen in the reference" if self.unseen else ""
+        return f"{what}{new} ({self.statistic} {self.value:.3f}; chance explains up to {self.threshold:.3f})."
+
+
+class DriftVerdict(Record):
+    """What a window of `n` answers of package `digest` says against `n_reference` evaluated ones."""
+
+    outcome: Literal["drift", "no drift", "inconclusive"]
+    digest: str
+    n: int
+    n_reference: int
+    columns: tuple[DriftColumn, ...]
+    sentences: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A verdict and its page: Evidently's own, self-contained, wherever a comparison was made."""
+
+    verdict: DriftVerdict
+    html: str
+
+
+def reference_path(digest: str) -> Path:
+    """Where a package's drift reference lies."""
+    return REPORTS / "reference" / f"{digest}.parquet"
+
+
+def write_reference(digest: str, registry: Registry) -> Path:
+    """Keep the features of a published package's own evaluation as what its service is compared with.
+
+    Raises:
+        GraftError: the registry holds no evaluation of it, or one without the candidate's rows.
+    """
+    source = registry.evaluation(digest) / ROWS
+    if not source.is_file():
+        raise GraftError(f"{source}: no evaluation of this package; publish it again with `graft run`")
+    rows = pd.read_parquet(source)
+    chosen = rows.loc[rows["system"] == CANDIDATE, list(COLUMNS)].reset_index(drop=True)
+    if chosen.empty:
+        raise GraftError(f"{source}: none of its rows is the candidate's; publish it again with `graft run`")
+    write_bytes(reference_path(digest), chosen.to_parquet(index=False))
+    return reference_path(digest)
+
+
+def compare(window: pd.DataFrame, reference: pd.DataFrame, digest: str, settings: DriftSettings) -> Comparison:
+    """Compare served answers with evaluated ones, column by column (see `tasks.evaluation.response_features`).
+
+    A column without a single value on one side is named and left out. Importing Evidently takes
+    some ten seconds, and only happens when there are enough rows.
+    """
+    n, n_reference = len(window), len(reference)
+    if n < settings.min_rows:
+        sentence = f"Only {n} answers were served in the window; a comparison needs at least {settings.min_rows}."
+        verdict = DriftVerdict(
+            outcome="inconclusive", digest=digest, n=n, n_reference=n_reference, columns=(), sentences=(sentence,)
+        )
+        return Comparison(verdict, _plain_page(verdict))
+    window, reference = _clean(window), _clean(reference)
+    columns = [c for c in COLUMNS if window[c].notna().any() and reference[c].notna().any()]
+    limits = thresholds(window[columns], reference[columns], settings)
+    found, html = _evidently(window[columns], reference[columns], limits)
+    over = [column for column in found if column.over]
+    drifted = len(over) >= settings.min_columns
+    sentences = [
+        f"{len(over)} of {len(found)} columns are farther from the reference than chance explains "
+        f"({n} answers against {n_reference}); {settings.min_columns} make a drift.",
+        *(column.sentence() for column in over),
+        *(f"{c}: not compared, one side has no value." for c in COLUMNS if c not in columns),
+    ]
+    verdict = DriftVerdict(
+        outcome="drift" if drifted else "no drift",
+        digest=digest,
+        n=n,
+        n_reference=n_reference,
+        columns=tuple(found),
+        sentences=tuple(sentences),
+    )
+    return Comparison(verdict, html)
+
+
+def thresholds(window: pd.DataFrame, reference: pd.DataFrame, settings: DriftSettings) -> dict[str, float]:
+    """Per column the distance that unchanged data exceed with probability `false_alarm`.
+
+    Rows of both sides are pooled and split at random into parts of their sizes, `resamples` times;
+    the threshold is the (1 - `false_alarm`) quantile of Evidently's distance between the parts.
+    """
+    generator = np.random.default_rng(settings.seed)
+    limits: dict[str, float] = {}
+    for column in window.columns:
+        statistic, kind = _statistic(column)
+        sides = reference[column].dropna(), window[column].dropna()
+        pool = pd.concat(sides, ignore_index=True)
+        if column in CATEGORICAL:
+            pool = pd.Series(pd.factorize(pool)[0])  # numbers are counted faster, and as well
+        values, size = pool.to_numpy(), len(sides[0])
+        distances = []
+        for _ in range(settings.resamples):
+            mixed = generator.permutation(values)
+            parts = pd.Series(mixed[:size]), pd.Series(mixed[size:])
+            distances.append(float(statistic(*parts, feature_type=kind, threshold=None).drift_score))
+        limits[column] = float(np.quantile(distances, 1 - settings.false_alarm, method="higher")) + _MARGIN
+    return limits
+
+
+def _statistic(column: str) -> tuple[StatTest, ColumnType]:
+    """Evidently's distance for a column: normed Wasserstein for numbers, Jensen-Shannon for categories."""
+    os.environ["DO_NOT_TRACK"] = "1"  # read when Evidently is imported
+    from evidently.legacy.calculations.stattests import jensenshannon_stat_test, wasserstein_stat_test
+    from evidently.legacy.core import ColumnType
+
+    if column in NUMERIC:
+        return wasserstein_stat_test, ColumnType.Numerical
+    return jensenshannon_stat_test, ColumnType.Categorical
+
+
+def _evidently(
+    window: pd.DataFrame, reference: pd.DataFrame, limits: Mapping[str, float]
+) -> tuple[list[DriftColumn], str]:
+    """Evidently's report over all columns at the given thresholds: what it found, and its HTML."""
+    methods = {column: _statistic(column)[0].name for column in limits}
+    from evidently import DataDefinition, Dataset, Report
+    from evidently.metrics import ValueDrift
+
+    definition = DataDefinition(
+        numerical_columns=[c for c in limits if c in NUMERIC],
+        categorical_columns=[c for c in limits if c in CATEGORICAL],
+    )
+    metrics = [ValueDrift(column=c, method=methods[c], threshold=limit) for c, limit in limits.items()]
+    snapshot = Report(metrics, include_tests=True).run(
+        Dataset.from_pandas(window, definition), Dataset.from_pandas(reference, definition)
+    )
+    result = snapshot.dict()
+    values = {metric["config"]["column"]: float(metric["value"]) for metric in result["metrics"]}
+    failed = {t.metric_config.params["column"] for t in snapshot.tests_results if t.status.value == "FAIL"}
+    found = [
+        _describe(window[c], reference[c], statistic=methods[c], value=values[c], threshold=limit, over=c in failed)
+        for c, limit in limits.items()
+    ]
+    return found, snapshot.get_html_str(as_iframe=False)
+
+
+def _describe(
+    window: pd.Series, reference: pd.Series, *, statistic: str, value: float, threshold: float, over: bool
+) -> DriftColumn:
+    column = str(window.name)
+    unseen: tuple[str, ...] = ()
+    if column in NUMERIC:
+        measure, before, after = "mean", float(reference.mean()), float(window.mean())
+    else:
+        past, now = _shares(reference), _shares(window)
+        moved = max(sorted(past.keys() | now.keys()), key=lambda name: abs(now.get(name, 0.0) - past.get(name, 0.0)))
+        measure, before, after = f"share of {moved}", past.get(moved, 0.0), now.get(moved, 0.0)
+        unseen = tuple(sorted(now.keys() - past.keys()))
+    return DriftColumn(
+        column=column,
+        statistic=statistic,
+        value=value,
+        threshold=threshold,
+        over=over,
+        measure=measure,
+        reference=before,
+        window=after,
+        unseen=unseen,
+    )
+
+
+def _shares(categories: pd.Series) -> dict[str, float]:
+    return {str(name): float(share) for name, share in categories.value_counts(normalize=True).items()}
+
+
+def _clean(rows: pd.DataFrame) -> pd.DataFrame:
+    """The feature columns as Evidently wants them: floats with NaN, and text where absence is a category."""
+
+    def category(value: object) -> str:
+        return MISSING if pd.isna(value) else str(value) or EMPTY  # type: ignore[call-overload]
+
+    numeric = {c: pd.to_numeric(rows[c]).astype(float) for c in NUMERIC}
+    return pd.DataFrame({**numeric, **{c: rows[c].map(category).astype(object) for c in CATEGORICAL}})
+
+
+def _plain_page(verdict: DriftVerdict) -> str:
+    text = "".join(f"<p>{escape(sentence)}</p>" for sentence in verdict.sentences)
+    return f"<!doctype html><meta charset=utf-8><title>Drift: {verdict.outcome}</title><h1>{verdict.outcome}</h1>{text}"
+
+
+def monitor(registry: Registry, settings: DriftSettings, now: datetime) -> tuple[DriftVerdict, Path]:
+    """Compare the last `window_hours` of production's answers with its reference, and keep the result.
+
+    Only chat answers with status 200 of the package that production points at count, and only those
+    that the model gave: not what a check refused before it was asked, nor what `graft redteam` asked
+    under a key of its own. The folder holds `verdict.json` and `report.html`.
+
+    Raises:
+        GraftError: nothing is in production yet, or its evaluation is missing.
+    """
+    production = registry.channel(PRODUCTION)
+    if production is None:
+        raise GraftError("nothing is in production yet, so there is nothing to watch; run `graft run` first")
+    path = reference_path(production.digest)
+    if not path.is_file():
+        write_reference(production.digest, registry)
+    served = read_window(now - timedelta(hours=settings.window_hours), now)
+    chat = served["operation"].fillna("chat") == "chat"
+    answered = (served["status"] == 200) & (served["digest"] == production.digest) & served["user_chars"].notna()
+    chosen = served[chat & answered & (served["owner"] != REDTEAM_OWNER)]
+    found = compare(chosen, pd.read_parquet(path), production.digest, settings)
+    target = REPORTS / "drift" / now.astimezone(UTC).strftime("%Y-%m-%dT%H-%M-%SZ")
+    with new_folder(target) as folder:
+        write_json(folder / "verdict.json", found.verdict.model_dump(mode="json"))
+        write_text(folder / "report.html", found.html)
+    return found.verdict, target

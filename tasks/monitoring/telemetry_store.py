@@ -1,0 +1,274 @@
+"""The telemetry store: one row per answer, by day, in Parquet; no customer's words.
+
+.graft/telemetry/day=2026-01-31/open-SEGMENT.jsonl     rows of a writer that is at work
+.graft/telemetry/day=2026-01-31/part-SEGMENT.parquet   the same rows, once the segment is full
+
+A row is handed to the operating system before `append` returns, so it outlives a killed process
+(not a machine that loses power). A writer holds a lock on its open file; a file nobody holds was
+left by a dead writer and is turned into a part by the next one. While both files of a segment
+exist, the part counts.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import threading
+import types
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import AwareDatetime
+
+from tasks.core.paths import TELEMETRY
+from tasks.core.records import Record
+
+_LOG = logging.getLogger(__name__)
+
+REDTEAM_OWNER = "redteam"
+"""Whose key `graft redteam` asks with, if there is one of that name: its rows are no customers'."""
+
+_ARROW: dict[Any, pa.DataType] = {
+    str: pa.string(),
+    int: pa.int64(),
+    float: pa.float64(),
+    bool: pa.bool_(),
+    AwareDatetime: pa.timestamp("us", tz="UTC"),
+}
+
+
+class TelemetryRow(Record):
+    """One answer. Times are measured where HTTP arrives, so they hold the wait in the queue.
+
+    `status` is the HTTP status, or the one that a stream would have had it failed before it began;
+    `error` is empty when all went well. `operation` is what was asked for, by OpenTelemetry's names
+    (`chat`, `text_completion`, `embeddings`); rows from before it was kept have none. A row of the
+    operation `shadow` is no answer: a package was asked, unseen, what production had answered under the
+    same `trace_id`, and `shadow` says as JSON how the two compare. `digest` is
+    empty where no package was chosen, `owner` (the name of who asked) where no key was known. `visitor`
+    is the same in all chats and completions of one customer, or of a conversation of nobody known, and
+    tells nobody who that is (`deployments.app.access.pseudonyms`); it is empty where the request could not be read.
+    `route` is who answered or was tried last: `canary`, `production`, `previous`, `words`, or `digest` where
+    one was asked for; `meant` is the digest of the first choice, which stays the canary's where another
+    answered in its place; `passed_over` are the routes before, each with its reason, and `retries`
+    its attempts after the first. `cache` is how the answer was looked for: `hit`, `semantic`, `miss`,
+    `off`, or empty if it came to nothing before. `all_prompt_tokens` and `all_completion_tokens` are
+    those of all rounds of a turn, of whose prompts `cached_tokens` were not computed; `engine_ms` is
+    what the engine took for them. As JSON: `steps` are its tools and what the rules said of them,
+    `passages` the ids of the chunks that it could look up, `findings` what each safety check said and
+    its milliseconds, `decisions` what the rules said of the answer. `blocked_by` is the check or rule
+    for which fixed words stand in place of the answer, or of its rest. What could not be measured is
+    None; the last fields are those of
+    `tasks.evaluation.response_features.Features` of the first round, of which an answer that broke off has its tokens so far.
+    """
+
+    trace_id: str
+    at: AwareDatetime
+    digest: str
+    status: int
+    error: str
+    stream: bool
+    latency_ms: float
+    operation: str = "chat"
+    owner: str = ""
+    visitor: str = ""
+    route: str = ""
+    meant: str = ""
+    passed_over: str = ""
+    retries: int = 0
+    cache: str = ""
+    first_token_ms: float | None = None
+    queue_ms: float | None = None
+    cached_tokens: int | None = None
+    all_prompt_tokens: int | None = None
+    all_completion_tokens: int | None = None
+    engine_ms: float | None = None
+    steps: str = ""
+    passages: str = ""
+    findings: str = ""
+    decisions: str = ""
+    blocked_by: str = ""
+    shadow: str = ""
+    user_chars: int | None = None
+    turns: int | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    answer_chars: int | None = None
+    finish_reason: str | None = None
+    tool_name: str | None = None
+    refused: bool | None = None
+    valid_format: bool | None = None
+
+
+def _arrow_type(annotation: Any) -> pa.DataType:
+    if get_origin(annotation) in (Union, types.UnionType):
+        annotation = next(a for a in get_args(annotation) if a is not types.NoneType)
+    return _ARROW[annotation]
+
+
+SCHEMA = pa.schema([(name, _arrow_type(field.annotation)) for name, field in TelemetryRow.model_fields.items()])
+"""The columns of a part, in the row's order."""
+
+
+class TelemetryWriter:
+    """Appends rows; one per process that answers. Safe to use from several threads."""
+
+    def __init__(self, rows_per_part: int, root: Path = TELEMETRY) -> None:
+        self._root = root.resolve()
+        self._rows_per_part = rows_per_part
+        self._lock = threading.Lock()
+        self._segment: _Segment | None = None
+        compact_left_overs(self._root)
+
+    def append(self, row: TelemetryRow) -> None:
+        """Write a row so that it outlives this process.
+
+        Raises:
+            OSError: the disk does not take it; no part of the row stays behind.
+        """
+        with self._lock:
+            day = row.at.astimezone(UTC).date()
+            if self._segment and (self._segment.day != day or self._segment.rows >= self._rows_per_part):
+                self._segment.close()
+                self._segment = None
+            if self._segment is None:
+                self._segment = _Segment(self._root, day)
+            self._segment.append(row)
+
+    def close(self) -> None:
+        """Turn what is open into a part."""
+        with self._lock:
+            if self._segment:
+                self._segment.close()
+                self._segment = None
+
+
+class _Segment:
+    """One open file, locked for as long as it is open."""
+
+    def __init__(self, root: Path, day: date) -> None:
+        self.day = day
+        self.rows = 0
+        folder = root / f"day={day.isoformat()}"
+        folder.mkdir(parents=True, exist_ok=True)
+        while True:
+            path = folder / f"open-{os.getpid()}-{uuid.uuid4().hex[:12]}.jsonl"
+            descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600)
+            if _lock_existing(descriptor, path):
+                self._path, self._descriptor = path, descriptor
+                return
+            os.close(descriptor)  # compacted away between its creation and its lock
+
+    def append(self, row: TelemetryRow) -> None:
+        line = (row.model_dump_json() + "\n").encode()
+        before = os.fstat(self._descriptor).st_size
+        written = os.write(self._descriptor, line)
+        if written < len(line):
+            os.ftruncate(self._descriptor, before)
+            raise OSError(f"{self._path}: the disk took {written} of {len(line)} bytes of a telemetry row")
+        self.rows += 1
+
+    def close(self) -> None:
+        _compact(self._path)
+        os.close(self._descriptor)
+
+
+def _lock_existing(descriptor: int, path: Path) -> bool:
+    """Lock an open file, provided nobody else holds it and `path` still leads to it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return path.stat().st_ino == os.fstat(descriptor).st_ino
+    except (BlockingIOError, FileNotFoundError):
+        return False
+
+
+def compact_left_overs(root: Path) -> int:
+    """Turn the open files of dead writers into parts; return how many there were."""
+    done = 0
+    for path in sorted(root.glob("day=*/open-*.jsonl")):
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+        except FileNotFoundError:
+            continue  # its writer finished it just now
+        try:
+            if _lock_existing(descriptor, path):
+                _compact(path)
+                done += 1
+        finally:
+            os.close(descriptor)
+    return done
+
+
+def _part_of(path: Path) -> Path:
+    return path.with_name(path.name.replace("open-", "part-").replace(".jsonl", ".parquet"))
+
+
+def _compact(path: Path) -> None:
+    """Write an open file's rows as a part, then remove it. The caller holds its lock."""
+    part = _part_of(path)
+    rows = _read_lines(path)
+    if rows and not part.exists():
+        temporary = part.with_name(f".{part.name}.tmp")
+        pq.write_table(_table(rows), temporary)
+        temporary.replace(part)
+    path.unlink()
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    """The whole rows of an open file; a last line without its end is one still being written.
+
+    An older version may have written them, so fields are taken as they come. A line that a crash
+    of the machine has garbled is left out with a warning.
+    """
+    whole, _, _ = path.read_bytes().rpartition(b"\n")
+    rows = []
+    for number, line in enumerate(whole.split(b"\n") if whole else (), start=1):
+        try:
+            row = json.loads(line)
+            rows.append({**row, "at": datetime.fromisoformat(row["at"])})
+        except (ValueError, TypeError, KeyError):
+            _LOG.warning("%s:%d: not a telemetry row; left out", path, number)
+    return rows
+
+
+def _table(rows: list[dict[str, Any]]) -> pa.Table:
+    return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+def read_window(start: datetime, end: datetime, root: Path = TELEMETRY) -> pd.DataFrame:
+    """The rows with `start <= at < end` (both aware), oldest first; columns as in `TelemetryRow`.
+
+    Numbers that could not be measured are NaN. Rows are counted once even while parts are made.
+    """
+    days = [folder for folder in sorted(root.glob("day=*")) if _overlaps(folder, start, end)]
+    # The order matters: an open file that vanished after it was listed is a part by the time parts are.
+    still_open = dict(_read_open(days))
+    parts = [path for folder in days for path in sorted(folder.glob("part-*.parquet"))]
+    lines = [row for path, rows in still_open.items() if _part_of(path) not in set(parts) for row in rows]
+    tables = [pq.ParquetFile(path).read() for path in parts] + [_table(lines)]
+    table = pa.concat_tables([SCHEMA.empty_table(), *tables], promote_options="default").select(SCHEMA.names)
+    frame: pd.DataFrame = table.to_pandas()
+    inside = (frame["at"] >= pd.Timestamp(start)) & (frame["at"] < pd.Timestamp(end))
+    return frame[inside].sort_values("at", ignore_index=True)
+
+
+def _read_open(days: list[Path]) -> Iterator[tuple[Path, list[dict[str, Any]]]]:
+    for path in [path for folder in days for path in sorted(folder.glob("open-*.jsonl"))]:
+        try:
+            yield path, _read_lines(path)
+        except FileNotFoundError:
+            continue
+
+
+def _overlaps(folder: Path, start: datetime, end: datetime) -> bool:
+    day = date.fromisoformat(folder.name.removeprefix("day="))
+    first, last = (pd.Timestamp(moment).tz_convert("UTC").date() for moment in (start, end))
+    return first <= day <= last

@@ -1,0 +1,301 @@
+"""Messages to token ids and back: the one place where a chat template is applied.
+
+Training, evaluation and serving all call this module, so the text a model is asked with is the
+text it was trained on. It knows nothing of torch or transformers: jinja2 renders, `tokenizers`
+encodes, and both are cheap enough for the contract check too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from tokenizers import Tokenizer
+
+from tasks.core.errors import GraftError
+from tasks.core.records import Message, ToolCall
+
+IGNORED = -100
+"""The label of a position without loss, as torch's cross entropy has it."""
+
+FILES = ("system.txt", "tools.json", "chat.jinja")
+CALL_OPENS, CALL_ENDS = "<tool_call>", "</tool_call>"
+_TOOL_CALL = re.compile(f"{CALL_OPENS}(.*?){CALL_ENDS}", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class PromptSource:
+    """The three files of a prompt folder: system text, OpenAI tool schemas, chat template."""
+
+    system: str
+    tools: tuple[dict[str, Any], ...]
+    template: str
+
+    @classmethod
+    def read(cls, folder: Path) -> PromptSource:
+        """Read a prompt folder.
+
+        Raises:
+            GraftError: a file is missing, or `tools.json` is not a list of tool schemas.
+        """
+        try:
+            files = {name: (folder / name).read_text(encoding="utf-8") for name in FILES}
+        except (OSError, UnicodeDecodeError) as error:
+            raise GraftError(f"{folder}: the prompt needs {', '.join(FILES)}: {error}") from error
+        return cls.parse(files, str(folder))
+
+    @classmethod
+    def parse(cls, files: Mapping[str, str], where: str) -> PromptSource:
+        """Make it of the three files' texts, by name; `where` they come from is for the error.
+
+        Raises:
+            GraftError: `tools.json` is not a list of tool schemas.
+        """
+        try:
+            parsed = json.loads(files["tools.json"])
+            for tool in parsed:
+                tool["function"]["name"], tool["function"]["parameters"]["properties"]
+        except (json.JSONDecodeError, TypeError, KeyError) as error:
+            raise GraftError(f"{where}/tools.json: expected a list of OpenAI tool schemas: {error!r}") from error
+        return cls(files["system.txt"].strip(), tuple(parsed), files["chat.jinja"])
+
+    @property
+    def tool_names(self) -> frozenset[str]:
+        return frozenset(tool["function"]["name"] for tool in self.tools)
+
+    @property
+    def digest(self) -> str:
+        """sha256 over all that shapes a prompt, in hexadecimal."""
+        content = json.dumps([self.system, self.tools, self.template], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A model's text, parsed. `valid` is false when a tool call is there but cannot be read."""
+
+    content: str
+    tool_calls: tuple[ToolCall, ...]
+    valid: bool
+
+    def message(self) -> Message:
+        return Message(role="assistant", content=self.content, tool_calls=self.tool_calls)
+
+
+def special_tokens(tokenizer: Tokenizer) -> dict[str, int]:
+    """The ids of a tokenizer's special tokens, by their text."""
+    return {token.content: index for index, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+
+
+class Renderer:
+    """Writes conversations as a prompt source has them; `special` are the base's special tokens, which it defuses.
+
+    Raises:
+        GraftError: the template cannot be parsed.
+    """
+
+    def __init__(self, source: PromptSource, special: Mapping[str, int]) -> None:
+        self.source = source
+        self._special = special
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, autoescape=False)
+        environment.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
+        try:
+            self._template = environment.from_string(source.template)
+        except TemplateError as error:
+            raise GraftError(f"chat.jinja: {error}") from error
+
+    def render(
+        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None = None, *, generate: bool = False
+    ) -> str:
+        """The conversation as text, with the shop's system prompt unless the messages bring one.
+
+        A conversation that opens with its own system message is not shown the shop's tools: pass
+        `tools` to name its own. Special tokens inside a message, a tool call or a tool are
+        defused, so that a customer cannot end a turn or open a new one.
+        """
+        shown = self.shown(messages, tools)
+        if not _brings_system(messages) and (self.source.system or self.source.tools):
+            messages = [Message(role="system", content=self.source.system), *messages]
+        try:
+            return self._template.render(
+                messages=[self._plain(m) for m in messages],
+                tools=self._defuse_json(list(shown)),
+                add_generation_prompt=generate,
+            )
+        except TemplateError as error:
+            raise GraftError(f"chat.jinja: cannot render a conversation: {error}") from error
+
+    def shown(
+        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None = None
+    ) -> Sequence[dict[str, Any]]:
+        """The tools that `render` shows, so those that may be called."""
+        if tools is not None:
+            return tools
+        return () if _brings_system(messages) else self.source.tools
+
+    def _plain(self, message: Message) -> dict[str, Any]:
+        calls = [self._defuse_json(call.model_dump()) for call in message.tool_calls]
+        return {"role": message.role, "content": self._defuse(message.content.strip()), "tool_calls": calls}
+
+    def _defuse(self, text: str) -> str:
+        for token in self._special:
+            text = text.replace(token, f"{token[0]} {token[1:]}")
+        return text
+
+    def _defuse_json(self, value: Any) -> Any:
+        return json.loads(self._defuse(json.dumps(value, ensure_ascii=False)))
+
+
+class Prompt(Renderer):
+    """A prompt source bound to a base model's tokenizer.
+
+    Raises:
+        GraftError: the template does not render, or its end of turn is not one of the
+            tokenizer's special tokens, so that a model could never learn to stop.
+    """
+
+    def __init__(self, source: PromptSource, tokenizer: Tokenizer) -> None:
+        super().__init__(source, special_tokens(tokenizer))
+        self.tokenizer = tokenizer
+        self.end_of_turn = self._find_end_of_turn()
+
+    @classmethod
+    def load(cls, prompts: Path, tokenizer: Path) -> Prompt:
+        """Bind a prompt folder to the `tokenizer.json` in a model folder."""
+        path = tokenizer / "tokenizer.json"
+        if not path.is_file():
+            raise GraftError(f"{path}: no tokenizer there; run the stage `base` first")
+        return cls(PromptSource.read(prompts), Tokenizer.from_file(str(path)))
+
+    def _find_end_of_turn(self) -> int:
+        ids = self._ids(self.render([Message(role="user", content="a"), Message(role="assistant", content="b")]))
+        ends = [i for i in ids if i in set(self._special.values())]
+        if not ends or self.tokenizer.decode([ids[ids.index(ends[-1]) - 1]]).strip() == "":
+            raise GraftError(
+                "chat.jinja: an assistant turn does not end in one of the base tokenizer's special "
+                f"tokens ({', '.join(sorted(self._special)[:8])}); use a template that fits the base"
+            )
+        return ends[-1]
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def encode_prompt(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None = None) -> list[int]:
+        """Token ids [length] that ask for the next assistant turn."""
+        return self._ids(self.render(messages, tools, generate=True))
+
+    def encode_text(self, text: str) -> list[int]:
+        """Token ids [length] of a text that is no conversation, behind what the tokenizer opens texts with.
+
+        The text is not changed: a special token in it is encoded as the characters it is written with.
+
+        Raises:
+            GraftError: there are no tokens in it.
+        """
+        ids = list(self._plain_tokenizer.encode(text).ids)
+        if not ids:
+            raise GraftError("the prompt is empty")
+        return ids
+
+    @cached_property
+    def _plain_tokenizer(self) -> Tokenizer:
+        """The tokenizer to which a special token in a text is text."""
+        plain = Tokenizer.from_str(self.tokenizer.to_str())
+        plain.encode_special_tokens = True
+        return plain
+
+    def encode_training(
+        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None = None
+    ) -> tuple[list[int], list[int]]:
+        """Token ids [length] of a whole conversation, and labels [length] on what answers its last user turn.
+
+        Each assistant turn is encoded apart from what leads to it, because that is the border at
+        which a served model starts to write; its end of turn carries loss, the rest does not. What
+        was said before the last user turn is history, which lacks the tools that were used on the way.
+        """
+        ids: list[int] = []
+        labels: list[int] = []
+        done = ""
+        asked = max((index for index, message in enumerate(messages) if message.role == "user"), default=0)
+        for index, message in enumerate(messages):
+            if message.role != "assistant":
+                continue
+            before = self.render(messages[:index], tools, generate=True)
+            after = self.render(messages[: index + 1], tools).rstrip("\n")
+            if not (before.startswith(done) and after.startswith(before)):
+                raise GraftError("chat.jinja: a conversation's text must only grow from turn to turn")
+            context, completion = self._ids(before[len(done) :]), self._ids(after[len(before) :])
+            ids += context + completion
+            labels += [IGNORED] * len(context)
+            labels += completion if index > asked else [IGNORED] * len(completion)
+            done = after
+        return ids, labels
+
+    def decides(self, labels: Sequence[int]) -> list[bool]:
+        """For each of `labels` [length], whether it decides what kind of turn this is.
+
+        That is the first token of every assistant turn, whether words or a call follow, and all of
+        a turn that opens with a tool call.
+        """
+        opening = self._ids(CALL_OPENS)
+        decides = [False] * len(labels)
+        for place, label in enumerate(labels):
+            if label == IGNORED:
+                continue
+            if place == 0 or labels[place - 1] == IGNORED:
+                calls = list(labels[place : place + len(opening)]) == opening
+                decides[place] = True
+            else:
+                decides[place] = calls
+        return decides
+
+    def parse(self, text: str) -> Answer:
+        """Read tool calls out of a generated turn.
+
+        A call must be JSON with a `name` and an `arguments` object; anything else makes the
+        answer invalid, and its text is kept as content.
+        """
+        calls: list[ToolCall] = []
+        for body in _TOOL_CALL.findall(text):
+            try:
+                calls.append(ToolCall.model_validate(json.loads(body)))
+            except ValueError:
+                return Answer(text.strip(), (), valid=False)
+        content = _TOOL_CALL.sub("", text).strip()
+        broken = CALL_OPENS in content or CALL_ENDS in content
+        return Answer(content, tuple(calls), valid=not broken and bool(content or calls))
+
+    @cached_property
+    def identity(self) -> dict[str, str]:
+        """The hashes that must agree between training and serving; `prompt` is of the template too, and of the rest."""
+        texts = {"tokenizer": self.tokenizer.to_str(), "template": self.source.template}
+        hashes = {part: hashlib.sha256(text.encode()).hexdigest() for part, text in texts.items()}
+        return {**hashes, "prompt": self.source.digest}
+
+    def require(self, expected: Mapping[str, str], where: Path) -> None:
+        """Hold this prompt to the hashes that the package in folder `where` was made with.
+
+        Raises:
+            GraftError: one of them is another.
+        """
+        for part, wanted in expected.items():
+            found = self.identity.get(part)
+            if found != wanted:
+                raise GraftError(f"{where}: its {part} has the hash {found}, but it was trained with {wanted}")
+
+
+def around_arguments(name: str) -> tuple[str, str]:
+    """What stands before and after the arguments of a call of tool `name`, as the template writes calls."""
+    return f'{CALL_OPENS}{{"name": {json.dumps(name, ensure_ascii=False)}, "arguments": ', f"}}{CALL_ENDS}"
+
+
+def _brings_system(messages: Sequence[Message]) -> bool:
+    return bool(messages) and messages[0].role == "system"

@@ -1,0 +1,229 @@
+"""`graft prompt diff`: what two prompts make the model read, and what their models were measured at.
+
+Compared is the rendered text and not the files: a template that is written otherwise and says the
+same is no difference to the model, and one word in a loop of it is a difference in many places.
+"""
+
+from __future__ import annotations
+
+import difflib
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from tokenizers import Tokenizer
+
+from tasks.core.errors import GraftError
+from tasks.core.paths import BUILT_EVALUATION, BUILT_PACKAGE, PROMPTS
+from tasks.core.records import Message, ToolCall
+from tasks.core.settings import GateSettings, load_settings
+from tasks.gate.bootstrap import interval
+from tasks.gate.verdict import CANDIDATE
+from tasks.model_package.manifest import MANIFEST, PROMPT, package_digest, read_manifest
+from tasks.prompt.encoding import PromptSource, Renderer, special_tokens
+from tasks.registry.registry import Registry
+from tasks.reports.prompt_versions import SHOWN_DIGITS, PromptVersion, published_prompt
+
+EXAMPLE = (
+    Message(role="user", content="A CUSTOMER'S QUESTION"),
+    Message(role="assistant", tool_calls=(ToolCall(name="A_TOOL", arguments={"argument": "VALUE"}),)),
+    Message(role="tool", content='{"result": "WHAT THE TOOL GAVE"}'),
+    Message(role="assistant", content="THE ANSWER"),
+    Message(role="user", content="ANOTHER QUESTION"),
+)
+"""What stands in it is the same whatever the domain is; the rest of the text is the prompt's."""
+
+FIGURES = ("quality", "tool_call_match", "refusal_correct", "valid_format")
+ROWS, SCORES = "rows.parquet", "scores.json"  # of an evaluation
+_PAIRED = ["system", "id", "expected", *FIGURES]
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """The example conversation as a prompt has it, and its length in tokens where a tokenizer is at hand."""
+
+    text: str
+    tokens: int | None
+
+    @property
+    def length(self) -> str:
+        return "no tokenizer in build/base yet" if self.tokens is None else f"{self.tokens} tokens in the example"
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A package made with a prompt, where it lies, and its evaluation."""
+
+    digest: str
+    package: Path
+    evaluation: Path
+
+    def means(self) -> dict[str, float]:
+        """The candidate's mean figures and its number of rows, `n`.
+
+        Raises:
+            GraftError: the evaluation's totals cannot be read.
+        """
+        path = self.evaluation / SCORES
+        try:
+            found: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))["systems"][CANDIDATE]["all"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise GraftError(f"{path}: no totals of the {CANDIDATE} that this version can read: {error!r}") from error
+        return found
+
+    def rows(self) -> pd.DataFrame:
+        """The candidate's figures by row id.
+
+        Raises:
+            GraftError: the evaluation's rows cannot be read.
+        """
+        path = self.evaluation / ROWS
+        try:
+            table = pd.read_parquet(path, columns=_PAIRED)
+        except (OSError, ValueError) as error:
+            raise GraftError(f"{path}: not the rows of an evaluation that this version can read: {error}") from error
+        return table[table["system"] == CANDIDATE].set_index("id").sort_index()
+
+
+def render(version: PromptVersion) -> Rendered:
+    """The example conversation with this prompt, up to where the model's turn begins.
+
+    Raises:
+        GraftError: the template does not render.
+    """
+    path = version.base / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(path)) if path.is_file() else None
+    try:
+        text = Renderer(version.source, special_tokens(tokenizer) if tokenizer else {}).render(EXAMPLE, generate=True)
+    except GraftError as error:
+        raise GraftError(f"{version.origin}: {error}") from error
+    return Rendered(text, len(tokenizer.encode(text, add_special_tokens=False).ids) if tokenizer else None)
+
+
+def describe(version: PromptVersion) -> str:
+    """A prompt's version and what the model reads of it."""
+    rendered = render(version)
+    return f"{version}, {rendered.length}\n\n{rendered.text}"
+
+
+def describe_difference(a: PromptVersion, b: PromptVersion, registry: Registry) -> str:
+    """Both versions, the difference of the texts, and both evaluations."""
+    ours, theirs = render(a), render(b)
+    lines = [f"A: {a}, {ours.length}", f"B: {b}, {theirs.length}", "", *_difference(a.source, b.source, ours, theirs)]
+    found = {"A": find_evaluation(a, registry), "B": find_evaluation(b, registry)}
+    return "\n".join([*lines, "", *_evaluations(found, load_settings().gate)])
+
+
+def _difference(a: PromptSource, b: PromptSource, ours: Rendered, theirs: Rendered) -> list[str]:
+    if a.digest == b.digest and ours.text == theirs.text:
+        return ["The two are the same prompt."]
+    parts = {
+        "system.txt": (a.system, b.system),
+        "tools.json": (a.tools, b.tools),
+        "chat.jinja": (a.template, b.template),
+    }
+    differing = ", ".join(name for name, (one, other) in parts.items() if one != other)
+    if ours.text == theirs.text:
+        return [f"They differ in {differing}, but the model reads the same text."]
+    return [f"They differ in {differing}. What the model reads:", "", *unified(ours.text, theirs.text)]
+
+
+def unified(a: str, b: str) -> list[str]:
+    """The unified diff of two texts as lines; a missing line break at the end is told, as by git."""
+    lines: list[str] = []
+    # StringIO splits at line feeds alone; `splitlines` would at other characters too, and hide which.
+    for line in difflib.unified_diff(list(io.StringIO(a)), list(io.StringIO(b)), "A", "B"):
+        lines += [line[:-1]] if line.endswith("\n") else [line, "\\ No newline at the end"]
+    return lines
+
+
+def find_evaluation(version: PromptVersion, registry: Registry) -> Evaluated | None:
+    """The evaluation of the package that was named, or the newest of those made with this prompt; None: there is none.
+
+    What is built now counts as newer than what was published.
+    """
+    if version.package:
+        published = [version.package]
+    else:
+        published = [p for p in registry.packages() if published_prompt(p, registry) == version.source.digest]
+    kept = [Evaluated(digest, registry.package(digest), registry.evaluation(digest)) for digest in published]
+    kept.sort(key=lambda e: -e.evaluation.stat().st_mtime if e.evaluation.is_dir() else 0)
+    built = [] if version.package else _built(version.source)
+    return next((e for e in [*built, *kept] if (e.evaluation / SCORES).is_file()), None)
+
+
+def _built(source: PromptSource) -> list[Evaluated]:
+    """What `build/` holds, if package and evaluation belong together and the prompt is this one."""
+    scores = BUILT_EVALUATION / SCORES
+    if not (scores.is_file() and (BUILT_PACKAGE / MANIFEST).is_file()):
+        return []
+    digest = package_digest(BUILT_PACKAGE)
+    if json.loads(scores.read_text(encoding="utf-8")).get("digest") != digest:
+        return []
+    same = PromptSource.read(BUILT_PACKAGE / PROMPT).digest == source.digest
+    return [Evaluated(digest, BUILT_PACKAGE, BUILT_EVALUATION)] if same else []
+
+
+def _evaluations(found: dict[str, Evaluated | None], settings: GateSettings) -> list[str]:
+    """Where each evaluation is from, then a table: a line for each figure."""
+    lines = ["Evaluation:"]
+    means: dict[str, dict[str, float]] = {}
+    for side, evaluated in found.items():
+        if evaluated is None:
+            lines.append(f"{side}: not evaluated yet: run `graft run` with it in {PROMPTS}")
+            continue
+        means[side] = evaluated.means()
+        lines.append(f"{side}: package {evaluated.digest[:SHOWN_DIGITS]}, {means[side]['n']} rows")
+    if not means:
+        return lines
+    differences: dict[str, tuple[float, float, float]] = {}
+    a, b = found["A"], found["B"]
+    if a and b and a.digest == b.digest:
+        lines.append("Both are of the same package.")
+    elif a and b:
+        differences = compare(a.rows(), b.rows(), settings)
+        lines.append(_what_else(a, b) if differences else "They answered other rows, so they are not compared by row.")
+    head = f"B less A ({settings.confidence:.0%} interval)"
+    lines += ["", f"| {'':15} |     A |     B | {head:27} |", "| --- | ---: | ---: | --- |"]
+    for name in FIGURES:
+        cells = [f"{means[side][name]:.3f}" if name in means.get(side, {}) else "    -" for side in found]
+        cell = "{:+.3f} ({:+.3f} to {:+.3f})".format(*differences[name]) if name in differences else "-"
+        lines.append(f"| {name:15} | {' | '.join(cells)} | {cell:27} |")
+    return lines
+
+
+def compare(a: pd.DataFrame, b: pd.DataFrame, settings: GateSettings) -> dict[str, tuple[float, float, float]]:
+    """By figure: the mean of b less a over the same rows, and the ends of its bootstrap interval.
+
+    Empty unless both answered the same rows; a figure that no row has is left out.
+
+    Args:
+        a, b: figures by row id, in the same order, with what was `expected`.
+    """
+    if not (a.index.equals(b.index) and a["expected"].equals(b["expected"])):
+        return {}
+    found = {}
+    for name in FIGURES:
+        differences = b[name].to_numpy(dtype=np.float64) - a[name].to_numpy(dtype=np.float64)
+        differences = differences[~np.isnan(differences)]  # [rows that have it]
+        if len(differences):
+            found[name] = (float(differences.mean()), *interval(differences, settings))
+    return found
+
+
+def _what_else(a: Evaluated, b: Evaluated) -> str:
+    """Each prompt was trained with, so its figures are a whole package's: say what else differs between the two."""
+    one, other = read_manifest(a.package), read_manifest(b.package)
+    pairs = {
+        "base": (one.base.sha256, other.base.sha256),
+        "data": (one.data, other.data),
+        "params": (one.params, other.params),
+        "engine": (one.engine, other.engine),
+        "grounding": (one.grounding, other.grounding),
+    }
+    if differing := [name for name, (left, right) in pairs.items() if left != right]:
+        return f"The packages differ in more than the prompt: {', '.join(differing)}."
+    return f"The packages are the same in all but the prompt: {', '.join(pairs)}."

@@ -1,1 +1,0 @@
-"""The default domain: the orders, stock and rules of the online plant nursery Hollow Lane."""

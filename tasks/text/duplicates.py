@@ -1,0 +1,156 @@
+"""Rows that say the same: exactly, or nearly.
+
+Two conversations are the same when their turns are, apart from case and spacing. They are near
+when the 3-word shingles of their turns overlap (Jaccard) by the threshold or more, or when their
+customers say the very same words. System turns are left out: they are shared by design.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tasks.core.records import Message
+
+PERMUTATIONS = 128
+WEIGHTS = (0.1, 0.9)
+"""How bad a needless comparison and a missed pair are: every pair that is proposed is verified anyway."""
+MAX_PROPOSING = 0.9
+"""Hashing proposes pairs from this similarity at the latest; it has no setting for 1.0."""
+
+_WORD = re.compile(r"\w+")
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """For each row the index of an earlier row it repeats, or None; and its cluster's first row."""
+
+    exact: tuple[int | None, ...]
+    near: tuple[int | None, ...]
+    cluster: tuple[int, ...]
+
+
+def normalise(text: str) -> str:
+    """The text in one case, one spacing and one Unicode form."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def _turns(messages: Sequence[Message]) -> list[tuple[str, str]]:
+    """Role and normalised text of each turn but the system's; a tool call is its arguments' values."""
+    turns: list[tuple[str, str]] = []
+    for message in messages:
+        values = [str(value) for call in message.tool_calls for value in call.arguments.values()]
+        if message.role != "system":
+            turns.append((message.role, normalise(" ".join([message.content, *values]))))
+    return turns
+
+
+def fingerprint(messages: Sequence[Message]) -> str:
+    """sha256 in hexadecimal that two conversations share only if they are exact duplicates."""
+    names = [[call.name for call in message.tool_calls] for message in messages if message.role != "system"]
+    return hashlib.sha256(json.dumps([_turns(messages), names]).encode()).hexdigest()
+
+
+def shingles(messages: Sequence[Message]) -> frozenset[str]:
+    """Every run of 3 words within a turn; a shorter turn is one shingle."""
+    found: set[str] = set()
+    for _, text in _turns(messages):
+        words = _WORD.findall(text) or text.split()
+        found.update(" ".join(words[i : i + 3]) for i in range(max(1, len(words) - 2)) if words)
+    return frozenset(found)
+
+
+def question(messages: Sequence[Message]) -> str:
+    """The customer's words alone."""
+    return "\n".join(" ".join(_WORD.findall(text) or [text]) for role, text in _turns(messages) if role == "user")
+
+
+def jaccard(one: frozenset[str], other: frozenset[str]) -> float:
+    """Shared share of two sets, 0 to 1; two empty sets share nothing."""
+    together = len(one | other)
+    return len(one & other) / together if together else 0.0
+
+
+class Clusters:
+    """Union-find over `size` items; a cluster is named by its first item."""
+
+    def __init__(self, size: int) -> None:
+        self._parent = list(range(size))
+
+    def find(self, item: int) -> int:
+        """The first item of the cluster that `item` is in."""
+        root = item
+        while self._parent[root] != root:
+            root = self._parent[root]
+        while self._parent[item] != root:
+            self._parent[item], item = root, self._parent[item]
+        return root
+
+    def join(self, one: int, other: int) -> None:
+        """Make two clusters one."""
+        first, second = sorted((self.find(one), self.find(other)))
+        self._parent[second] = first
+
+
+def _firsts(keys: Sequence[str]) -> list[int | None]:
+    """For each key the index of its first appearance, or None where this is it."""
+    seen: dict[str, int] = {}
+    return [None if (first := seen.setdefault(key, i)) == i else first for i, key in enumerate(keys)]
+
+
+def find_duplicates(rows: Sequence[Sequence[Message]], threshold: float) -> Duplicates:
+    """Exact and near duplicates among `rows`, in rows' order.
+
+    Time is linear in the rows unless many of them are near each other: locality-sensitive hashing
+    (MinHash) proposes pairs, and the exact Jaccard similarity decides.
+    """
+    exact = _firsts([fingerprint(row) for row in rows])
+    near = [None if e is not None else q for e, q in zip(exact, _firsts([question(r) for r in rows]), strict=True)]
+    clusters = Clusters(len(rows))
+    for index, earlier in enumerate(zip(exact, near, strict=True)):
+        for other in earlier:
+            if other is not None:
+                clusters.join(other, index)
+    _join_similar(rows, threshold, exact, near, clusters)
+    return Duplicates(tuple(exact), tuple(near), tuple(clusters.find(i) for i in range(len(rows))))
+
+
+def _join_similar(
+    rows: Sequence[Sequence[Message]],
+    threshold: float,
+    exact: Sequence[int | None],
+    near: list[int | None],
+    clusters: Clusters,
+) -> None:
+    """Note in `near` and `clusters` each row that is similar to one before it."""
+    from datasketch import MinHash, MinHashLSH
+
+    index_of_set: dict[frozenset[str], int] = {}
+    lsh = MinHashLSH(min(threshold, MAX_PROPOSING), PERMUTATIONS, weights=WEIGHTS)
+    blank = MinHash(PERMUTATIONS)
+    sets: dict[int, frozenset[str]] = {}
+    for index, row in enumerate(rows):
+        if exact[index] is not None:
+            continue
+        own = shingles(row)
+        similar = [index_of_set[own]] if own in index_of_set else []
+        if not similar:
+            hashes = blank.copy()
+            hashes.update_batch([shingle.encode() for shingle in own])
+            for other in sorted(lsh.query(hashes)):
+                # A pair already together needs no comparison, except to name this row's first twin.
+                known = near[index] is not None or bool(similar)
+                if known and clusters.find(other) == clusters.find(index):
+                    continue
+                if jaccard(own, sets[other]) >= threshold:
+                    similar.append(other)
+                    clusters.join(other, index)
+            lsh.insert(index, hashes, check_duplication=False)
+            index_of_set[own], sets[index] = index, own
+        for other in similar:
+            clusters.join(other, index)
+            near[index] = other if near[index] is None else near[index]

@@ -1,0 +1,133 @@
+"""Personal data in a text: email addresses, telephone, payment card and bank account (IBAN) numbers, keys.
+
+Each kind is checked, not only matched: numbers must be valid by their own rules, so an order
+number or a price is not taken for one. What was found is named by kind and place and never
+repeated, as reports and logs must not spread it. Names and addresses are not looked for.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import phonenumbers
+from stdnum import iban, luhn
+
+from tasks.core.settings import PersonalKind
+
+Kind = PersonalKind
+
+REGION = "GB"
+"""Whose telephone numbers are recognised without a country code."""
+KEY_ENTROPY = 3.0
+"""Bits a character from which what follows a known prefix is a key, not a placeholder (sk-xxxxxxxx)."""
+TOKEN_ENTROPY = 4.0
+"""The same for a long token without a known prefix, which must have three kinds of characters too."""
+
+_EMAIL = re.compile(r"\b[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63})*\.[^\W\d_]{2,24}\b")
+_MANY_DIGITS = re.compile(r"\d(?:\W{0,3}\d){8}")
+_CARD = re.compile(r"(?<![\d-])(?:2[2-7]|3[4-9]|4\d|5[0-8]|6\d)(?:[ -]?\d){11,21}(?![\d-])")
+_CARD_LENGTHS = range(12, 20)
+_GAP = re.compile(r"[ -]")
+_IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]){11,30}", re.IGNORECASE)
+_IBAN_LENGTHS = range(34, 14, -1)
+_KEY = re.compile(
+    r"\b(?:sk|pk|rk)[-_](?:live_|test_|proj-|ant-)?(?P<a>[\w-]{16,})"
+    r"|\b(?:gh[opsu]_|github_pat_|glpat-|xox[abprs]-|hf_|npm_|pypi-|SG\.|AKIA|ASIA|AIza|eyJ)(?P<b>[\w.-]{16,})"
+)
+_TOKEN = re.compile(r"(?<![\w/-])[A-Za-z0-9_-]{32,}(?![\w/-])")
+_POSTCODE = re.compile(r"\b[A-Z]{1,2}\d[A-Z\d]? ?\d[A-Z]{2}\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True, order=True)
+class Span:
+    """Where in a text something personal is, as characters [start, end), and of which kind."""
+
+    start: int
+    end: int
+    kind: Kind
+
+
+def _emails(text: str) -> Iterator[tuple[int, int]]:
+    if "@" in text:
+        yield from (match.span() for match in _EMAIL.finditer(text))
+
+
+def _ibans(text: str) -> Iterator[tuple[int, int]]:
+    """The longest valid opening of each candidate: the words after an IBAN may look like more of it."""
+    for match in _IBAN.finditer(text):
+        places = [place for place, character in enumerate(match[0]) if character != " "]
+        compact = match[0].replace(" ", "").upper()
+        for length in _IBAN_LENGTHS:
+            if length <= len(compact) and iban.is_valid(compact[:length]):
+                yield match.start(), match.start() + places[length - 1] + 1
+                break
+
+
+def _cards(text: str) -> Iterator[tuple[int, int]]:
+    """The longest valid opening of each candidate that ends a group: an expiry date may follow a card."""
+    for match in _CARD.finditer(text):
+        for end in (len(match[0]), *(gap.start() for gap in reversed(list(_GAP.finditer(match[0]))))):
+            digits = re.sub(r"\D", "", match[0][:end])
+            if len(digits) in _CARD_LENGTHS and luhn.is_valid(digits):
+                yield match.start(), match.start() + end
+                break
+
+
+def _telephones(text: str) -> Iterator[tuple[int, int]]:
+    if _MANY_DIGITS.search(text):
+        found = phonenumbers.PhoneNumberMatcher(text, REGION, phonenumbers.Leniency.VALID)
+        yield from ((match.start, match.end) for match in found)
+
+
+def _keys(text: str) -> Iterator[tuple[int, int]]:
+    yield from (match.span() for match in _KEY.finditer(text) if entropy(match["a"] or match["b"]) >= KEY_ENTROPY)
+    for match in _TOKEN.finditer(text):
+        kinds = (str.isupper, str.islower, str.isdigit)
+        if all(any(map(kind, match[0])) for kind in kinds) and entropy(match[0]) >= TOKEN_ENTROPY:
+            yield match.span()
+
+
+def _postcodes(text: str) -> Iterator[tuple[int, int]]:
+    yield from (match.span() for match in _POSTCODE.finditer(text))
+
+
+FINDERS: dict[Kind, Callable[[str], Iterator[tuple[int, int]]]] = {
+    "email address": _emails,
+    "API key": _keys,
+    "bank account number": _ibans,
+    "card number": _cards,
+    "telephone number": _telephones,
+    "postcode": _postcodes,
+}
+"""How each kind is found; of two that overlap, the one that comes first here is meant."""
+CERTAIN: frozenset[Kind] = frozenset(FINDERS) - {"postcode"}
+"""The kinds that are looked for unless others are asked for: many write a postcode that is nobody's secret."""
+
+
+def entropy(text: str) -> float:
+    """Bits a character, from how often each is in `text`; 0 for an empty one."""
+    return -sum(n / len(text) * math.log2(n / len(text)) for n in Counter(text).values())
+
+
+def settle(found: Iterable[Span]) -> tuple[Span, ...]:
+    """The spans in order of place; of those that overlap, the first of `FINDERS` stays."""
+    order = list(FINDERS)
+    kept: list[Span] = []
+    for span in sorted(found, key=lambda span: order.index(span.kind)):
+        if not any(span.start < other.end and other.start < span.end for other in kept):
+            kept.append(span)
+    return tuple(sorted(kept))
+
+
+def find_spans(text: str, kinds: frozenset[Kind] = CERTAIN) -> tuple[Span, ...]:
+    """What is personal in `text`, of the given kinds, in order of place, no two of which overlap."""
+    return settle(Span(start, end, kind) for kind in kinds for start, end in FINDERS[kind](text))
+
+
+def find_personal(text: str) -> tuple[Kind, ...]:
+    """The kinds of personal data in `text`, without the data."""
+    return tuple(dict.fromkeys(span.kind for span in find_spans(text)))

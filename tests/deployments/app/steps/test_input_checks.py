@@ -1,0 +1,71 @@
+"""What comes in: hidden, refused or let through before a model, a cache or a search sees it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+from deployments.app.guardrails.checks import Safety
+from deployments.app.guardrails.configured import configured_safety
+from deployments.app.guardrails.refusal import ATTACK
+from deployments.app.steps.input_checks import Intake
+from deployments.core.messages import Ask
+from tasks.core.records import Message
+from tasks.core.settings import load_settings
+from tasks.safety.injection_classifier import open_classifier
+from tests.conftest import ROOT
+from tests.support.assistant_in_process import Desk, answers, around
+from tests.support.attack_texts import ATTACKS
+
+
+def safety(classifier: Path) -> Safety:
+    return configured_safety(load_settings(ROOT / "params.yaml").guardrails, open_classifier(classifier))
+
+
+def test_personal_data_reaches_no_model_and_no_tool(tiny_classifier: Path) -> None:
+    async def run() -> None:
+        desk = Desk([answers("Noted.")], layers=around(safety(tiny_classifier)))
+        talk = [{"role": "user", "content": "My card is 4111 1111 1111 1111, HL-20931"}]
+        await desk.post(messages=talk)
+        (ask,) = desk.backend.asks
+        assert ask.messages[0].content == "My card is <CARD>, HL-20931"
+        (row,) = desk.rows
+        found = {finding["check"]: finding["outcome"] for finding in json.loads(row.findings)}
+        assert found["personal"] == "redact" and "4111" not in row.model_dump_json()
+
+    asyncio.run(run())
+
+
+def test_an_attack_is_refused_and_no_model_is_asked(tiny_classifier: Path) -> None:
+    async def run() -> None:
+        desk = Desk([answers("Aye.")], layers=around(safety(tiny_classifier)))
+        for stream in (False, True):
+            talk = [{"role": "user", "content": "Where is my order?"}, {"role": "assistant", "content": "Which?"}]
+            response = await desk.post(messages=[*talk, {"role": "user", "content": ATTACKS[0]}], stream=stream)
+            assert ATTACK in response.text and "content_filter" in response.text
+        assert desk.backend.asks == []
+        for row in desk.rows:
+            assert (row.status, row.blocked_by, row.user_chars) == (200, "injection", None)
+
+    asyncio.run(run())
+
+
+def test_what_a_clients_own_tool_told_is_data(tiny_classifier: Path) -> None:
+    async def run() -> None:
+        asked = Message(role="user", content="Where is it?")
+        told = Message(role="tool", content=json.dumps({"status": "sent", "note": ATTACKS[0]}))
+        taken = await Intake(safety(tiny_classifier)).take(Ask(messages=(asked, told)))
+        assert taken.refusal == ""
+        assert json.loads(taken.ask.messages[1].content) == {"status": "sent", "note": "[left out]"}
+
+    asyncio.run(run())
+
+
+def test_a_text_to_go_on_with_is_checked_too(tiny_classifier: Path) -> None:
+    async def run() -> None:
+        intake = Intake(safety(tiny_classifier))
+        assert (await intake.take(Ask(text="Call 07911 123456"))).ask.text == "Call <PHONE>"
+        assert (await intake.take(Ask(text=ATTACKS[0]))).blocked_by == "injection"
+
+    asyncio.run(run())

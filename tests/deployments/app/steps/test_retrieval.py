@@ -1,0 +1,204 @@
+"""Passages in a turn: a real index, read by the package that names it, cited, and cleaned of attacks."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from deployments.app.guardrails.checks import Safety
+from deployments.app.guardrails.prompt_injection import PoisonCheck
+from deployments.app.steps.retrieval import Read, Retrieval
+from deployments.app.turn import Layers
+from deployments.core.messages import Ask
+from deployments.core.settings import CacheSettings
+from tasks import index
+from tasks.core.errors import GraftError
+from tasks.core.records import Example, Message, ToolCall
+from tasks.core.settings import load_settings
+from tasks.domains.nursery.tool_service import Answered
+from tasks.embedding import Embedder
+from tasks.grounding import ground
+from tasks.model_package.manifest import Grounding
+from tasks.retrieval.lookup_tool import read_message, with_context
+from tasks.retrieval.search import Passages, Retriever
+from tasks.safety.injection_classifier import open_classifier
+from tests.conftest import ROOT
+from tests.deployments.app.steps.test_tool_loop import calls
+from tests.support.assistant_in_process import NEW, NO_CACHE, Desk, Script, answers, around
+from tests.support.attack_texts import ATTACKS
+from tests.tasks.retrieval.test_search import SETTINGS, make_embedder, write
+
+
+def no_tool(call: ToolCall, customer: str | None, key: str) -> Answered:
+    raise AssertionError(f"{call.name} was run for {customer} under {key}")
+
+
+ASKED = "ferns\nWater the fronds twice weekly."
+
+
+class Documents:
+    """A published index of two documents, one of them poisoned, and what embeds."""
+
+    def __init__(self, embedding: Path, classifier: Path, root: Path) -> None:
+        self.embedder: Embedder = make_embedder(embedding, root / "embedding")
+        write(root / "knowledge", {"ferns": "Water the fronds twice weekly.", "roses": f"Prune.\n{ATTACKS[0]}"})
+        index.index_folder(root / "knowledge", self.embedder, 80, root / "index")
+        digest = index.publish(root / "index", root / "indexes")
+        self.grounding = Grounding(
+            index=digest, embedding=self.embedder.digest, passages=1, turns=2, known=2, retrieval=SETTINGS
+        )
+        self.root = root
+        self.fails = False
+        self.embedded = 0
+        self.may_embed = asyncio.Event()
+        self.may_embed.set()
+        safety = Safety([PoisonCheck(open_classifier(classifier))], {})
+        self.retrieval = Retrieval(root / "indexes", root / "tables", self.embed, safety)
+        self.retrieval.keep([self.grounding])
+
+    async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        self.embedded += 1
+        await self.may_embed.wait()
+        if self.fails:
+            raise GraftError("the retrieval model is restarting")
+        return self.embedder.embed(self.embedder.encode(texts))
+
+    async def read(self, ask: Ask) -> Read:
+        return await self.retrieval.begin(self.grounding, ask).end()
+
+    def desk(self, *scripts: Script, cache: CacheSettings = NO_CACHE) -> Desk:
+        plain = around()
+        tools = load_settings(ROOT / "params.yaml").tools
+        layers = Layers(plain.intake, self.retrieval, plain.leaving)
+        desk = Desk(list(scripts), layers=layers, use=no_tool, tools=tools, cache=cache)
+        routing = desk.turns.routing
+        served = {NEW: routing.served[NEW].model_copy(update={"grounding": self.grounding})}
+        desk.turns.routing = routing.model_copy(update={"served": {**routing.served, **served}})
+        return desk
+
+
+@pytest.fixture
+def documents(tiny_embedding: Path, tiny_classifier: Path, tmp_path: Path) -> Documents:
+    return Documents(tiny_embedding, tiny_classifier, tmp_path)
+
+
+def test_a_served_turn_finds_what_training_found(documents: Documents) -> None:
+    async def run() -> None:
+        talk = (Message(role="user", content="Hello"), Message(role="assistant", content="Yes?"))
+        more = (*talk, Message(role="user", content=ASKED))
+        read = await documents.read(Ask(messages=more))
+        tables = documents.root / "tables"
+        retriever = Retriever(Passages(documents.root / "index", tables, SETTINGS), documents.embedder)
+        row = Example(id="a", label="l", group="a", split="train", source="x:1", messages=(*more, talk[1]))
+        trained = ground(row, lambda query: [hit.chunk for hit in retriever.search(query, 1)])
+        served = with_context(more, read.given)
+        assert served == trained.messages[:3]
+        assert "Water the fronds" in read_message(served).content
+        assert {chunk.source for chunk in read.known} == {"ferns.txt", "roses.txt"}
+
+    asyncio.run(run())
+
+
+LOOKS = calls("look_up")
+
+
+def test_what_is_looked_up_is_read_and_cited_whole_and_streamed(documents: Documents) -> None:
+    async def run() -> None:
+        desk = documents.desk(LOOKS, answers("Twice weekly, some water for the fronds."))
+        message = (await desk.post(messages=talk)).json()["choices"][0]["message"]
+        assert message["content"] == "Twice weekly, some water for the fronds."
+        (cited,) = message["annotations"]
+        assert cited["url_citation"]["url"].startswith("ferns.txt#")
+        assert "Water the fronds" in desk.backend.asks[1].messages[-1].content
+        (row,) = desk.rows
+        assert any(name.startswith("ferns.txt") for name in json.loads(row.passages))
+        assert [step["outcome"] for step in json.loads(row.steps)] == ["ok"]
+        desk = documents.desk(LOOKS, answers("Twice weekly, some water for the fronds."))
+        response = await desk.post(messages=talk, stream=True)
+        *_, last, done = [line.removeprefix("data: ") for line in response.text.splitlines() if line]
+        assert json.loads(last)["choices"][0]["delta"]["annotations"] == [cited]
+        assert done == "[DONE]"
+
+    talk = [{"role": "user", "content": "ferns"}]
+    asyncio.run(run())
+
+
+def test_who_looked_nothing_up_cites_nothing(documents: Documents) -> None:
+    async def run() -> None:
+        desk = documents.desk(answers("Twice weekly, some water for the fronds."))
+        message = (await desk.post(messages=[{"role": "user", "content": "ferns"}])).json()
+        assert "annotations" not in message["choices"][0]["message"]
+
+    asyncio.run(run())
+
+
+def test_an_instruction_in_an_article_is_left_out(documents: Documents) -> None:
+    async def run() -> None:
+        asked = Message(role="user", content=f"roses\nPrune.\n{ATTACKS[0]}")
+        read = await documents.read(Ask(messages=(asked,)))
+        (chunk,) = read.given
+        context = chunk.text
+        assert chunk.source == "roses.txt"
+        assert "Prune." in context and ATTACKS[0] not in context and "[left out]" in context
+
+    asyncio.run(run())
+
+
+def test_without_a_search_a_turn_goes_on_without_passages(documents: Documents) -> None:
+    async def run() -> None:
+        ask = Ask(messages=(Message(role="user", content=ASKED),))
+        documents.fails = True
+        assert await documents.read(ask) == Read(failed=True)
+        documents.fails = False
+        assert await documents.retrieval.begin(None, ask).end() == Read()
+        own = Ask(messages=(Message(role="system", content="You are a pirate."), *ask.messages))
+        assert await documents.read(own) == Read()
+        documents.retrieval.keep([])
+        assert await documents.read(ask) == Read()
+
+    asyncio.run(run())
+
+
+def test_the_model_does_not_wait_for_the_search_and_its_words_do(documents: Documents) -> None:
+    async def run() -> None:
+        desk = documents.desk(answers("Twice weekly, some water for the fronds."))
+        documents.may_embed.clear()
+        turn = asyncio.create_task(desk.post(messages=[{"role": "user", "content": "ferns"}]))
+        async with asyncio.timeout(10):
+            while not desk.backend.asks:
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        assert not turn.done()
+        documents.may_embed.set()
+        assert (await turn).status_code == 200
+        assert json.loads(desk.rows[0].passages)
+
+    asyncio.run(run())
+
+
+def test_an_answer_that_is_kept_is_not_searched_for_and_one_without_its_search_is_not_kept(
+    documents: Documents,
+) -> None:
+    async def run() -> None:
+        cache = CacheSettings(mb=1, max_age_s=60, semantic=False, threshold=1, entries=1)
+        desk = documents.desk(answers("Twice weekly."), cache=cache)
+        documents.fails = True
+        for searched in (1, 2, 2):
+            await desk.post(messages=[{"role": "user", "content": "ferns"}])
+            assert documents.embedded == searched
+            documents.fails = False
+        assert [row.cache for row in desk.rows] == ["miss", "miss", "hit"]
+
+    asyncio.run(run())
+
+
+def test_a_missing_index_is_an_error_that_says_what_to_do(documents: Documents) -> None:
+    missing = documents.grounding.model_copy(update={"index": "0" * 64})
+    with pytest.raises(GraftError, match="run the stage `index`"):
+        documents.retrieval.keep([missing])

@@ -1,0 +1,309 @@
+"""The shadow, over HTTP in one process: what it is asked, what is kept of it, and that no client ever feels it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Callable
+from typing import Any
+
+import pytest
+
+from deployments.app.routing.routing import Routing
+from deployments.app.routing.traffic_split import visitor
+from deployments.core.messages import OVERLOADED, Ask, Event
+from deployments.core.settings import CacheSettings, RetrySettings, ShadowSettings
+from tasks.core.paths import PARAMS
+from tasks.core.settings import load_settings
+from tasks.monitoring.telemetry_store import TelemetryRow
+from tasks.rollout.shadow_comparison import ShadowPair
+from tests.conftest import ROOT
+from tests.deployments.app.steps.test_tool_loop import FIND, Parcel, Tools
+from tests.integration.test_canary_over_http import ALONE, THIRD
+from tests.support.assistant_in_process import NEW, OLD, PSEUDONYMS, Desk, Script, answers, refuses
+
+SHADOW = ShadowSettings(share=0.5, at_once=2, busy=4, patience_s=5)
+CACHE = CacheSettings(mb=1, max_age_s=100, semantic=False, threshold=0.9, entries=3)
+MANY = RetrySettings(attempts=5, backoff_s=0.001, share=1, per_minute=60)
+GIVEN = "From the old one."
+
+
+def desk(*scripts: Script, routing: Routing | None = None, **options: Any) -> Desk:
+    """The old package in production, and the new one as its shadow, by `scripts`."""
+    made = Desk(list(scripts) or [answers("From the new one.")], shadow=options.pop("settings", SHADOW), **options)
+    made.turns.routing = routing or ALONE.with_shadow(NEW)
+    return made
+
+
+def late(go_on: asyncio.Event) -> Script:
+    """An answer that begins once it may."""
+
+    async def script(ask: Ask) -> AsyncGenerator[Event]:
+        await go_on.wait()
+        async for event in answers("Late.")(ask):
+            yield event
+
+    return script
+
+
+async def until(done: Callable[[], Any]) -> None:
+    async with asyncio.timeout(10):
+        while not done():
+            await asyncio.sleep(0.001)
+
+
+def shadows(shop: Desk) -> list[TelemetryRow]:
+    return [row for row in shop.rows if row.operation == "shadow"]
+
+
+def tried(shop: Desk) -> list[str]:
+    return [told[2] for told in shop.meters.told if told[:2] == ("tried", "shadow")]
+
+
+async def copied(shop: Desk, **options: Any) -> bool:
+    """Whether a request is asked of the shadow too; waits until it has answered."""
+    assert (await shop.post(**options)).status_code == 200
+    copies = set(shop.turns._shadows._open)  # type: ignore[union-attr]
+    await asyncio.gather(*copies)
+    return bool(copies)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_production_answered_is_asked_of_the_shadow_and_compared(stream: bool) -> None:
+    async def run() -> None:
+        shop = desk()
+        response = await shop.post(stream=stream, user="C-1042")
+        assert OLD in response.text and NEW not in response.text
+        assert response.headers["x-graft-route"] == "production"
+        await until(lambda: shadows(shop))
+        answer, row = shop.rows
+        assert (answer.operation, answer.digest, answer.meant, answer.shadow) == ("chat", OLD, OLD, "")
+        assert (row.trace_id, row.digest, row.route, row.meant, row.status) == (
+            answer.trace_id,
+            NEW,
+            "shadow",
+            "",
+            200,
+        )
+        assert row.answer_chars == len("From the new one.")
+        assert row.visitor == answer.visitor == PSEUDONYMS.of(visitor("anonymous", Ask(customer="C-1042")))
+        compared = ShadowPair.model_validate_json(row.shadow)
+        assert (compared.trace_id, compared.production, compared.shadow) == (answer.trace_id, OLD, NEW)
+        assert (compared.production_ms, compared.shadow_ms) == (2.0, 2.0)
+        assert compared.token_f1 == pytest.approx(0.75)
+        assert compared.length_ratio == 1
+        given, copied = shop.backend.asks
+        assert (copied.messages, copied.customer) == (given.messages, given.customer)
+        assert tried(shop) == ["ok"]
+
+    asyncio.run(run())
+
+
+def test_a_row_of_a_comparison_holds_no_text() -> None:
+    async def run() -> None:
+        shop = desk()
+        await shop.post(messages=[{"role": "user", "content": "Where is zebra street?"}])
+        await until(lambda: shadows(shop))
+        (row,) = shadows(shop)
+        told = row.model_dump_json()
+        assert not [word for word in ("zebra", "From", "new one") if word in told]
+
+    asyncio.run(run())
+
+
+def test_the_answer_has_left_before_the_shadow_is_asked_and_does_not_wait_for_it() -> None:
+    async def run() -> None:
+        go_on = asyncio.Event()
+
+        shop = desk(late(go_on))
+        for stream in (False, True):
+            assert (await shop.post(stream=stream)).status_code == 200
+        await until(lambda: shop.backend.asked.count("new") == 2)
+        assert [row.operation for row in shop.rows] == ["chat", "chat"]
+        go_on.set()
+        await until(lambda: len(shadows(shop)) == 2)
+
+    asyncio.run(run())
+
+
+def test_before_the_body_is_sent_nothing_is_asked() -> None:
+    """By the order of ASGI's messages: the shadow comes after the last of them."""
+
+    async def run() -> None:
+        shop = desk()
+        sent: list[list[str]] = []
+
+        async def receive() -> dict[str, Any]:
+            body = {"model": "production", "messages": [{"role": "user", "content": "Hello?"}]}
+            return {"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}
+
+        async def send(_: Any) -> None:
+            await asyncio.sleep(0.01)
+            sent.append(list(shop.backend.asked))
+
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/v1/chat/completions",
+            "headers": [],
+            "query_string": b"",
+            "http_version": "1.1",
+        }
+        async with shop.http() as http:
+            await http._transport.app(scope, receive, send)  # type: ignore[attr-defined]
+        assert sent == [["old"], ["old"]]
+        await until(lambda: shadows(shop))
+
+    asyncio.run(run())
+
+
+def test_the_shadows_call_is_compared_and_never_run() -> None:
+    async def run() -> None:
+        settings = load_settings(ROOT / PARAMS).tools
+        tools = Tools(Parcel(status="sent"))
+        shop = desk(FIND, use=tools.use, tools=settings)
+        shop.backend.scripts["old"] = [FIND, answers("It has left.")]
+        assert (await shop.post(user="C-1042")).json()["choices"][0]["message"]["content"] == "It has left."
+        await until(lambda: shadows(shop))
+        assert len(tools.asked) == 1
+        assert shop.backend.asked == ["old", "old", "new"]
+        (row,) = shadows(shop)
+        compared = ShadowPair.model_validate_json(row.shadow)
+        assert (row.tool_name, compared.production_tool, compared.same_call) == ("find_order", "find_order", True)
+        assert (compared.production_ms, compared.shadow_ms) == (2.0, 2.0)
+        first, _, copied = shop.backend.asks
+        assert copied.messages == first.messages
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("script", [refuses(500, "engine_error"), refuses(503, "engine_unavailable", after="Well, ")])
+def test_a_shadow_that_fails_leaves_a_row_and_is_not_asked_again(script: Script) -> None:
+    async def run() -> None:
+        shop = desk(script, retries=MANY)
+        assert (await shop.whole()) == (OLD, GIVEN)
+        await until(lambda: shadows(shop))
+        (row,) = shadows(shop)
+        assert (row.digest, row.shadow, row.user_chars) == (NEW, "", None)
+        assert row.status >= 500 and row.error.startswith("engine_")
+        assert shop.backend.asked == ["old", "new"]
+        assert not [told for told in shop.meters.told if told[0] in ("retried", "breaker")]
+
+    asyncio.run(run())
+
+
+def test_a_shadow_that_raises_or_hangs_is_nobodys_trouble(caplog: pytest.LogCaptureFixture) -> None:
+    async def raises(_: Ask) -> AsyncGenerator[Event]:
+        raise RuntimeError("the machine is on fire")
+        yield
+
+    async def hangs(_: Ask) -> AsyncGenerator[Event]:
+        await asyncio.sleep(60)
+        yield  # type: ignore[misc]  # which makes it a generator
+
+    async def run() -> None:
+        shop = desk(raises, hangs, settings=SHADOW.model_copy(update={"patience_s": 0.05}))
+        for _ in range(2):
+            assert (await shop.whole()) == (OLD, GIVEN)
+        await until(lambda: shadows(shop))
+        assert [(row.status, row.error) for row in shadows(shop)] == [(504, "timeout")]
+        assert "on fire" in caplog.text
+
+    asyncio.run(run())
+
+
+def test_copies_beyond_those_that_may_be_open_are_dropped() -> None:
+    async def run() -> None:
+        go_on = asyncio.Event()
+
+        shop = desk(late(go_on))
+        for _ in range(5):
+            await shop.post()
+        assert tried(shop) == ["dropped"] * 3
+        go_on.set()
+        await until(lambda: len(shadows(shop)) == 2)
+        await shop.post()
+        await until(lambda: len(shadows(shop)) == 3)
+
+    asyncio.run(run())
+
+
+def test_busy_engines_are_asked_nothing_that_nobody_waits_for() -> None:
+    async def run() -> None:
+        shop = desk(refuses(503, OVERLOADED))
+        shop.load = 4
+        await shop.post()
+        shop.load = 3
+        await shop.post()
+        await until(lambda: len(tried(shop)) == 2)
+        assert tried(shop) == ["dropped", OVERLOADED]
+        assert not shadows(shop)
+
+    asyncio.run(run())
+
+
+def test_only_greedy_chats_that_production_itself_answered_are_copied() -> None:
+    async def run() -> None:
+        shop = desk(cache=CACHE)
+        other = [{"role": "user", "content": "Where is it?"}]
+        assert not await copied(shop, temperature=1)
+        assert not await copied(shop, model=OLD)
+        assert not await copied(shop)  # that answer was kept
+        shop.chance = 0.5
+        assert not await copied(shop, messages=other)
+        shop.chance = 0.4
+        assert await copied(shop, messages=[*other, {"role": "assistant", "content": "Here."}, *other])
+        async with shop.http() as http:
+            await http.post("/v1/completions", json={"model": "production", "prompt": "Once"})
+        assert shop.backend.asked == ["old"] * 3 + ["old", "new"] + ["old"]
+
+    asyncio.run(run())
+
+
+def test_what_another_route_gave_is_not_compared() -> None:
+    async def run() -> None:
+        routing = Routing(production=NEW, previous=OLD, served={**ALONE.served, THIRD: ALONE.served[OLD]})
+        shop = desk(refuses(500, "engine_error"), answers("Better now."), routing=routing.with_shadow(THIRD))
+        assert not await copied(shop)
+        assert shop.rows[-1].route == "previous"
+        assert await copied(shop)
+
+    asyncio.run(run())
+
+
+def test_without_a_shadow_nothing_is_copied() -> None:
+    async def run() -> None:
+        assert not await copied(desk(routing=ALONE))
+
+    asyncio.run(run())
+
+
+def test_a_canarys_turns_are_not_copied() -> None:
+    async def run() -> None:
+        served = {**ALONE.served, THIRD: ALONE.served[NEW]}
+        routing = Routing(production=OLD, served=served).with_shadow(NEW).with_canary(THIRD, 50)
+        shop = desk(routing=routing)
+        for number in range(40):
+            await shop.post(user=f"C-{number}")
+            await asyncio.sleep(0)
+        await until(lambda: len(tried(shop)) == sum(row.route == "production" for row in shop.rows))
+        by = {row.trace_id: row.route for row in shop.rows if row.operation == "chat"}
+        assert set(by.values()) == {"canary", "production"}
+        assert {by[row.trace_id] for row in shadows(shop)} == {"production"}
+
+    asyncio.run(run())
+
+
+def test_a_copy_costs_its_client_nothing() -> None:
+    async def run() -> None:
+        shop = desk()
+        await shop.post()
+        await until(lambda: shadows(shop))
+        (account,) = shop.turns.limits._accounts.values()
+        (answer,) = (row for row in shop.rows if row.operation == "chat")
+        assert account.open == 0
+        assert account.requests.level == 999
+        used = (answer.prompt_tokens or 0) + (answer.completion_tokens or 0)
+        assert account.tokens.level == 100000 - used
+
+    asyncio.run(run())

@@ -1,0 +1,35 @@
+"""What a serving process does not pay for: the tools of the flows are not imported where requests are answered."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+HEAVY = {"great_expectations", "evidently", "dvc", "prefect"}
+TORCH = {"torch", "transformers", "peft"}
+
+
+def imported(statement: str) -> set[str]:
+    """Top-level packages in a fresh process after `statement`."""
+    program = (
+        f"{statement}\nimport json, sys\nprint(json.dumps(sorted({{name.split('.')[0] for name in sys.modules}})))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return set(json.loads(done.stdout))
+
+
+def test_an_assistant_imports_neither_the_flows_tools_nor_torch() -> None:
+    assert not imported("import deployments.serve.applications, deployments.replicas.engine") & (HEAVY | TORCH)
+
+
+def test_a_replica_imports_none_of_the_flows_tools() -> None:
+    found = imported("import deployments.replicas.engine, tasks.engine.transformers")
+    assert found >= {"torch", "transformers"}
+    assert not found & HEAVY
+
+
+def test_a_replica_on_the_default_engine_needs_no_torch() -> None:
+    found = imported("import deployments.replicas.engine, tasks.engine.openvino")
+    assert "openvino_genai" in found
+    assert not found & (HEAVY | TORCH)

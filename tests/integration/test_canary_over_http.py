@@ -1,0 +1,290 @@
+"""A canary beside production, over HTTP in one process: who meets it, what it costs, every step of a rollout."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from typing import Any
+
+import httpx
+import pandas as pd
+import pytest
+from pydantic import ValidationError
+
+from deployments.app.routing.routing import Routing, Served
+from deployments.app.routing.traffic_split import place, visitor
+from deployments.core.messages import Ask, Event
+from deployments.core.settings import CacheSettings, ShadowSettings
+from tasks.core.errors import GraftError
+from tasks.monitoring.telemetry_store import TelemetryRow
+from tests.support.assistant_in_process import ALL, NEW, OLD, Desk, Script, answers, refuses
+
+CACHE = CacheSettings(mb=1, max_age_s=100, semantic=False, threshold=0.9, entries=3)
+SHADOW = ShadowSettings(share=0.5, at_once=2, busy=10, patience_s=5)
+THIRD = "c" * 64
+SERVED = {
+    digest: Served(app=app, name="desk", max_new_tokens=50, since=1) for digest, app in ((NEW, "new"), (OLD, "old"))
+}
+ALONE = Routing(production=OLD, served=SERVED)
+
+
+def where(user: str) -> float:
+    """A user's place for the canary."""
+    return place(NEW, visitor("anonymous", Ask(customer=user)))
+
+
+USERS = sorted((f"C-{number}" for number in range(200)), key=where)
+FIRST, LAST = USERS[0], USERS[-1]
+"""The first and the last to meet the canary."""
+
+
+def desk(*scripts: Script, percent: float = 50, **options: Any) -> Desk:
+    """The old package in production, and the new one as the canary, by `scripts`."""
+    made = Desk(list(scripts) or [answers("From the new one.")], **options)
+    made.turns.routing = ALONE.with_canary(NEW, percent)
+    return made
+
+
+async def health(shop: Desk) -> httpx.Response:
+    async with shop.http() as http:
+        return await http.get("/healthz")
+
+
+def told(response: httpx.Response) -> tuple[str, str, str | None]:
+    return response.json()["model"], response.headers["x-graft-route"], response.headers.get("x-graft-fallback")
+
+
+def test_its_users_are_answered_by_the_canary_and_are_told_so() -> None:
+    async def run() -> None:
+        shop = desk()
+        assert told(await shop.post(user=FIRST)) == (NEW, "canary", None)
+        assert told(await shop.post(user=LAST)) == (OLD, "production", None)
+        assert told(await shop.post(user=FIRST, model="desk")) == (NEW, "canary", None)
+        assert [(row.route, row.digest, row.meant) for row in shop.rows[:2]] == [
+            ("canary", NEW, NEW),
+            ("production", OLD, OLD),
+        ]
+
+    asyncio.run(run())
+
+
+def test_a_row_names_who_asked_by_what_weights_go_by_and_tells_nobody_who() -> None:
+    async def run() -> None:
+        shop = desk()
+        for user in (FIRST, FIRST, LAST, None):
+            await shop.post(**({"user": user} if user else {}))
+        first, again, last, nobody = (row.visitor for row in shop.rows)
+        assert first == again
+        assert len({first, last, nobody, ""}) == 4
+        assert not [row for row in shop.rows for word in (FIRST, LAST, "Hello") if word in row.model_dump_json()]
+
+    asyncio.run(run())
+
+
+def test_who_asks_for_a_digest_is_never_moved() -> None:
+    async def run() -> None:
+        shop = desk(percent=99)
+        for user in (FIRST, LAST):
+            assert told(await shop.post(user=user, model=OLD)) == (OLD, "digest", None)
+            assert told(await shop.post(user=user, model=NEW)) == (NEW, "digest", None)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_canary_that_fails_is_followed_by_production_and_its_failure_stays_its_own(stream: bool) -> None:
+    async def run() -> None:
+        shop = desk(refuses(500, "engine_error"))
+        response = await shop.post(user=FIRST, stream=stream)
+        assert response.status_code == 200
+        assert OLD in response.text
+        assert response.headers["x-graft-fallback"] == "canary=engine_error"
+        (row,) = shop.rows
+        assert (row.route, row.digest, row.meant) == ("production", OLD, NEW)
+
+    asyncio.run(run())
+
+
+def test_a_canary_that_keeps_failing_is_left_alone() -> None:
+    async def run() -> None:
+        shop = desk(refuses(500, "engine_error"))
+        for _ in range(4):
+            await shop.post(user=FIRST)
+        assert shop.backend.asked == ["new", "old", "new", "old", "old", "old"]
+        assert shop.rows[-1].passed_over == "canary=circuit_open"
+
+    asyncio.run(run())
+
+
+def test_a_canary_that_was_in_production_before_is_asked_once() -> None:
+    async def run() -> None:
+        shop = desk(refuses(500, "engine_error"), order=ALL)
+        shop.turns.routing = Routing(production=OLD, previous=NEW, served=SERVED).with_canary(NEW, 99)
+        await shop.post(user=FIRST)
+        assert shop.backend.asked == ["new", "old"]
+
+    asyncio.run(run())
+
+
+def test_answers_of_one_package_are_not_kept_for_the_users_of_the_other() -> None:
+    async def run() -> None:
+        shop = desk(cache=CACHE)
+        # Nobody is named, so only the words decide: the same question, before and after it moves to the canary.
+        shop.turns.routing = ALONE
+        seen = [await shop.post() for _ in range(2)]
+        spot = place(NEW, visitor("anonymous", Ask(text="Hello?")))
+        shop.turns.routing = ALONE.with_canary(NEW, spot + (100 - spot) / 2)
+        seen += [await shop.post() for _ in range(2)]
+        shop.turns.routing = ALONE
+        seen.append(await shop.post())
+        assert [(r.json()["model"], r.headers["x-graft-cache"]) for r in seen] == [
+            (OLD, "miss"),
+            (OLD, "hit"),
+            (NEW, "miss"),
+            (NEW, "hit"),
+            (OLD, "hit"),
+        ]
+
+    asyncio.run(run())
+
+
+def test_what_production_gave_in_the_canarys_place_is_not_kept_as_the_canarys() -> None:
+    async def run() -> None:
+        shop = desk(refuses(500, "engine_error"), answers("From the new one."), cache=CACHE)
+        models = [(await shop.post(user=FIRST)).json()["model"] for _ in range(2)]
+        assert models == [OLD, NEW]
+
+    asyncio.run(run())
+
+
+def test_health_tells_what_a_rollout_waits_for() -> None:
+    async def run() -> None:
+        shop = desk(percent=5)
+        body = (await health(shop)).json()
+        assert body == {"status": "ok", **shop.turns.routing.told()}
+        assert (body["canary"], body["shadow"]) == ({"digest": NEW, "percent": 5.0}, None)
+        shop.turns.routing = shop.turns.routing.with_shadow(NEW)
+        body = (await health(shop)).json()
+        assert (body["canary"], body["shadow"]) == (None, NEW)
+
+    asyncio.run(run())
+
+
+def test_a_package_has_one_place() -> None:
+    routing = ALONE.with_shadow(NEW)
+    assert (routing.shadow, routing.canary) == (NEW, None)
+    routing = routing.with_canary(NEW, 5)
+    assert routing.shadow is None and routing.canary is not None
+    promoted = routing.promoted(NEW)
+    assert (promoted.production, promoted.previous, promoted.canary, promoted.shadow) == (NEW, OLD, None, None)
+    assert routing.alone() == ALONE
+    with pytest.raises(ValidationError, match="canary and shadow"):
+        Routing.model_validate({**routing.model_dump(), "shadow": NEW})
+
+
+def test_a_promotion_leaves_another_canary_where_it_is() -> None:
+    third = {**SERVED, THIRD: SERVED[NEW]}
+    routing = Routing(production=OLD, served=third).with_canary(NEW, 5).promoted(THIRD)
+    assert routing.production == THIRD
+    assert routing.canary is not None and routing.canary.digest == NEW
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda: ALONE.with_canary(NEW, 0), "greater than 0"),
+        (lambda: ALONE.with_canary(NEW, 100), "less than 100"),
+        (lambda: ALONE.with_canary(OLD, 5), "no other package in production"),
+        (lambda: ALONE.with_shadow(OLD), "no other package in production"),
+        (lambda: Routing(served=SERVED).with_shadow(NEW), "no other package in production"),
+        (lambda: ALONE.with_canary(THIRD, 5), "is not served"),
+        (lambda: ALONE.with_shadow(THIRD), "is not served"),
+    ],
+)
+def test_what_cannot_stand_beside_production_is_refused(change: Callable[[], Routing], why: str) -> None:
+    with pytest.raises(GraftError, match=why):
+        change()
+
+
+def test_canary_and_shadow_are_not_retired() -> None:
+    third = {**SERVED, THIRD: SERVED[NEW]}
+    routing = Routing(production=OLD, served=third).with_canary(NEW, 5).with_shadow(THIRD)
+    assert routing.only(set()) == routing
+    assert set(routing.with_shadow(NEW).only(set()).served) == {OLD, NEW}
+    assert set(routing.alone().only(set()).served) == {OLD}
+
+
+def test_rows_of_one_window_are_told_apart_by_the_package_that_was_meant() -> None:
+    """Those that production answered in the canary's place count against the canary; a digest's are nobody's."""
+
+    async def run() -> list[TelemetryRow]:
+        shop = desk(answers("From the new one."), refuses(500, "engine_error"))
+        for user, model in ((FIRST, "production"), (FIRST, "production"), (LAST, "production"), (LAST, NEW)):
+            await shop.post(user=user, model=model)
+        return shop.rows
+
+    rows = pd.DataFrame([row.model_dump() for row in asyncio.run(run())])
+    for_production = rows[(rows["operation"] == "chat") & (rows["route"] != "digest")]
+    arms = {digest: list(group["digest"]) for digest, group in for_production.groupby("meant")}
+    assert arms == {NEW: [NEW, OLD], OLD: [OLD]}
+
+
+def slowly(text: str) -> Script:
+    """`text`, over several turns of the event loop, so that weights change in the middle of it."""
+
+    async def script(ask: Ask) -> AsyncGenerator[Event]:
+        async for event in answers(text)(ask):
+            await asyncio.sleep(0.002)
+            yield event
+
+    return script
+
+
+STEPS: tuple[tuple[float, Callable[[Routing], Routing]], ...] = (
+    (0, lambda routing: routing.model_copy(update={"served": SERVED})),
+    (0, lambda routing: routing.with_shadow(NEW)),
+    (5, lambda routing: routing.with_canary(NEW, 5)),
+    (25, lambda routing: routing.with_canary(NEW, 25)),
+    (50, lambda routing: routing.with_canary(NEW, 50)),
+    (100, lambda routing: routing.promoted(NEW)),
+    (0, lambda routing: routing.promoted(OLD)),
+)
+"""From a package that is only served to one in production and back, each with its percentage of users."""
+
+
+def test_no_step_of_a_rollout_loses_a_request() -> None:
+    """Eight users ask without pause, half of them streaming, and the routing is swapped under what they ask."""
+
+    async def run() -> None:
+        shop = Desk([slowly("From the new one.")], shadow=SHADOW, first_token_s=20)
+        shop.backend.scripts["old"] = [slowly("From the old one.")]
+        shop.turns.routing = Routing(production=OLD, served={OLD: SERVED[OLD]})
+        answered: dict[str, list[str]] = {user: [] for user in USERS[::25]}
+        over = asyncio.Event()
+
+        async def keep_asking(user: str, stream: bool) -> None:
+            while not over.is_set():
+                response = await shop.post(user=user, stream=stream)
+                assert response.status_code == 200, response.text
+                assert not stream or response.text.endswith("data: [DONE]\n\n")
+                (by,) = (digest for digest in (NEW, OLD) if digest in response.text)
+                answered[user].append(by)
+
+        asking = [asyncio.create_task(keep_asking(user, n % 2 == 0)) for n, user in enumerate(answered)]
+        for percent, change in STEPS:
+            shop.turns.routing = change(shop.turns.routing)
+            # Of each user's next two answers the second was asked for after the swap.
+            goals = {user: len(seen) + 2 for user, seen in answered.items()}
+            while any(len(answered[user]) < goal for user, goal in goals.items()):
+                assert not any(task.done() for task in asking), [task for task in asking if task.done()]
+                await asyncio.sleep(0.001)
+            now = {user: seen[-1] for user, seen in answered.items()}
+            assert now == {user: NEW if where(user) < percent else OLD for user in answered}
+        over.set()
+        await asyncio.gather(*asking)
+        rows = [row for row in shop.rows if row.operation == "chat"]
+        assert {(row.status, row.passed_over) for row in rows} == {(200, "")}
+        assert len(rows) == sum(map(len, answered.values()))
+        assert [row for row in shop.rows if row.operation == "shadow"]
+
+    asyncio.run(run())

@@ -1,0 +1,222 @@
+"""The assistant in one process: packages that answer by a script, and a clock that is moved by hand."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+from numpy.typing import NDArray
+
+from deployments.app.access.api_keys import Keys
+from deployments.app.access.pseudonyms import Pseudonyms
+from deployments.app.cache.semantic_index import Embedder
+from deployments.app.embeddings import Embeddings
+from deployments.app.guardrails.checks import Safety
+from deployments.app.routes import create_app
+from deployments.app.routing.routing import Routing, Served
+from deployments.app.routing.timeouts import Timeouts
+from deployments.app.shadow import Shadows
+from deployments.app.steps.input_checks import Intake
+from deployments.app.steps.output_checks import Judge, Leaving
+from deployments.app.steps.retrieval import Read, Reading, Retrieval
+from deployments.app.steps.tool_loop import Rounds, Use
+from deployments.app.turn import Layers, Turns
+from deployments.core.messages import Ask, Delta, Embedded, Event, Finished, Refused
+from deployments.core.settings import (
+    BreakerSettings,
+    CacheSettings,
+    FallbackSettings,
+    LimitSettings,
+    RetrySettings,
+    ShadowSettings,
+)
+from deployments.replicas.embedding import EmbeddingServer
+from tasks.core.errors import GraftError
+from tasks.core.settings import ToolSettings
+from tasks.engine.protocol import Generation
+from tasks.evaluation.response_features import measure
+from tasks.monitoring.telemetry_store import TelemetryRow
+from tasks.prompt.encoding import Answer
+
+NEW, OLD = "a" * 64, "b" * 64
+WORDS = "Please try again later."
+ALL = ("production", "previous", "words")
+RETRIES = RetrySettings(attempts=2, backoff_s=0.001, share=0.1, per_minute=60)
+BREAKER = BreakerSettings(window_s=10, min_calls=2, failure_share=0.5, open_s=30)
+LIMITS = LimitSettings(requests_per_minute=1000, tokens_per_minute=100000, streams=10, body_bytes=100000)
+TIMEOUTS = Timeouts(first_token_s=20, request_s=30)
+NO_CACHE = CacheSettings(mb=0, max_age_s=1, semantic=False, threshold=1, entries=1)
+
+UNCHECKED = Safety((), {})
+
+
+def around(
+    safety: Safety = UNCHECKED, judge: Judge = lambda text, facts: (), instructions: Sequence[str] = ()
+) -> Layers:
+    """What stands around the model: nothing, unless it is asked for; and no documents."""
+
+    async def embed(texts: Sequence[str]) -> NDArray[np.float32]:
+        raise GraftError(f"no retrieval model here for {len(texts)} texts")
+
+    retrieval = Retrieval(Path("indexes"), Path("tables"), embed, safety)
+    return Layers(Intake(safety), retrieval, Leaving(safety, judge, lambda _: instructions))
+
+
+def unsearched() -> Reading:
+    """What is found where nothing is searched."""
+
+    async def nothing() -> Read:
+        return Read()
+
+    return Reading(nothing())
+
+
+Script = Callable[[Ask], AsyncGenerator[Event]]
+
+
+@dataclass
+class Clock:
+    now: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class ScriptedBackend:
+    """Each ask of an application plays the next of its scripts; the last one goes on for ever."""
+
+    scripts: dict[str, list[Script]]
+    asked: list[str] = field(default_factory=list)
+    asks: list[Ask] = field(default_factory=list)
+    embedder: EmbeddingServer | None = None
+
+    def ask(self, app: str, ask: Ask, reading: Reading | None = None) -> AsyncGenerator[Event]:
+        self.asked.append(app)
+        self.asks.append(ask)
+        scripts = self.scripts[app]
+        return (scripts.pop(0) if len(scripts) > 1 else scripts[0])(ask)
+
+    async def embed(self, app: str, texts: tuple[str, ...]) -> Embedded | Refused:
+        if self.embedder is None:
+            return Refused(503, "engine_unavailable", f"{app} embeds none of {len(texts)} texts")
+        return await self.embedder.embed(texts)
+
+
+@dataclass
+class Counted:
+    """`Meters` that keep what they were told."""
+
+    told: list[tuple[str, ...]] = field(default_factory=list)
+
+    def tried(self, route: str, outcome: str) -> None:
+        self.told.append(("tried", route, outcome))
+
+    def retried(self, route: str, granted: bool) -> None:
+        self.told.append(("retried", route, str(granted)))
+
+    def breaker(self, model: str, state: str) -> None:
+        self.told.append(("breaker", model, state))
+
+    def looked_up(self, result: str) -> None:
+        self.told.append(("looked_up", result))
+
+
+def answers(text: str) -> Script:
+    """`text` in two pieces."""
+
+    async def script(ask: Ask) -> AsyncGenerator[Event]:
+        generation = Generation(text, tuple(range(5)), 7, "stop", 1.0, 2.0)
+        answer = Answer(text, (), True)
+        yield Delta(text[:2], 7, 2)
+        yield Delta(text[2:], 7, 5)
+        yield Finished(generation, answer, measure(ask.messages, generation, answer, ()), 3.0)
+
+    return script
+
+
+def refuses(status: int, code: str, after: str = "") -> Script:
+    """A refusal, in the middle of an answer if it began with `after`."""
+
+    async def script(_: Ask) -> AsyncGenerator[Event]:
+        if after:
+            yield Delta(after, 7, 1)
+        yield Refused(status, code, f"refused: {code}")
+
+    return script
+
+
+PSEUDONYMS = Pseudonyms(b"the installation's")
+
+
+class Desk:
+    """The assistant with a package in production and the one before, each by its scripts."""
+
+    def __init__(
+        self,
+        new: list[Script],
+        order: Any = ALL,
+        retries: RetrySettings = RETRIES,
+        cache: CacheSettings = NO_CACHE,
+        embed: Embedder | None = None,
+        keys: dict[str, str] | None = None,
+        use: Use | None = None,
+        tools: ToolSettings | None = None,
+        layers: Layers | None = None,
+        shadow: ShadowSettings | None = None,
+        first_token_s: float = 0.3,
+        limits: LimitSettings = LIMITS,
+        timeouts: Timeouts = TIMEOUTS,
+    ) -> None:
+        layers = layers or around()
+        self.backend = ScriptedBackend({"new": new, "old": [answers("From the old one.")]})
+        self.rows: list[TelemetryRow] = []
+        self.meters = Counted()
+        self.clock = Clock()
+        self.load, self.chance = 0, 0.0
+        fallback = FallbackSettings(
+            production=order, first_token_s=first_token_s, words=WORDS, retries=retries, breaker=BREAKER
+        )
+        self.turns = Turns(
+            Rounds(self.backend, use, tools, layers.intake.safety) if use and tools else self.backend,
+            self.rows.append,
+            Keys(keys or {}),
+            PSEUDONYMS,
+            limits,
+            timeouts,
+            fallback,
+            cache,
+            self.meters,
+            layers,
+            embed,
+            self.clock,
+            self._shadows(shadow) if shadow else None,
+        )
+        served = {
+            digest: Served(app=app, name="desk", max_new_tokens=50, since=1)
+            for digest, app in ((NEW, "new"), (OLD, "old"))
+        }
+        self.turns.routing = Routing(production=NEW, previous=OLD, served=served)
+        self.app = create_app(self.turns, Embeddings(self.turns, self.backend))
+
+    def _shadows(self, settings: ShadowSettings) -> Shadows:
+        sink = self.rows.append
+        return Shadows(self.backend, settings, sink, self.meters, lambda: self.load, lambda: self.chance)
+
+    def http(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://desk")
+
+    async def post(
+        self, model: str = "production", headers: dict[str, str] | None = None, **options: Any
+    ) -> httpx.Response:
+        body = {"model": model, "messages": [{"role": "user", "content": "Hello?"}], **options}
+        async with self.http() as http:
+            return await http.post("/v1/chat/completions", json=body, headers=headers)
+
+    async def whole(self, **options: Any) -> tuple[str, str]:
+        answer = (await self.post(**options)).json()
+        return answer["model"], answer["choices"][0]["message"]["content"]

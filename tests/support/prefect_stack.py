@@ -1,0 +1,238 @@
+"""A copy of the repository with a tiny base, little data and ports of its own, and a real stack on it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from deployments.core.ports import free_port, take_free_ports
+from deployments.stack.prefect_api import OPEN_STATES, Json, PrefectApi
+from tasks.base import source_sha256
+from tasks.core.environment import load_stack_settings
+from tasks.core.files import sha256_file
+from tests.conftest import ROOT, embedding_source
+from tests.support.attack_texts import ATTACKS, HARMLESS
+
+COPIED = ("tasks", "flows", "deployments", "data", ".dvc/config", ".dvcignore", "params.yaml", "dvc.yaml")
+LABELS = {"order_status": "tool", "plant_care": "answer", "private_data": "refusal"}
+ROWS_PER_LABEL = 20
+ATTACKS_KEPT = 5
+WATCH_EVERY_S = 15
+
+
+def edit_yaml(path: Path, changes: dict[str, Any]) -> None:
+    """Set keys such as `prefect.port` in a YAML file."""
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for key, value in changes.items():
+        *parents, last = key.split(".")
+        section = content
+        for parent in parents:
+            section = section[int(parent) if isinstance(section, list) else parent]
+        section[last] = value
+    path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+
+
+def copy_repository(target: Path) -> Path:
+    """Copy what a clone holds into `target`, and give it free ports and a quick watch."""
+    target.mkdir()
+    for name in COPIED:
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / name, target / name)
+    subprocess.run(["git", "init", "--quiet", "."], cwd=target, check=True)
+    edit_yaml(target / "deployments/stack.yaml", {"prefect.port": free_port(), "worker.poll_s": 1})
+    edit_yaml(target / "deployments/stack.yaml", {"registry": {"location": ".graft/registry", "endpoint": None}})
+    serve = yaml.safe_load((target / "deployments/serve.yaml").read_text(encoding="utf-8"))
+    take_free_ports(serve)
+    (target / "deployments/serve.yaml").write_text(yaml.safe_dump(serve, sort_keys=False), encoding="utf-8")
+    edit_yaml(target / "deployments/prefect.yaml", {"deployments.2.schedules": [{"interval": WATCH_EVERY_S}]})
+    return target
+
+
+def make_small(root: Path, base: Path, prompts: Path, embedding: Path) -> None:
+    """Make the copy's walk short: a random tiny base, three labels, a few rows, one short training."""
+    for file in (root / "data/raw").iterdir():
+        if file.stem not in LABELS:
+            file.unlink()
+            continue
+        lines = [line for line in file.read_text(encoding="utf-8").splitlines() if '"tool"' not in line]
+        file.write_text("\n".join(lines[:ROWS_PER_LABEL]) + "\n", encoding="utf-8")
+    attacks = root / "data/redteam/attacks.jsonl"
+    attacks.write_text(
+        "\n".join(attacks.read_text(encoding="utf-8").splitlines()[:ATTACKS_KEPT]) + "\n", encoding="utf-8"
+    )
+    shutil.rmtree(root / "data/prompts")
+    shutil.copytree(prompts, root / "data/prompts")
+    rules = {"rules.volume.min": 10, "rules.tokens.max": 5000, "rules.balance.severity": "warn"}
+    edit_yaml(root / "data/contract.yaml", {"labels": LABELS, **rules})
+    edit_yaml(
+        root / "params.yaml",
+        {
+            "base.source": str(base),
+            "base.sha256": source_sha256(base),
+            "prompt.max_prompt_tokens": 3000,
+            "train.epochs": 0.2,
+            "train.learning_rate": 0.03,
+            "train.first_layer": 0,
+            "engine.max_new_tokens": 12,
+            "gate.min_rows": 5,
+            "gate.limits": {},
+            "gate.max_ratio": {},
+            **{f"embedding.{key}": value for key, value in embedding_source(embedding).items()},
+            "prompt_injection.sources": {"few": few_attacks(root / "attacks.csv")},
+            "prompt_injection.min_texts": 1,
+        },
+    )
+
+
+def few_attacks(path: Path) -> dict[str, Any]:
+    """A source of the stage `prompt_injection` that needs no network."""
+    rows = [*((text, 1) for text in ATTACKS), *((text, 0) for text in HARMLESS)]
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("text", "label"), *rows])
+    return {
+        "set": "few",
+        "licence": "Apache-2.0",
+        "file": str(path),
+        "file_sha256": sha256_file(path),
+        "text": "text",
+        "label": "label",
+        "use": "train",
+    }
+
+
+def talkative(base: Path, target: Path) -> Path:
+    """A copy of the tiny base that says `~~~`: an empty answer would fail the smoke test.
+
+    Random weights repeat the prompt's last token, a line break; `~` now looks like it, only louder.
+    No row of data holds one, so training moves the answers away from it.
+    """
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(base, target)
+    (target / "base.json").unlink()
+    vocabulary = json.loads((base / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+    weights = load_file(target / "model.safetensors")
+    table = weights["model.embed_tokens.weight"]
+    table[vocabulary["~"]] = 1.5 * table[vocabulary["Ċ"]]  # how the byte-level alphabet writes a line break
+    for nothing in ("Ġ", "<|im_end|>"):  # a space, and the end: whatever training does, neither is what it says most
+        table[vocabulary[nothing]] = 0
+    save_file(weights, target / "model.safetensors", {"format": "pt"})
+    return target
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the repository, without a stack, as the working directory."""
+    copied = copy_repository(tmp_path / "repository")
+    monkeypatch.chdir(copied)
+    return copied
+
+
+@dataclass(frozen=True)
+class GraftStack:
+    """A running stack on a small copy of the repository, and how to command it."""
+
+    root: Path
+    home: Path
+    api: PrefectApi
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """`graft ARGUMENTS` as a person's shell runs it; its output can be read."""
+        argv = [sys.executable, "-c", "from flows.cli import main; main()", *arguments]
+        environment = {**os.environ, "HOME": str(self.home), "PYTHONPATH": str(self.root), "PYTHONUNBUFFERED": "1"}
+        return subprocess.Popen(
+            argv,
+            cwd=self.root,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            # Tests that were started in the background ignore Ctrl-C, and what they start would too.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+
+    def graft(self, *arguments: str, limit_s: float = 400.0) -> tuple[int, str]:
+        """Exit status and output of `graft ARGUMENTS`."""
+        process = self.start(*arguments)
+        output, _ = process.communicate(timeout=limit_s)
+        return process.returncode, output
+
+    def pids(self) -> dict[str, int]:
+        """Pids of the stack's parts, as recorded."""
+        run = self.root / ".graft/run"
+        return {path.stem: json.loads(path.read_text(encoding="utf-8"))["pid"] for path in run.glob("*.json")}
+
+    def releases(self, states: tuple[str, ...] = (*OPEN_STATES, "COMPLETED", "FAILED", "CRASHED", "CANCELLED")) -> Json:
+        """Runs of the release so far, by id."""
+        return {run["id"]: run for run in self.api.runs(states, self.api.deployment("release", "release")["id"])}
+
+    def wait(self, what: str, found: Callable[[], Any], limit_s: float = 120.0) -> Any:
+        """What `found` gives as soon as it gives something; fails the test when it never does."""
+        deadline = time.monotonic() + limit_s
+        while not (value := found()):
+            if time.monotonic() > deadline:
+                pytest.fail(f"{what}: not seen within {limit_s} s")
+            time.sleep(0.5)
+        return value
+
+    def production(self) -> str | None:
+        """What the channel `production` points at."""
+        path = self.root / ".graft/registry/channels/production.json"
+        return json.loads(path.read_text(encoding="utf-8"))["digest"] if path.is_file() else None
+
+
+def descendants(pid: int) -> list[psutil.Process]:
+    """A process and everything below it."""
+    process = psutil.Process(pid)
+    return [process, *process.children(recursive=True)]
+
+
+@pytest.fixture(scope="session")
+def stack(tiny_base: Path, tiny_prompts: Path, tiny_embedding: Path) -> Iterator[GraftStack]:
+    """A real stack, up; whatever of it is left is stopped at the end."""
+    folder = Path(tempfile.mkdtemp(prefix="gs-"))  # short: Ray's sockets lie below it
+    root = copy_repository(folder / "r")
+    make_small(root, talkative(tiny_base, folder / "base"), tiny_prompts, tiny_embedding)
+    (folder / "home").mkdir()
+    found = GraftStack(root, folder / "home", PrefectApi(load_stack_settings(root).prefect.url))
+    try:
+        status, output = found.graft("up")
+        assert status == 0, output
+        yield found
+    finally:
+        found.graft("down")
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def refused(stack: GraftStack) -> tuple[int, str]:
+    """The first `graft run`: random weights gain nothing, so the gate refuses."""
+    return stack.graft("run")
+
+
+@pytest.fixture(scope="session")
+def released(stack: GraftStack, refused: tuple[int, str]) -> tuple[int, str]:
+    """The second `graft run`, with a gate that asks for nothing."""
+    assert refused[0] == 1
+    lenient = {"gate.min_gain": -1.0, "gate.max_loss": 1.0, "gate.min_quality": 0.0, "gate.min_valid_format": 0.0}
+    slices = {f"gate.slices.{name}.max_loss": 1.0 for name in ("label", "language", "length")}
+    edit_yaml(stack.root / "params.yaml", lenient | slices)
+    return stack.graft("run")

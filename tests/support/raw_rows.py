@@ -1,0 +1,104 @@
+"""A small, sound data set for tests of the contract and what follows it: raw rows and their terms."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from tasks.core.settings import check
+from tasks.data.contract_spec import Terms
+
+TODAY = date(2031, 5, 20)
+
+Row = dict[str, Any]
+
+ASKED_AND_ANSWERED = (
+    ("what time do you close on sundays", "We close at four in the afternoon on Sundays."),
+    ("my fern arrived with brown tips, is that bad?", "A little browning is normal after a journey."),
+    ("do you post to the Isle of Man", "Yes, it takes two days longer than the mainland."),
+    ("can I pay with a gift voucher and a card together", "Both work together at the till."),
+    ("Hello! Which compost suits blueberries best?", "An acid one, so look for ericaceous on the bag."),
+    ("how deep should I plant garlic", "About three centimetres, with the point up."),
+)
+ORDERS = (
+    ("where has HL-20931 got to", "HL-20931"),
+    ("no sign of my tulips yet!! order HL-11872", "HL-11872"),
+    ("Could you look up HL-40004 for me please?", "HL-40004"),
+)
+REFUSED = (
+    ("tell me what my neighbour bought", "I can't talk about other people's orders."),
+    ("write my history essay for me", "Sorry, I can't help with homework."),
+    ("which of these berries can my toddler eat", "I can't advise on eating plants."),
+)
+
+TERMS: dict[str, Any] = {
+    "owner": "the test",
+    "licence": "CC0-1.0",
+    "source": "written for this test",
+    "updated": date(2031, 5, 1),
+    "cadence_days": 30,
+    "language": "en",
+    "labels": {"care": "answer", "order": "tool", "private": "refusal"},
+    "refusal_phrases": ["i can't"],
+    "rules": {
+        "readable": {"severity": "error"},
+        "role_order": {"severity": "error"},
+        "content": {"severity": "error"},
+        "last_turn": {"severity": "error"},
+        "labels": {"severity": "error"},
+        "behaviour": {"severity": "error"},
+        "tools": {"severity": "error"},
+        "refusals": {"severity": "error"},
+        "language": {"severity": "error", "max_share": 0.0},
+        "tokens": {"severity": "error", "min": 20, "max": 2000},
+        "volume": {"severity": "error", "min": 5, "max": 100},
+        "freshness": {"severity": "error"},
+        "exact_duplicates": {"severity": "error", "max_share": 0.0},
+        "near_duplicates": {"severity": "error", "max_share": 0.0},
+        "personal_data": {"severity": "error"},
+        "balance": {"severity": "error", "min_rows": 2, "max_share": 0.6},
+    },
+}
+
+
+def terms(severities: dict[str, str] | None = None, **changes: Any) -> Terms:
+    """The test's terms, with some values or some rules' severities changed."""
+    content = copy.deepcopy(TERMS) | changes
+    for rule, severity in (severities or {}).items():
+        content["rules"][rule]["severity"] = severity
+    return check(Terms, content, "the test's terms")
+
+
+def say(asked: str, answered: str, label: str = "care") -> Row:
+    return {
+        "label": label,
+        "messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}],
+    }
+
+
+def call(asked: str, order_id: str, tool: str = "find_order") -> Row:
+    arguments = json.dumps({"order_id": order_id})
+    function = {"type": "function", "function": {"name": tool, "arguments": arguments}}
+    return {
+        "label": "order",
+        "messages": [{"role": "user", "content": asked}, {"role": "assistant", "tool_calls": [function]}],
+    }
+
+
+def sound_rows() -> list[Row]:
+    """Twelve rows that keep every term."""
+    return [
+        *(say(*pair) for pair in ASKED_AND_ANSWERED),
+        *(call(*pair) for pair in ORDERS),
+        *(say(*pair, label="private") for pair in REFUSED),
+    ]
+
+
+def write_rows(path: Path, rows: Sequence[Row]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path

@@ -1,0 +1,65 @@
+"""Splits: deterministic, by stratum, groups whole, every label everywhere it can be."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, defaultdict
+
+import pytest
+
+from tasks.core.errors import GraftError
+from tasks.data.splits import SPLITS, assign, shares
+
+WANTED = shares(0.2, 0.1)
+
+
+def test_shares_hold_within_each_label() -> None:
+    units = [f"u{n}" for n in range(300)]
+    labels = ["a" if n < 200 else "b" for n in range(300)]
+    chosen = assign(units, labels, WANTED, seed=7)
+    assert Counter(chosen[u] for u in units[:200]) == {"train": 140, "eval": 40, "test": 20}
+    assert Counter(chosen[u] for u in units[200:]) == {"train": 70, "eval": 20, "test": 10}
+
+
+def test_the_seed_decides_and_nothing_else() -> None:
+    units = [f"u{n}" for n in range(50)]
+    first = assign(units, ["a"] * 50, WANTED, seed=7)
+    assert assign(units, ["a"] * 50, WANTED, seed=7) == first
+    assert assign(units[::-1], ["a"] * 50, WANTED, seed=7) == first
+    assert assign(units, ["a"] * 50, WANTED, seed=8) != first
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_every_label_with_three_units_is_in_every_split(seed: int) -> None:
+    chance = random.Random(seed)
+    rows = [
+        (f"{label}-{chance.randrange(size)}", label)
+        for label, size in (("a", 40), ("b", 9), ("c", 3))
+        for _ in range(60)
+    ]
+    chosen = assign([unit for unit, _ in rows], [label for _, label in rows], WANTED, seed)
+    for label in "abc":
+        assert {chosen[unit] for unit, own in rows if own == label} == set(SPLITS)
+
+
+def test_units_shared_by_labels_count_for_each_of_them() -> None:
+    rows = [("x", "a"), ("x", "b"), ("y", "a"), ("z", "a"), ("v", "b"), ("w", "b")]
+    chosen = assign([unit for unit, _ in rows], [label for _, label in rows], WANTED, seed=1)
+    seen = defaultdict(set)
+    for unit, label in rows:
+        seen[label].add(chosen[unit])
+    assert seen["a"] == seen["b"] == set(SPLITS)
+
+
+def test_a_rare_label_is_trained_on_first() -> None:
+    assert assign(["only"], ["a"], WANTED, seed=1) == {"only": "train"}
+    assert sorted(assign(["one", "two"], ["a", "a"], WANTED, seed=1).values()) == ["eval", "train"]
+
+
+def test_a_split_without_a_share_stays_empty() -> None:
+    assert set(assign(list("abcdef"), ["x"] * 6, shares(0.3, 0.0), seed=1).values()) == {"train", "eval"}
+
+
+def test_something_must_be_left_to_train_on() -> None:
+    with pytest.raises(GraftError, match="nothing to train on"):
+        shares(0.6, 0.4)

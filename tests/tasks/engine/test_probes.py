@@ -1,0 +1,117 @@
+"""Probes on a tiny model: a right deploy passes, and each kind of wrong one is told apart."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tasks.core.errors import GraftError
+from tasks.engine.loading import open_base, open_package
+from tasks.engine.prefix import shared_length
+from tasks.engine.probes import PARITY, ROWS, TOKENS, ProbeRow, check_answers, probe
+from tasks.engine.resources import ALONE
+from tests.conftest import make_base
+from tests.support.ray_stack import make_package, seal
+
+WEIGHTS = "adapter/adapter_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def packaged(tiny_base: Path, tiny_prompts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_package(tmp_path_factory.mktemp("packages") / "package", 1, tiny_base, tiny_prompts)
+
+
+def rewrite(package: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> None:
+    save_file(change(load_file(package / WEIGHTS)), package / WEIGHTS, {"format": "pt"})
+
+
+def another_template(package: Path) -> None:
+    path = package / "prompt/chat.jinja"
+    path.write_text(path.read_text(encoding="utf-8").replace("Tools:", "You may call:"))
+
+
+def other_instructions(package: Path) -> None:
+    (package / "prompt/system.txt").write_text("Be long.", encoding="utf-8")
+
+
+def no_adapter(package: Path) -> None:
+    rewrite(package, lambda weights: {name: torch.zeros_like(value) for name, value in weights.items()})
+
+
+def another_adapter(package: Path) -> None:
+    generator = torch.Generator().manual_seed(9)
+    rewrite(package, lambda weights: {n: torch.randn(v.shape, generator=generator) for n, v in weights.items()})
+
+
+def no_probes(package: Path) -> None:
+    (package / PARITY).unlink()
+
+
+def test_a_right_deploy_passes(packaged: Path, tiny_base: Path) -> None:
+    probe(open_package(packaged, tiny_base, ALONE), packaged)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (another_template, "parity probe: the prompt and the template differs"),
+        (other_instructions, "parity probe: the prompt differs"),
+        (no_adapter, "effect probe: 3 of 3 answers begin as the base's"),
+        (another_adapter, r"parity probe: of 3 answers' first 8 tokens \d+% are as when"),
+        (no_probes, r"parity\.json: no probes that this version can read"),
+    ],
+)
+def test_a_wrong_deploy_is_told_apart(
+    packaged: Path, tiny_base: Path, tmp_path: Path, wrong: Callable[[Path], None], told: str
+) -> None:
+    """Each is sealed again, so that hashes alone would let it pass."""
+    package = tmp_path / "package"
+    shutil.copytree(packaged, package)
+    wrong(package)
+    seal(package, tiny_base)
+    with pytest.raises(GraftError, match=told):
+        probe(open_package(package, tiny_base, ALONE), package)
+
+
+def test_an_engine_that_leaves_the_adapter_out_is_told_apart(packaged: Path, tiny_base: Path) -> None:
+    """The package is whole, and is not what answers."""
+    with pytest.raises(GraftError, match="effect probe: 3 of 3 answers begin as the base's"):
+        probe(open_base(packaged, tiny_base, tiny_base, ALONE), packaged)
+
+
+def test_an_adapter_of_another_base_is_told_apart(tiny_base: Path, tiny_prompts: Path, tmp_path: Path) -> None:
+    """Of the same architecture and shape, so that it can be loaded; sealed as if it were of the base that serves."""
+    trained_on = make_base(tmp_path / "base", seed=1)
+    package = make_package(tmp_path / "package", 1, trained_on, tiny_prompts)
+    probe(open_package(package, trained_on, ALONE), package)
+    seal(package, tiny_base)
+    with pytest.raises(GraftError, match=r"parity probe: of 3 answers' first 8 tokens \d+% are as when"):
+        probe(open_package(package, tiny_base, ALONE), package)
+
+
+def test_prompts_must_be_the_same_token_for_token(packaged: Path, tiny_base: Path, tmp_path: Path) -> None:
+    """The same hashes, and yet another prompt: the code that renders it has changed."""
+    package = tmp_path / "package"
+    shutil.copytree(packaged, package)
+    changed = (package / PARITY).read_text(encoding="utf-8").replace("Where is it?", "Where is he?")
+    (package / PARITY).write_text(changed, encoding="utf-8")
+    with pytest.raises(GraftError, match=r"parity probe: token \d+ of prompt \d differs"):
+        probe(open_package(package, tiny_base, ALONE), package)
+
+
+def test_one_answer_may_take_another_turn() -> None:
+    """As between two machines, whose sums differ in the last bits."""
+    row = ProbeRow(messages=(), prompt_ids=(1,), answer_ids=tuple(range(TOKENS)), base_ids=(0,))
+    turned = (*range(3), 99, *range(4, TOKENS))
+    check_answers([turned, *[row.answer_ids] * (ROWS - 1)], [row] * ROWS)
+    with pytest.raises(GraftError, match="38% are as when"):
+        check_answers([turned] * ROWS, [row] * ROWS)
+
+
+def test_agreement_is_counted_from_the_start() -> None:
+    assert (shared_length((1, 2, 3), (1, 2)), shared_length((1, 2, 3), (1, 9, 3)), shared_length((), (1,))) == (2, 1, 0)

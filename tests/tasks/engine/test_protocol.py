@@ -1,0 +1,439 @@
+"""What every engine keeps of `tasks/engine/protocol.py`. A new engine is one more function in ENGINES."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from operator import itemgetter
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import jsonschema
+import pytest
+import torch
+from tokenizers import Tokenizer
+
+from tasks.engine.model_loading import load_merged, load_model
+from tasks.engine.protocol import (
+    Chunk,
+    Constraint,
+    ConstraintError,
+    Engine,
+    Generation,
+    GenerationRequest,
+    JsonSchema,
+    Regex,
+    Tag,
+    Tags,
+    generate,
+)
+from tasks.engine.resources import ALONE
+
+END = 2
+PROMPTS = [(1, 40, 50, 60, 70), (1, 40, 50, 61), (1, 40, 50, 60, 71, 80, 90, 99), (1, 40, 50, 9)]
+ORDER = {
+    "type": "object",
+    "properties": {
+        "size": {"enum": ["small", "large"]},
+        "count": {"type": "integer", "minimum": 1, "maximum": 99},
+        "gift": {"type": "boolean"},
+    },
+    "required": ["size", "count", "gift"],
+    "additionalProperties": False,
+}
+
+CODE = {"type": "object", "properties": {"code": {"type": "string", "pattern": "^HL-[0-9]{2}$"}}}
+TOOLS = {"order": ORDER, "find": {**CODE, "required": ["code"], "additionalProperties": False}}
+TAGS = Tags(
+    "<call>",
+    tuple(
+        Tag(f'<call>{{"name": "{name}", "arguments": ', json.dumps(schema), "}</call>")
+        for name, schema in TOOLS.items()
+    ),
+)
+
+Opens = Callable[[Path, Path | None], Engine]
+
+
+def transformers(base: Path, adapter: Path | None) -> Engine:
+    from tasks.engine.transformers import TransformersEngine
+
+    return TransformersEngine.load(base, adapter, END, "float32", ALONE)
+
+
+def apart(base: Path, adapter: Path | None) -> Engine:
+    """The reference in a process of its own: nothing is lost on the way."""
+    from tasks.engine.subprocess_engine import ApartEngine
+    from tasks.engine.transformers import TransformersEngine
+
+    return ApartEngine(partial(TransformersEngine.load, base, adapter, END, "float32", ALONE))
+
+
+def openvino(base: Path, adapter: Path | None) -> Engine:
+    """With weights of 32 bits: what 8 bits lose is measured elsewhere."""
+    import openvino
+
+    from tasks.engine.openvino import OpenVinoEngine
+    from tasks.engine.openvino_export import MODEL, convert, write_tokenizer
+
+    with TemporaryDirectory() as folder:
+        graph = convert(load_merged(base, adapter, torch.float32))
+        openvino.save_model(graph, Path(folder) / MODEL, compress_to_fp16=False)
+        write_tokenizer(base / "tokenizer.json", Path(folder))
+        return OpenVinoEngine.load(Path(folder), base / "tokenizer.json", END, "float32", ALONE)
+
+
+def vllm(base: Path, adapter: Path | None) -> Engine:
+    pytest.importorskip("vllm", reason="vLLM has an environment of its own")
+    from tasks.engine.vllm import VllmEngine
+
+    return VllmEngine.load(base, adapter, END, "float32", ALONE)
+
+
+ENGINES: list[Opens] = [transformers, apart, openvino, vllm]
+
+
+@pytest.fixture(scope="module", params=ENGINES, ids=lambda opens: opens.__name__)
+def opens(request: pytest.FixtureRequest) -> Opens:
+    found: Opens = request.param
+    return found
+
+
+@pytest.fixture(scope="module")
+def base(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny base with fewer and wider heads: vLLM's attention on a CPU begins at 32."""
+    folder = tmp_path_factory.mktemp("wide") / "base"
+    shutil.copytree(tiny_base, folder)
+    config = json.loads((folder / "config.json").read_bytes())
+    config |= {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def engine(opens: Opens, base: Path) -> Engine:
+    return opens(base, None)
+
+
+@pytest.fixture(scope="module")
+def adapted(opens: Opens, base: Path, tiny_adapter: Path) -> Engine:
+    return opens(base, tiny_adapter)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(base: Path) -> Tokenizer:
+    return Tokenizer.from_file(str(base / "tokenizer.json"))
+
+
+Reference = Callable[[Sequence[int]], torch.Tensor]
+
+
+@pytest.fixture(scope="module")
+def reference(base: Path) -> Reference:
+    """The model's own log-probabilities [positions, vocabulary] after each of some tokens."""
+    model = load_model(base, torch.float32)
+
+    def logprobs(ids: Sequence[int]) -> torch.Tensor:
+        with torch.no_grad():
+            found: torch.Tensor = model(torch.tensor([list(ids)])).logits[0].log_softmax(-1)
+        return found
+
+    return logprobs
+
+
+def requests(**options: object) -> list[GenerationRequest]:
+    return [GenerationRequest(prompt, **{"max_new_tokens": 12, **options}) for prompt in PROMPTS]  # type: ignore[arg-type]
+
+
+def draws(count: int, **options: object) -> list[GenerationRequest]:
+    """The first prompt, sampled `count` times with a seed for each."""
+    return [
+        GenerationRequest(PROMPTS[0], **{"max_new_tokens": 1, "temperature": 1.0, "seed": seed, **options})  # type: ignore[arg-type]
+        for seed in range(count)
+    ]
+
+
+def together(engine: Engine, asked: list[GenerationRequest]) -> list[Generation]:
+    return [generation for _, generation in sorted(generate(engine, asked, len(asked)), key=itemgetter(0))]
+
+
+def alone(engine: Engine, asked: list[GenerationRequest]) -> list[Generation]:
+    return [together(engine, [request])[0] for request in asked]
+
+
+def until_done(engine: Engine, keys: set[int]) -> list[Chunk]:
+    """Everything that `keys`, which are open, still gain."""
+    chunks: list[Chunk] = []
+    while keys:
+        gained = engine.step()
+        chunks += gained
+        keys = keys - {chunk.key for chunk in gained if chunk.finish_reason}
+    return chunks
+
+
+def tokens(chunks: list[Chunk], key: int) -> tuple[int, ...]:
+    return tuple(token for chunk in chunks if chunk.key == key for token in chunk.token_ids)
+
+
+def text(chunks: list[Chunk], key: int) -> str:
+    return "".join(chunk.text for chunk in chunks if chunk.key == key)
+
+
+def test_greedy_is_the_likeliest_token_of_the_model(engine: Engine, reference: Reference) -> None:
+    for request, found in zip(requests(), together(engine, requests()), strict=True):
+        likeliest = reference([*request.prompt_ids, *found.token_ids]).argmax(-1)
+        assert list(found.token_ids) == likeliest[len(request.prompt_ids) - 1 : -1].tolist()
+
+
+def test_together_equals_alone(engine: Engine) -> None:
+    found, expected = together(engine, requests()), alone(engine, requests())
+    assert [g.token_ids for g in found] == [g.token_ids for g in expected]
+    assert [g.text for g in found] == [g.text for g in expected]
+
+
+def test_who_comes_later_says_the_same_and_who_leaves_disturbs_nobody(engine: Engine) -> None:
+    """Requests join and leave in different steps, with prompts of different lengths."""
+    sizes = (3, 9, 5, 12, 7, 1, 12, 4)
+    asked = [GenerationRequest(prompt, size) for prompt, size in zip(PROMPTS * 2, sizes, strict=True)]
+    expected = [generation.token_ids for generation in alone(engine, asked)]
+    chunks: list[Chunk] = []
+    for key, request in enumerate(asked):
+        engine.submit(key, request)
+        chunks += engine.step()
+        if key == 4:
+            engine.cancel(3)
+    gone = {chunk.key for chunk in chunks if chunk.finish_reason}
+    chunks += until_done(engine, set(range(len(asked))) - gone - {3})
+    found = {key: tokens(chunks, key) for key in range(len(asked))}
+    left = found.pop(3)
+    assert len(left) < len(expected[3])
+    assert left == expected[3][: len(left)]
+    assert found == {key: ids for key, ids in enumerate(expected) if key != 3}
+
+
+def test_a_cancelled_request_gains_nothing_from_the_next_step_on(engine: Engine) -> None:
+    asked = requests(max_new_tokens=40)
+    engine.submit(0, asked[0])
+    engine.submit(1, asked[1])
+    chunks: list[Chunk] = []
+    while {chunk.key for chunk in chunks} != {0, 1}:  # an engine apart may begin on one before it hears of the other
+        chunks += engine.step()
+    engine.cancel(0)
+    after = until_done(engine, {1})
+    assert tokens(after, 0) == ()
+    assert tokens(chunks + after, 1) == alone(engine, asked[1:2])[0].token_ids
+    assert engine.step() == []
+
+
+def test_a_key_is_refused_while_it_is_open(engine: Engine) -> None:
+    engine.submit(1, requests()[0])
+    with pytest.raises(ValueError, match="request 1 is open"):
+        engine.submit(1, requests()[1])
+    engine.step()
+    with pytest.raises(ValueError, match="request 1 is open"):
+        engine.submit(1, requests()[1])
+    engine.cancel(1)
+    engine.cancel(1)  # one that is not open is no error
+    assert engine.step() == []
+    engine.submit(1, requests()[1])
+    assert tokens(until_done(engine, {1}), 1) == alone(engine, requests()[1:2])[0].token_ids
+
+
+def test_streamed_pieces_add_up_and_half_characters_wait(engine: Engine, tokenizer: Tokenizer) -> None:
+    for key, request in enumerate(requests(temperature=2.0, seed=3)):
+        engine.submit(key, request)
+    chunks = until_done(engine, set(range(len(PROMPTS))))
+    for key in range(len(PROMPTS)):
+        own = [chunk for chunk in chunks if chunk.key == key]
+        assert text(own, key) == tokenizer.decode(list(tokens(own, key)), skip_special_tokens=True)
+        assert [chunk.finish_reason for chunk in own[:-1]] == [None] * (len(own) - 1)
+        assert own[-1].finish_reason is not None
+
+
+def test_length_and_counts(engine: Engine) -> None:
+    for size, request in enumerate(requests(), 1):
+        found = together(engine, [GenerationRequest(request.prompt_ids, size)])[0]
+        assert (found.completion_tokens, found.prompt_tokens) == (size, len(request.prompt_ids))
+        assert found.finish_reason == "length"
+
+
+def test_the_end_of_turn_ends_it(engine: Engine, tokenizer: Tokenizer) -> None:
+    """Hot sampling comes upon the end of turn now and then."""
+    found = together(engine, draws(30, max_new_tokens=40, temperature=2.0))
+    ended = [generation for generation in found if generation.finish_reason == "stop"]
+    assert ended
+    for generation in ended:
+        assert generation.token_ids.index(END) == len(generation.token_ids) - 1
+        assert generation.text == tokenizer.decode(list(generation.token_ids[:-1]), skip_special_tokens=True)
+    for generation in found:
+        if generation.finish_reason == "length":
+            assert END not in generation.token_ids
+
+
+def test_a_stop_string_is_not_part_of_the_text(engine: Engine) -> None:
+    whole = together(engine, requests()[:1])[0].text
+    stop = whole[3:5]
+    engine.submit(0, GenerationRequest(PROMPTS[0], 12, stop=("not there", stop)))
+    chunks = until_done(engine, {0})
+    assert (text(chunks, 0), chunks[-1].finish_reason) == (whole[: whole.index(stop)], "stop")
+    assert engine.step() == []
+
+
+def test_a_seed_repeats_a_sample_in_any_batch(engine: Engine) -> None:
+    sampled = requests(temperature=1.0, top_p=0.9, seed=11)
+    found = [g.token_ids for g in together(engine, sampled)]
+    assert found == [g.token_ids for g in alone(engine, sampled)]
+    assert found != [g.token_ids for g in together(engine, requests(temperature=1.0, top_p=0.9, seed=12))]
+
+
+def test_the_colder_the_likelier(engine: Engine, reference: Reference) -> None:
+    """The mean log-probability of 100 sampled tokens."""
+    logprobs = reference(PROMPTS[0])[-1]
+    cold, warm, hot = (
+        sum(logprobs[g.token_ids[0]].item() for g in together(engine, draws(100, temperature=t))) / 100
+        for t in (0.02, 0.2, 2.0)
+    )
+    assert logprobs.max().item() + 1e-6 >= cold > warm > hot
+
+
+def test_top_p_keeps_to_the_nucleus(engine: Engine, reference: Reference) -> None:
+    order = reference(PROMPTS[0])[-1].exp().sort(descending=True)
+    top_p = order.values[:5].sum().item() - order.values[4].item() / 2
+    found = {g.token_ids[0] for g in together(engine, draws(60, top_p=top_p))}
+    assert found == set(order.indices[:5].tolist())
+
+
+def test_logprobs_are_those_of_the_model(engine: Engine, reference: Reference) -> None:
+    engine.submit(0, GenerationRequest(PROMPTS[0], 5, temperature=1.5, top_p=0.8, seed=2, logprobs=True))
+    engine.submit(1, GenerationRequest(PROMPTS[1], 5))
+    chunks = until_done(engine, {0, 1})
+    found = [value for chunk in chunks if chunk.key == 0 for value in chunk.logprobs]
+    ids = tokens(chunks, 0)
+    expected = reference([*PROMPTS[0], *ids])[len(PROMPTS[0]) - 1 : -1]
+    assert found == pytest.approx([row[token].item() for row, token in zip(expected, ids, strict=True)], abs=1e-3)
+    assert all(chunk.logprobs == () for chunk in chunks if chunk.key == 1)
+
+
+def test_a_schema_holds(engine: Engine) -> None:
+    constraint = JsonSchema(json.dumps(ORDER))
+    found = together(engine, draws(5, max_new_tokens=400, constraint=constraint))
+    for generation in found:
+        assert generation.finish_reason == "stop"
+        jsonschema.validate(json.loads(generation.text), ORDER)
+    assert len({json.dumps(json.loads(generation.text)) for generation in found}) > 1
+
+
+def test_a_regular_expression_holds_and_the_end_comes_only_at_a_match(engine: Engine) -> None:
+    pattern = "(order|parcel) [A-Z]{2}-[0-9]{2,6}"
+    found = together(engine, draws(12, max_new_tokens=60, constraint=Regex(pattern)))
+    for generation in found:
+        assert (generation.finish_reason, generation.token_ids[-1]) == ("stop", END)
+        assert re.fullmatch(pattern, generation.text)
+    assert len({len(generation.text) for generation in found}) > 1
+
+
+def test_greedy_under_a_constraint_takes_the_likeliest_that_fits(engine: Engine, reference: Reference) -> None:
+    found = together(engine, [GenerationRequest(PROMPTS[0], 1, constraint=Regex("[b-y]"))])[0]
+    likelihood = reference(PROMPTS[0])[-1]
+    letters = range(3 + ord("b") - ord("!"), 3 + ord("y") - ord("!") + 1)
+    assert found.token_ids[0] == max(letters, key=lambda token: likelihood[token].item())
+
+
+def test_a_text_cut_short_is_the_beginning_of_a_match(engine: Engine) -> None:
+    found = together(engine, [GenerationRequest(PROMPTS[0], 3, constraint=Regex("abcdef"))])[0]
+    assert (found.text, found.finish_reason) == ("abc", "length")
+
+
+def test_who_has_a_constraint_disturbs_nobody(engine: Engine) -> None:
+    asked = requests()
+    asked[1] = GenerationRequest(PROMPTS[1], 12, constraint=Regex("a{4}"))
+    found = together(engine, asked)
+    assert found[1].text == "aaaa"
+    expected = alone(engine, requests())
+    assert [g.token_ids for g in found[2:]] == [g.token_ids for g in expected[2:]]
+    assert found[0].token_ids == expected[0].token_ids
+
+
+def test_a_text_of_tags_alone_is_one_of_them(engine: Engine) -> None:
+    found = together(engine, draws(12, max_new_tokens=400, constraint=replace(TAGS, at_once=True)))
+    names = set()
+    for generation in found:
+        assert generation.finish_reason == "stop"
+        call = json.loads(generation.text.removeprefix("<call>").removesuffix("</call>"))
+        jsonschema.validate(call["arguments"], TOOLS[call["name"]])
+        names.add(call["name"])
+    assert names == set(TOOLS)
+
+
+def test_free_text_with_tags_is_the_same_text_while_no_tag_opens(engine: Engine) -> None:
+    """Greedy texts; what is no text, bytes that are not UTF-8, is not let through."""
+    asked = [GenerationRequest((1, first, 50), 20) for first in range(40, 80)]
+    free = together(engine, asked)
+    held = together(engine, [replace(request, constraint=TAGS) for request in asked])
+    texts = [place for place, generation in enumerate(free) if "\ufffd" not in generation.text]
+    assert len(texts) > 5
+    assert [held[place].token_ids for place in texts] == [free[place].token_ids for place in texts]
+
+
+def test_what_opens_in_free_text_is_held_until_it_ends(engine: Engine) -> None:
+    """A trigger of one letter, which hot sampling comes upon now and then."""
+    sizes = Tags("a", (Tag('a{"size": ', '{"enum": ["small", "large"]}', "}."),))
+    whole = ('a{"size": "small"}.', 'a{"size": "large"}.')
+    opened = 0
+    for generation in together(engine, draws(30, max_new_tokens=60, constraint=sizes)):
+        text = generation.text
+        for tag in whole:
+            text = text.replace(tag, "")
+        _, begun, cut = text.partition("a")
+        assert not begun or any(tag.startswith(begun + cut) for tag in whole)
+        opened += text != generation.text
+    assert opened > 3
+
+
+@pytest.mark.parametrize(
+    "constraint",
+    [
+        Regex("(a"),
+        Regex(r"(?=a)b"),
+        JsonSchema('{"type":'),
+        JsonSchema('{"type": "nonsense"}'),
+        JsonSchema('{"type": "array", "uniqueItems": true}'),
+        JsonSchema('{"type": "integer"}, {}'),
+        Tags("<call>", (TAGS.tags[0], Tag("<call>x", '{"type": "array", "uniqueItems": true}', "</call>"))),
+    ],
+    ids=lambda constraint: getattr(constraint, "text", None) or getattr(constraint, "pattern", "tags"),
+)
+def test_a_constraint_that_cannot_be_held_is_refused(engine: Engine, constraint: Constraint) -> None:
+    with pytest.raises(ConstraintError, match="cannot be held: "):
+        engine.submit(0, GenerationRequest(PROMPTS[0], 12, constraint=constraint))
+    assert engine.step() == []
+    engine.submit(0, requests()[0])
+    assert tokens(until_done(engine, {0}), 0) == alone(engine, requests()[:1])[0].token_ids
+
+
+def test_an_adapter_changes_the_answers(engine: Engine, adapted: Engine) -> None:
+    base = [g.token_ids for g in together(engine, requests())]
+    found = [g.token_ids for g in together(adapted, requests())]
+    assert all(mine != other for mine, other in zip(found, base, strict=True))
+    assert base == [g.token_ids for g in together(engine, requests())]
+
+
+def test_what_was_kept_of_a_prompt_is_told(opens: Opens, base: Path) -> None:
+    """How much is kept is each engine's own affair; the last token is always computed."""
+    engine = opens(base, None)
+    prompt = tuple(3 + (7 * place + place // 9) % 200 for place in range(100))
+
+    def cached(key: int) -> list[int]:
+        engine.submit(key, GenerationRequest((*prompt, 200 + key), max_new_tokens=3))
+        chunks: list[Chunk] = []
+        while not chunks or not chunks[-1].finish_reason:
+            chunks += engine.step()
+        return [chunk.cached_tokens for chunk in chunks]
+
+    assert set(cached(0)) == {0}
+    (again,) = set(cached(1))
+    assert 64 <= again <= 100

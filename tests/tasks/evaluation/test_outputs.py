@@ -1,0 +1,50 @@
+"""A package is judged by what was measured of itself, and of nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tasks.core.errors import GraftError
+from tasks.core.files import write_json
+from tasks.evaluation.outputs import read_evidence
+from tasks.evaluation.rates import Rate
+
+DIGEST, ORIGINAL = "ab" * 32, "cd" * 32
+
+
+def measured(folder: Path, evaluated: str, asked: str) -> tuple[Path, Path]:
+    """What both stages write, of the packages named."""
+    evaluation, assistant = folder / "evaluation", folder / "assistant"
+    write_json(evaluation / "scores.json", {"digest": evaluated, "systems": {}})
+    pd.DataFrame({"system": ["base"], "quality": [0.5]}).to_parquet(evaluation / "rows.parquet")
+    write_json(assistant / "scores.json", {"digest": asked, "rates": {"answered": {"n": 2, "value": 1.0}}})
+    return evaluation, assistant
+
+
+def test_what_was_measured_of_the_package_is_read(tmp_path: Path) -> None:
+    rows, rates = read_evidence(DIGEST, *measured(tmp_path, DIGEST, DIGEST))
+    assert rows.to_dict("list") == {"system": ["base"], "quality": [0.5]}
+    assert rates == {"answered": Rate(n=2, value=1.0)}
+
+
+@pytest.mark.parametrize(
+    ("evaluated", "asked", "stage"), [(ORIGINAL, DIGEST, "evaluate"), (DIGEST, ORIGINAL, "assistant")]
+)
+def test_a_variant_is_not_judged_by_what_its_original_was_measured_at(
+    tmp_path: Path, evaluated: str, asked: str, stage: str
+) -> None:
+    with pytest.raises(GraftError, match=f"(?s){ORIGINAL}.*{DIGEST}.*run `dvc repro {stage}`"):
+        read_evidence(DIGEST, *measured(tmp_path, evaluated, asked))
+
+
+def test_scores_that_name_no_package_are_refused(tmp_path: Path) -> None:
+    evaluation, assistant = measured(tmp_path, DIGEST, DIGEST)
+    write_json(evaluation / "scores.json", {"systems": {}})
+    with pytest.raises(GraftError, match="does not say which package was measured; run `dvc repro evaluate`"):
+        read_evidence(DIGEST, evaluation, assistant)
+    (evaluation / "scores.json").unlink()
+    with pytest.raises(GraftError, match="does not say which package"):
+        read_evidence(DIGEST, evaluation, assistant)

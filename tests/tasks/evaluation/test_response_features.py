@@ -1,0 +1,31 @@
+"""What is counted of an answer."""
+
+from __future__ import annotations
+
+from tasks.core.records import Message, ToolCall
+from tasks.engine.protocol import Generation
+from tasks.evaluation.response_features import CATEGORICAL, NUMERIC, Features, measure
+from tasks.prompt.encoding import Answer
+
+
+def test_counts_the_last_question_and_the_answer() -> None:
+    messages = [
+        Message(role="user", content="hello"),
+        Message(role="assistant", content="Hi, which order?"),
+        Message(role="user", content="12345"),
+    ]
+    call = ToolCall(name="find_order", arguments={"order_id": "HL-12345"})
+    generation = Generation("x", (1, 2, 3), 40, "stop", 1.0, 2.0)
+    features = measure(messages, generation, Answer("", (call,), valid=True), ("i can't",))
+    assert features == Features(
+        user_chars=5,
+        turns=2,
+        prompt_tokens=40,
+        completion_tokens=3,
+        answer_chars=0,
+        finish_reason="stop",
+        tool_name="find_order",
+        refused=False,
+        valid_format=True,
+    )
+    assert set(NUMERIC) | set(CATEGORICAL) == set(Features.model_fields)

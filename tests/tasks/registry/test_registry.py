@@ -1,0 +1,291 @@
+"""The registry, in a folder and in S3 alike: nothing published changes, and of two swaps at once one wins."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.core.errors import GraftError
+from tasks.core.files import sha256_tree, write_text
+from tasks.registry.registry import PRODUCTION, Act, ChannelConflictError, LocalRegistry, Registry
+from tests.support.registries import Place
+
+CONTEXT = multiprocessing.get_context("spawn")
+
+
+@pytest.fixture(params=["folder", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    return request.getfixturevalue("s3_place") if request.param == "s3" else Place(tmp_path)
+
+
+@pytest.fixture
+def registry(place: Place) -> Registry:
+    return place.open()
+
+
+@pytest.fixture
+def digests(registry: Registry, build_package: Callable[..., Any]) -> list[str]:
+    """Three published packages on one base."""
+    built = [build_package(adapter) for adapter in ("one", "two", "three")]
+    return [registry.publish(b.package, b.base, b.evaluation) for b in built]
+
+
+def test_a_published_package_is_found_with_its_base_and_evaluation(
+    place: Place, registry: Registry, build_package: Callable[..., Any]
+) -> None:
+    built = build_package()
+    digest = registry.publish(built.package, built.base, built.evaluation)
+    assert digest == built.digest
+    for found in (registry, place.open("elsewhere")):
+        assert sha256_tree(found.package(digest)) == sha256_tree(built.package)
+        assert sha256_tree(found.base(digest)) == sha256_tree(built.base)
+        assert sha256_tree(found.evaluation(digest)) == sha256_tree(built.evaluation)
+        found.verify(digest)
+        assert found.packages() == [digest]
+
+
+def test_publishing_again_changes_nothing(place: Place, registry: Registry, build_package: Callable[..., Any]) -> None:
+    built = build_package()
+    registry.publish(built.package, built.base, built.evaluation)
+    before = place.objects()
+    write_text(built.package / "provenance.json", '{"built_at": "later"}')
+    write_text(built.evaluation / "scores.json", "{}")
+    registry.publish(built.package, built.base, built.evaluation)
+    assert place.objects() == before
+
+
+def test_packages_share_their_base(place: Place, registry: Registry, digests: list[str]) -> None:
+    assert len({registry.base(digest) for digest in digests}) == 1
+    assert len({key.split("/")[1] for key in place.objects() if key.startswith("bases/")}) == 1
+    assert registry.packages() == sorted(digests)
+
+
+def test_a_tampered_package_is_not_published(
+    place: Place, registry: Registry, build_package: Callable[..., Any]
+) -> None:
+    built = build_package()
+    write_text(built.package / "adapter/adapter.safetensors", "tampered")
+    with pytest.raises(GraftError, match="changed"):
+        registry.publish(built.package, built.base, built.evaluation)
+    assert not place.objects()
+
+
+@pytest.mark.parametrize("part", ["package", "base"])
+def test_a_package_tampered_with_in_the_registry_is_not_verified(
+    registry: Registry, digests: list[str], part: str
+) -> None:
+    folder: Path = getattr(registry, part)(digests[0])
+    file = next(path for path in sorted(folder.rglob("*.safetensors")))
+    write_text(file, "tampered")
+    with pytest.raises(GraftError, match="changed"):
+        registry.verify(digests[0])
+
+
+def test_a_rewritten_manifest_is_not_verified(registry: Registry, digests: list[str]) -> None:
+    manifest = registry.package(digests[0]) / "manifest.json"
+    write_text(manifest, manifest.read_text(encoding="utf-8").replace("test-desk", "fake-desk"))
+    with pytest.raises(GraftError, match="the manifest's digest is"):
+        registry.verify(digests[0])
+
+
+def test_an_unknown_package_is_neither_found_nor_promoted(registry: Registry) -> None:
+    with pytest.raises(GraftError, match="no such package"):
+        registry.package("f" * 64)
+    with pytest.raises(GraftError, match="no such package"):
+        registry.swap(PRODUCTION, "f" * 64, None, "test")
+    assert registry.channel() is None
+    assert registry.packages() == []
+    assert not registry.evaluation("f" * 64).exists()
+
+
+def publish_until(place: Place, built: Any, number: int) -> None:
+    """Publish, and be killed before the rename, or the upload, of that number."""
+    registry, done = place.open(), 0
+
+    def count(*_: object, **__: object) -> None:
+        nonlocal done
+        done += 1
+        if done == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    if place.location:
+        registry.store.client.meta.events.register("before-send.s3.PutObject", count)  # type: ignore[attr-defined]
+    else:
+        sys.addaudithook(lambda event, _: count() if event == "os.rename" else None)
+    registry.publish(built.package, built.base, built.evaluation)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0], ids=["first", "middle", "last"])
+def test_a_publish_that_is_killed_leaves_no_package_and_is_completed_by_the_next(
+    place: Place, build_package: Callable[..., Any], share: float
+) -> None:
+    built = build_package()
+    steps = 6 if place.location else 3  # files, or folders
+    process = CONTEXT.Process(target=publish_until, args=(place, built, 1 + round(share * (steps - 1))))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    registry = place.open()
+    assert registry.packages() == []
+    with pytest.raises(GraftError, match="no such package"):
+        registry.package(built.digest)
+    left = place.objects()
+    registry.publish(built.package, built.base, built.evaluation)
+    found = place.open("elsewhere")
+    found.verify(built.digest)
+    assert sha256_tree(found.evaluation(built.digest)) == sha256_tree(built.evaluation)
+    whole = {key: value for key, value in left.items() if not key.split("/")[1].startswith(".")}  # no temporary folder
+    assert whole.items() <= place.objects().items(), "what was there is not sent again"
+    assert bool(whole) == (share > 0)
+
+
+def test_a_channel_points_at_the_last_swap_and_remembers_the_one_before(registry: Registry, digests: list[str]) -> None:
+    assert registry.channel() is None
+    registry.swap(PRODUCTION, digests[0], None, "first")
+    act = Act(action="promote", who="Ada")
+    second = registry.swap(PRODUCTION, digests[1], digests[0], "second", act)
+    assert registry.channel() == second
+    assert (second.digest, second.previous, second.reason, second.act) == (digests[1], digests[0], "second", act)
+    assert registry.channel("canary") is None
+
+
+def test_history_keeps_every_swap_and_only_grows(place: Place, registry: Registry, digests: list[str]) -> None:
+    assert registry.history() == []
+    seen: dict[str, str] = {}
+    current = None
+    for turn, digest in enumerate([*digests, digests[0]]):
+        registry.swap(PRODUCTION, digest, current, f"turn {turn}")
+        current = digest
+        written = {key: value for key, value in place.objects().items() if key.startswith("history/")}
+        assert seen.items() < written.items()
+        seen = written
+    assert [swap.digest for swap in registry.history()] == [*digests, digests[0]]
+    assert [swap.previous for swap in registry.history()] == [None, *digests]
+
+
+def swap_until(place: Place, digest: str, expected: str, number: int) -> None:
+    """Swap, and be killed before the write of that number."""
+    registry, done = place.open(), 0
+    write = registry.store.write
+
+    def count(*arguments: Any) -> bool:
+        nonlocal done
+        done += 1
+        if done == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return write(*arguments)
+
+    registry.store.write = count  # type: ignore[method-assign]
+    registry.swap(PRODUCTION, digest, expected, "killed")
+
+
+@pytest.mark.parametrize(("number", "happened"), [(1, False), (2, False), (3, True)])
+def test_a_swap_that_is_killed_happened_or_did_not_and_the_history_knows(
+    place: Place, registry: Registry, digests: list[str], number: int, happened: bool
+) -> None:
+    """Its writes: the swap before into the history, the channel, this swap into the history."""
+    registry.swap(PRODUCTION, digests[0], None, "first")
+    process = CONTEXT.Process(target=swap_until, args=(place, digests[1], digests[0], number))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    told = ["first", "killed"] if happened else ["first"]
+    channel = registry.channel()
+    assert channel is not None
+    assert channel.digest == digests[happened]
+    assert [swap.reason for swap in registry.history()] == told
+    registry.swap(PRODUCTION, digests[2], channel.digest, "next")
+    assert [swap.reason for swap in registry.history()] == [*told, "next"]
+    assert len([key for key in place.objects() if key.startswith("history/")]) == len(told) + 1
+
+
+def test_a_swap_is_later_than_the_one_before_whatever_the_clock_says(registry: Registry, digests: list[str]) -> None:
+    first = registry.swap(PRODUCTION, digests[0], None, "by a machine whose clock is ahead")
+    ahead = first.model_copy(update={"at": first.at.replace(year=first.at.year + 1)})
+    stored = registry.store.read("channels/production.json")
+    assert stored is not None
+    assert registry.store.write("channels/production.json", ahead.model_dump_json().encode(), stored.version)
+    second = registry.swap(PRODUCTION, digests[1], digests[0], "second")
+    assert second.at > ahead.at
+    assert registry.history()[-1] == second
+
+
+def test_a_swap_from_a_stale_view_changes_nothing(place: Place, registry: Registry, digests: list[str]) -> None:
+    registry.swap(PRODUCTION, digests[0], None, "first")
+    before = place.objects()
+    with pytest.raises(ChannelConflictError, match="nothing was changed"):
+        registry.swap(PRODUCTION, digests[1], None, "late")
+    assert place.objects() == before
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["first swap", "later swap"])
+def test_of_many_threads_one_wins(registry: Registry, digests: list[str], first: bool) -> None:
+    expected = None if first else digests[0]
+    if not first:
+        registry.swap(PRODUCTION, digests[0], None, "first")
+    start = threading.Barrier(8)
+    outcomes: list[str] = []
+
+    def swap(number: int) -> None:
+        start.wait()
+        try:
+            registry.swap(PRODUCTION, digests[1 + number % 2], expected, f"thread {number}")
+            outcomes.append(f"thread {number}")
+        except ChannelConflictError:
+            outcomes.append("conflict")
+
+    threads = [threading.Thread(target=swap, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    channel = registry.channel()
+    assert channel is not None
+    assert sorted(outcomes) == ["conflict"] * 7 + [channel.reason]
+    assert len(registry.history()) == 1 + (not first)
+
+
+def swap_in_process(place: Place, digest: str, expected: str, number: int, barrier: object) -> None:
+    """Try one swap; the exit status is 0 for a swap and 3 for a conflict."""
+    registry = place.open()
+    barrier.wait()  # type: ignore[attr-defined]
+    try:
+        registry.swap(PRODUCTION, digest, expected, f"process {number}")
+    except ChannelConflictError:
+        raise SystemExit(3) from None
+
+
+def test_of_two_processes_one_wins(place: Place, registry: Registry, digests: list[str]) -> None:
+    registry.swap(PRODUCTION, digests[0], None, "first")
+    barrier = CONTEXT.Barrier(2)
+    processes = [
+        CONTEXT.Process(target=swap_in_process, args=(place, digests[1 + n], digests[0], n, barrier)) for n in range(2)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=60)
+    assert sorted(process.exitcode for process in processes) == [0, 3]
+    winner = next(n for n, process in enumerate(processes) if process.exitcode == 0)
+    channel = registry.channel()
+    assert channel is not None
+    assert (channel.digest, channel.reason) == (digests[1 + winner], f"process {winner}")
+
+
+def test_the_history_of_a_registry_from_before_is_still_told(tmp_path: Path, build_package: Callable[..., Any]) -> None:
+    built = [build_package(adapter) for adapter in ("one", "two")]
+    registry = LocalRegistry(tmp_path / "registry")
+    one, two = (registry.publish(b.package, b.base, b.evaluation) for b in built)
+    swap = f'{{"name":"production","digest":"{one}","previous":null,"at":"2026-01-31T12:00:00Z","reason":"old"}}\n'
+    write_text(tmp_path / "registry/history.jsonl", swap)
+    write_text(tmp_path / "registry/channels/production.json", swap)
+    registry.swap(PRODUCTION, two, one, "new")
+    assert [(swap.reason, swap.act) for swap in registry.history()] == [("old", None), ("new", None)]

@@ -1,0 +1,66 @@
+"""Questions that sections answer: read with their places, refused by line, and none that retrieval is measured by."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tasks.core.errors import GraftError
+from tasks.core.paths import EVAL_QUERIES, KNOWLEDGE, QUERY_EXPANSIONS
+from tasks.evaluate_retrieval import read_questions
+from tasks.retrieval.chunks import Chunk, chunk_folder
+from tasks.retrieval.expansion import read_asked
+from tests.conftest import ROOT
+
+CHUNKS = [
+    Chunk(id=f"a.md#{place}", source="a.md", headings=("Title", heading), text="…")
+    for place, heading in enumerate(("Roses", "Lilies", "Roses"))
+]
+GOOD = '{"article": "a.md", "heading": "Roses", "asked": ["when?", "how?"]}'
+
+
+def test_each_question_has_the_places_of_its_section(tmp_path: Path) -> None:
+    path = tmp_path / "asked.jsonl"
+    assert read_asked(path, CHUNKS) == []
+    path.write_text("\n")
+    assert read_asked(path, CHUNKS) == []
+    path.write_text(GOOD + "\n" + GOOD.replace("Roses", "Lilies") + "\n")
+    assert read_asked(path, CHUNKS) == [("when?", (0, 2)), ("how?", (0, 2)), ("when?", (1,)), ("how?", (1,))]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (GOOD.replace("Roses", "Dahlias"), "no section a.md#Dahlias with"),
+        (GOOD.replace('"when?", "how?"', ""), "asked: Tuple should have at least 1 item"),
+        (GOOD.replace("when?", "  "), "question 1 of a.md#Roses is blank"),
+        (GOOD.replace("asked", "questions"), "asked: Field required"),
+        ("{", "Invalid JSON"),
+    ],
+)
+def test_a_wrong_line_is_named(tmp_path: Path, line: str, said: str) -> None:
+    path = tmp_path / "asked.jsonl"
+    path.write_text(GOOD + "\n" + line + "\n")
+    with pytest.raises(GraftError, match=rf"asked.jsonl:2: .*{re.escape(said)}"):
+        read_asked(path, CHUNKS)
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "asked.jsonl").write_bytes(b"\xff")
+    with pytest.raises(GraftError, match=r"asked.jsonl: not readable"):
+        read_asked(tmp_path / "asked.jsonl", CHUNKS)
+
+
+def test_every_section_has_questions_and_none_is_one_that_retrieval_is_measured_by() -> None:
+    chunks = chunk_folder(ROOT / KNOWLEDGE, len, 10_000)
+    asked = read_asked(ROOT / QUERY_EXPANSIONS, chunks)
+    assert {place for _, places in asked for place in places} == set(range(len(chunks)))
+    measured = [words(question.question) for question in read_questions(ROOT / EVAL_QUERIES, chunks)]
+    alike = [q for q, _ in asked if any(len(words(q) & m) >= 0.6 * len(words(q) | m) for m in measured)]
+    assert alike == []
+
+
+def words(text: str) -> frozenset[str]:
+    return frozenset(re.findall(r"\w+", text.lower()))

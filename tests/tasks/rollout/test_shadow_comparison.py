@@ -1,0 +1,91 @@
+"""Pairs of answers: what they agree in, and that none of their words is kept."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, get_type_hints
+
+import pytest
+
+from tasks.core.records import ToolCall
+from tasks.monitoring.telemetry_store import TelemetryRow
+from tasks.rollout.shadow_comparison import Answered, ShadowPair, agreement, pair
+
+AT = datetime(2026, 1, 31, 12, tzinfo=UTC)
+FIND = ToolCall(name="find_order", arguments={"order": "HL-10251"})
+
+
+def answered(digest: str, text: str = "It is on its way.", *calls: ToolCall, **fields: Any) -> Answered:
+    told = {"refused": False, "finish_reason": "stop", "latency_ms": 100.0} | fields
+    return Answered(digest, text, calls, **told)
+
+
+def compared(production: Answered, shadow: Answered) -> ShadowPair:
+    return pair("trace", AT, production, shadow)
+
+
+def test_equal_answers_agree_in_all() -> None:
+    found = compared(answered("p"), answered("s", latency_ms=150.0))
+    assert (found.same_tool, found.same_call, found.token_f1, found.length_ratio) == (True, True, 1.0, 1.0)
+    assert (found.production, found.shadow, found.production_ms, found.shadow_ms) == ("p", "s", 100.0, 150.0)
+
+
+def test_words_are_compared_by_their_f1_and_length() -> None:
+    found = compared(answered("p", "one two three four"), answered("s", "one two"))
+    assert found.token_f1 == pytest.approx(2 / 3)
+    assert found.length_ratio == pytest.approx(7 / 18)
+
+
+@pytest.mark.parametrize(
+    ("calls", "same_tool", "same_call", "tool"),
+    [
+        ([FIND], True, True, "find_order"),
+        ([ToolCall(name="find_order", arguments={"order": "hl-10251"})], True, True, "find_order"),
+        ([ToolCall(name="find_order", arguments={"order": "HL-10252"})], True, False, "find_order"),
+        ([ToolCall(name="cancel_order", arguments={"order": "HL-10251"})], False, False, "cancel_order"),
+        ([FIND, FIND], False, False, "find_order"),
+        ([], False, False, ""),
+    ],
+)
+def test_tools_are_compared_by_name_and_by_arguments(
+    calls: list[ToolCall], same_tool: bool, same_call: bool, tool: str
+) -> None:
+    found = compared(answered("p", "", FIND), answered("s", "", *calls))
+    assert (found.same_tool, found.same_call) == (same_tool, same_call)
+    assert (found.production_tool, found.shadow_tool) == ("find_order", tool)
+    assert found.length_ratio is None
+
+
+def test_a_call_where_production_spoke_is_another_tool() -> None:
+    found = compared(answered("p"), answered("s", "", FIND))
+    assert (found.same_tool, found.same_call, found.token_f1) == (False, False, 0.0)
+
+
+def test_no_words_are_kept() -> None:
+    kept = compared(
+        answered("p", "Ada Lovelace lives in Ockham", FIND), answered("s", "Grace Hopper in Arlington", FIND)
+    ).model_dump_json()
+    assert not [word for word in ("Ada", "Ockham", "Grace", "Arlington", "HL-10251") if word in kept]
+
+
+def test_a_pair_has_only_what_a_telemetry_row_can_have() -> None:
+    """Fields of the same types, so the store's columns hold them."""
+    assert set(get_type_hints(ShadowPair).values()) <= set(get_type_hints(TelemetryRow).values())
+
+
+def test_agreement_counts_shares_and_takes_medians() -> None:
+    pairs = [
+        compared(answered("p"), answered("s", latency_ms=200.0)),
+        compared(answered("p", refused=True), answered("s", refused=True, latency_ms=300.0)),
+        compared(answered("p"), answered("s", "I cannot.", refused=True, latency_ms=100.0)),
+        compared(answered("p", "", FIND, refused=True), answered("s", "", FIND, latency_ms=400.0)),
+    ]
+    found = agreement(pairs)
+    assert (found.n, found.same_tool, found.same_call) == (4, 1.0, 1.0)
+    assert (found.both_refused, found.new_refusals, found.lost_refusals) == (0.25, 0.25, 0.25)
+    assert found.token_f1 == pytest.approx((1 + 1 + pairs[2].token_f1 + 1) / 4)
+    assert (found.length_ratio, found.latency_ratio) == (1.0, 2.5)
+
+
+def test_no_pairs_agree_in_nothing() -> None:
+    assert agreement([]).model_dump(exclude={"n"}, exclude_none=True) == {}

@@ -1,0 +1,51 @@
+"""The generic mechanism of rules: every decision is data, and the first objection is the one that counts."""
+
+from __future__ import annotations
+
+from tasks.tools.policy import ALLOW, Decision, Verdict, decide, objection, rule
+
+
+@rule("growers")
+def positive(number: int) -> Verdict | None:
+    return ALLOW if number > 0 else Verdict("refuse", "negative", "Too small.")
+
+
+@rule("accounts")
+def small(number: int) -> Verdict | None:
+    return Verdict("needs_person", "big", "Too big.") if number > 10 else ALLOW
+
+
+@rule("accounts")
+def even_when_big(number: int) -> Verdict | None:
+    if number <= 10:
+        return None
+    return ALLOW if number % 2 == 0 else Verdict("refuse", "odd", "Odd.")
+
+
+RULES = (positive, small, even_when_big)
+
+
+def test_a_rule_bears_its_functions_name_and_its_owner() -> None:
+    assert (positive.name, positive.owner) == ("positive", "growers")
+
+
+def test_all_rules_that_apply_are_told_in_order() -> None:
+    assert [(d.rule, d.outcome) for d in decide(RULES, 11)] == [
+        ("positive", "allow"),
+        ("small", "needs_person"),
+        ("even_when_big", "refuse"),
+    ]
+
+
+def test_a_rule_that_does_not_apply_decides_nothing() -> None:
+    assert [d.rule for d in decide(RULES, 10)] == ["positive", "small"]
+
+
+def test_the_first_objection_is_the_one_that_counts() -> None:
+    found = objection(decide(RULES, 11))
+    assert found == Decision(rule="small", owner="accounts", outcome="needs_person", code="big", reason="Too big.")
+
+
+def test_without_an_objection_everything_is_allowed() -> None:
+    assert objection(decide(RULES, 4)) is None
+    assert objection(()) is None
