@@ -37,9 +37,10 @@ from tasks.core.paths import (
 from tasks.core.records import Example
 from tasks.core.settings import Settings, load_settings
 from tasks.data.examples import load_examples
-from tasks.embedding import Embedder
-from tasks.evaluate_assistant import ATTACK, SCORES, asked, measured_apart, report, write
+from tasks.evaluate_assistant import ATTACK, asked, measured_apart, report, write
+from tasks.evaluation.outputs import SCORES
 from tasks.model_package.manifest import package_digest
+from tasks.retrieval.embedder import Embedder
 from tasks.safety.red_team_prompts import read_attacks
 
 ALONE = 40

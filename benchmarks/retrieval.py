@@ -23,9 +23,9 @@ import numpy as np
 from tasks.core.errors import run_main
 from tasks.core.paths import BUILT_EMBEDDING, BUILT_INDEX, EVAL_QUERIES
 from tasks.core.settings import load_settings
-from tasks.embedding import Embedder
-from tasks.evaluate_retrieval import Question, read_questions, score
+from tasks.evaluation.retrieval_metrics import Question, read_questions, score
 from tasks.retrieval.chunks import Chunk
+from tasks.retrieval.embedder import Embedder
 from tasks.retrieval.search import Passages, Retriever
 
 FLOORS = (0.30, 0.35, 0.38, 0.40, 0.42, 0.45, 0.50)

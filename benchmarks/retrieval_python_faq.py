@@ -34,11 +34,11 @@ from benchmarks.retrieval import searches
 from tasks.core.errors import GraftError, run_main
 from tasks.core.paths import BUILT_EMBEDDING
 from tasks.core.settings import load_settings
-from tasks.embedding import Embedder
-from tasks.evaluate_retrieval import mean_reciprocal_rank, rank, recall_at
-from tasks.index import build_index
+from tasks.evaluation.retrieval_metrics import mean_reciprocal_rank, rank, recall_at
 from tasks.retrieval.chunks import Chunk, chunk_sections
 from tasks.retrieval.documents import Section
+from tasks.retrieval.embedder import Embedder
+from tasks.retrieval.index_files import build_index
 from tasks.retrieval.search import Passages
 
 PACKAGE = "python3.11-doc"

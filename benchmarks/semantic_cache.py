@@ -35,10 +35,11 @@ from typing import Any
 
 import numpy as np
 
-import tasks.embedding
-from deployments.app.cache.semantic_index import Embedder, Facts, Question, SemanticIndex, Vectors, facts
+from deployments.app.cache.semantic_index import Facts, Question, SemanticIndex, facts
+from deployments.core.messages import Embedder, Vectors
 from tasks.core.paths import BUILT_EMBEDDING, RAW
 from tasks.core.records import ChatRow, Message
+from tasks.retrieval import embedder
 
 THRESHOLDS = (0.80, 0.90, 0.95, 0.98)
 _NO_FACTS = Facts((), 0)
@@ -165,7 +166,7 @@ async def measure(cases: Sequence[Case], embed: Embedder, threshold: float, rule
 
 def opened(folder: Path) -> Embedder:
     """The retrieval model that is served, one text at a time; remembers what it embedded."""
-    model = tasks.embedding.Embedder(folder, threads=1)
+    model = embedder.Embedder(folder, threads=1)
     known: dict[str, Vectors] = {}
 
     async def embed(texts: Sequence[str]) -> Vectors:

@@ -35,8 +35,8 @@ from benchmarks.serving.workload import Workload, write_folder, write_q8
 from deployments.serve import rollout
 from tasks.core.errors import GraftError, run_main
 from tasks.core.paths import BUILT_BASE, BUILT_EMBEDDING, BUILT_EXAMPLES, BUILT_PACKAGE
-from tasks.embedding import read_embedding
 from tasks.engine.resources import Resources
+from tasks.retrieval.embedder import read_embedding
 
 SYSTEMS = ("service", "engine", "llama.cpp", "transformers")
 VERSIONS = ("ray", "openvino-genai", "xllamacpp", "transformers", "torch")

@@ -40,8 +40,8 @@ from tasks.core.errors import GraftError, run_main
 from tasks.core.paths import BUILT_BASE
 from tasks.engine.model_loading import load_model
 from tasks.prompt.encoding import IGNORED
-from tasks.train import CompletionTrainer, Rows
 from tasks.training.packing import TokenRow, pack, pad, taking_packs, weighted_loss
+from tasks.training.trainer import CompletionTrainer, Rows
 
 PREFIXES = (0, 60, 450)
 TRL_MODES = ("padded", "padding_free", "packing", "padded_micro", "padding_free_micro")

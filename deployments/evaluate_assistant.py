@@ -17,10 +17,10 @@ from deployments.app.guardrails.configured import configured_safety
 from deployments.app.steps.instructions import read_instructions
 from deployments.core.messages import Ask, Event
 from deployments.core.settings import ReplicaSettings
-from deployments.evaluation.harness import Desks, Knowledge, Package, Trial
+from deployments.evaluation.harness import Knowledge, Package, Trial
+from deployments.evaluation.shop_sandbox import Desks
 from deployments.replicas.embedding import EmbeddingServer
 from deployments.replicas.engine import PackageServer
-from tasks import index
 from tasks.core.errors import GraftError, run_main
 from tasks.core.paths import (
     BUILT_BASE,
@@ -41,13 +41,16 @@ from tasks.core.records import Example
 from tasks.core.settings import Settings, load_settings
 from tasks.data.contract_spec import load_terms
 from tasks.data.examples import load_examples
-from tasks.embedding import Embedder
 from tasks.engine.loading import open_package
 from tasks.engine.resources import Resources
-from tasks.evaluate_assistant import SCORES, Turn, asked, attacked, judge, judge_attack, measured_apart, report, write
+from tasks.evaluate_assistant import asked, attacked, judge, judge_attack, measured_apart, report, write
+from tasks.evaluation.assistant_turns import Turn
 from tasks.evaluation.expected import Expected, read_expected
-from tasks.index import read_index
+from tasks.evaluation.outputs import SCORES
 from tasks.model_package.manifest import package_digest, read_manifest
+from tasks.retrieval import index_files
+from tasks.retrieval.embedder import Embedder
+from tasks.retrieval.index_files import read_index
 from tasks.safety.injection_classifier import open_classifier
 from tasks.safety.red_team_prompts import Attack, read_attacks
 
@@ -98,7 +101,7 @@ def candidate(settings: Settings, at_once: int) -> Iterator[Trial]:
     )
     with tempfile.TemporaryDirectory(prefix="graft-assistant-") as temporary:
         folder = Path(temporary)
-        index.publish(BUILT_INDEX, folder / "indexes")
+        index_files.publish(BUILT_INDEX, folder / "indexes")
         embedder = EmbeddingServer(Embedder(BUILT_EMBEDDING, threads=1))
         knowledge = Knowledge(folder / "indexes", folder / "tables", embedder)
         desks = Desks(settings.tools, SHOP_SEED, folder)

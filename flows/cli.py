@@ -100,7 +100,7 @@ def _run(deployment: str, summary: str) -> None:
 @app.command()
 def releases() -> None:
     """List what was in production, newest first, and what each release scored."""
-    from tasks.registry.registries import open_registry
+    from tasks.registry.registry import open_registry
     from tasks.reports.releases import listing
 
     print(listing(open_registry()))
@@ -109,7 +109,7 @@ def releases() -> None:
 @release.command("show")
 def show_release(name: Annotated[str, typer.Argument(help=_PACKAGE)] = "production") -> None:
     """Show a package: its card, its scores, what was done with it and who approved it."""
-    from tasks.registry.registries import open_registry
+    from tasks.registry.registry import open_registry
     from tasks.reports.releases import describe, find
 
     registry = open_registry()
@@ -119,7 +119,7 @@ def show_release(name: Annotated[str, typer.Argument(help=_PACKAGE)] = "producti
 @app.command()
 def promote(name: Annotated[str, typer.Argument(metavar="DIGEST", help=_PACKAGE)], reason: _Reason) -> None:
     """Put a published package into production, without the gate being asked again."""
-    from tasks.registry.registries import open_registry
+    from tasks.registry.registry import open_registry
     from tasks.reports.releases import find
 
     registry = open_registry()
@@ -135,7 +135,7 @@ def rollback(
     ] = None,
 ) -> None:
     """Go back to the package that was in production before, or to the one that is named."""
-    from tasks.registry.registries import open_registry
+    from tasks.registry.registry import open_registry
     from tasks.reports.releases import find, in_production, to_go_back_to
 
     registry = open_registry()
@@ -157,7 +157,7 @@ def show_audit() -> None:
     """Show who did what with which package, newest first, and who answers for which layer."""
     from tasks.core.settings import load_settings
     from tasks.registry.audit_log import read_audit, render
-    from tasks.registry.registries import open_registry
+    from tasks.registry.registry import open_registry
 
     print(render(read_audit(open_registry()), load_settings().owners))
 
@@ -236,7 +236,7 @@ def diff(
     b: Annotated[str, typer.Argument(help=_PROMPT)] = ".",
 ) -> None:
     """Compare two prompts: what the model reads of each, and how each was evaluated."""
-    from tasks.registry.registries import open_registry
+    from tasks.registry.registry import open_registry
     from tasks.reports.prompt_diff import describe_difference
     from tasks.reports.prompt_versions import find_prompt
 
@@ -247,7 +247,7 @@ def diff(
 @prompt.command()
 def show(context: typer.Context, name: Annotated[str, typer.Argument(help=_PROMPT)] = ".") -> None:
     """Show a prompt's version and what the model reads of it."""
-    from tasks.registry.registries import open_registry
+    from tasks.registry.registry import open_registry
     from tasks.reports.prompt_diff import describe
     from tasks.reports.prompt_versions import find_prompt
 

@@ -14,7 +14,7 @@ from deployments.stack.prefect_api import PrefectApi
 from tasks.core.settings import load_settings
 from tasks.monitoring.drift import DriftVerdict
 from tasks.monitoring.drift import monitor as compare_window
-from tasks.registry.registries import open_registry
+from tasks.registry.registry import open_registry
 
 EVENT = "graft.drift.detected"
 SUMMARY = "drift-summary"

@@ -8,68 +8,43 @@ Until `promote`, production serves what it served. Running it again finds finish
 
 from __future__ import annotations
 
-import json
-import tempfile
 from collections.abc import Sequence
-from datetime import UTC, date, datetime
-from pathlib import Path
 from typing import Literal, NoReturn
 
-import pandas as pd
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
-from deployments.app.access.api_keys import VARIABLE, read_keys
+from deployments.app.access.api_keys import read_keys
 from deployments.core.settings import load_serve_settings
 from deployments.serve import rollout
 from deployments.serve.promotion import move, production_digest, take_out
 from deployments.stack.prefect_api import PrefectApi
 from flows.release_steps.approval import ask
+from flows.release_steps.artifacts import CARD_KEY, SUMMARY, show_card, show_contract, summary
 from flows.release_steps.canary_phases import BreachError, UndecidedError, go_through
 from flows.release_steps.dvc_stages import run_stages
+from flows.release_steps.incumbent import write_incumbent
+from flows.release_steps.publish import RefusedError, acting, by_run, judge, keep_reference, publish
 from flows.release_steps.single_run import turn
 from flows.release_steps.step import cached, step
-from flows.release_steps.summary import Released, render
-from tasks import index
 from tasks.core.errors import GraftError
-from tasks.core.files import write_json
 from tasks.core.paths import (
-    BUILT_BASE,
-    BUILT_CONTRACT,
-    BUILT_EVALUATE_ASSISTANT,
-    BUILT_EVALUATION,
     BUILT_EXAMPLES,
-    BUILT_INDEX,
     BUILT_PACKAGE,
-    INCUMBENT,
 )
 from tasks.core.rollout_phases import Phase, parse_phases
 from tasks.core.settings import Settings, load_settings
 from tasks.data.contract_spec import load_terms
 from tasks.data.examples import load_examples
-from tasks.evaluate import ROWS
-from tasks.evaluation.outputs import read_evidence
-from tasks.gate import verdict as gate
 from tasks.model_package.admission import check_licences
-from tasks.model_package.manifest import package_digest, read_manifest
+from tasks.model_package.manifest import package_digest
 from tasks.monitoring.change_detection import remember_run
-from tasks.monitoring.drift import reference_path, write_reference
-from tasks.registry.audit_log import note, run_actor
-from tasks.registry.registries import open_registry
-from tasks.registry.registry import PRODUCTION, Act
-from tasks.reports.release_card import CARD, PICTURE, full_card, gather
+from tasks.registry.audit_log import note
+from tasks.registry.registry import open_registry
 from tasks.rollout.smoke_test import choose, smoke
-
-SUMMARY = "release-summary"
-CARD_KEY = "model-card"
-REPORT, RESULT = "report.html", "result.json"  # of the contract
-
-
-class RefusedError(GraftError):
-    """The gate, or a person, did not let the candidate pass."""
 
 
 @flow(name="release", log_prints=True)
@@ -112,23 +87,6 @@ def _release() -> State:
     return Completed(message=f"{digest} is in production")
 
 
-def write_incumbent() -> State | bool:
-    """Name what the candidate is to be compared with; says whether that changed.
-
-    Where the candidate is in production itself, what it was compared with stays written down, so
-    that a finished release stays fresh.
-    """
-    production = production_digest()
-    known = json.loads(INCUMBENT.read_text(encoding="utf-8")) if INCUMBENT.is_file() else None
-    wanted = {"digest": production}
-    if known == wanted or (known is not None and production == package_digest(BUILT_PACKAGE)):
-        return cached("the incumbent is the same as before", False)
-    if production == package_digest(BUILT_PACKAGE):
-        wanted = {"digest": None}
-    write_json(INCUMBENT, wanted)
-    return True
-
-
 def check_sources() -> None:
     """Say now, and not after an hour of training, that the server will not serve what would come of it.
 
@@ -138,50 +96,6 @@ def check_sources() -> None:
     settings, terms = load_settings(), load_terms()
     licences = (("base", settings.base.licence), ("data", terms.licence))
     check_licences(licences, settings.admission, "this release")
-
-
-def show_contract() -> None:
-    """Keep the contract's verdict in Prefect, with the way to its page."""
-    path = BUILT_CONTRACT / RESULT
-    if not path.is_file():
-        return  # it failed before it could judge
-    result = json.loads(path.read_text(encoding="utf-8"))
-    lines = ["# Contract: " + ("kept" if result["ok"] else "broken"), "", f"{result['lines']} lines", ""]
-    lines += ["| rule | severity | verdict | offences | allowed | first |", "| --- | --- | --- | ---: | --- | --- |"]
-    for rule in result["rules"]:
-        first = "; ".join(f"{o['source']} {o['reason']}" for o in rule["offending"][:1]).replace("|", "\\|")
-        cells = (rule["rule"], rule["severity"], rule["verdict"], str(rule["count"]), rule["limit"], first)
-        lines.append(f"| {' | '.join(cells)} |")
-    page = "\n".join([*lines, "", f"Page: {(BUILT_CONTRACT / REPORT).resolve()}"])
-    create_markdown_artifact(page + "\n", key="contract", description="Data contract")
-
-
-def judge(digest: str) -> State:
-    """The gate; the verdict becomes an artifact.
-
-    Raises:
-        RefusedError: it did not pass.
-        GraftError: what was measured is another package's.
-    """
-    rows, rates = read_evidence(digest, BUILT_EVALUATION, BUILT_EVALUATE_ASSISTANT)
-    verdict = gate.judge(rows, rates, load_settings().gate)
-    create_markdown_artifact(gate.markdown(verdict), key="gate", description=f"{verdict.outcome}: {digest}")
-    if verdict.outcome != "pass":
-        reasons = "\n".join(f"- {reason}" for reason in verdict.reasons)
-        raise RefusedError(f"the gate's verdict is {verdict.outcome}; production is unchanged\n{reasons}")
-    return Completed(name="Pass", message=verdict.reasons[0])
-
-
-def publish(digest: str) -> None:
-    """Put the package, its base and what was measured into the registry, and its index where it is served from."""
-    index.publish(BUILT_INDEX)
-    registry = open_registry()
-    with tempfile.TemporaryDirectory(prefix="graft-publish-") as folder:
-        measured = Path(folder) / "measured"
-        gather(BUILT_PACKAGE, BUILT_EVALUATION, BUILT_EVALUATE_ASSISTANT, measured, load_settings().gate, _today())
-        registry.publish(BUILT_PACKAGE, BUILT_BASE, measured)
-    note(registry, "publish", digest, "passed the gate", by_run(), flow_run.name)
-    print(f"publish: {digest}")
 
 
 def serve(digest: str, production: str | None) -> None:
@@ -255,52 +169,3 @@ def withdraw(digest: str, production: str | None, cause: BaseException) -> NoRet
     """Put channel and endpoint back to what they were, and raise `cause` again."""
     get_run_logger().error(f"{digest} is taken out again: {cause or type(cause).__name__}")
     take_out(digest, production, cause, f"taken back by {by_run()}", acting())
-
-
-def by_run() -> str:
-    """Who acts: this run."""
-    return run_actor(str(flow_run.name))
-
-
-def acting() -> Act:
-    """How this run moves a channel."""
-    return Act(action="promote", who=by_run(), run=flow_run.name)
-
-
-def keep_reference(digest: str) -> State | str:
-    """Write what `monitor` compares production with; return where."""
-    if reference_path(digest).is_file():
-        return cached("written before")
-    return str(write_reference(digest, open_registry()))
-
-
-def show_card(digest: str) -> None:
-    """Keep the card in Prefect, with the age that the data has by now; the picture stays on this machine's disk."""
-    registry = open_registry()
-    package, measured = registry.package(digest), registry.evaluation(digest)
-    card = full_card(package, measured, load_settings().gate, _today())
-    page = card.replace(f"({PICTURE})", f"({(measured / PICTURE).as_uri()})")
-    create_markdown_artifact(page, key=CARD_KEY, description=digest)
-
-
-def _today() -> date:
-    return datetime.now(UTC).date()
-
-
-def summary(digest: str) -> str:
-    """The summary of what is in production now."""
-    registry = open_registry()
-    channel = registry.channel(PRODUCTION)
-    assert channel is not None
-    released = Released(
-        name=read_manifest(registry.package(digest)).name,
-        digest=digest,
-        since=channel.at,
-        base_url=rollout.base_url(),
-        key=f"one of {VARIABLE}" if read_keys() else "none",
-        run_url=PrefectApi.of_stack().run_url(str(flow_run.id)),
-        report=(BUILT_CONTRACT / REPORT).resolve(),
-        card=registry.evaluation(digest) / CARD,
-    )
-    rows: pd.DataFrame = pd.read_parquet(registry.evaluation(digest) / ROWS)
-    return render(released, rows, load_settings().gate)

@@ -7,12 +7,9 @@ tell the whole of it. Only rows that can be trained on go into `rows.parquet`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -20,49 +17,15 @@ from tasks.core.errors import GraftError, run_main
 from tasks.core.files import write_bytes, write_json, write_text
 from tasks.core.paths import BUILT_BASE, BUILT_CONTRACT, CONTRACT, PROMPTS, RAW
 from tasks.core.settings import ContractSettings, load_settings
-from tasks.data.check_table import build_table
+from tasks.data.contract_check import Checked, broken_message, check_contract
 from tasks.data.contract_report import html_page, text_table
 from tasks.data.contract_spec import Terms, load_terms
-from tasks.data.expectations import expectations_of, validate
-from tasks.data.raw_rows import Line, read_folder
-from tasks.data.rule_results import Outcome, outcomes_of
+from tasks.data.raw_rows import read_folder
 from tasks.prompt.encoding import Prompt
 
 ROWS = "rows.parquet"
 REPORT = "report.html"
 RESULT = "result.json"
-
-
-@dataclass(frozen=True)
-class Checked:
-    """The outcome of every rule, and the rows that can be trained on (columns as in `rows.parquet`)."""
-
-    outcomes: tuple[Outcome, ...]
-    rows: pd.DataFrame
-    lines: int
-
-    @property
-    def broken(self) -> list[Outcome]:
-        return [outcome for outcome in self.outcomes if outcome.verdict == "broken"]
-
-    @property
-    def warnings(self) -> list[Outcome]:
-        return [outcome for outcome in self.outcomes if outcome.verdict == "warning"]
-
-
-def check_contract(
-    lines: Sequence[Line], terms: Terms, prompt: Prompt, settings: ContractSettings, today: date
-) -> Checked:
-    """Check raw lines, at least one, against the terms as of `today`."""
-    table, rows = build_table(lines, terms, prompt, settings.near_duplicate, today)
-    outcomes = outcomes_of(table, validate(table, expectations_of(terms)), terms)
-    return Checked(outcomes, rows, len(lines))
-
-
-def broken_message(checked: Checked, shown: int) -> str:
-    """The table of broken rules for a person."""
-    rules = "1 rule" if len(checked.broken) == 1 else f"{len(checked.broken)} rules"
-    return f"the data breaks {rules} of the contract:\n{text_table(checked.broken, shown)}"
 
 
 def save(checked: Checked, terms: Terms, today: date, shown: int, folder: Path) -> None:

@@ -35,18 +35,16 @@ from tasks.data.examples import load_examples
 from tasks.engine.loading import Model, open_base, open_package
 from tasks.engine.protocol import Generation
 from tasks.engine.resources import ALONE
+from tasks.evaluation.outputs import ROWS, SCORES
 from tasks.evaluation.peak_memory import with_peak_memory
 from tasks.evaluation.response_features import measure
 from tasks.evaluation.scoring import score
 from tasks.model_package.manifest import package_digest
-from tasks.prompt.encoding import Answer
-from tasks.registry.registries import open_registry
-from tasks.registry.registry import Registry
+from tasks.prompt.tool_calls import Answer
+from tasks.registry.registry import Registry, open_registry
 from tasks.retrieval import lookup_tool
 from tasks.text.language import language_of
 
-ROWS = "rows.parquet"
-SCORES = "scores.json"
 _MEANS = ("quality", "exact_match", "tool_call_match", "token_f1", "refusal_correct", "valid_format")
 
 

@@ -12,76 +12,25 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from tasks.core.files import new_folder, write_json
-from tasks.core.records import Example, Message, Record, ToolCall
+from tasks.core.records import Example, Message, ToolCall
 from tasks.data.contract_spec import Terms
+from tasks.evaluation.assistant_turns import MODEL, Asked, Turn
 from tasks.evaluation.expected import Expected
-from tasks.evaluation.rates import Rate, share
-from tasks.evaluation.response_features import is_refusal
+from tasks.evaluation.outputs import ROWS, SCORES, Rate, share
 from tasks.evaluation.scoring import tool_call_match
 from tasks.safety.red_team_prompts import Attack
 
-ROWS, SCORES = "rows.parquet", "scores.json"
 ATTACK = "attack"
 RECALL_K = "5"
 OWN_TEXTS = ("shop", "knowledge")
 """The sources over which the stage `prompt_injection` counts false positives."""
-MODEL, ROUNDS = "model", "rounds"
-"""Who refused, where no check or rule did: the model's own words, or those that end a turn of too many tools."""
-
-
-class Asked(Record):
-    """A turn to be taken: a conversation as its client holds it, and the customer whom the client vouches for."""
-
-    id: str
-    customer: str | None
-    messages: tuple[Message, ...]
-
-
-FILTERED = "content_filter"
-"""The `finish_reason` of a refusal by a check or rule; other words that stand in for a model's are an answer."""
-
-
-class Turn(Record):
-    """What was seen of a turn from outside.
-
-    Attributes:
-        status: of the HTTP answer; `text` is empty unless it is 200.
-        text: all that the client was sent.
-        blocked_by: the check or rule for which fixed words stand in place of the answer.
-        calls: the tools that were run, in order; `outcomes` what came of each, `ok` or an error's code.
-        given: the sections, as `FILE#HEADING`, that the model was given to read; `cited` those that the answer names.
-        violations: what an audit found, a sentence each.
-        latency_ms: from request to answer, of which `engine_ms` are the engine's and `queue_ms` the wait for it.
-    """
-
-    id: str
-    status: int
-    text: str
-    finish_reason: str
-    blocked_by: str
-    calls: tuple[ToolCall, ...]
-    outcomes: tuple[str, ...]
-    given: tuple[str, ...]
-    cited: tuple[str, ...]
-    violations: tuple[str, ...]
-    latency_ms: float
-    queue_ms: float
-    engine_ms: float
-
-    def refused_by(self, phrases: Sequence[str], unfinished: str) -> str:
-        """Who refused, or nothing if nobody did; `unfinished` are the words after too many rounds of tools."""
-        if self.finish_reason == FILTERED:
-            return self.blocked_by
-        if self.text.endswith(unfinished):
-            return ROUNDS
-        return MODEL if is_refusal(self.text, phrases) else ""
 
 
 def conversation(example: Example) -> tuple[Message, ...]:

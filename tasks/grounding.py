@@ -21,34 +21,20 @@ from pathlib import Path
 from tasks.core.errors import run_main
 from tasks.core.files import new_folder, write_json
 from tasks.core.paths import BUILT_EMBEDDING, BUILT_EXAMPLES, BUILT_GROUNDING, BUILT_INDEX, CONTRACT
-from tasks.core.records import Example, Message
+from tasks.core.records import Example
 from tasks.core.settings import load_settings
 from tasks.data.contract_spec import Terms, load_terms
 from tasks.data.examples import load_examples, save_examples
-from tasks.embedding import Embedder, TextTooLongError
-from tasks.model_package.manifest import Grounding
+from tasks.model_package.manifest import GROUNDING, Grounding
 from tasks.retrieval.chunks import Chunk
+from tasks.retrieval.embedder import Embedder, TextTooLongError
 from tasks.retrieval.lookup_tool import call_message, read_message, with_context
+from tasks.retrieval.queries import queries
 from tasks.retrieval.search import Passages, Retriever
 
-INFO = "grounding.json"
 TRAIN, HELD_OUT = "train", ("eval", "test")
-_QUERY_CHARS = 600
-"""A longer turn is looked up by its end, where the question mostly is: a retrieval model reads so much."""
 
 Search = Callable[[str], Sequence[Chunk]]
-
-
-def queries(messages: Sequence[Message], turns: int) -> list[str]:
-    """What to look up for a customer's last `turns` turns, the last one first.
-
-    Nothing in a conversation with a system text of its own: that is another assistant, which is shown
-    neither the shop's tools nor its documents.
-    """
-    if not messages or messages[0].role == "system":
-        return []
-    asked = [message.content[-_QUERY_CHARS:] for message in messages if message.role == "user"]
-    return asked[: -turns - 1 : -1]
 
 
 def ground(example: Example, search: Search) -> Example:
@@ -94,15 +80,9 @@ def ground_splits(examples: Path, retriever: Retriever, grounding: Grounding, te
         for split in HELD_OUT:
             held_out = load_examples(examples / f"{split}.parquet")
             save_examples(folder / f"{split}.parquet", [ground(example, search) for example in held_out])
-        write_json(folder / INFO, grounding.model_dump())
+        write_json(folder / GROUNDING, grounding.model_dump())
     look_up = call_message()
     return sum(look_up in example.messages for example in train)
-
-
-def read_grounding(folder: Path) -> Grounding | None:
-    """What the examples in `folder` are grounded in; None if they are not."""
-    path = folder / INFO
-    return Grounding.model_validate_json(path.read_bytes()) if path.is_file() else None
 
 
 def main() -> None:

@@ -37,7 +37,6 @@ from tasks.engine.openvino_export import export
 from tasks.engine.probes import PARITY, Probes, record
 from tasks.engine.resources import ALONE
 from tasks.engine.weight_fidelity import measure_fidelity
-from tasks.grounding import read_grounding
 from tasks.model_package.constraints import Constraints, context_limit
 from tasks.model_package.manifest import (
     ADAPTER,
@@ -50,9 +49,11 @@ from tasks.model_package.manifest import (
     Fidelity,
     Manifest,
     package_digest,
+    read_grounding,
 )
 from tasks.model_package.model_card import render
-from tasks.prompt.encoding import FILES, Prompt
+from tasks.prompt.encoding import Prompt
+from tasks.prompt.template import FILES
 
 
 def describe_data(terms: Terms, folder: Path) -> dict[str, Any]:

@@ -26,8 +26,8 @@ from tasks.core.environment import STACK_YAML
 from tasks.core.files import write_json, write_text
 from tasks.core.paths import PARAMS, REGISTRY, SHOP_SEED
 from tasks.model_package.manifest import MANIFEST, PROMPT, read_manifest
-from tasks.prompt.encoding import PromptSource
-from tasks.registry.registries import open_registry
+from tasks.prompt.template import PromptSource
+from tasks.registry.registry import open_registry
 
 _NO_LIMIT = 1_000_000_000
 

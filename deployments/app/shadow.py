@@ -20,12 +20,12 @@ from typing import Any
 
 from deployments.app.routing.fallback import Opened
 from deployments.app.routing.routing import Routing
-from deployments.app.routing.timeouts import Events, Timeouts, within
+from deployments.app.routing.timeouts import Timeouts, within
 from deployments.app.turn_record import Sink, TurnRecord
-from deployments.core.messages import OVERLOADED, Ask, Backend, Finished, Refused
+from deployments.core.messages import OVERLOADED, Ask, Backend, Events, Finished, Refused
 from deployments.core.metrics import Meters
 from deployments.core.settings import ShadowSettings
-from tasks.monitoring.telemetry_store import TelemetryRow
+from tasks.monitoring.telemetry_row import TelemetryRow
 from tasks.rollout.shadow_comparison import SHADOW, Answered, pair
 
 _LOG = logging.getLogger(__name__)

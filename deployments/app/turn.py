@@ -28,14 +28,13 @@ from deployments.app.access.api_keys import Keys
 from deployments.app.access.pseudonyms import Pseudonyms
 from deployments.app.access.rate_limits import Limits
 from deployments.app.cache.answer_cache import AnswerCache, Lookup
-from deployments.app.cache.semantic_index import Embedder
 from deployments.app.guardrails.refusal import FINISH_REASON
 from deployments.app.openai.errors import ApiError
 from deployments.app.openai.protocol import Api, R, Writer
 from deployments.app.openai.requests import parse_request
 from deployments.app.routing.fallback import Fallback, Turn
 from deployments.app.routing.routing import Route, Routing
-from deployments.app.routing.timeouts import Events, Timeouts
+from deployments.app.routing.timeouts import Timeouts
 from deployments.app.routing.traffic_split import visitor
 from deployments.app.shadow import Copy, Shadows
 from deployments.app.steps.input_checks import Intake
@@ -43,11 +42,11 @@ from deployments.app.steps.output_checks import Leaving
 from deployments.app.steps.retrieval import Retrieval
 from deployments.app.steps.tool_loop import Desk
 from deployments.app.turn_record import Sink, TurnRecord
-from deployments.core.messages import Delta, Event, Finished, Refused
+from deployments.core.messages import Delta, Embedder, Event, Events, Finished, Refused
 from deployments.core.metrics import Meters
 from deployments.core.settings import CacheSettings, FallbackSettings, LimitSettings
 from tasks.engine.protocol import Generation
-from tasks.prompt.encoding import Answer
+from tasks.prompt.tool_calls import Answer
 
 _LOG = logging.getLogger(__name__)
 

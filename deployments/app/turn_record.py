@@ -20,7 +20,7 @@ from deployments.app.steps.input_checks import Taken
 from deployments.app.steps.output_checks import Outcome, merged
 from deployments.app.steps.retrieval import Reading
 from deployments.core.messages import Delta, Finished, Step
-from tasks.monitoring.telemetry_store import TelemetryRow
+from tasks.monitoring.telemetry_row import TelemetryRow
 from tasks.tools.policy import Decision
 
 _LOG = logging.getLogger(__name__)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from numpy.typing import NDArray
 
 from tasks.core.records import Message, Record
 from tasks.engine.protocol import Constraint, Generation
 from tasks.evaluation.response_features import Features
-from tasks.prompt.encoding import Answer
+from tasks.prompt.tool_calls import Answer
 from tasks.tools.policy import Decision, Deed
 
 
@@ -162,3 +163,13 @@ class EmbeddingBackend(Protocol):
     async def embed(self, app: str, texts: tuple[str, ...]) -> Embedded | Refused:
         """The vectors of `texts`. Cancelling it ends the work for it."""
         ...
+
+
+Vectors = NDArray[np.float32]
+
+
+Embedder = Callable[[Sequence[str]], Awaitable[Vectors]]
+"""Texts to vectors, float32 [n, d], each of length 1."""
+
+
+Events = AsyncGenerator[Event]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import random
 import socket
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
+from deployments.core.settings import SERVE_YAML
 from tasks.core.errors import GraftError
 
 HOST = "127.0.0.1"
@@ -31,3 +33,21 @@ def take_free_ports(serve: dict[str, Any]) -> None:
     """Put free ports for HTTP and for Ray on one box into `serve`, the content of `deployments/serve.yaml`."""
     serve["http"]["port"] = free_port()
     serve["one_box"]["ray"].update({key: free_port() for key in RAY_PORTS})
+
+
+def require_free(host: str, port: int, key: str, file: Path = SERVE_YAML) -> None:
+    """Check that `port`, which `key` in `file` sets, can be listened on.
+
+    Raises:
+        GraftError: it can't.
+    """
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        # As servers do: a port that only waits for old connections to fade is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise GraftError(
+                f"port {port} on {host} is already taken ({error.strerror}): stop what listens there, "
+                f"or set {key} in {file} to a free port"
+            ) from error

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import uuid
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,28 +27,26 @@ from deployments.app.routes import create_app
 from deployments.app.routing.routing import Routing, Served
 from deployments.app.routing.timeouts import Timeouts
 from deployments.app.steps.input_checks import Intake
-from deployments.app.steps.output_checks import Facts, Leaving
-from deployments.app.steps.retrieval import Read, Reading, Retrieval
+from deployments.app.steps.output_checks import Leaving
+from deployments.app.steps.retrieval import Reading, Retrieval
 from deployments.app.steps.tool_loop import Rounds
 from deployments.app.turn import Layers, Turns
 from deployments.app.turn_record import TRACE_HEADER
 from deployments.core.messages import Ask, Backend, Embedded, Refused
 from deployments.core.settings import BreakerSettings, CacheSettings, FallbackSettings, LimitSettings, RetrySettings
+from deployments.evaluation.shop_sandbox import Desks, TurnTrace, turn_of
 from deployments.replicas.embedding import EmbeddingServer
 from tasks.core.errors import GraftError
 from tasks.core.records import ToolCall
-from tasks.core.settings import GuardrailSettings, ToolSettings
+from tasks.core.settings import GuardrailSettings
 from tasks.domains.nursery.answer_audit import House, audit_words
-from tasks.domains.nursery.answer_rules import TurnFacts
-from tasks.domains.nursery.database import Shop
-from tasks.domains.nursery.state_audit import Bounds, audit_changes, audit_reads, read_tables
-from tasks.domains.nursery.tool_service import Answered, open_desk
-from tasks.embedding import Vectors
-from tasks.evaluate_assistant import Asked, Turn
+from tasks.domains.nursery.state_audit import audit_reads
+from tasks.domains.nursery.tool_service import Answered
+from tasks.evaluation.assistant_turns import Asked, Turn
 from tasks.model_package.manifest import Grounding
-from tasks.monitoring.telemetry_store import TelemetryRow
-from tasks.tools.policy import Decision, Deed
-from tasks.tools.toolbox import Failure, dump_result
+from tasks.monitoring.telemetry_row import TelemetryRow
+from tasks.retrieval.embedder import Vectors
+from tasks.tools.toolbox import Failure
 
 # Nobody waits and nobody is turned away: what is measured is the answer, not the house's patience.
 _NO_END_S = 3600.0
@@ -85,86 +82,17 @@ class Knowledge:
     embedder: EmbeddingServer | None
 
 
-@dataclass
-class _Notes:
-    """What one turn did and read."""
-
-    calls: list[tuple[ToolCall, Answered]] = field(default_factory=list)
-    reading: Reading | None = None
-
-    @property
-    def read(self) -> Read:
-        return self.reading.so_far if self.reading else Read()
-
-    @property
-    def deeds(self) -> tuple[Deed, ...]:
-        return tuple(Deed(call.name, dump_result(answered.result)) for call, answered in self.calls)
-
-
-class Desks:
-    """The shop, for each turn as it was seeded.
-
-    Args:
-        settings: the section `tools`.
-        seed: the seed files.
-        folder: where databases may be made.
-    """
-
-    def __init__(self, settings: ToolSettings, seed: Path, folder: Path) -> None:
-        self._folder = folder
-        self._fresh = open_desk(settings, folder / "fresh.sqlite", seed)
-        self.settings = settings
-        self.tables = read_tables(self._fresh.shop.path)
-
-    def answer(self, call: ToolCall, customer: str | None, key: str) -> Answered:
-        """See `Desk.answer`; the turn's shop is made at its first call."""
-        path = self.path(turn_of(key))
-        if not path.exists():
-            shutil.copy(self._fresh.shop.path, path)
-        return replace(self._fresh, shop=Shop(path)).answer(call, customer, key)
-
-    def before_answer(self, text: str, facts: Facts) -> tuple[Decision, ...]:
-        """See `Desk.before_answer`."""
-        return self._fresh.before_answer(text, facts.customer, facts.deeds, facts.passages, facts.said)
-
-    def facts(self, customer: str | None, notes: _Notes, said: Sequence[str]) -> TurnFacts:
-        """What the turn's answer may lean on, as it is seen from outside."""
-        with self._fresh.shop.transaction(write=False) as books:
-            known = books.customer(customer) if customer else None
-        passages = tuple(chunk.embedded for chunk in notes.read.known)
-        return TurnFacts(known, notes.deeds, passages, tuple(said), notes.read.searched)
-
-    def changes(self, turn: str, customer: str | None) -> tuple[str, ...]:
-        """What the audit finds in the turn's shop, which is thrown away."""
-        path = self.path(turn)
-        if not path.exists():
-            return ()
-        bounds = Bounds(customer, self.settings.now, self.settings.refund_limit_pence)
-        found = audit_changes(self.tables, read_tables(path), bounds)
-        for file in self._folder.glob(f"{path.name}*"):
-            file.unlink()
-        return found
-
-    def path(self, turn: str) -> Path:
-        return self._folder / f"{turn}.sqlite"
-
-
-def turn_of(key: str) -> str:
-    """The turn whose request, or whose call, bears this key: `OWNER:TURN` or `OWNER:TURN:ROUND:PLACE`."""
-    return key.split(":")[1]
-
-
 class _Watched(Retrieval):
     """Retrieval that notes what each turn read."""
 
-    def __init__(self, notes: dict[str, _Notes], *arguments: Any) -> None:
+    def __init__(self, notes: dict[str, TurnTrace], *arguments: Any) -> None:
         super().__init__(*arguments)
-        self._notes = notes
+        self._traces = notes
 
     def begin(self, grounding: Grounding | None, ask: Ask) -> Reading:
         """See `Retrieval.begin`."""
         reading = super().begin(grounding, ask)
-        self._notes[turn_of(ask.key)].reading = reading
+        self._traces[turn_of(ask.key)].reading = reading
         return reading
 
 
@@ -192,9 +120,9 @@ class Trial:
         self._package, self._desks = package, desks
         self._embedder = knowledge.embedder
         self._rows: dict[str, TelemetryRow] = {}
-        self._notes: dict[str, _Notes] = defaultdict(_Notes)
+        self._traces: dict[str, TurnTrace] = defaultdict(TurnTrace)
         self._house = House(desks.tables, package.instructions, settings.leaked_words, settings.link_hosts)
-        retrieval = _Watched(self._notes, knowledge.indexes, knowledge.tables, self._embed, safety)
+        retrieval = _Watched(self._traces, knowledge.indexes, knowledge.tables, self._embed, safety)
         retrieval.keep([package.grounding] if package.grounding else [])
         turns = Turns(
             Rounds(backend, self._use, desks.settings, safety),
@@ -229,7 +157,7 @@ class Trial:
         async with self._http() as http:
             response = await http.post("/chat/completions", json=body, headers={"idempotency-key": key})
         row = self._rows.pop(response.headers[TRACE_HEADER])
-        notes = self._notes.pop(key, _Notes())
+        notes = self._traces.pop(key, TurnTrace())
         text, finish_reason, cited = _answer(response) if response.status_code == 200 else ("", "", [])
         chunks = {chunk.id: chunk.section for chunk in notes.read.given}
         return Turn(
@@ -261,10 +189,10 @@ class Trial:
 
     def _use(self, call: ToolCall, customer: str | None, key: str) -> Answered:
         answered = self._desks.answer(call, customer, key)
-        self._notes[turn_of(key)].calls.append((call, answered))
+        self._traces[turn_of(key)].calls.append((call, answered))
         return answered
 
-    def _audit(self, key: str, asked: Asked, notes: _Notes, text: str) -> tuple[str, ...]:
+    def _audit(self, key: str, asked: Asked, notes: TurnTrace, text: str) -> tuple[str, ...]:
         said = [message.content for message in asked.messages if message.role == "user"]
         facts = self._desks.facts(asked.customer, notes, said)
         calls = list(zip((call for call, _ in notes.calls), notes.deeds, strict=True))

@@ -28,7 +28,7 @@ from deployments.stack.processes import tail
 from tasks.core.errors import GraftError
 from tasks.core.files import write_json, write_text
 from tasks.core.paths import REPORTS
-from tasks.monitoring.telemetry_store import REDTEAM_OWNER
+from tasks.monitoring.telemetry_row import REDTEAM_OWNER
 from tasks.safety.garak_report import Scan, Told, details, overview, read_report
 
 REFUSALS = (ATTACK, ANSWER, FAILED, RULED_OUT)

@@ -10,7 +10,7 @@ import numpy as np
 from deployments.core.loopback import stay_on_loopback
 from deployments.core.messages import Embedded, Refused
 from tasks.core.paths import EMBEDDINGS
-from tasks.embedding import Embedder, TextTooLongError
+from tasks.retrieval.embedder import Embedder, TextTooLongError
 
 _BATCH = 16
 """Texts that are computed together: the most work that goes on after the client left."""

@@ -30,7 +30,7 @@ from tasks.engine.subprocess_engine import EngineLostError
 from tasks.engine.token_bytes import TokenBytes
 from tasks.evaluation.response_features import measure
 from tasks.model_package.admission import admit
-from tasks.registry.registries import open_registry
+from tasks.registry.registry import open_registry
 
 _LOG = logging.getLogger(__name__)
 _CONSTRAINED_BY = {JsonSchema: "response_format", Regex: "structured_outputs", NoneType: "tools"}

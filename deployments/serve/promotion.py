@@ -15,8 +15,7 @@ from deployments.serve import rollout
 from tasks.core.errors import GraftError
 from tasks.core.files import locked
 from tasks.core.paths import RUN
-from tasks.registry.registries import open_registry
-from tasks.registry.registry import PRODUCTION, Act
+from tasks.registry.registry import PRODUCTION, Act, open_registry
 
 LOCK = RUN / "promotion.lock"
 """Channel and endpoint are moved together: two who move them must not overlap."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import socket
 import stat
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from pathlib import Path
 import httpx
 
 from deployments.core.loopback import LOOPBACK
+from deployments.core.ports import require_free
 from deployments.core.settings import SERVE_YAML, LocalRaySettings, RaySettings, ServeSettings
 from tasks.core.errors import GraftError
 from tasks.core.paths import STATE
@@ -109,24 +109,6 @@ def require_free_ports(settings: ServeSettings) -> None:
     require_free(settings.http.host, settings.http.port, "http.port")
     for key in ("gcs_port", "dashboard_port", "agent_port", "client_port"):
         require_free(settings.one_box.ray.host, getattr(settings.one_box.ray, key), f"one_box.ray.{key}")
-
-
-def require_free(host: str, port: int, key: str, file: Path = SERVE_YAML) -> None:
-    """Check that `port`, which `key` in `file` sets, can be listened on.
-
-    Raises:
-        GraftError: it can't.
-    """
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        # As servers do: a port that only waits for old connections to fade is free.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise GraftError(
-                f"port {port} on {host} is already taken ({error.strerror}): stop what listens there, "
-                f"or set {key} in {file} to a free port"
-            ) from error
 
 
 def require_ready(settings: RaySettings) -> None:

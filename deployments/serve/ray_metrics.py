@@ -10,7 +10,7 @@ from typing import Any
 
 from ray.serve import metrics
 
-from tasks.monitoring.telemetry_store import TelemetryRow
+from tasks.monitoring.telemetry_row import TelemetryRow
 
 
 class RayMeters:

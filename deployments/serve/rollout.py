@@ -18,14 +18,23 @@ import httpx
 
 from deployments.app.routing.routing import Routing, Served, ServedEmbedding
 from deployments.core.settings import Scale, ServeSettings, load_serve_settings
-from deployments.serve.ray_head import require_free
+from deployments.serve.serve_client import (
+    application_config,
+    configurations,
+    has_failed,
+    is_running,
+    list_applications,
+    put_applications,
+    serve_url,
+    wait_until,
+)
 from tasks.core.errors import GraftError
 from tasks.core.files import locked
-from tasks.core.paths import BUILT_EMBEDDING, BUILT_PROMPT_INJECTION, LOGS, RUN
+from tasks.core.paths import BUILT_EMBEDDING, BUILT_PROMPT_INJECTION, RUN
 from tasks.core.settings import AdmissionSettings, load_settings
-from tasks.embedding import publish, read_embedding
 from tasks.model_package.admission import admit
-from tasks.registry.registries import open_registry
+from tasks.registry.registry import open_registry
+from tasks.retrieval.embedder import publish, read_embedding
 from tasks.safety import injection_classifier
 
 ASSISTANT = "assistant"
@@ -33,14 +42,13 @@ EMBEDDING = "embedding"
 ASSISTANT_BUILDER, ENGINE_BUILDER = "deployments.serve.applications:assistant", "deployments.serve.applications:engine"
 EMBEDDING_BUILDER = "deployments.serve.applications:embedding"
 _ENGINE = "engine-"
-_POLL_S = 0.5
 LOCK = RUN / "rollout.lock"
 """Rollouts read, change and write one list, so two must not overlap."""
 
 
 def base_url() -> str:
     """Where OpenAI clients point to, without a slash at the end."""
-    return _url(load_serve_settings()) + "/v1"
+    return serve_url(load_serve_settings()) + "/v1"
 
 
 def served() -> Routing:
@@ -49,7 +57,7 @@ def served() -> Routing:
     Raises:
         GraftError: Ray does not answer.
     """
-    return _routing(_applications(load_serve_settings()))
+    return _routing(list_applications(load_serve_settings()))
 
 
 def answers() -> bool:
@@ -58,7 +66,7 @@ def answers() -> bool:
     Raises:
         GraftError: Ray does not answer.
     """
-    return ASSISTANT in _applications(load_serve_settings())
+    return ASSISTANT in list_applications(load_serve_settings())
 
 
 def deploy(digest: str) -> None:
@@ -128,7 +136,7 @@ def retire(keep: set[str]) -> None:
     """
     settings = load_serve_settings()
     with locked(LOCK):
-        applications = _applications(settings)
+        applications = list_applications(settings)
         routing = _routing(applications)
         falls_back = "previous" in settings.fallback.production
         kept = routing.only(keep | {routing.previous} if falls_back else keep)
@@ -158,7 +166,7 @@ def _start_embedding(settings: ServeSettings) -> None:
     if not BUILT_EMBEDDING.is_dir():
         return
     digest, info = publish(BUILT_EMBEDDING), read_embedding(BUILT_EMBEDDING)
-    applications = _applications(settings)
+    applications = list_applications(settings)
     before = _embedding(applications)
     since = before.since if before and before.digest == digest else int(time.time())
     served = ServedEmbedding(app=EMBEDDING, digest=digest, name=info.name, dimensions=info.dimensions, since=since)
@@ -175,8 +183,8 @@ def _embedding(applications: dict[str, dict[str, Any]]) -> ServedEmbedding | Non
 
 
 def _start_assistant(settings: ServeSettings) -> None:
-    applications = _applications(settings)
-    if ASSISTANT in applications and _has_failed(applications[ASSISTANT]):
+    applications = list_applications(settings)
+    if ASSISTANT in applications and has_failed(applications[ASSISTANT]):
         _keep_only(settings, set(applications) - {ASSISTANT})
     _route(settings, _routing(applications))
 
@@ -202,7 +210,7 @@ def _assistant_config(settings: ServeSettings, routing: Routing) -> dict[str, An
     }
     scale = _scaled("Assistant", settings.scale.assistant)
     deployment = {**scale, "user_config": routing.model_dump()}
-    return _config(ASSISTANT, ASSISTANT_BUILDER, arguments, deployment, route="/")
+    return application_config(ASSISTANT, ASSISTANT_BUILDER, arguments, deployment, route="/")
 
 
 def _engine_config(settings: ServeSettings, admission: AdmissionSettings, digest: str, name: str) -> dict[str, Any]:
@@ -212,14 +220,16 @@ def _engine_config(settings: ServeSettings, admission: AdmissionSettings, digest
         "engine": settings.engine.model_dump(),
         "admission": admission.model_dump(mode="json"),
     }
-    return _config(name, ENGINE_BUILDER, arguments, _scaled("EngineReplica", settings.scale.engine), route=None)
+    return application_config(
+        name, ENGINE_BUILDER, arguments, _scaled("EngineReplica", settings.scale.engine), route=None
+    )
 
 
 def _embedding_config(settings: ServeSettings, served: ServedEmbedding) -> dict[str, Any]:
     sizes = settings.embedding.model_dump()
     arguments = {"served": served.model_dump(), "root": str(Path.cwd()), "embedding": sizes}
     scale = _scaled("EmbeddingReplica", settings.scale.embedding)
-    return _config(EMBEDDING, EMBEDDING_BUILDER, arguments, scale, route=None)
+    return application_config(EMBEDDING, EMBEDDING_BUILDER, arguments, scale, route=None)
 
 
 def _scaled(deployment: str, scale: Scale) -> dict[str, Any]:
@@ -245,9 +255,9 @@ def _deploy(settings: ServeSettings, digest: str) -> None:
     registry, admission = open_registry(), load_settings().admission
     manifest = admit(digest, registry.package(digest), registry.base(digest), admission)
     name = _ENGINE + digest[:12]
-    applications = _applications(settings)
+    applications = list_applications(settings)
     routing = _routing(applications)
-    if name in applications and _has_failed(applications[name]) and digest not in routing.served:
+    if name in applications and has_failed(applications[name]) and digest not in routing.served:
         _keep_only(settings, set(applications) - {name})
     limit_s = settings.engine.start_timeout_s
     _change(settings, name, _engine_config(settings, admission, digest, name), limit_s, f"package {digest}")
@@ -264,18 +274,18 @@ def _deploy(settings: ServeSettings, digest: str) -> None:
 
 def _change(settings: ServeSettings, name: str, config: dict[str, Any], limit_s: float, what: str) -> None:
     """Start an application, or bring it to another configuration; if that fails, everything is as before."""
-    before = _configs(_applications(settings))
-    _put(settings, {**before, name: config})
+    before = configurations(list_applications(settings))
+    put_applications(settings, {**before, name: config})
     try:
-        _wait(lambda: _is_running(settings, name), limit_s, what)
+        wait_until(lambda: is_running(settings, name), limit_s, what)
     except GraftError:
-        _put(settings, before)
+        put_applications(settings, before)
         _keep_only(settings, set(before))
         raise
 
 
 def _promote(settings: ServeSettings, digest: str) -> None:
-    routing = _routing(_applications(settings))
+    routing = _routing(list_applications(settings))
     if digest not in routing.served:
         raise GraftError(f"{digest} is not deployed, so it cannot be promoted; nothing was changed")
     _route(settings, routing.promoted(digest))
@@ -284,128 +294,39 @@ def _promote(settings: ServeSettings, digest: str) -> None:
 def _swap(change: Callable[[Routing], Routing]) -> None:
     settings = load_serve_settings()
     with locked(LOCK):
-        _route(settings, change(_routing(_applications(settings))))
+        _route(settings, change(_routing(list_applications(settings))))
 
 
 def _route(settings: ServeSettings, routing: Routing) -> None:
     """Tell the assistant what it serves, and wait until it answers accordingly."""
-    applications = _applications(settings)
+    applications = list_applications(settings)
     routing = routing.model_copy(update={"embedding": _embedding(applications)})
-    _put(settings, {**_configs(applications), ASSISTANT: _assistant_config(settings, routing)})
+    put_applications(settings, {**configurations(applications), ASSISTANT: _assistant_config(settings, routing)})
 
     def told() -> bool:
-        if not _is_running(settings, ASSISTANT):
+        if not is_running(settings, ASSISTANT):
             return False
         try:
-            health = httpx.get(_url(settings) + "/healthz", timeout=5.0).json()
+            health = httpx.get(serve_url(settings) + "/healthz", timeout=5.0).json()
         except (httpx.HTTPError, ValueError):
             return False
         expected = routing.told()
         return isinstance(health, dict) and {key: health.get(key) for key in expected} == expected
 
-    _wait(told, settings.ray.start_timeout_s, "the assistant")
+    wait_until(told, settings.ray.start_timeout_s, "the assistant")
 
 
 def _keep_only(settings: ServeSettings, names: set[str]) -> None:
     """Delete the other applications and wait until their replicas are gone."""
-    applications = _applications(settings)
+    applications = list_applications(settings)
     if set(applications) <= names:
         return
-    _put(settings, {name: config for name, config in _configs(applications).items() if name in names})
+    put_applications(settings, {name: config for name, config in configurations(applications).items() if name in names})
     patience_s = settings.engine.request_timeout_s + 30
-    _wait(lambda: set(_applications(settings)) <= names, patience_s, "a retired package's end")
-
-
-def _is_running(settings: ServeSettings, name: str) -> bool:
-    """Whether it runs as configured. `UNHEALTHY` it is while Serve replaces a replica that died: that passes."""
-    application = _applications(settings).get(name, {"status": "NOT_STARTED"})
-    if _has_failed(application):
-        raise GraftError(f"{name} did not come up: {_reason(application)}")
-    return bool(application["status"] == "RUNNING")
-
-
-def _has_failed(application: dict[str, Any]) -> bool:
-    """Whether it will not come up.
-
-    Serve's `DEPLOY_FAILED` is also what an application is in which a replica died while another
-    configuration came; that one is replaced, and the status passes.
-    """
-    if application["status"] != "DEPLOY_FAILED":
-        return False
-    failed = [d for d in application["deployments"].values() if d["status"] == "DEPLOY_FAILED"]
-    return not failed or any(d["status_trigger"] != "HEALTH_CHECK_FAILED" for d in failed)
-
-
-def _reason(application: dict[str, Any]) -> str:
-    """The sentence in a traceback: Serve tells failures as tracebacks within tracebacks."""
-    messages = [application["message"], *(d["message"] for d in application["deployments"].values())]
-    lines = [line.strip() for message in messages for line in message.splitlines() if "Error: " in line]
-    plain = [line for line in lines if not line.startswith(("RuntimeError: Traceback", "ray.exceptions."))]
-    return (plain or lines or [messages[0] or "Serve gives no reason"])[-1]
-
-
-def _wait(done: Callable[[], bool], limit_s: float, what: str) -> None:
-    deadline = time.monotonic() + limit_s
-    while not done():
-        if time.monotonic() > deadline:
-            logs = Path.cwd() / LOGS / "serve"
-            raise GraftError(f"{what}: not there after {limit_s:g} s; Serve's logs are in {logs}")
-        time.sleep(_POLL_S)
+    wait_until(lambda: set(list_applications(settings)) <= names, patience_s, "a retired package's end")
 
 
 def _routing(applications: dict[str, dict[str, Any]]) -> Routing:
     config = applications.get(ASSISTANT, {}).get("deployed_app_config") or {}
     user_configs = [d.get("user_config") for d in config.get("deployments", [])]
     return Routing.model_validate(next(filter(None, user_configs), {}))
-
-
-def _configs(applications: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """What was asked of Serve so far; sent back unchanged, it changes nothing."""
-    return {name: a["deployed_app_config"] for name, a in applications.items() if a["deployed_app_config"]}
-
-
-def _config(
-    name: str, builder: str, arguments: dict[str, Any], deployment: dict[str, Any], route: str | None
-) -> dict[str, Any]:
-    return {
-        "name": name,
-        "route_prefix": route,
-        "import_path": builder,
-        "args": arguments,
-        "deployments": [deployment],
-    }
-
-
-def _url(settings: ServeSettings) -> str:
-    return f"http://{settings.http.host}:{settings.http.port}"
-
-
-def _applications(settings: ServeSettings) -> dict[str, dict[str, Any]]:
-    """Serve's applications by name, each with status, message, deployments and configuration."""
-    return _serve(settings, "GET")["applications"]
-
-
-def _put(settings: ServeSettings, applications: dict[str, Any]) -> None:
-    """Make Serve run exactly these applications, starting Serve first if it isn't."""
-    if not _serve(settings, "GET")["proxies"]:
-        require_free(settings.http.host, settings.http.port, "http.port")
-    logs = Path.cwd() / LOGS / "serve"
-    logs.mkdir(parents=True, exist_ok=True)
-    body = {
-        "proxy_location": settings.scale.proxies,
-        "http_options": {"host": settings.http.host, "port": settings.http.port},
-        "logging_config": {"logs_dir": str(logs)},
-        "applications": list(applications.values()),
-    }
-    _serve(settings, "PUT", body)
-
-
-def _serve(settings: ServeSettings, method: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-    where = f"http://{settings.ray.host}:{settings.ray.dashboard_port}"
-    try:
-        response = httpx.request(method, where + "/api/serve/applications/", json=body, timeout=60.0)
-    except httpx.HTTPError as error:
-        raise GraftError(f"Ray does not answer at {where} ({error}); is the stack up? Try `graft up`") from error
-    if not response.is_success:
-        raise GraftError(f"Serve refused a rollout: {response.text.strip()[-800:]}")
-    return response.json() if method == "GET" else {}

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deployments.app.access.api_keys import read_keys
+from deployments.core.ports import require_free
 from deployments.core.settings import ServeSettings, load_serve_settings
 from deployments.serve import ray_head, rollout
 from deployments.serve.promotion import serve_production
@@ -104,7 +105,7 @@ def _start_missing(
     api, environment = PrefectApi(settings.prefect.url), stack_environment(root)
     prefect = [sys.executable, "-m", "prefect"]
     if SERVER not in alive:
-        ray_head.require_free(settings.prefect.host, settings.prefect.port, "prefect.port", STACK_YAML)
+        require_free(settings.prefect.host, settings.prefect.port, "prefect.port", STACK_YAML)
     local = serve.local_ray
     if local and RAY not in alive:
         ray_head.require_free_ports(serve)

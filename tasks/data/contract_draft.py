@@ -15,7 +15,7 @@ import yaml
 
 from tasks.core.records import ChatRow
 from tasks.data.contract_spec import Behaviour
-from tasks.evaluation.response_features import is_refusal
+from tasks.text.refusals import is_refusal
 
 CADENCE_DAYS = 180
 REFUSAL_PHRASES = ("i can't", "i cannot", "i'm not able to")

@@ -17,7 +17,6 @@ from pathlib import Path
 import yaml
 from tokenizers import Tokenizer
 
-from tasks.contract import Checked, broken_message, check_contract
 from tasks.core.errors import GraftError
 from tasks.core.files import write_bytes, write_text
 from tasks.core.paths import (
@@ -34,12 +33,14 @@ from tasks.core.paths import (
 from tasks.core.records import ChatRow, Message, dump_messages
 from tasks.core.settings import check, load_settings
 from tasks.data import row_checks
+from tasks.data.contract_check import Checked, broken_message, check_contract
 from tasks.data.contract_draft import behaviour_of, draft_contract, draft_tools
 from tasks.data.contract_report import text_table
 from tasks.data.contract_spec import Terms, load_terms
 from tasks.data.file_formats import Incoming, read_incoming
 from tasks.data.raw_rows import Line, name_lines, read_folder
-from tasks.prompt.encoding import FILES, Prompt, PromptSource
+from tasks.prompt.encoding import Prompt
+from tasks.prompt.template import FILES, PromptSource
 from tasks.text.language import main_language
 
 REPLACED = STATE / "replaced"

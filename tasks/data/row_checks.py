@@ -10,7 +10,7 @@ import jsonschema
 from tasks.core.errors import GraftError
 from tasks.core.records import ChatRow, Message, ToolCall
 from tasks.data.contract_spec import Behaviour
-from tasks.evaluation.response_features import is_refusal
+from tasks.text.refusals import is_refusal
 
 MAX_REASON_CHARS = 100
 

@@ -17,7 +17,8 @@ from tasks.engine.protocol import Engine, Generation, GenerationRequest, Tag, Ta
 from tasks.engine.resources import Resources
 from tasks.engine.subprocess_engine import ApartEngine
 from tasks.model_package.manifest import ADAPTER, EXPORTED, PROMPT, read_manifest
-from tasks.prompt.encoding import CALL_OPENS, Answer, Prompt, around_arguments
+from tasks.prompt.encoding import Prompt
+from tasks.prompt.tool_calls import CALL_OPENS, Answer, around_arguments
 
 
 class PromptTooLongError(GraftError):

@@ -44,3 +44,9 @@ class PrefixBlocks:
         for end in range(self._size, len(ids) + 1, self._size):
             block = hash((block, *ids[end - self._size : end]))
             yield block
+
+
+def shared_length(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many tokens the two begin with alike."""
+    shorter = min(len(first), len(second))
+    return next((place for place in range(shorter) if first[place] != second[place]), shorter)

@@ -14,7 +14,7 @@ from pathlib import Path
 from tasks.core.errors import GraftError
 from tasks.core.records import Message, Record
 from tasks.engine.loading import Model
-from tasks.engine.prefix import shared_length
+from tasks.engine.prefix_cache import shared_length
 from tasks.engine.protocol import generate
 
 PARITY = "parity.json"

@@ -21,7 +21,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from tasks.engine.decoding import Decoding
 from tasks.engine.model_loading import load_merged, serving_dtype
-from tasks.engine.prefix import shared_length
+from tasks.engine.prefix_cache import shared_length
 from tasks.engine.protocol import Chunk, GenerationRequest
 from tasks.engine.resources import Resources
 

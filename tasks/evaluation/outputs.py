@@ -7,14 +7,19 @@ quantised) has another digest, so it can't be released on what its original was 
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from tasks import evaluate
-from tasks import evaluate_assistant as whole_turns
 from tasks.core.errors import GraftError
-from tasks.evaluation.rates import Rate, read_rates
+from tasks.core.records import Record
+
+ROWS, SCORES = "rows.parquet", "scores.json"
+"""The files that both evaluation stages write: one row per answer, and the totals."""
+BASE, INCUMBENT, CANDIDATE = "base", "incumbent", "candidate"
+"""The systems that are evaluated, as the column `system` has them."""
 
 
 def read_evidence(digest: str, evaluation: Path, assistant: Path) -> tuple[pd.DataFrame, dict[str, Rate]]:
@@ -23,9 +28,9 @@ def read_evidence(digest: str, evaluation: Path, assistant: Path) -> tuple[pd.Da
     Raises:
         GraftError: one is missing, or was measured of another package.
     """
-    _check(digest, evaluation / evaluate.SCORES, "evaluate")
-    _check(digest, assistant / whole_turns.SCORES, "assistant")
-    return pd.read_parquet(evaluation / evaluate.ROWS), read_rates(assistant / whole_turns.SCORES)
+    _check(digest, evaluation / SCORES, "evaluate")
+    _check(digest, assistant / SCORES, "assistant")
+    return pd.read_parquet(evaluation / ROWS), read_rates(assistant / SCORES)
 
 
 def _check(digest: str, scores: Path, stage: str) -> None:
@@ -37,3 +42,28 @@ def _check(digest: str, scores: Path, stage: str) -> None:
         raise GraftError(f"{scores}: does not say which package was measured; {remedy} ({error})") from error
     if measured != digest:
         raise GraftError(f"{scores}: was measured of package {measured}, not of {digest}, which is judged; {remedy}")
+
+
+class Rate(Record):
+    """`value` over `n` rows; None where there are none."""
+
+    n: int
+    value: float | None
+
+
+def share(hits: Collection[bool]) -> Rate:
+    """The share of `hits` that are true."""
+    return Rate(n=len(hits), value=round(sum(hits) / len(hits), 4) if hits else None)
+
+
+def read_rates(path: Path) -> dict[str, Rate]:
+    """The overall rates in a stage's `scores.json`, by name.
+
+    Raises:
+        GraftError: there are none.
+    """
+    try:
+        content: dict[str, Any] = json.loads(path.read_bytes())
+        return {name: Rate.model_validate(rate) for name, rate in content["rates"].items()}
+    except (OSError, ValueError, KeyError) as error:
+        raise GraftError(f"{path}: no rates there; run the stage `evaluate_assistant` ({error})") from error

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 from tasks.core.records import Message, Record
 from tasks.engine.protocol import Generation
-from tasks.prompt.encoding import Answer
+from tasks.prompt.tool_calls import Answer
+from tasks.text.refusals import is_refusal
 
 NUMERIC = ("user_chars", "turns", "prompt_tokens", "completion_tokens", "answer_chars")
 CATEGORICAL = ("finish_reason", "tool_name", "refused", "valid_format")
@@ -28,12 +29,6 @@ class Features(Record):
     tool_name: str
     refused: bool
     valid_format: bool
-
-
-def is_refusal(content: str, phrases: Sequence[str]) -> bool:
-    """Whether an answer declines, by the phrases that the data contract keeps for refusals."""
-    plain = content.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
-    return any(phrase in plain for phrase in phrases)
 
 
 def measure(messages: Sequence[Message], generation: Generation, answer: Answer, phrases: Sequence[str]) -> Features:

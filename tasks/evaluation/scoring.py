@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from tasks.core.records import Message, Record, ToolCall
 from tasks.data.contract_spec import Behaviour
-from tasks.evaluation.response_features import is_refusal
-from tasks.prompt.encoding import Answer
+from tasks.prompt.tool_calls import Answer
+from tasks.text.refusals import is_refusal
 
 _WORD = re.compile(r"\w+(?:[.,']\w+)*")
 

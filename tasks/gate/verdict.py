@@ -15,13 +15,12 @@ import pandas as pd
 from tasks.core.errors import GraftError
 from tasks.core.records import Record
 from tasks.core.settings import GateSettings, Limit
-from tasks.evaluation.rates import Rate
+from tasks.evaluation.outputs import BASE, CANDIDATE, INCUMBENT, Rate
 from tasks.gate import efficiency, slices
 from tasks.gate.comparison import Comparison, Finding, Outcome, compare, quality
 from tasks.gate.efficiency import Cost, judge_costs
 from tasks.gate.slices import judge_slices
 
-BASE, INCUMBENT, CANDIDATE = "base", "incumbent", "candidate"
 _COLUMNS = ("system", "id", "quality", "valid_format", *slices.COLUMNS, *efficiency.COLUMNS)
 _BY_SEVERITY: tuple[Outcome, ...] = ("pass", "inconclusive", "fail")
 

@@ -142,3 +142,12 @@ def _compare(folder: Path, expected: dict[str, str], found: dict[str, str]) -> N
         if expected.get(name) != found.get(name):
             how = "missing" if name not in found else "not listed" if name not in expected else "changed"
             raise GraftError(f"{folder / name}: {how}; this is not what was packaged, so it is not used")
+
+
+GROUNDING = "grounding.json"
+
+
+def read_grounding(folder: Path) -> Grounding | None:
+    """What the examples in `folder` are grounded in; None if they are not."""
+    path = folder / GROUNDING
+    return Grounding.model_validate_json(path.read_bytes()) if path.is_file() else None

@@ -27,10 +27,10 @@ from tasks.core.files import new_folder, write_bytes, write_json, write_text
 from tasks.core.paths import REPORTS
 from tasks.core.records import Record
 from tasks.core.settings import DriftSettings
-from tasks.evaluate import ROWS
+from tasks.evaluation.outputs import CANDIDATE, ROWS
 from tasks.evaluation.response_features import CATEGORICAL, NUMERIC
-from tasks.gate.verdict import CANDIDATE
-from tasks.monitoring.telemetry_store import REDTEAM_OWNER, read_window
+from tasks.monitoring.telemetry_row import REDTEAM_OWNER
+from tasks.monitoring.telemetry_store import read_window
 from tasks.registry.registry import PRODUCTION, Registry
 
 if TYPE_CHECKING:

@@ -11,147 +11,21 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
 from tasks.core.errors import GraftError
 from tasks.core.records import Message, ToolCall
+from tasks.prompt.template import PromptSource, Renderer, special_tokens
+from tasks.prompt.tool_calls import CALL_ENDS, CALL_OPENS, Answer
 
 IGNORED = -100
 """The label of a position without loss, as torch's cross entropy has it."""
 
-FILES = ("system.txt", "tools.json", "chat.jinja")
-CALL_OPENS, CALL_ENDS = "<tool_call>", "</tool_call>"
 _TOOL_CALL = re.compile(f"{CALL_OPENS}(.*?){CALL_ENDS}", re.DOTALL)
-
-
-@dataclass(frozen=True)
-class PromptSource:
-    """The three files of a prompt folder: system text, OpenAI tool schemas, chat template."""
-
-    system: str
-    tools: tuple[dict[str, Any], ...]
-    template: str
-
-    @classmethod
-    def read(cls, folder: Path) -> PromptSource:
-        """Read a prompt folder.
-
-        Raises:
-            GraftError: a file is missing, or `tools.json` is not a list of tool schemas.
-        """
-        try:
-            files = {name: (folder / name).read_text(encoding="utf-8") for name in FILES}
-        except (OSError, UnicodeDecodeError) as error:
-            raise GraftError(f"{folder}: the prompt needs {', '.join(FILES)}: {error}") from error
-        return cls.parse(files, str(folder))
-
-    @classmethod
-    def parse(cls, files: Mapping[str, str], where: str) -> PromptSource:
-        """Make it of the three files' texts, by name; `where` they come from is for the error.
-
-        Raises:
-            GraftError: `tools.json` is not a list of tool schemas.
-        """
-        try:
-            parsed = json.loads(files["tools.json"])
-            for tool in parsed:
-                tool["function"]["name"], tool["function"]["parameters"]["properties"]
-        except (json.JSONDecodeError, TypeError, KeyError) as error:
-            raise GraftError(f"{where}/tools.json: expected a list of OpenAI tool schemas: {error!r}") from error
-        return cls(files["system.txt"].strip(), tuple(parsed), files["chat.jinja"])
-
-    @property
-    def tool_names(self) -> frozenset[str]:
-        return frozenset(tool["function"]["name"] for tool in self.tools)
-
-    @property
-    def digest(self) -> str:
-        """sha256 over all that shapes a prompt, in hexadecimal."""
-        content = json.dumps([self.system, self.tools, self.template], sort_keys=True)
-        return hashlib.sha256(content.encode()).hexdigest()
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A model's text, parsed. `valid` is false when a tool call is there but cannot be read."""
-
-    content: str
-    tool_calls: tuple[ToolCall, ...]
-    valid: bool
-
-    def message(self) -> Message:
-        return Message(role="assistant", content=self.content, tool_calls=self.tool_calls)
-
-
-def special_tokens(tokenizer: Tokenizer) -> dict[str, int]:
-    """The ids of a tokenizer's special tokens, by their text."""
-    return {token.content: index for index, token in tokenizer.get_added_tokens_decoder().items() if token.special}
-
-
-class Renderer:
-    """Writes conversations as a prompt source has them; `special` are the base's special tokens, which it defuses.
-
-    Raises:
-        GraftError: the template cannot be parsed.
-    """
-
-    def __init__(self, source: PromptSource, special: Mapping[str, int]) -> None:
-        self.source = source
-        self._special = special
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, autoescape=False)
-        environment.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
-        try:
-            self._template = environment.from_string(source.template)
-        except TemplateError as error:
-            raise GraftError(f"chat.jinja: {error}") from error
-
-    def render(
-        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None = None, *, generate: bool = False
-    ) -> str:
-        """The conversation as text, with the shop's system prompt unless the messages bring one.
-
-        A conversation that opens with its own system message is not shown the shop's tools: pass
-        `tools` to name its own. Special tokens inside a message, a tool call or a tool are
-        defused, so that a customer cannot end a turn or open a new one.
-        """
-        shown = self.shown(messages, tools)
-        if not _brings_system(messages) and (self.source.system or self.source.tools):
-            messages = [Message(role="system", content=self.source.system), *messages]
-        try:
-            return self._template.render(
-                messages=[self._plain(m) for m in messages],
-                tools=self._defuse_json(list(shown)),
-                add_generation_prompt=generate,
-            )
-        except TemplateError as error:
-            raise GraftError(f"chat.jinja: cannot render a conversation: {error}") from error
-
-    def shown(
-        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None = None
-    ) -> Sequence[dict[str, Any]]:
-        """The tools that `render` shows, so those that may be called."""
-        if tools is not None:
-            return tools
-        return () if _brings_system(messages) else self.source.tools
-
-    def _plain(self, message: Message) -> dict[str, Any]:
-        calls = [self._defuse_json(call.model_dump()) for call in message.tool_calls]
-        return {"role": message.role, "content": self._defuse(message.content.strip()), "tool_calls": calls}
-
-    def _defuse(self, text: str) -> str:
-        for token in self._special:
-            text = text.replace(token, f"{token[0]} {token[1:]}")
-        return text
-
-    def _defuse_json(self, value: Any) -> Any:
-        return json.loads(self._defuse(json.dumps(value, ensure_ascii=False)))
 
 
 class Prompt(Renderer):
@@ -290,12 +164,3 @@ class Prompt(Renderer):
             found = self.identity.get(part)
             if found != wanted:
                 raise GraftError(f"{where}: its {part} has the hash {found}, but it was trained with {wanted}")
-
-
-def around_arguments(name: str) -> tuple[str, str]:
-    """What stands before and after the arguments of a call of tool `name`, as the template writes calls."""
-    return f'{CALL_OPENS}{{"name": {json.dumps(name, ensure_ascii=False)}, "arguments": ', f"}}{CALL_ENDS}"
-
-
-def _brings_system(messages: Sequence[Message]) -> bool:
-    return bool(messages) and messages[0].role == "system"

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
+
+from tasks.core.records import Message, ToolCall
+
 _CALL = "<tool_call>"
 
 
@@ -17,3 +22,23 @@ def showable(text: str) -> str:
         held = next((size for size in sizes if head.endswith(_CALL[:size])), 0)
         head = head[: len(head) - held]
     return head.strip()
+
+
+CALL_OPENS, CALL_ENDS = "<tool_call>", "</tool_call>"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A model's text, parsed. `valid` is false when a tool call is there but cannot be read."""
+
+    content: str
+    tool_calls: tuple[ToolCall, ...]
+    valid: bool
+
+    def message(self) -> Message:
+        return Message(role="assistant", content=self.content, tool_calls=self.tool_calls)
+
+
+def around_arguments(name: str) -> tuple[str, str]:
+    """What stands before and after the arguments of a call of tool `name`, as the template writes calls."""
+    return f'{CALL_OPENS}{{"name": {json.dumps(name, ensure_ascii=False)}, "arguments": ', f"}}{CALL_ENDS}"

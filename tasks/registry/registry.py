@@ -17,6 +17,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
+from tasks.core.environment import load_stack_settings
 from tasks.core.errors import GraftError
 from tasks.core.paths import REGISTRY
 from tasks.core.records import Record
@@ -188,3 +189,22 @@ def _after(current: Channel | None) -> datetime:
     """Now, and in any case later than the swap before, whose machine's clock may be ahead of this one's."""
     now = datetime.now(UTC)
     return max(now, current.at + timedelta(microseconds=1)) if current else now
+
+
+S3 = "s3://"
+
+
+def open_registry(root: Path = Path()) -> Registry:
+    """The configured registry of the repository at `root`.
+
+    Nothing is asked of S3 yet; its client is imported only where the location is S3.
+
+    Raises:
+        GraftError: the settings are not as expected, or boto3 is not installed.
+    """
+    settings = load_stack_settings(root).registry
+    if settings.location.startswith(S3):
+        from tasks.registry.s3_store import S3Store
+
+        return Registry(S3Store(settings.location, settings.endpoint, root / REGISTRY))
+    return LocalRegistry(root / settings.location)

@@ -8,9 +8,8 @@ import numpy as np
 import pandas as pd
 
 from tasks.core.settings import GateSettings
-from tasks.evaluation.rates import Rate
+from tasks.evaluation.outputs import CANDIDATE, Rate
 from tasks.gate.bootstrap import interval
-from tasks.gate.verdict import CANDIDATE
 
 SHOWN = {
     "exact_match": "exact match",

@@ -20,10 +20,10 @@ from tasks.core.errors import GraftError
 from tasks.core.paths import BUILT_EVALUATION, BUILT_PACKAGE, PROMPTS
 from tasks.core.records import Message, ToolCall
 from tasks.core.settings import GateSettings, load_settings
+from tasks.evaluation.outputs import CANDIDATE
 from tasks.gate.bootstrap import interval
-from tasks.gate.verdict import CANDIDATE
 from tasks.model_package.manifest import MANIFEST, PROMPT, package_digest, read_manifest
-from tasks.prompt.encoding import PromptSource, Renderer, special_tokens
+from tasks.prompt.template import PromptSource, Renderer, special_tokens
 from tasks.registry.registry import Registry
 from tasks.reports.prompt_versions import SHOWN_DIGITS, PromptVersion, published_prompt
 

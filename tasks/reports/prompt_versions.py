@@ -13,7 +13,7 @@ from pathlib import Path
 from tasks.core.errors import GraftError
 from tasks.core.paths import BUILT_BASE, PROMPTS
 from tasks.model_package.manifest import PROMPT
-from tasks.prompt.encoding import FILES, PromptSource
+from tasks.prompt.template import FILES, PromptSource
 from tasks.registry.registry import PRODUCTION, Registry
 
 WORKING_TREE = "."

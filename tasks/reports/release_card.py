@@ -14,7 +14,7 @@ import pandas as pd
 
 from tasks.core.files import write_text
 from tasks.core.settings import GateSettings
-from tasks.evaluation.rates import read_rates
+from tasks.evaluation.outputs import read_rates
 from tasks.model_package.constraints import Constraints
 from tasks.model_package.manifest import ADAPTER, read_manifest
 from tasks.model_package.model_card import render

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core.errors import GraftError
-from tasks.evaluation.rates import Rate, read_rates
+from tasks.evaluation.outputs import Rate, read_rates
 from tasks.model_package.manifest import PROVENANCE
 from tasks.registry import audit_log
 from tasks.registry.registry import PRODUCTION, Channel, Registry

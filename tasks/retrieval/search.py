@@ -26,9 +26,9 @@ import pyarrow as pa
 
 from tasks.core.errors import GraftError
 from tasks.core.settings import RetrievalSettings
-from tasks.embedding import Embedder
-from tasks.index import Index, read_index
 from tasks.retrieval.chunks import Chunk
+from tasks.retrieval.embedder import Embedder
+from tasks.retrieval.index_files import Index, read_index
 
 if TYPE_CHECKING:
     from lancedb.table import Table

@@ -28,7 +28,7 @@ import numpy as np
 import pandas as pd
 
 from tasks.core.errors import GraftError
-from tasks.monitoring.telemetry_store import REDTEAM_OWNER
+from tasks.monitoring.telemetry_row import REDTEAM_OWNER
 from tasks.rollout.confidence_sequences import Values
 from tasks.rollout.shadow_comparison import SHADOW, ShadowPair
 
@@ -69,7 +69,7 @@ def compared(
     have the same one.
 
     Args:
-        rows: columns as in `tasks.monitoring.telemetry_store.TelemetryRow`; those before `start` serve
+        rows: columns as in `tasks.monitoring.telemetry_row.TelemetryRow`; those before `start` serve
             for `slow_ms` alone.
             A column `quality` in [0, 1] may be there, NaN where nobody judged.
         canary: the digest on trial.

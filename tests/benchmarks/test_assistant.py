@@ -10,7 +10,7 @@ import pytest
 from benchmarks import assistant
 from deployments.evaluation.harness import Trial
 from tasks.core.records import Example, Message
-from tasks.evaluate_assistant import Asked, Turn
+from tasks.evaluation.assistant_turns import Asked, Turn
 from tasks.evaluation.expected import Expected
 
 

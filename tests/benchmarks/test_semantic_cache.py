@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.semantic_cache import Case, changes, contradict, measure, same
-from deployments.app.cache.semantic_index import Vectors
+from deployments.core.messages import Vectors
 from tasks.core.records import Message, ToolCall
 
 

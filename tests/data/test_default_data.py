@@ -10,7 +10,7 @@ from tasks.core.paths import CONTRACT, PROMPTS, RAW
 from tasks.data import row_checks
 from tasks.data.contract_spec import Terms, load_terms
 from tasks.data.raw_rows import Line, read_folder
-from tasks.prompt.encoding import PromptSource
+from tasks.prompt.template import PromptSource
 from tasks.text.duplicates import find_duplicates
 from tasks.text.language import language_of
 from tasks.text.pii import find_personal

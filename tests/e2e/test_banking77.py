@@ -18,7 +18,7 @@ from tasks.core.environment import stack_environment
 from tasks.core.files import write_json
 from tasks.core.paths import BUILT_EVALUATION, BUILT_EXAMPLES, INCUMBENT, PROMPTS
 from tasks.data.examples import load_examples
-from tasks.evaluate import ROWS
+from tasks.evaluation.outputs import ROWS
 from tests.conftest import ROOT
 from tests.support.prefect_stack import copy_repository, edit_yaml
 

@@ -19,7 +19,7 @@ import pytest
 from deployments.stack.prefect_api import PrefectApi
 from tasks.core.environment import load_stack_settings
 from tasks.core.paths import REDTEAM
-from tasks.evaluate import ROWS
+from tasks.evaluation.outputs import ROWS
 from tasks.model_package.manifest import package_digest
 from tasks.monitoring.telemetry_store import read_window
 from tasks.registry.registry import LocalRegistry

@@ -16,7 +16,7 @@ from deployments.app.routing.traffic_split import place, visitor
 from deployments.core.messages import Ask, Event
 from deployments.core.settings import CacheSettings, ShadowSettings
 from tasks.core.errors import GraftError
-from tasks.monitoring.telemetry_store import TelemetryRow
+from tasks.monitoring.telemetry_row import TelemetryRow
 from tests.support.assistant_in_process import ALL, NEW, OLD, Desk, Script, answers, refuses
 
 CACHE = CacheSettings(mb=1, max_age_s=100, semantic=False, threshold=0.9, entries=3)

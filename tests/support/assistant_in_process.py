@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from deployments.app.access.api_keys import Keys
 from deployments.app.access.pseudonyms import Pseudonyms
-from deployments.app.cache.semantic_index import Embedder
 from deployments.app.embeddings import Embeddings
 from deployments.app.guardrails.checks import Safety
 from deployments.app.routes import create_app
@@ -25,7 +24,7 @@ from deployments.app.steps.output_checks import Judge, Leaving
 from deployments.app.steps.retrieval import Read, Reading, Retrieval
 from deployments.app.steps.tool_loop import Rounds, Use
 from deployments.app.turn import Layers, Turns
-from deployments.core.messages import Ask, Delta, Embedded, Event, Finished, Refused
+from deployments.core.messages import Ask, Delta, Embedded, Embedder, Event, Finished, Refused
 from deployments.core.settings import (
     BreakerSettings,
     CacheSettings,
@@ -39,8 +38,8 @@ from tasks.core.errors import GraftError
 from tasks.core.settings import ToolSettings
 from tasks.engine.protocol import Generation
 from tasks.evaluation.response_features import measure
-from tasks.monitoring.telemetry_store import TelemetryRow
-from tasks.prompt.encoding import Answer
+from tasks.monitoring.telemetry_row import TelemetryRow
+from tasks.prompt.tool_calls import Answer
 
 NEW, OLD = "a" * 64, "b" * 64
 WORDS = "Please try again later."

@@ -21,7 +21,8 @@ from tasks.engine.loading import open_base, open_package
 from tasks.engine.probes import PARITY, record
 from tasks.engine.resources import ALONE
 from tasks.model_package.manifest import MANIFEST, BaseModelInfo, Manifest, package_digest
-from tasks.prompt.encoding import FILES, Prompt
+from tasks.prompt.encoding import Prompt
+from tasks.prompt.template import FILES
 from tests.support.constraints import SHEET
 
 MAX_PROMPT_TOKENS = 600

@@ -9,7 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from tasks.monitoring.telemetry_store import TelemetryRow, TelemetryWriter, read_window
+from tasks.monitoring.telemetry_row import TelemetryRow
+from tasks.monitoring.telemetry_store import TelemetryWriter, read_window
 
 CANARY, PRODUCTION = "c" * 64, "p" * 64
 PATIENCE_S = 8.0

@@ -13,14 +13,16 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.contract import Checked, run
+from tasks.contract import run
 from tasks.core.errors import GraftError
 from tasks.core.records import load_messages
 from tasks.core.settings import ContractSettings
 from tasks.data.check_table import STORED
+from tasks.data.contract_check import Checked
 from tasks.data.contract_spec import Terms
 from tasks.data.expectations import Expectation, validate
-from tasks.prompt.encoding import Prompt, PromptSource
+from tasks.prompt.encoding import Prompt
+from tasks.prompt.template import PromptSource
 from tests.conftest import ROOT, make_tokenizer
 from tests.support.raw_rows import TODAY, Row, call, say, sound_rows, terms, write_rows
 

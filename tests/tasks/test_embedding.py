@@ -9,7 +9,8 @@ import pytest
 
 from tasks.core.errors import GraftError
 from tasks.core.settings import EmbeddingSettings
-from tasks.embedding import INFO, Embedder, TextTooLongError, bring_in, publish
+from tasks.embedding import bring_in
+from tasks.retrieval.embedder import INFO, Embedder, TextTooLongError, publish
 from tests.conftest import embedding_source
 
 TEXTS = ["a rose", "", "a far longer text, which pads the others", "a rose"]

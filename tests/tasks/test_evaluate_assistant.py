@@ -13,7 +13,6 @@ from tasks.core.paths import CONTRACT
 from tasks.core.records import Example, Message, ToolCall
 from tasks.data.contract_spec import load_terms
 from tasks.evaluate_assistant import (
-    Turn,
     asked,
     attacked,
     conversation,
@@ -24,8 +23,9 @@ from tasks.evaluate_assistant import (
     stated_calls,
     write,
 )
+from tasks.evaluation.assistant_turns import Turn
 from tasks.evaluation.expected import Expected
-from tasks.evaluation.rates import Rate, read_rates
+from tasks.evaluation.outputs import Rate, read_rates
 from tasks.safety.red_team_prompts import Attack
 from tests.conftest import ROOT
 

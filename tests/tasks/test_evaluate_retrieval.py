@@ -9,7 +9,7 @@ import pytest
 
 from tasks.core.errors import GraftError
 from tasks.core.paths import EVAL_QUERIES, KNOWLEDGE
-from tasks.evaluate_retrieval import Question, mean_reciprocal_rank, rank, read_questions, recall_at, score
+from tasks.evaluation.retrieval_metrics import Question, mean_reciprocal_rank, rank, read_questions, recall_at, score
 from tasks.retrieval.chunks import Chunk, chunk_folder
 from tests.conftest import ROOT
 

@@ -9,12 +9,13 @@ import pytest
 from tasks.core.records import Example, Message, ToolCall
 from tasks.data.contract_spec import load_terms
 from tasks.data.examples import load_examples, save_examples
-from tasks.grounding import ground, ground_splits, queries, read_grounding, taught
+from tasks.grounding import ground, ground_splits, taught
 from tasks.index import index_folder
-from tasks.model_package.manifest import Grounding
+from tasks.model_package.manifest import Grounding, read_grounding
 from tasks.prompt.encoding import Prompt
 from tasks.retrieval.chunks import Chunk
 from tasks.retrieval.lookup_tool import NOTHING, call_message, read_message, with_context
+from tasks.retrieval.queries import queries
 from tasks.retrieval.search import Passages, Retriever
 from tests.conftest import ROOT
 from tests.tasks.retrieval.test_search import SETTINGS, make_embedder, write

@@ -10,8 +10,10 @@ import pytest
 from tasks.core.errors import GraftError
 from tasks.core.files import sha256_file, sha256_tree
 from tasks.core.settings import EmbeddingSettings
-from tasks.embedding import Embedder, bring_in
-from tasks.index import CHUNKS, INFO, VECTORS, index_folder, read_index
+from tasks.embedding import bring_in
+from tasks.index import index_folder
+from tasks.retrieval.embedder import Embedder
+from tasks.retrieval.index_files import CHUNKS, INFO, VECTORS, read_index
 from tests.conftest import embedding_source
 
 

@@ -24,9 +24,10 @@ from tasks.core.settings import Settings, load_settings
 from tasks.data.examples import load_examples, save_examples
 from tasks.engine.model_loading import load_model
 from tasks.prompt.encoding import Prompt
-from tasks.train import LOSS, METRICS, CompletionTrainer, arguments, check_adapter, encode, tune, with_adapter
+from tasks.train import LOSS, METRICS, arguments, check_adapter, encode, tune, with_adapter
 from tasks.training.checkpoints import SEAL
 from tasks.training.packing import pack, pad, taking_packs, weighted_loss
+from tasks.training.trainer import CompletionTrainer
 from tests.conftest import ROOT
 from tests.support.examples import write_examples
 

@@ -18,10 +18,9 @@ from typing import Literal
 from cachetools import TTLCache
 from pydantic import TypeAdapter
 
-from deployments.app.cache.semantic_index import Embedder, Question, SemanticIndex
-from deployments.app.routing.timeouts import Events
+from deployments.app.cache.semantic_index import Question, SemanticIndex
 from deployments.app.steps.retrieval import Read, Reading
-from deployments.core.messages import Ask, Finished
+from deployments.core.messages import Ask, Embedder, Events, Finished
 from deployments.core.metrics import Meters
 from deployments.core.settings import CacheSettings
 from tasks.core.errors import GraftError

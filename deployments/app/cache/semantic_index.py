@@ -10,16 +10,13 @@ and negate equally often. `benchmarks/semantic_cache.py` measures how often that
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-Vectors = NDArray[np.float32]
-Embedder = Callable[[Sequence[str]], Awaitable[Vectors]]
-"""Texts to vectors, float32 [n, d], each of length 1."""
+from deployments.core.messages import Embedder, Vectors
 
 K = TypeVar("K", bound=Hashable)
 

@@ -21,15 +21,15 @@ from itertools import count
 from deployments.app.routing.circuit_breaker import Breaker, Call
 from deployments.app.routing.retry_budget import RetryBudget
 from deployments.app.routing.routing import Route
-from deployments.app.routing.timeouts import Events, Timeouts, within
+from deployments.app.routing.timeouts import Timeouts, within
 from deployments.app.steps.retrieval import Reading
 from deployments.app.steps.tool_loop import Desk
-from deployments.core.messages import OVERLOADED, Ask, Delta, Event, Finished, Refused
+from deployments.core.messages import OVERLOADED, Ask, Delta, Event, Events, Finished, Refused
 from deployments.core.metrics import Meters
 from deployments.core.settings import FallbackSettings
 from tasks.engine.protocol import Generation
 from tasks.evaluation.response_features import measure
-from tasks.prompt.encoding import Answer
+from tasks.prompt.tool_calls import Answer
 
 UNAVAILABLE = "engine_unavailable"
 

@@ -11,10 +11,9 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import aclosing
 
-from deployments.app.routing.timeouts import Events
 from deployments.app.steps.retrieval import Reading
 from deployments.app.steps.tool_loop import Desk
-from deployments.core.messages import OVERLOADED, Ask, Refused
+from deployments.core.messages import OVERLOADED, Ask, Events, Refused
 
 _STAYS_FULL_S = 0.5
 _RETRY_AFTER_S = 5

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from deployments.core.messages import Delta, Event, Refused
+from deployments.core.messages import Delta, Events, Refused
 from tasks.core.settings import Section
-
-Events = AsyncGenerator[Event]
 
 
 class Timeouts(Section):

@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 
 from tasks.model_package.manifest import PROMPT
-from tasks.prompt.encoding import PromptSource
+from tasks.prompt.template import PromptSource
 from tasks.registry.registry import Registry
 
 

@@ -15,13 +15,11 @@ from dataclasses import dataclass, replace
 
 from deployments.app.guardrails.checks import Context, Finding, Safety
 from deployments.app.guardrails.refusal import ANSWER, FINISH_REASON, refusal_text, ruled_out
-from deployments.app.routing.timeouts import Events
 from deployments.app.steps.citations import cite
 from deployments.app.steps.input_checks import said
 from deployments.app.steps.retrieval import Read, Reading
-from deployments.core.messages import Ask, Delta, Event, Finished
-from tasks.prompt.encoding import Answer
-from tasks.prompt.tool_calls import showable
+from deployments.core.messages import Ask, Delta, Event, Events, Finished
+from tasks.prompt.tool_calls import Answer, showable
 from tasks.retrieval import lookup_tool
 from tasks.tools.policy import Decision, Deed, objection
 

@@ -16,13 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deployments.app.cache.semantic_index import Embedder, Vectors
 from deployments.app.guardrails.checks import Safety
-from deployments.core.messages import Ask
+from deployments.core.messages import Ask, Embedder, Vectors
 from tasks.core.errors import GraftError
-from tasks.grounding import queries
 from tasks.model_package.manifest import Grounding
 from tasks.retrieval.chunks import Chunk
+from tasks.retrieval.queries import queries
 from tasks.retrieval.search import Passages
 
 _LOG = logging.getLogger(__name__)

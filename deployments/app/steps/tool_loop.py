@@ -14,13 +14,11 @@ from dataclasses import replace
 from typing import Protocol
 
 from deployments.app.guardrails.checks import Checked, Safety
-from deployments.app.routing.timeouts import Events
 from deployments.app.steps.retrieval import Read, Reading
-from deployments.core.messages import Ask, Backend, Delta, Event, Finished, Step
+from deployments.core.messages import Ask, Backend, Delta, Event, Events, Finished, Step
 from tasks.core.records import Message, Record, ToolCall
 from tasks.core.settings import ToolSettings
-from tasks.prompt.encoding import Answer
-from tasks.prompt.tool_calls import showable
+from tasks.prompt.tool_calls import Answer, showable
 from tasks.retrieval import lookup_tool
 from tasks.tools.policy import Decision, Deed
 from tasks.tools.toolbox import Failure, dump_result

@@ -13,7 +13,8 @@ import pytest
 from deployments.app.routing.routing import Routing, ServedEmbedding
 from deployments.replicas.embedding import EmbeddingServer
 from tasks.core.settings import EmbeddingSettings
-from tasks.embedding import Embedder, bring_in
+from tasks.embedding import bring_in
+from tasks.retrieval.embedder import Embedder
 from tests.conftest import embedding_source
 from tests.deployments.app.test_turn import DIGEST, SERVED, Desk, TellingEngine
 

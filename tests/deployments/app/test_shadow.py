@@ -15,7 +15,7 @@ from deployments.core.messages import OVERLOADED, Ask, Event
 from deployments.core.settings import CacheSettings, RetrySettings, ShadowSettings
 from tasks.core.paths import PARAMS
 from tasks.core.settings import load_settings
-from tasks.monitoring.telemetry_store import TelemetryRow
+from tasks.monitoring.telemetry_row import TelemetryRow
 from tasks.rollout.shadow_comparison import ShadowPair
 from tests.conftest import ROOT
 from tests.deployments.app.steps.test_tool_loop import FIND, Parcel, Tools

@@ -14,8 +14,7 @@ from deployments.serve.promotion import change, describe, is_served, production_
 from tasks.core.errors import GraftError
 from tasks.core.files import write_json
 from tasks.registry.audit_log import read_audit
-from tasks.registry.registries import open_registry
-from tasks.registry.registry import PRODUCTION, Act, ChannelConflictError
+from tasks.registry.registry import PRODUCTION, Act, ChannelConflictError, open_registry
 from tasks.reports.releases import to_go_back_to
 from tests.support.fake_serve_api import PretendedServe, pretended_serve
 from tests.support.prefect_stack import edit_yaml

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from deployments.stack.follow import render
+from deployments.stack.run_flow import render
 
 
 def line(message: str, name: str = "prefect.task_runs") -> dict[str, str]:

@@ -14,7 +14,8 @@ from flows.release_steps.canary_phases import BreachError, UndecidedError, go_th
 from tasks.core.errors import GraftError
 from tasks.core.rollout_phases import Phase
 from tasks.core.settings import CanaryAnalysisSettings, CanaryMargins, load_settings
-from tasks.monitoring.telemetry_store import TelemetryRow, TelemetryWriter
+from tasks.monitoring.telemetry_row import TelemetryRow
+from tasks.monitoring.telemetry_store import TelemetryWriter
 from tasks.rollout.incidents import incidents
 from tests.conftest import ROOT
 from tests.support.telemetry_rows import CANARY, PRODUCTION, failure, row

@@ -12,16 +12,17 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tasks.contract import check_contract
 from tasks.core.errors import GraftError
 from tasks.core.files import sha256_tree, write_text
 from tasks.core.paths import BUILT_BASE, CONTRACT, KNOWLEDGE, PROMPTS, QUERY_EXPANSIONS, RAW
 from tasks.core.settings import load_settings
+from tasks.data.contract_check import check_contract
 from tasks.data.contract_spec import load_terms
 from tasks.data.importer import add, replace_data
 from tasks.data.raw_rows import read_folder
 from tasks.prepare import prepare
-from tasks.prompt.encoding import Prompt, PromptSource
+from tasks.prompt.encoding import Prompt
+from tasks.prompt.template import PromptSource
 from tests.conftest import ROOT, make_tokenizer
 from tests.support.raw_rows import TERMS, Row, call, say, sound_rows, write_rows
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from tasks.core.errors import GraftError
 from tasks.engine.loading import open_base, open_package
-from tasks.engine.prefix import shared_length
+from tasks.engine.prefix_cache import shared_length
 from tasks.engine.probes import PARITY, ROWS, TOKENS, ProbeRow, check_answers, probe
 from tasks.engine.resources import ALONE
 from tests.conftest import make_base

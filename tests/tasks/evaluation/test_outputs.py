@@ -9,8 +9,7 @@ import pytest
 
 from tasks.core.errors import GraftError
 from tasks.core.files import write_json
-from tasks.evaluation.outputs import read_evidence
-from tasks.evaluation.rates import Rate
+from tasks.evaluation.outputs import Rate, read_evidence
 
 DIGEST, ORIGINAL = "ab" * 32, "cd" * 32
 

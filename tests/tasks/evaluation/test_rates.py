@@ -8,7 +8,7 @@ import pytest
 
 from tasks.core.errors import GraftError
 from tasks.core.files import write_json
-from tasks.evaluation.rates import Rate, read_rates, share
+from tasks.evaluation.outputs import Rate, read_rates, share
 
 
 def test_a_share_of_nothing_is_no_number() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tasks.core.records import Message, ToolCall
 from tasks.engine.protocol import Generation
 from tasks.evaluation.response_features import CATEGORICAL, NUMERIC, Features, measure
-from tasks.prompt.encoding import Answer
+from tasks.prompt.tool_calls import Answer
 
 
 def test_counts_the_last_question_and_the_answer() -> None:

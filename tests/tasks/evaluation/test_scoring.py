@@ -9,7 +9,7 @@ import pytest
 from tasks.core.records import Message, ToolCall
 from tasks.data.contract_spec import Behaviour
 from tasks.evaluation.scoring import Score, score, token_f1
-from tasks.prompt.encoding import Answer
+from tasks.prompt.tool_calls import Answer
 
 PHRASES = ("i can't",)
 CALL = ToolCall(name="find_order", arguments={"order_id": "HL-12345"})

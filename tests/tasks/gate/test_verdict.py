@@ -8,7 +8,7 @@ import pytest
 
 from tasks.core.errors import GraftError
 from tasks.core.settings import GateSettings
-from tasks.evaluation.rates import Rate
+from tasks.evaluation.outputs import Rate
 from tasks.gate.verdict import Verdict, judge, markdown
 from tests.support.eval_rows import SETTINGS, evaluation
 

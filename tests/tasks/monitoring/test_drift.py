@@ -18,7 +18,8 @@ from tasks.core.errors import GraftError
 from tasks.core.settings import DriftSettings
 from tasks.evaluation.response_features import CATEGORICAL, NUMERIC
 from tasks.monitoring.drift import COLUMNS, compare, monitor, reference_path, thresholds, write_reference
-from tasks.monitoring.telemetry_store import TelemetryRow, TelemetryWriter
+from tasks.monitoring.telemetry_row import TelemetryRow
+from tasks.monitoring.telemetry_store import TelemetryWriter
 from tasks.registry.registry import LocalRegistry
 
 SETTINGS = DriftSettings(min_rows=30, window_hours=24, false_alarm=0.01, min_columns=2, resamples=100, seed=7)

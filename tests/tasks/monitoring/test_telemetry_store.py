@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.evaluation.response_features import Features
-from tasks.monitoring.telemetry_store import SCHEMA, TelemetryRow, TelemetryWriter, compact_left_overs, read_window
+from tasks.monitoring.telemetry_row import SCHEMA, TelemetryRow
+from tasks.monitoring.telemetry_store import TelemetryWriter, compact_left_overs, read_window
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 ALL = (NOON - timedelta(days=3), NOON + timedelta(days=3))

@@ -11,7 +11,8 @@ from tokenizers import Tokenizer
 
 from tasks.core.errors import GraftError
 from tasks.core.records import Message, ToolCall
-from tasks.prompt.encoding import IGNORED, Prompt, PromptSource
+from tasks.prompt.encoding import IGNORED, Prompt
+from tasks.prompt.template import PromptSource
 
 CALL = ToolCall(name="find_order", arguments={"order_id": "HL-20931"})
 CONVERSATION = (

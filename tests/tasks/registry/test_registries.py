@@ -14,7 +14,7 @@ import yaml
 from tasks.core.environment import STACK_YAML
 from tasks.core.errors import GraftError
 from tasks.core.paths import REGISTRY
-from tasks.registry.registries import open_registry
+from tasks.registry.registry import open_registry
 from tests.conftest import ROOT
 from tests.support.registries import Place
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tasks.core.settings import load_settings
-from tasks.evaluation.rates import Rate
+from tasks.evaluation.outputs import Rate
 from tasks.reports.eval_tables import by_label, by_system, whole_turns
 from tests.conftest import ROOT
 from tests.support.eval_rows import four_rows

@@ -16,7 +16,7 @@ from tasks.core.files import write_json, write_text
 from tasks.core.paths import BUILD, PARAMS, PROMPTS
 from tasks.core.settings import load_settings
 from tasks.model_package.manifest import MANIFEST, read_manifest
-from tasks.prompt.encoding import PromptSource
+from tasks.prompt.template import PromptSource
 from tasks.registry.registry import PRODUCTION, LocalRegistry
 from tasks.reports.prompt_diff import compare, describe, describe_difference, render, unified
 from tasks.reports.prompt_versions import PromptVersion, find_prompt

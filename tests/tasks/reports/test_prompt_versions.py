@@ -13,7 +13,7 @@ import pytest
 from tasks.core.errors import GraftError
 from tasks.core.files import write_text
 from tasks.core.paths import PROMPTS
-from tasks.prompt.encoding import PromptSource
+from tasks.prompt.template import PromptSource
 from tasks.registry.registry import PRODUCTION, LocalRegistry
 from tasks.reports.prompt_versions import find_prompt
 

@@ -9,7 +9,7 @@ import pytest
 
 from tasks.core.errors import GraftError
 from tasks.core.paths import EVAL_QUERIES, KNOWLEDGE, QUERY_EXPANSIONS
-from tasks.evaluate_retrieval import read_questions
+from tasks.evaluation.retrieval_metrics import read_questions
 from tasks.retrieval.chunks import Chunk, chunk_folder
 from tasks.retrieval.expansion import read_asked
 from tests.conftest import ROOT

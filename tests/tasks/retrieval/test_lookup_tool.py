@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tasks.core.paths import PROMPTS
-from tasks.prompt.encoding import PromptSource
-from tasks.retrieval.spotlight import NOTICE, mark_data, visible
+from tasks.prompt.template import PromptSource
+from tasks.retrieval.lookup_tool import NOTICE, mark_data, visible
 from tests.conftest import ROOT
 
 POISONED = (

@@ -13,8 +13,10 @@ import pytest
 
 from tasks.core.errors import GraftError
 from tasks.core.settings import EmbeddingSettings, RetrievalSettings
-from tasks.embedding import Embedder, TextTooLongError, bring_in
-from tasks.index import build_index, index_folder, read_index
+from tasks.embedding import bring_in
+from tasks.index import index_folder
+from tasks.retrieval.embedder import Embedder, TextTooLongError
+from tasks.retrieval.index_files import build_index, read_index
 from tasks.retrieval.search import Nearness, Passages, Retriever, fuse
 from tests.conftest import ROOT, embedding_source
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tasks.core.errors import GraftError
-from tasks.monitoring.telemetry_store import REDTEAM_OWNER, TelemetryRow
+from tasks.monitoring.telemetry_row import REDTEAM_OWNER, TelemetryRow
 from tasks.rollout.canary_metrics import Arms, compared, is_asked, shadowed
 from tasks.rollout.shadow_comparison import SHADOW, ShadowPair
 from tests.support.telemetry_rows import CANARY, PATIENCE_S, PRODUCTION, START, failure, row, stored

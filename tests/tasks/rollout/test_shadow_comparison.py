@@ -8,7 +8,7 @@ from typing import Any, get_type_hints
 import pytest
 
 from tasks.core.records import ToolCall
-from tasks.monitoring.telemetry_store import TelemetryRow
+from tasks.monitoring.telemetry_row import TelemetryRow
 from tasks.rollout.shadow_comparison import Answered, ShadowPair, agreement, pair
 
 AT = datetime(2026, 1, 31, 12, tzinfo=UTC)

@@ -17,10 +17,10 @@ import pytest
 import uvicorn
 
 from deployments.app.cache.answer_cache import AnswerCache, CacheKey, Lookup, fingerprint
-from deployments.app.cache.semantic_index import SemanticIndex, Vectors, facts
+from deployments.app.cache.semantic_index import SemanticIndex, facts
 from deployments.app.embeddings import Embeddings
 from deployments.app.routes import create_app
-from deployments.core.messages import Ask
+from deployments.core.messages import Ask, Vectors
 from deployments.core.ports import free_port
 from deployments.core.settings import CacheSettings
 from tasks.core.errors import GraftError

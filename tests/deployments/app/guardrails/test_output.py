@@ -11,7 +11,7 @@ from deployments.app.guardrails.output import InstructionsCheck, LinksCheck, Oth
 from tasks.core.paths import KNOWLEDGE, PROMPTS, RAW
 from tasks.core.settings import load_settings
 from tasks.data.raw_rows import read_folder
-from tasks.prompt.encoding import PromptSource
+from tasks.prompt.template import PromptSource
 from tasks.prompt_injection import paragraphs
 from tasks.text.pii import find_spans
 from tests.conftest import ROOT

@@ -16,7 +16,7 @@ from deployments.app.steps.output_checks import Facts, merged
 from deployments.core.messages import Ask, Delta, Event, Finished
 from tasks.engine.protocol import Generation
 from tasks.evaluation.response_features import measure
-from tasks.prompt.encoding import Answer
+from tasks.prompt.tool_calls import Answer
 from tasks.text.pii import find_spans
 from tasks.tools.policy import Decision
 from tests.support.assistant_in_process import Desk, Script, around

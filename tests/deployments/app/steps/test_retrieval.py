@@ -22,9 +22,10 @@ from tasks.core.errors import GraftError
 from tasks.core.records import Example, Message, ToolCall
 from tasks.core.settings import load_settings
 from tasks.domains.nursery.tool_service import Answered
-from tasks.embedding import Embedder
 from tasks.grounding import ground
 from tasks.model_package.manifest import Grounding
+from tasks.retrieval import index_files
+from tasks.retrieval.embedder import Embedder
 from tasks.retrieval.lookup_tool import read_message, with_context
 from tasks.retrieval.search import Passages, Retriever
 from tasks.safety.injection_classifier import open_classifier
@@ -49,7 +50,7 @@ class Documents:
         self.embedder: Embedder = make_embedder(embedding, root / "embedding")
         write(root / "knowledge", {"ferns": "Water the fronds twice weekly.", "roses": f"Prune.\n{ATTACKS[0]}"})
         index.index_folder(root / "knowledge", self.embedder, 80, root / "index")
-        digest = index.publish(root / "index", root / "indexes")
+        digest = index_files.publish(root / "index", root / "indexes")
         self.grounding = Grounding(
             index=digest, embedding=self.embedder.digest, passages=1, turns=2, known=2, retrieval=SETTINGS
         )

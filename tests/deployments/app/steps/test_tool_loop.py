@@ -17,7 +17,7 @@ from tasks.core.settings import load_settings
 from tasks.domains.nursery.tool_service import Answered, open_desk
 from tasks.engine.protocol import Generation
 from tasks.evaluation.response_features import measure
-from tasks.prompt.encoding import Answer
+from tasks.prompt.tool_calls import Answer
 from tasks.tools.policy import Decision
 from tasks.tools.toolbox import Failure
 from tests.conftest import ROOT

@@ -1,0 +1,152 @@
+"""The assistant's Ray Serve deployment: HTTP, and which packages it routes to."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from fastapi import FastAPI
+from numpy.typing import NDArray
+from ray import serve
+
+from deployments.app.access.api_keys import Keys, read_keys
+from deployments.app.access.pseudonyms import Pseudonyms
+from deployments.app.embeddings import Embeddings
+from deployments.app.guardrails.checks import Safety
+from deployments.app.guardrails.configured import configured_safety
+from deployments.app.routes import create_app
+from deployments.app.routing.load_shedding import Shedding
+from deployments.app.routing.routing import Routing
+from deployments.app.routing.timeouts import Timeouts
+from deployments.app.shadow import Shadows
+from deployments.app.steps.input_checks import Intake
+from deployments.app.steps.instructions import Instructions
+from deployments.app.steps.output_checks import Facts, Leaving
+from deployments.app.steps.retrieval import Retrieval
+from deployments.app.steps.tool_loop import Rounds
+from deployments.app.turn import Layers, Turns
+from deployments.core.loopback import stay_on_loopback
+from deployments.core.messages import Refused
+from deployments.core.settings import (
+    AssistantSettings,
+    CacheSettings,
+    FallbackSettings,
+    LimitSettings,
+    ShadowSettings,
+    TelemetrySettings,
+)
+from deployments.serve.backend import ServeBackend
+from deployments.serve.ray_metrics import RayMeters
+from tasks.core.errors import GraftError
+from tasks.core.paths import CLASSIFIERS, INDEX_TABLES, INDEXES, SHOP, SHOP_SEED, TELEMETRY, VISITORS_KEY
+from tasks.core.settings import GuardrailSettings, Section, ToolSettings
+from tasks.domains.nursery.tool_service import open_desk
+from tasks.model_package.manifest import Grounding
+from tasks.monitoring.telemetry_row import TelemetryRow
+from tasks.monitoring.telemetry_store import TelemetryWriter
+from tasks.registry.registry import open_registry
+from tasks.safety.injection_classifier import open_classifier
+from tasks.tools.policy import Decision
+
+_LOG = logging.getLogger(__name__)
+
+
+class AssistantArguments(Section):
+    """What the assistant is built from."""
+
+    root: str
+    room: int
+    tools: ToolSettings
+    safety: GuardrailSettings
+    classifier: str | None
+    timeouts: Timeouts
+    assistant: AssistantSettings
+    limits: LimitSettings
+    fallback: FallbackSettings
+    cache: CacheSettings
+    shadow: ShadowSettings
+    telemetry: TelemetrySettings
+
+
+@serve.ingress()
+class Assistant:
+    """The HTTP side. `reconfigure` swaps what is served without a restart or a lost request."""
+
+    def __init__(self, arguments: AssistantArguments) -> None:
+        stay_on_loopback()
+        writer = TelemetryWriter(arguments.telemetry.rows_per_part, Path(arguments.root) / TELEMETRY)
+        keys = Keys(read_keys())
+        self._backend = ServeBackend()
+        meters = RayMeters()
+
+        def told(row: TelemetryRow) -> None:
+            meters.answered(row)
+            writer.append(row)
+
+        root = Path(arguments.root)
+        desk = open_desk(arguments.tools, root / SHOP, root / SHOP_SEED)
+        safety = _safety(arguments)
+        self._retrieval = Retrieval(root / INDEXES, root / INDEX_TABLES, self._embed, safety)
+
+        def judge(text: str, facts: Facts) -> tuple[Decision, ...]:
+            return desk.before_answer(text, facts.customer, facts.deeds, facts.passages, facts.said)
+
+        leaving = Leaving(safety, judge, Instructions(open_registry(root)))
+        doors = Shedding(Rounds(self._backend, desk.answer, arguments.tools, safety), arguments.room)
+        # Beside the doors and the rounds: it counts for nothing there, and runs no tools.
+        shadows = Shadows(self._backend, arguments.shadow, told, meters, lambda: doors.open)
+        self._turns = Turns(
+            doors,
+            told,
+            keys,
+            Pseudonyms.open(root / VISITORS_KEY),
+            arguments.limits,
+            arguments.timeouts,
+            arguments.fallback,
+            arguments.cache,
+            meters,
+            Layers(Intake(safety), self._retrieval, leaving),
+            self._embed,
+            shadows=shadows,
+        )
+        self._embeddings = Embeddings(self._turns, self._backend)
+
+    async def _embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """What the cache compares questions by, and what passages are looked up with."""
+        served = self._turns.routing.embedding
+        if served is None:
+            raise GraftError("no retrieval model is served; run the stage `embedding` and deploy again")
+        found = await self._backend.embed(served.app, tuple(texts))
+        if isinstance(found, Refused):
+            raise GraftError(found.message)
+        return found.vectors
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return create_app(self._turns, self._embeddings)
+
+    async def reconfigure(self, config: dict[str, Any]) -> None:
+        """Serve calls this with the new `user_config`. Indexes are opened before anything is swapped."""
+        routing = Routing.model_validate(config)
+        await asyncio.to_thread(self._retrieval.keep, _readable(routing))
+        self._turns.routing = routing
+
+
+def _readable(routing: Routing) -> set[Grounding]:
+    """The indexes of the served packages that the served retrieval model can search."""
+    groundings = {served.grounding for served in routing.served.values() if served.grounding}
+    embedding = routing.embedding.digest if routing.embedding else None
+    strange = {grounding for grounding in groundings if grounding.embedding != embedding}
+    for grounding in strange:
+        _LOG.error("index %s was made with another retrieval model: no passages for its packages", grounding.index)
+    return groundings - strange
+
+
+def _safety(arguments: AssistantArguments) -> Safety:
+    """The checks that `params.yaml` asks for; without a classifier those that need none."""
+    folder = Path(arguments.root) / CLASSIFIERS / arguments.classifier if arguments.classifier else None
+    classifier = open_classifier(folder) if folder else None
+    return configured_safety(arguments.safety, classifier)

@@ -1,0 +1,106 @@
+"""A client of Ray Serve's REST interface: which applications run, and which should."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from deployments.core.ports import require_free
+from deployments.core.settings import ServeSettings
+from tasks.core.errors import GraftError
+from tasks.core.paths import LOGS
+
+_POLL_S = 0.5
+
+
+def is_running(settings: ServeSettings, name: str) -> bool:
+    """Whether it runs as configured. `UNHEALTHY` it is while Serve replaces a replica that died: that passes."""
+    application = list_applications(settings).get(name, {"status": "NOT_STARTED"})
+    if has_failed(application):
+        raise GraftError(f"{name} did not come up: {failure_reason(application)}")
+    return bool(application["status"] == "RUNNING")
+
+
+def has_failed(application: dict[str, Any]) -> bool:
+    """Whether it will not come up.
+
+    Serve's `DEPLOY_FAILED` is also what an application is in which a replica died while another
+    configuration came; that one is replaced, and the status passes.
+    """
+    if application["status"] != "DEPLOY_FAILED":
+        return False
+    failed = [d for d in application["deployments"].values() if d["status"] == "DEPLOY_FAILED"]
+    return not failed or any(d["status_trigger"] != "HEALTH_CHECK_FAILED" for d in failed)
+
+
+def failure_reason(application: dict[str, Any]) -> str:
+    """The sentence in a traceback: Serve tells failures as tracebacks within tracebacks."""
+    messages = [application["message"], *(d["message"] for d in application["deployments"].values())]
+    lines = [line.strip() for message in messages for line in message.splitlines() if "Error: " in line]
+    plain = [line for line in lines if not line.startswith(("RuntimeError: Traceback", "ray.exceptions."))]
+    return (plain or lines or [messages[0] or "Serve gives no reason"])[-1]
+
+
+def wait_until(done: Callable[[], bool], limit_s: float, what: str) -> None:
+    deadline = time.monotonic() + limit_s
+    while not done():
+        if time.monotonic() > deadline:
+            logs = Path.cwd() / LOGS / "serve"
+            raise GraftError(f"{what}: not there after {limit_s:g} s; Serve's logs are in {logs}")
+        time.sleep(_POLL_S)
+
+
+def configurations(applications: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """What was asked of Serve so far; sent back unchanged, it changes nothing."""
+    return {name: a["deployed_app_config"] for name, a in applications.items() if a["deployed_app_config"]}
+
+
+def application_config(
+    name: str, builder: str, arguments: dict[str, Any], deployment: dict[str, Any], route: str | None
+) -> dict[str, Any]:
+    return {
+        "name": name,
+        "route_prefix": route,
+        "import_path": builder,
+        "args": arguments,
+        "deployments": [deployment],
+    }
+
+
+def serve_url(settings: ServeSettings) -> str:
+    return f"http://{settings.http.host}:{settings.http.port}"
+
+
+def list_applications(settings: ServeSettings) -> dict[str, dict[str, Any]]:
+    """Serve's applications by name, each with status, message, deployments and configuration."""
+    return _serve(settings, "GET")["applications"]
+
+
+def put_applications(settings: ServeSettings, applications: dict[str, Any]) -> None:
+    """Make Serve run exactly these applications, starting Serve first if it isn't."""
+    if not _serve(settings, "GET")["proxies"]:
+        require_free(settings.http.host, settings.http.port, "http.port")
+    logs = Path.cwd() / LOGS / "serve"
+    logs.mkdir(parents=True, exist_ok=True)
+    body = {
+        "proxy_location": settings.scale.proxies,
+        "http_options": {"host": settings.http.host, "port": settings.http.port},
+        "logging_config": {"logs_dir": str(logs)},
+        "applications": list(applications.values()),
+    }
+    _serve(settings, "PUT", body)
+
+
+def _serve(settings: ServeSettings, method: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    where = f"http://{settings.ray.host}:{settings.ray.dashboard_port}"
+    try:
+        response = httpx.request(method, where + "/api/serve/applications/", json=body, timeout=60.0)
+    except httpx.HTTPError as error:
+        raise GraftError(f"Ray does not answer at {where} ({error}); is the stack up? Try `graft up`") from error
+    if not response.is_success:
+        raise GraftError(f"Serve refused a rollout: {response.text.strip()[-800:]}")
+    return response.json() if method == "GET" else {}
