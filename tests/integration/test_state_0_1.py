@@ -18,52 +18,52 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import BaseModel, TypeAdapter
 
-from deployments import rollout
-from deployments.app.safety.checks import Finding
-from deployments.app.visitors import Pseudonyms
-from deployments.events import Step
-from flows.promotion import change, production_digest, serve_production
-from tasks.admission import admit
-from tasks.arms import shadow_pairs
-from tasks.audit import Entry, read_audit
-from tasks.chunks import Chunk
-from tasks.classifier import ClassifierInfo, open_classifier
-from tasks.drift import COLUMNS, monitor, reference_path
-from tasks.embedding import Embedder, EmbeddingInfo
-from tasks.engine.open import open_package
-from tasks.engine.protocol import generate
-from tasks.engine.resources import Resources
-from tasks.evidence import read_evidence
-from tasks.gate import judge as judge_gate
-from tasks.guard import MEASURES, GuardVerdict
-from tasks.guard import judge as judge_guard
-from tasks.incidents import Closing, Incident, close, incidents
-from tasks.index import Asked, IndexInfo
-from tasks.layout import CLASSIFIERS, EMBEDDINGS, INDEX_TABLES, INDEXES, VISITORS_KEY
-from tasks.manifest import BaseModelInfo, Manifest, read_manifest
-from tasks.policy import Decision
-from tasks.probe import Probes, probe
-from tasks.records import Message
-from tasks.registries import open_registry
-from tasks.registry import PRODUCTION, Act, Channel, LocalRegistry
-from tasks.releases import describe, find, listing, to_go_back_to
-from tasks.retrieval import Passages, Retriever
-from tasks.settings import (
+from deployments.app.access.pseudonyms import Pseudonyms
+from deployments.app.guardrails.checks import Finding
+from deployments.core.messages import Step
+from deployments.serve import rollout
+from deployments.serve.promotion import change, production_digest, serve_production
+from tasks.core.paths import CLASSIFIERS, EMBEDDINGS, INDEX_TABLES, INDEXES, VISITORS_KEY
+from tasks.core.records import Message
+from tasks.core.settings import (
     AdmissionSettings,
+    CanaryAnalysisSettings,
     CostName,
     DriftSettings,
     GateSettings,
-    GuardSettings,
     RateName,
     RetrievalSettings,
     load_settings,
 )
-from tasks.shadow import ShadowPair, agreement
-from tasks.store import TelemetryRow, TelemetryWriter, read_window
+from tasks.engine.loading import open_package
+from tasks.engine.probes import Probes, probe
+from tasks.engine.protocol import generate
+from tasks.engine.resources import Resources
+from tasks.evaluation.outputs import read_evidence
+from tasks.gate.verdict import judge as judge_gate
+from tasks.model_package.admission import admit
+from tasks.model_package.manifest import BaseModelInfo, Manifest, read_manifest
+from tasks.monitoring.drift import COLUMNS, monitor, reference_path
+from tasks.monitoring.telemetry_row import TelemetryRow
+from tasks.monitoring.telemetry_store import TelemetryWriter, read_window
+from tasks.registry.audit_log import Entry, read_audit
+from tasks.registry.registry import PRODUCTION, Act, Channel, LocalRegistry, open_registry
+from tasks.reports.releases import describe, find, listing, to_go_back_to
+from tasks.retrieval.chunks import Chunk
+from tasks.retrieval.embedder import Embedder, EmbeddingInfo
+from tasks.retrieval.index_files import Asked, IndexInfo
+from tasks.retrieval.search import Passages, Retriever
+from tasks.rollout.canary_analysis import MEASURES, GuardVerdict
+from tasks.rollout.canary_analysis import judge as judge_guard
+from tasks.rollout.canary_metrics import shadow_pairs
+from tasks.rollout.incidents import Closing, Incident, close, incidents
+from tasks.rollout.shadow_comparison import ShadowPair, agreement
+from tasks.safety.injection_classifier import ClassifierInfo, open_classifier
+from tasks.tools.policy import Decision
 from tests.conftest import ROOT
-from tests.deployments.stack import make_package
-from tests.flows.conftest import copy_repository
-from tests.flows.pretended import pretended_serve
+from tests.support.fake_serve_api import pretended_serve
+from tests.support.prefect_stack import copy_repository
+from tests.support.ray_stack import make_package
 
 STORED = Path(__file__).parents[1] / "data/state_0_1"
 EXPECTED = json.loads((STORED / "expected.json").read_bytes())
@@ -180,7 +180,7 @@ def test_the_gate_comes_to_the_same_verdict(registry: LocalRegistry) -> None:
 
 
 def guarded(rows: pd.DataFrame, start: datetime, *, unseen: bool) -> GuardVerdict:
-    settings = GuardSettings.model_validate(SETTINGS["guard"])
+    settings = CanaryAnalysisSettings.model_validate(SETTINGS["guard"])
     return judge_guard(rows, B, A, start, start + HOUR, settings, first_token_s=8.0, unseen=unseen)
 
 
