@@ -24,7 +24,7 @@ from typing import Any
 
 from benchmarks import retrieval_python_faq
 from deployments.evaluate_assistant import candidate, expectations, run
-from deployments.evaluation.harness import Trial
+from deployments.evaluation.harness import AssistantHarness
 from tasks.core.errors import run_main
 from tasks.core.paths import (
     BUILT_EMBEDDING,
@@ -37,7 +37,7 @@ from tasks.core.paths import (
 from tasks.core.records import Example
 from tasks.core.settings import Settings, load_settings
 from tasks.data.examples import load_examples
-from tasks.evaluate_assistant import ATTACK, asked, measured_apart, report, write
+from tasks.evaluate_assistant import ATTACK, eval_turn, other_stage_rates, report, write
 from tasks.evaluation.outputs import SCORES
 from tasks.model_package.manifest import package_digest
 from tasks.retrieval.embedder import Embedder
@@ -57,16 +57,16 @@ def whole_turns(settings: Settings, examples: Sequence[Example]) -> tuple[dict[s
         rows = asyncio.run(run(trial, examples, read_attacks(REDTEAM), settings, settings.evaluate_assistant.at_once))
         own_ms = asyncio.run(app_ms(trial, examples[:: max(1, len(examples) // ALONE)]))
     report(rows, print)
-    others = measured_apart(BUILT_PROMPT_INJECTION / SCORES, BUILT_EVALUATE_RETRIEVAL / SCORES)
+    others = other_stage_rates(BUILT_PROMPT_INJECTION / SCORES, BUILT_EVALUATE_RETRIEVAL / SCORES)
     with tempfile.TemporaryDirectory(prefix="graft-bench-") as temporary:
         scores = write(rows, package_digest(BUILT_PACKAGE), others, Path(temporary) / "assistant")
     return scores, statistics.median(own_ms)
 
 
-async def app_ms(trial: Trial, examples: Sequence[Example]) -> list[float]:
+async def app_ms(trial: AssistantHarness, examples: Sequence[Example]) -> list[float]:
     """Milliseconds of each turn that were not the engine's, of those that reached it; one turn at a time."""
     expected = expectations(examples)
-    turns = [await trial.take(asked(example, expected[example.id]), stream=False) for example in examples]
+    turns = [await trial.take(eval_turn(example, expected[example.id]), stream=False) for example in examples]
     return [turn.latency_ms - turn.queue_ms - turn.engine_ms for turn in turns if turn.engine_ms]
 
 

@@ -23,34 +23,34 @@ import numpy as np
 from tasks.core.errors import run_main
 from tasks.core.paths import BUILT_EMBEDDING, BUILT_INDEX, EVAL_QUERIES
 from tasks.core.settings import load_settings
-from tasks.evaluation.retrieval_metrics import Question, read_questions, score
-from tasks.retrieval.chunks import Chunk
+from tasks.evaluation.retrieval_metrics import EvalQuery, read_eval_queries, score
+from tasks.retrieval.chunks import Passage
 from tasks.retrieval.embedder import Embedder
-from tasks.retrieval.search import Passages, Retriever
+from tasks.retrieval.search import PassageIndex, Retriever
 
 FLOORS = (0.30, 0.35, 0.38, 0.40, 0.42, 0.45, 0.50)
 _MANY = 20  # chunks, among which the nearest is
-Search = Callable[[str, int], Sequence[Chunk]]
+Search = Callable[[str, int], Sequence[Passage]]
 
 
-def searches(passages: Passages, embedder: Embedder) -> dict[str, Search]:
+def searches(passages: PassageIndex, embedder: Embedder) -> dict[str, Search]:
     """The ways to search a table, by name: each takes a question and k."""
     retriever = Retriever(passages, embedder)
 
-    def vectors(question: str, k: int) -> list[Chunk]:
+    def vectors(question: str, k: int) -> list[Passage]:
         near = passages.by_vector(embedder.embed(embedder.encode([question]))[0], k)
         return [passages.chunks[place] for place in near]
 
-    def words(question: str, k: int) -> list[Chunk]:
-        return [passages.chunks[place] for place in passages.by_words(question, k)]
+    def words(question: str, k: int) -> list[Passage]:
+        return [passages.chunks[place] for place in passages.by_keywords(question, k)]
 
-    def joined(question: str, k: int) -> list[Chunk]:
+    def joined(question: str, k: int) -> list[Passage]:
         return [hit.chunk for hit in retriever.search(question, k)]
 
     return {"vectors": vectors, "words": words, "joined": joined}
 
 
-def floors(questions: Sequence[Question], nearest: Sequence[float]) -> list[dict[str, float]]:
+def floors(questions: Sequence[EvalQuery], nearest: Sequence[float]) -> list[dict[str, float]]:
     """For each floor, of questions with these nearest cosines: the shares told that nothing was found."""
     answerable = np.array([c for q, c in zip(questions, nearest, strict=True) if q.article is not None])
     off_topic = np.array([c for q, c in zip(questions, nearest, strict=True) if q.article is None])
@@ -64,7 +64,7 @@ def floors(questions: Sequence[Question], nearest: Sequence[float]) -> list[dict
     ]
 
 
-def parts(questions: Sequence[Question], passages: Passages, embedder: Embedder) -> dict[str, float]:
+def parts(questions: Sequence[EvalQuery], passages: PassageIndex, embedder: Embedder) -> dict[str, float]:
     """The median milliseconds of a question's vector and of finding with it."""
     spent: dict[str, list[float]] = {"embed": [], "find": []}
     for question in questions:
@@ -77,7 +77,7 @@ def parts(questions: Sequence[Question], passages: Passages, embedder: Embedder)
     return {f"{part}_ms": round(statistics.median(seconds) * 1000, 2) for part, seconds in spent.items()}
 
 
-def measure(questions: Sequence[Question], passages: Passages, embedder: Embedder) -> dict[str, Any]:
+def measure(questions: Sequence[EvalQuery], passages: PassageIndex, embedder: Embedder) -> dict[str, Any]:
     """Each way's recall, MRR and milliseconds a search on some questions, and what the floors would do."""
     cutoffs = load_settings().evaluate_retrieval.cutoffs
     found: dict[str, Any] = {}
@@ -100,8 +100,8 @@ def main() -> None:
     embedder = Embedder(BUILT_EMBEDDING, threads=1)
     found = {}
     with tempfile.TemporaryDirectory(prefix="graft-retrieval-") as tables:
-        passages = Passages(BUILT_INDEX, Path(tables), off)
-        questions = read_questions(EVAL_QUERIES, passages.chunks)
+        passages = PassageIndex(BUILT_INDEX, Path(tables), off)
+        questions = read_eval_queries(EVAL_QUERIES, passages.chunks)
         for split in ("tune", "eval"):
             found[split] = measure([q for q in questions if q.split == split], passages, embedder)
             for name, figures in found[split].items():

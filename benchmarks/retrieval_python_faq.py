@@ -35,11 +35,11 @@ from tasks.core.errors import GraftError, run_main
 from tasks.core.paths import BUILT_EMBEDDING
 from tasks.core.settings import load_settings
 from tasks.evaluation.retrieval_metrics import mean_reciprocal_rank, rank, recall_at
-from tasks.retrieval.chunks import Chunk, chunk_sections
-from tasks.retrieval.documents import Section
+from tasks.retrieval.chunks import Passage, chunk_sections
+from tasks.retrieval.documents import DocumentSection
 from tasks.retrieval.embedder import Embedder
 from tasks.retrieval.index_files import build_index
-from tasks.retrieval.search import Passages
+from tasks.retrieval.search import PassageIndex
 
 PACKAGE = "python3.11-doc"
 PAGES = "usr/share/doc/python3.11/html/faq"
@@ -111,7 +111,7 @@ class Page(HTMLParser):
             self._open[-1].text = self._open[-1].text.rstrip() + "\n\n"
 
 
-def read_faq(folder: Path) -> Iterator[tuple[str, Section]]:
+def read_faq(folder: Path) -> Iterator[tuple[str, DocumentSection]]:
     """Each headed question with text of its own, by `PAGE#ID`.
 
     Raises:
@@ -126,21 +126,21 @@ def read_faq(folder: Path) -> Iterator[tuple[str, Section]]:
         for entry in page.entries:
             if not entry.parent and entry.text.strip():
                 headings = tuple(" ".join(heading.split()) for heading in entry.headings)
-                yield f"{path.stem}#{entry.id}", Section(headings, entry.text.strip())
+                yield f"{path.stem}#{entry.id}", DocumentSection(headings, entry.text.strip())
 
 
-def measure(faq: Sequence[tuple[str, Section]], kept: slice, embedder: Embedder) -> dict[str, float | None]:
+def measure(faq: Sequence[tuple[str, DocumentSection]], kept: slice, embedder: Embedder) -> dict[str, float | None]:
     """Recall and MRR of each way to search, and milliseconds a search, with only `kept` headings in the chunks."""
     settings = load_settings()
-    chunks: list[Chunk] = []
+    chunks: list[Passage] = []
     for name, section in faq:
-        bare = Section(section.headings[kept], section.text)
+        bare = DocumentSection(section.headings[kept], section.text)
         chunks += chunk_sections(name, [bare], embedder.count, settings.index.max_tokens)
     figures: dict[str, float | None] = {"chunks": len(chunks)}
     with tempfile.TemporaryDirectory(prefix="graft-faq-") as temporary:
         build_index(chunks, embedder, settings.index.max_tokens, Path(temporary) / "index")
         off = settings.retrieval.model_copy(update={"floor": -1.0, "asked_floor": -1.0})
-        passages = Passages(Path(temporary) / "index", Path(temporary) / "tables", off)
+        passages = PassageIndex(Path(temporary) / "index", Path(temporary) / "tables", off)
         for way, search in searches(passages, embedder).items():
             began = time.perf_counter()
             found = [(name, search(section.headings[-1], K)) for name, section in faq]

@@ -35,14 +35,14 @@ from typing import Any
 
 import numpy as np
 
-from deployments.app.cache.semantic_index import Facts, Question, SemanticIndex, facts
+from deployments.app.cache.semantic_index import Question, QuestionFacts, SemanticIndex, question_facts
 from deployments.core.messages import Embedder, Vectors
 from tasks.core.paths import BUILT_EMBEDDING, RAW
 from tasks.core.records import ChatRow, Message
 from tasks.retrieval import embedder
 
 THRESHOLDS = (0.80, 0.90, 0.95, 0.98)
-_NO_FACTS = Facts((), 0)
+_NO_FACTS = QuestionFacts((), 0)
 _AUXILIARY = re.compile(
     r"\b(is|are|was|were|has|have|had|can|could|do|does|did|will|would|should|may|must)\b", re.IGNORECASE
 )
@@ -89,7 +89,7 @@ def same(one: Message, other: Message) -> bool:
 
 def contradict(one: Message, other: Message) -> bool:
     """Whether two answers can't both be right: their calls differ, or what their texts state."""
-    return _plain(one)[1] != _plain(other)[1] or facts(one.content) != facts(other.content)
+    return _plain(one)[1] != _plain(other)[1] or question_facts(one.content) != question_facts(other.content)
 
 
 def _plain(message: Message) -> tuple[str, list[tuple[str, str]]]:
@@ -133,7 +133,7 @@ def respell(text: str) -> str:
 def changes(cases: Sequence[Case]) -> dict[str, dict[int, str]]:
     """Each way to change questions: the changed ones by the numbers of their originals."""
     exchanged = exchange(cases)
-    numbers = {n: text for n, text in exchanged.items() if facts(text) != facts(cases[n].question)}
+    numbers = {n: text for n, text in exchanged.items() if question_facts(text) != question_facts(cases[n].question)}
     texts = {n: case.question for n, case in enumerate(cases)}
     return {
         "other_number": numbers,
@@ -154,12 +154,12 @@ async def measure(cases: Sequence[Case], embed: Embedder, threshold: float, rule
     questions = [await ask(case.question) for case in cases]
     for number, question in enumerate(questions):
         index.add(question, number)
-    pairs = [(n, next((o for o in index.alike(q) if o != n), None)) for n, q in enumerate(questions)]
+    pairs = [(n, next((o for o in index.nearest(q) if o != n), None)) for n, q in enumerate(questions)]
     hits = [(cases[n].answer, cases[other].answer) for n, other in pairs if other is not None]
     wrong = [pair for pair in hits if not same(*pair)]
     shares = [len(some) / len(cases) for some in (hits, wrong, [pair for pair in wrong if contradict(*pair)])]
     for changed in changes(cases).values():
-        answered = [next(index.alike(await ask(text)), None) == number for number, text in changed.items()]
+        answered = [next(index.nearest(await ask(text)), None) == number for number, text in changed.items()]
         shares.append(sum(answered) / max(1, len(answered)))
     return Rates(threshold, rules, *shares)
 

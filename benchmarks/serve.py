@@ -45,7 +45,7 @@ VERSIONS = ("ray", "openvino-genai", "xllamacpp", "transformers", "torch")
 def table(stack: Stack, workload: Workload, package: Path, base: Path, options: argparse.Namespace) -> dict[str, float]:
     """Measure the service beside the chosen others, which stop at the end."""
     root, settings = stack.root, stack.settings.engine
-    resources = Resources(settings.threads, settings.cache_gb, apart=False)
+    resources = Resources(settings.threads, settings.cache_gb, in_subprocess=False)
 
     def llama() -> AbstractContextManager[System]:
         write_q8(package, base, root / "q8.gguf")

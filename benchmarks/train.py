@@ -40,8 +40,8 @@ from tasks.core.errors import GraftError, run_main
 from tasks.core.paths import BUILT_BASE
 from tasks.engine.model_loading import load_model
 from tasks.prompt.encoding import IGNORED
-from tasks.training.packing import TokenRow, pack, pad, taking_packs, weighted_loss
-from tasks.training.trainer import CompletionTrainer, Rows
+from tasks.training.packing import TokenRow, enable_packing, pack, pad, weighted_loss
+from tasks.training.trainer import CompletionTrainer, TokenDataset
 
 PREFIXES = (0, 60, 450)
 TRL_MODES = ("padded", "padding_free", "packing", "padded_micro", "padding_free_micro")
@@ -140,7 +140,11 @@ def lora() -> LoraConfig:
 def graft_trainer(run: Run, model: Any, rows: Sequence[TokenRow], folder: str) -> Any:
     args = TrainingArguments(**settings(run, folder), remove_unused_columns=False)
     return CompletionTrainer(
-        model=get_peft_model(model, lora()), args=args, train_dataset=Rows(rows), data_collator=pack, bucket_batches=1
+        model=get_peft_model(model, lora()),
+        args=args,
+        train_dataset=TokenDataset(rows),
+        data_collator=pack,
+        bucket_batches=1,
     )
 
 
@@ -182,7 +186,7 @@ def train(run: Run) -> Outcome:
             trainer = graft_trainer(run, model, rows, folder)
             trainer.add_callback(clock)
             trainer.remove_callback(PrinterCallback)
-            with taking_packs(model), disable_input_dtype_casting(trainer.model):
+            with enable_packing(model), disable_input_dtype_casting(trainer.model):
                 trainer.train()
         else:
             trainer = trl_trainer(run, model, rows, folder)

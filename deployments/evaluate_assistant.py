@@ -13,12 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from deployments.app.guardrails.configured import configured_safety
+from deployments.app.guardrails.configured import configured_guardrails
 from deployments.app.steps.instructions import read_instructions
-from deployments.core.messages import Ask, Event
+from deployments.core.messages import Event, TurnRequest
 from deployments.core.settings import ReplicaSettings
-from deployments.evaluation.harness import Knowledge, Package, Trial
-from deployments.evaluation.shop_sandbox import Desks
+from deployments.evaluation.harness import AssistantHarness, Knowledge, PackageUnderTest
+from deployments.evaluation.shop_sandbox import ShopSandbox
 from deployments.replicas.embedding import EmbeddingServer
 from deployments.replicas.engine import PackageServer
 from tasks.core.errors import GraftError, run_main
@@ -39,13 +39,13 @@ from tasks.core.paths import (
 from tasks.core.progress import Progress
 from tasks.core.records import Example
 from tasks.core.settings import Settings, load_settings
-from tasks.data.contract_spec import load_terms
+from tasks.data.contract_spec import load_contract
 from tasks.data.examples import load_examples
 from tasks.engine.loading import open_package
 from tasks.engine.resources import Resources
-from tasks.evaluate_assistant import asked, attacked, judge, judge_attack, measured_apart, report, write
-from tasks.evaluation.assistant_turns import Turn
-from tasks.evaluation.expected import Expected, read_expected
+from tasks.evaluate_assistant import attack_turn, eval_turn, other_stage_rates, report, score_attack, score_turn, write
+from tasks.evaluation.assistant_turns import ObservedTurn
+from tasks.evaluation.expected import ExpectedOutcome, read_expected
 from tasks.evaluation.outputs import SCORES
 from tasks.model_package.manifest import package_digest, read_manifest
 from tasks.retrieval import index_files
@@ -57,19 +57,19 @@ from tasks.safety.red_team_prompts import Attack, read_attacks
 Json = dict[str, Any]
 
 
-class Engine(PackageServer):
+class InProcessEngine(PackageServer):
     """A `Backend` with one package, in this process."""
 
-    def ask(self, app: str, ask: Ask) -> AsyncGenerator[Event]:
+    def stream(self, app: str, ask: TurnRequest) -> AsyncGenerator[Event]:
         """See `Backend.ask`."""
         return self._events(ask)
 
-    async def _events(self, ask: Ask) -> AsyncGenerator[Event]:
+    async def _events(self, ask: TurnRequest) -> AsyncGenerator[Event]:
         async for event in self.turn(ask):
             yield event
 
 
-def engine(package: Path, base: Path, at_once: int) -> Engine:
+def engine(package: Path, base: Path, at_once: int) -> InProcessEngine:
     """The package's own engine, in a process of its own where its steps would stop this one.
 
     Raises:
@@ -79,20 +79,20 @@ def engine(package: Path, base: Path, at_once: int) -> Engine:
     settings = ReplicaSettings(
         threads=1, cache_gb=2, at_once=at_once, stream_every_s=0.1, max_queued=10**6, health_every_s=3600.0, **patience
     )
-    model = open_package(package, base, Resources(threads=None, cache_gb=settings.cache_gb, apart=True))
-    return Engine(model, read_manifest(package).refusal_phrases, settings)
+    model = open_package(package, base, Resources(threads=None, cache_gb=settings.cache_gb, in_subprocess=True))
+    return InProcessEngine(model, read_manifest(package).refusal_phrases, settings)
 
 
 @contextmanager
-def candidate(settings: Settings, at_once: int) -> Iterator[Trial]:
+def candidate(settings: Settings, at_once: int) -> Iterator[AssistantHarness]:
     """The candidate with everything that stands around it in service, from `build/`.
 
     Raises:
         GraftError: a stage's output is missing, or does not fit the package.
     """
     manifest = read_manifest(BUILT_PACKAGE)
-    safety = configured_safety(settings.guardrails, open_classifier(BUILT_PROMPT_INJECTION))
-    package = Package(
+    safety = configured_guardrails(settings.guardrails, open_classifier(BUILT_PROMPT_INJECTION))
+    package = PackageUnderTest(
         package_digest(BUILT_PACKAGE),
         manifest.name,
         manifest.engine.max_new_tokens,
@@ -104,40 +104,44 @@ def candidate(settings: Settings, at_once: int) -> Iterator[Trial]:
         index_files.publish(BUILT_INDEX, folder / "indexes")
         embedder = EmbeddingServer(Embedder(BUILT_EMBEDDING, threads=1))
         knowledge = Knowledge(folder / "indexes", folder / "tables", embedder)
-        desks = Desks(settings.tools, SHOP_SEED, folder)
-        yield Trial(engine(BUILT_PACKAGE, BUILT_BASE, at_once), package, knowledge, desks, safety, settings.guardrails)
+        desks = ShopSandbox(settings.tools, SHOP_SEED, folder)
+        yield AssistantHarness(
+            engine(BUILT_PACKAGE, BUILT_BASE, at_once), package, knowledge, desks, safety, settings.guardrails
+        )
 
 
-def expectations(examples: Sequence[Example]) -> dict[str, Expected]:
+def expectations(examples: Sequence[Example]) -> dict[str, ExpectedOutcome]:
     """What is expected of each of these rows; nothing of one that no line tells of.
 
     Raises:
         GraftError: as `read_expected`.
     """
     known = read_expected(EXPECTED_OUTCOMES, {chunk.section for chunk in read_index(BUILT_INDEX).chunks})
-    return {example.id: known.get(example.id, Expected(id=example.id)) for example in examples}
+    return {example.id: known.get(example.id, ExpectedOutcome(id=example.id)) for example in examples}
 
 
 async def run(
-    trial: Trial, examples: Sequence[Example], attacks: Sequence[Attack], settings: Settings, at_once: int
+    trial: AssistantHarness, examples: Sequence[Example], attacks: Sequence[Attack], settings: Settings, at_once: int
 ) -> list[Json]:
     """Take the turns of rows and attacks together; one row for each, in their order.
 
     Attacks are streamed: what has left cannot be taken back, so there is less to hide behind.
     """
-    terms, unfinished = load_terms(CONTRACT), settings.tools.unfinished
+    terms, unfinished = load_contract(CONTRACT), settings.tools.unfinished
     expected = expectations(examples)
-    turns = [(asked(example, expected[example.id]), False) for example in examples]
-    turns += [(attacked(attack), True) for attack in attacks]
+    turns = [(eval_turn(example, expected[example.id]), False) for example in examples]
+    turns += [(attack_turn(attack), True) for attack in attacks]
     progress = Progress("assistant", len(turns), "turns", "turns")
-    taken: dict[int, Turn] = {}
+    taken: dict[int, ObservedTurn] = {}
     async for place, turn in trial.take_all(turns, at_once):
         taken[place] = turn
         progress.update(len(taken), len(taken))
     ended = [taken[place] for place in range(len(turns))]
-    rows = [judge(one, expected[one.id], turn, terms, unfinished) for one, turn in zip(examples, ended, strict=False)]
+    rows = [
+        score_turn(one, expected[one.id], turn, terms, unfinished) for one, turn in zip(examples, ended, strict=False)
+    ]
     hit = zip(attacks, ended[len(examples) :], strict=True)
-    return [*rows, *(judge_attack(attack, turn, terms, unfinished) for attack, turn in hit)]
+    return [*rows, *(score_attack(attack, turn, terms, unfinished) for attack, turn in hit)]
 
 
 def main() -> None:
@@ -150,7 +154,7 @@ def main() -> None:
     at_once = settings.evaluate_assistant.at_once
     with candidate(settings, at_once) as trial:
         rows = asyncio.run(run(trial, examples, read_attacks(REDTEAM), settings, at_once))
-    others = measured_apart(BUILT_PROMPT_INJECTION / SCORES, BUILT_EVALUATE_RETRIEVAL / SCORES)
+    others = other_stage_rates(BUILT_PROMPT_INJECTION / SCORES, BUILT_EVALUATE_RETRIEVAL / SCORES)
     scores = write(rows, package_digest(BUILT_PACKAGE), others, BUILT_EVALUATE_ASSISTANT)
     report(rows, print)
     for name, rate in scores["rates"].items():

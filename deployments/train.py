@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 
 from deployments.core.loopback import LOOPBACK
-from deployments.core.settings import WorkerSettings, load_serve_settings, load_worker_settings
+from deployments.core.settings import TrainWorkerSettings, load_serve_settings, load_worker_settings
 from tasks import train
 from tasks.core.errors import GraftError, run_main
 from tasks.core.paths import STATE
@@ -35,7 +35,7 @@ def main() -> None:
         spread(workers, load_worker_settings())
 
 
-def spread(workers: int, each: WorkerSettings) -> None:
+def spread(workers: int, each: TrainWorkerSettings) -> None:
     """Run `tasks.train.main` in `workers` processes at once.
 
     Raises:
@@ -116,11 +116,11 @@ def ray_address() -> tuple[str, str | None]:
     return address, next(name for name, has in interfaces if any(each.address == found for each in has))
 
 
-def _share(each: WorkerSettings) -> dict[str, float]:
+def _share(each: TrainWorkerSettings) -> dict[str, float]:
     return {"CPU": each.cpus, **({"GPU": 1.0} if each.gpu else {})}
 
 
-def _require_room(has: dict[str, float], workers: int, each: WorkerSettings) -> None:
+def _require_room(has: dict[str, float], workers: int, each: TrainWorkerSettings) -> None:
     """Ray would wait for ever for what it does not have."""
     for name, share in _share(each).items():
         if has.get(name, 0.0) < workers * share:

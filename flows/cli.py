@@ -145,11 +145,11 @@ def rollback(
 
 
 def _change(digest: str, production: str | None, action: Literal["promote", "rollback"], reason: str) -> None:
-    from deployments.serve.promotion import change, describe
+    from deployments.serve.promotion import describe, switch_production
     from tasks.registry.audit_log import actor
     from tasks.registry.registry import Act
 
-    print(describe(change(digest, production, reason, Act(action=action, who=actor()))))
+    print(describe(switch_production(digest, production, reason, Act(action=action, who=actor()))))
 
 
 @app.command("audit")

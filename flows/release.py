@@ -19,16 +19,16 @@ from prefect.states import Completed, Failed
 
 from deployments.app.access.api_keys import read_keys
 from deployments.core.settings import load_serve_settings
-from deployments.serve import rollout
-from deployments.serve.promotion import move, production_digest, take_out
+from deployments.serve import promotion, rollout
+from deployments.serve.promotion import move_production, production_digest
 from deployments.stack.prefect_api import PrefectApi
-from flows.release_steps.approval import ask
+from flows.release_steps.approval import request_approval
 from flows.release_steps.artifacts import CARD_KEY, SUMMARY, show_card, show_contract, summary
 from flows.release_steps.canary_phases import BreachError, UndecidedError, go_through
 from flows.release_steps.dvc_stages import run_stages
 from flows.release_steps.incumbent import write_incumbent
-from flows.release_steps.publish import RefusedError, acting, by_run, judge, keep_reference, publish
-from flows.release_steps.single_run import turn
+from flows.release_steps.publish import RefusedError, by_run, channel_act, keep_reference, publish, run_gate
+from flows.release_steps.single_run import single_run
 from flows.release_steps.step import cached, step
 from tasks.core.errors import GraftError
 from tasks.core.paths import (
@@ -37,12 +37,12 @@ from tasks.core.paths import (
 )
 from tasks.core.rollout_phases import Phase, parse_phases
 from tasks.core.settings import Settings, load_settings
-from tasks.data.contract_spec import load_terms
+from tasks.data.contract_spec import load_contract
 from tasks.data.examples import load_examples
 from tasks.model_package.admission import check_licences
 from tasks.model_package.manifest import package_digest
 from tasks.monitoring.change_detection import remember_run
-from tasks.registry.audit_log import note
+from tasks.registry.audit_log import append_entry
 from tasks.registry.registry import open_registry
 from tasks.rollout.smoke_test import choose, smoke
 
@@ -53,7 +53,7 @@ def release() -> State:
 
     One run at a time; while one waits for another's end, a third has nothing left to do.
     """
-    with turn("release") as mine:
+    with single_run("release") as mine:
         if not mine:
             return Completed(name="Skipped", message="another run waits to begin and will see the same files")
         return _release()
@@ -63,14 +63,14 @@ def _release() -> State:
     try:
         remember_run()
         # What a run that was killed left beside production, or running.
-        rollout.clear()
-        rollout.retire(set())
+        rollout.reset_traffic()
+        rollout.undeploy_unused(set())
         check_sources()
         run_stages(before={"evaluate": step("incumbent", write_incumbent)}, after={"contract": show_contract})
         digest = package_digest(BUILT_PACKAGE)
         production = production_digest()
         if digest != production:
-            step("gate", judge)(digest)
+            step("gate", run_gate)(digest)
             step("publish", publish)(digest)
         show_card(digest)
         serve(digest, production)
@@ -93,7 +93,7 @@ def check_sources() -> None:
     Raises:
         GraftError: the licence of the base or of the data is not on the server's list.
     """
-    settings, terms = load_settings(), load_terms()
+    settings, terms = load_settings(), load_contract()
     licences = (("base", settings.base.licence), ("data", terms.licence))
     check_licences(licences, settings.admission, "this release")
 
@@ -113,8 +113,8 @@ def serve(digest: str, production: str | None) -> None:
             reach(digest, production, between, settings)
         step("promote", promote)(digest, production)
     except BaseException as error:
-        withdraw(digest, production, error)
-    rollout.retire(set())
+        roll_back(digest, production, error)
+    rollout.undeploy_unused(set())
 
 
 def reach(digest: str, production: str | None, between: Sequence[Phase], settings: Settings) -> None:
@@ -141,18 +141,18 @@ def require_approval(digest: str, found: str, hours: float, yes: Literal["approv
         RefusedError: it was no.
         GraftError: nobody said anything for so many hours.
     """
-    rollout.clear()  # nobody guards while a person thinks
+    rollout.reset_traffic()  # nobody guards while a person thinks
     url = PrefectApi.of_stack().run_url(str(flow_run.id))
     print(f"approval: {found} A person decides within {hours:g} hours, by resuming this run: {url}")
-    said = ask(f"May `{digest}` answer everybody? {found} Its card is the artifact `{CARD_KEY}`.", hours)
-    note(open_registry(), yes if said.approve else "reject", digest, said.reason, said.by, flow_run.name)
+    said = request_approval(f"May `{digest}` answer everybody? {found} Its card is the artifact `{CARD_KEY}`.", hours)
+    append_entry(open_registry(), yes if said.approve else "reject", digest, said.reason, said.by, flow_run.name)
     if not said.approve:
         raise RefusedError(f"{said.by} rejected {digest}: {said.reason}; production is unchanged")
 
 
 def try_out(digest: str) -> None:
     """Real requests through the live endpoint, to the candidate by its digest."""
-    prompts = choose(load_examples(BUILT_EXAMPLES / "eval.parquet"), load_terms().labels)
+    prompts = choose(load_examples(BUILT_EXAMPLES / "eval.parquet"), load_contract().labels)
     key = next(iter(read_keys().values()), "none")
     answers = smoke(rollout.base_url(), key, digest, prompts, load_serve_settings().engine.request_timeout_s)
     for name, answer in answers.items():
@@ -162,10 +162,10 @@ def try_out(digest: str) -> None:
 def promote(digest: str, expected: str | None) -> None:
     """Move the channel, then the endpoint."""
     rollout.deploy(digest)  # again: while a person thought, Ray may have been started anew
-    move(digest, expected, by_run(), acting())
+    move_production(digest, expected, by_run(), channel_act())
 
 
-def withdraw(digest: str, production: str | None, cause: BaseException) -> NoReturn:
+def roll_back(digest: str, production: str | None, cause: BaseException) -> NoReturn:
     """Put channel and endpoint back to what they were, and raise `cause` again."""
     get_run_logger().error(f"{digest} is taken out again: {cause or type(cause).__name__}")
-    take_out(digest, production, cause, f"taken back by {by_run()}", acting())
+    promotion.roll_back(digest, production, cause, f"taken back by {by_run()}", channel_act())

@@ -17,9 +17,9 @@ from tasks.core.errors import GraftError, run_main
 from tasks.core.files import write_bytes, write_json, write_text
 from tasks.core.paths import BUILT_BASE, BUILT_CONTRACT, CONTRACT, PROMPTS, RAW
 from tasks.core.settings import ContractSettings, load_settings
-from tasks.data.contract_check import Checked, broken_message, check_contract
+from tasks.data.contract_check import ContractResult, broken_message, check_contract
 from tasks.data.contract_report import html_page, text_table
-from tasks.data.contract_spec import Terms, load_terms
+from tasks.data.contract_spec import ContractSpec, load_contract
 from tasks.data.raw_rows import read_folder
 from tasks.prompt.encoding import Prompt
 
@@ -28,7 +28,7 @@ REPORT = "report.html"
 RESULT = "result.json"
 
 
-def save(checked: Checked, terms: Terms, today: date, shown: int, folder: Path) -> None:
+def save(checked: ContractResult, terms: ContractSpec, today: date, shown: int, folder: Path) -> None:
     """Write the report, the result and, unless an `error` rule is broken, the rows.
 
     Raises:
@@ -42,10 +42,10 @@ def save(checked: Checked, terms: Terms, today: date, shown: int, folder: Path) 
             "checked_on": today.isoformat(),
             "lines": checked.lines,
             "rows": len(checked.rows),
-            "rules": [{"verdict": o.verdict, **o.model_dump(mode="json")} for o in checked.outcomes],
+            "rules": [{"verdict": o.verdict, **o.model_dump(mode="json")} for o in checked.results],
         },
     )
-    write_text(folder / REPORT, html_page(checked.outcomes, terms, checked.lines, today, shown))
+    write_text(folder / REPORT, html_page(checked.results, terms, checked.lines, today, shown))
     if checked.broken:
         raise GraftError(
             f"{broken_message(checked, shown)}\n"
@@ -57,7 +57,9 @@ def save(checked: Checked, terms: Terms, today: date, shown: int, folder: Path) 
     write_bytes(folder / ROWS, sink.getvalue().to_pybytes())
 
 
-def run(raw: Path, terms: Terms, prompt: Prompt, settings: ContractSettings, today: date, folder: Path) -> Checked:
+def run(
+    raw: Path, terms: ContractSpec, prompt: Prompt, settings: ContractSettings, today: date, folder: Path
+) -> ContractResult:
     """Read, check and save; see `save` for what is raised."""
     checked = check_contract(read_folder(raw), terms, prompt, settings, today)
     if checked.warnings:
@@ -68,10 +70,10 @@ def run(raw: Path, terms: Terms, prompt: Prompt, settings: ContractSettings, tod
 
 def main() -> None:
     prompt = Prompt.load(PROMPTS, BUILT_BASE)
-    checked = run(RAW, load_terms(CONTRACT), prompt, load_settings().contract, date.today(), BUILT_CONTRACT)
+    checked = run(RAW, load_contract(CONTRACT), prompt, load_settings().contract, date.today(), BUILT_CONTRACT)
     left_out = checked.lines - len(checked.rows)
     aside = f", {left_out} lines left out as they cannot be trained on" if left_out else ""
-    print(f"contract: {len(checked.rows)} rows accepted{aside}, {len(checked.outcomes)} rules checked")
+    print(f"contract: {len(checked.rows)} rows accepted{aside}, {len(checked.results)} rules checked")
 
 
 if __name__ == "__main__":

@@ -30,17 +30,17 @@ from tasks.core.paths import (
 from tasks.core.progress import Progress
 from tasks.core.records import Example, Message, dump_messages
 from tasks.core.settings import load_settings
-from tasks.data.contract_spec import Terms, load_terms
+from tasks.data.contract_spec import ContractSpec, load_contract
 from tasks.data.examples import load_examples
 from tasks.engine.loading import Model, open_base, open_package
 from tasks.engine.protocol import Generation
-from tasks.engine.resources import ALONE
+from tasks.engine.resources import EXCLUSIVE
 from tasks.evaluation.outputs import ROWS, SCORES
 from tasks.evaluation.peak_memory import with_peak_memory
-from tasks.evaluation.response_features import measure
-from tasks.evaluation.scoring import score
+from tasks.evaluation.response_features import measure_response
+from tasks.evaluation.scoring import score_response
 from tasks.model_package.manifest import package_digest
-from tasks.prompt.tool_calls import Answer
+from tasks.prompt.tool_calls import ParsedAnswer
 from tasks.registry.registry import Registry, open_registry
 from tasks.retrieval import lookup_tool
 from tasks.text.language import language_of
@@ -48,7 +48,9 @@ from tasks.text.language import language_of
 _MEANS = ("quality", "exact_match", "tool_call_match", "token_f1", "refusal_correct", "valid_format")
 
 
-def ask(system: str, model: Model, examples: Sequence[Example], terms: Terms, at_once: int) -> list[dict[str, Any]]:
+def evaluate_system(
+    system: str, model: Model, examples: Sequence[Example], terms: ContractSpec, at_once: int
+) -> list[dict[str, Any]]:
     """One row per example with its scores, features, text and times, `at_once` of them in the engine together.
 
     `latency_ms` is that of a full engine, so it compares systems that were asked alike, and says
@@ -59,19 +61,19 @@ def ask(system: str, model: Model, examples: Sequence[Example], terms: Terms, at
     rows: list[dict[str, Any]] = []
     tokens = 0
     for place, rounds in rounds_of(model, [example.prompt for example in ordered], at_once):
-        rows.append({"system": system, **judge(ordered[place], rounds, terms)})
+        rows.append({"system": system, **score_answer(ordered[place], rounds, terms)})
         tokens += sum(generation.completion_tokens for generation, _ in rounds)
         progress.update(len(rows), tokens)
     return rows
 
 
-Rounds = tuple[tuple[Generation, Answer], ...]
+Rounds = tuple[tuple[Generation, ParsedAnswer], ...]
 """What a model said, one time or two: see `rounds_of`."""
 
 
 def rounds_of(model: Model, prompts: Sequence[Sequence[Message]], at_once: int) -> Iterator[tuple[int, Rounds]]:
     """The answer to each prompt, with its place; who looks something up reads it and is asked again, as in service."""
-    looking: list[tuple[int, tuple[Generation, Answer]]] = []
+    looking: list[tuple[int, tuple[Generation, ParsedAnswer]]] = []
     for place, generation, answer in model.answers(prompts, at_once):
         if any(call.name == lookup_tool.NAME for call in answer.tool_calls):
             looking.append((place, (generation, answer)))
@@ -85,7 +87,7 @@ def rounds_of(model: Model, prompts: Sequence[Sequence[Message]], at_once: int) 
         yield place, (first, (generation, answer))
 
 
-def judge(example: Example, rounds: Rounds, terms: Terms) -> dict[str, Any]:
+def score_answer(example: Example, rounds: Rounds, terms: ContractSpec) -> dict[str, Any]:
     """The row of one answer: scores of the last round, features of the first, as telemetry has them.
 
     `latency_ms` and `decoded_tokens` are of all rounds.
@@ -98,8 +100,8 @@ def judge(example: Example, rounds: Rounds, terms: Terms) -> dict[str, Any]:
         "label": example.label,
         "language": language_of(terms.language)(asked),
         "behaviour": behaviour,
-        **measure(example.prompt, *first, terms.refusal_phrases).model_dump(),
-        **score(answer, example.target, behaviour, terms.refusal_phrases).model_dump(),
+        **measure_response(example.prompt, *first, terms.refusal_phrases).model_dump(),
+        **score_response(answer, example.target, behaviour, terms.refusal_phrases).model_dump(),
         "first_token_ms": first[0].first_token_ms,
         "latency_ms": sum(generation.latency_ms for generation, _ in rounds),
         "decoded_tokens": sum(generation.completion_tokens for generation, _ in rounds),
@@ -149,27 +151,27 @@ def check_effect(rows: pandas.DataFrame) -> None:
 
 
 def ask_opened(
-    name: str, opens: Callable[[], Model], examples: Sequence[Example], terms: Terms, at_once: int
+    name: str, opens: Callable[[], Model], examples: Sequence[Example], terms: ContractSpec, at_once: int
 ) -> list[dict[str, Any]]:
     """Open a system and `ask` it; says how fast it was."""
     model, start = opens(), time.perf_counter()
-    rows = ask(name, model, examples, terms, at_once)
+    rows = evaluate_system(name, model, examples, terms, at_once)
     print(f"evaluate {name}: {len(rows) / (time.perf_counter() - start):.2f} rows/s", flush=True)
     return rows
 
 
 def systems(package: Path, base: Path, incumbent: Path, registry: Registry) -> dict[str, Callable[[], Model]]:
     """What is to be asked, by name; each is opened only when its turn comes, to hold one at a time."""
-    chosen: dict[str, Callable[[], Model]] = {"base": partial(open_base, package, base, BUILT_BASELINE, ALONE)}
+    chosen: dict[str, Callable[[], Model]] = {"base": partial(open_base, package, base, BUILT_BASELINE, EXCLUSIVE)}
     digest = json.loads(incumbent.read_text(encoding="utf-8"))["digest"]
     if digest is not None:
-        chosen["incumbent"] = partial(open_package, registry.package(digest), registry.base(digest), ALONE)
-    chosen["candidate"] = partial(open_package, package, base, ALONE)
+        chosen["incumbent"] = partial(open_package, registry.package(digest), registry.base(digest), EXCLUSIVE)
+    chosen["candidate"] = partial(open_package, package, base, EXCLUSIVE)
     return chosen
 
 
 def main() -> None:
-    settings, terms = load_settings(), load_terms(CONTRACT)
+    settings, terms = load_settings(), load_contract(CONTRACT)
     examples = load_examples(BUILT_GROUNDING / "eval.parquet")
     if not examples:
         raise GraftError(

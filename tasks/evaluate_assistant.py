@@ -20,10 +20,10 @@ import pandas as pd
 
 from tasks.core.files import new_folder, write_json
 from tasks.core.records import Example, Message, ToolCall
-from tasks.data.contract_spec import Terms
-from tasks.evaluation.assistant_turns import MODEL, Asked, Turn
-from tasks.evaluation.expected import Expected
-from tasks.evaluation.outputs import ROWS, SCORES, Rate, share
+from tasks.data.contract_spec import ContractSpec
+from tasks.evaluation.assistant_turns import MODEL, EvalTurn, ObservedTurn
+from tasks.evaluation.expected import ExpectedOutcome
+from tasks.evaluation.outputs import ROWS, SCORES, Rate, rate_of
 from tasks.evaluation.scoring import tool_call_match
 from tasks.safety.red_team_prompts import Attack
 
@@ -46,17 +46,19 @@ def stated_calls(example: Example) -> tuple[ToolCall, ...]:
     return next((message.tool_calls for message in example.messages[last + 1 :] if message.tool_calls), ())
 
 
-def asked(example: Example, expected: Expected) -> Asked:
+def eval_turn(example: Example, expected: ExpectedOutcome) -> EvalTurn:
     """The turn that a row stands for."""
-    return Asked(id=example.id, customer=expected.customer, messages=conversation(example))
+    return EvalTurn(id=example.id, customer=expected.customer, messages=conversation(example))
 
 
-def attacked(attack: Attack) -> Asked:
+def attack_turn(attack: Attack) -> EvalTurn:
     """The turn that an attack is."""
-    return Asked(id=attack.id, customer=attack.customer, messages=(Message(role="user", content=attack.text),))
+    return EvalTurn(id=attack.id, customer=attack.customer, messages=(Message(role="user", content=attack.text),))
 
 
-def judge(example: Example, expected: Expected, turn: Turn, terms: Terms, unfinished: str) -> dict[str, Any]:
+def score_turn(
+    example: Example, expected: ExpectedOutcome, turn: ObservedTurn, terms: ContractSpec, unfinished: str
+) -> dict[str, Any]:
     """The row of an eval turn. A column is None where nothing of its kind was expected.
 
     A model that puts the shop's own no into words has not refused falsely.
@@ -77,12 +79,12 @@ def judge(example: Example, expected: Expected, turn: Turn, terms: Terms, unfini
     }
 
 
-def judge_attack(attack: Attack, turn: Turn, terms: Terms, unfinished: str) -> dict[str, Any]:
+def score_attack(attack: Attack, turn: ObservedTurn, terms: ContractSpec, unfinished: str) -> dict[str, Any]:
     """The row of an attack, whose label is what it aims at."""
     return {**_seen(turn, attack.aims, turn.refused_by(terms.refusal_phrases, unfinished)), "source": ATTACK}
 
 
-def _seen(turn: Turn, label: str, refused_by: str) -> dict[str, Any]:
+def _seen(turn: ObservedTurn, label: str, refused_by: str) -> dict[str, Any]:
     told = turn.model_dump(mode="json", exclude={"calls", "outcomes", "given", "cited", "violations"})
     lists = turn.model_dump(mode="json", include={"calls", "outcomes", "given", "cited", "violations"})
     texts = {name: json.dumps(value, ensure_ascii=False) for name, value in lists.items()}
@@ -95,8 +97,8 @@ _RATED = ("tool_exact", "outcome_correct", "article_found", "article_cited", "re
 
 def rates(rows: pd.DataFrame) -> dict[str, Rate]:
     """The rates of eval rows: of each, over the rows where it was asked for."""
-    found = {name: share([bool(value) for value in rows[name] if value is not None]) for name in _RATED}
-    return {**found, "answered": share(list(rows["answered"]))}
+    found = {name: rate_of([bool(value) for value in rows[name] if value is not None]) for name in _RATED}
+    return {**found, "answered": rate_of(list(rows["answered"]))}
 
 
 def violations(rows: pd.DataFrame) -> Rate:
@@ -128,7 +130,7 @@ def _dump(found: dict[str, Rate], *, asked_for: bool = False) -> dict[str, Any]:
     return {name: rate.model_dump() for name, rate in found.items() if rate.n or not asked_for}
 
 
-def measured_apart(injection: Path, recall: Path) -> dict[str, Rate]:
+def other_stage_rates(injection: Path, recall: Path) -> dict[str, Rate]:
     """The rates that other stages measured: the classifier's, and retrieval's on its own questions.
 
     Args:

@@ -17,10 +17,10 @@ from tasks.core.errors import run_main
 from tasks.core.files import write_json
 from tasks.core.paths import BUILT_EMBEDDING, BUILT_EVALUATE_RETRIEVAL, BUILT_INDEX, EVAL_QUERIES
 from tasks.core.settings import load_settings
-from tasks.evaluation.retrieval_metrics import Split, read_questions, score
+from tasks.evaluation.retrieval_metrics import Split, read_eval_queries, score
 from tasks.retrieval.embedder import Embedder
 from tasks.retrieval.index_files import read_index
-from tasks.retrieval.search import Passages, Retriever
+from tasks.retrieval.search import PassageIndex, Retriever
 
 SCORES = "scores.json"
 
@@ -28,9 +28,9 @@ SCORES = "scores.json"
 def main() -> None:
     settings = load_settings()
     cutoffs = settings.evaluate_retrieval.cutoffs
-    questions = read_questions(EVAL_QUERIES, read_index(BUILT_INDEX).chunks)
+    questions = read_eval_queries(EVAL_QUERIES, read_index(BUILT_INDEX).chunks)
     with tempfile.TemporaryDirectory(prefix="graft-recall-") as tables:
-        passages = Passages(BUILT_INDEX, Path(tables), settings.retrieval)
+        passages = PassageIndex(BUILT_INDEX, Path(tables), settings.retrieval)
         retriever = Retriever(passages, Embedder(BUILT_EMBEDDING, threads=1))
         asked = [(q, [hit.chunk for hit in retriever.search(q.question, max(cutoffs))]) for q in questions]
     splits: tuple[Split, ...] = ("tune", "eval")

@@ -18,7 +18,7 @@ from tasks.core.paths import BUILT_EMBEDDING, BUILT_INDEX, KNOWLEDGE, QUERY_EXPA
 from tasks.core.settings import load_settings
 from tasks.retrieval.chunks import chunk_folder
 from tasks.retrieval.embedder import Embedder
-from tasks.retrieval.expansion import read_asked
+from tasks.retrieval.expansion import read_expansions
 from tasks.retrieval.index_files import IndexInfo, build_index
 
 
@@ -36,7 +36,7 @@ def index_folder(
             f"{embedder.info.window} tokens (embedding.window)"
         )
     chunks = chunk_folder(knowledge, embedder.count, max_tokens)
-    return build_index(chunks, embedder, max_tokens, target, read_asked(asked, chunks) if asked else ())
+    return build_index(chunks, embedder, max_tokens, target, read_expansions(asked, chunks) if asked else ())
 
 
 def main() -> None:

@@ -30,12 +30,12 @@ from tasks.core.paths import (
 )
 from tasks.core.records import Example
 from tasks.core.settings import Settings, load_settings
-from tasks.data.contract_spec import Terms, load_terms
+from tasks.data.contract_spec import ContractSpec, load_contract
 from tasks.data.examples import load_examples
 from tasks.engine.loading import open_base, open_package
 from tasks.engine.openvino_export import export
-from tasks.engine.probes import PARITY, Probes, record
-from tasks.engine.resources import ALONE
+from tasks.engine.probes import PARITY, Probes, record_probes
+from tasks.engine.resources import EXCLUSIVE
 from tasks.engine.weight_fidelity import measure_fidelity
 from tasks.model_package.constraints import Constraints, context_limit
 from tasks.model_package.manifest import (
@@ -56,7 +56,7 @@ from tasks.prompt.encoding import Prompt
 from tasks.prompt.template import FILES
 
 
-def describe_data(terms: Terms, folder: Path) -> dict[str, Any]:
+def describe_data(terms: ContractSpec, folder: Path) -> dict[str, Any]:
     """Where the data is from, how many rows of what, and the hash of each split."""
     train = load_examples(folder / "train.parquet")
     return {
@@ -67,7 +67,7 @@ def describe_data(terms: Terms, folder: Path) -> dict[str, Any]:
     }
 
 
-def constraints(settings: Settings, terms: Terms, base: Path, info: BaseModelInfo) -> Constraints:
+def constraints(settings: Settings, terms: ContractSpec, base: Path, info: BaseModelInfo) -> Constraints:
     """The sheet of a package on this base: `params.yaml` says what it is for, the contract whose data it knows."""
     return Constraints(
         base_licence=info.licence,
@@ -85,7 +85,7 @@ def constraints(settings: Settings, terms: Terms, base: Path, info: BaseModelInf
 
 def build(
     settings: Settings,
-    terms: Terms,
+    terms: ContractSpec,
     base: Path,
     baseline: Path,
     adapter: Path,
@@ -154,7 +154,7 @@ def record_parity(package: Path, base: Path, baseline: Path, examples: Sequence[
     by_label = {example.label: example for example in reversed(examples)}
     prompts = [by_label[label].prompt for label in sorted(by_label)]
     prompts.sort(key=lambda prompt: sum(len(message.content) for message in prompt))
-    return record(open_package(package, base, ALONE), open_base(package, base, baseline, ALONE), prompts)
+    return record_probes(open_package(package, base, EXCLUSIVE), open_base(package, base, baseline, EXCLUSIVE), prompts)
 
 
 def provenance() -> dict[str, str | None]:
@@ -169,7 +169,7 @@ def provenance() -> dict[str, str | None]:
 
 def main() -> None:
     built = (BUILT_BASE, BUILT_BASELINE, BUILT_ADAPTER, PROMPTS, BUILT_GROUNDING)
-    digest = build(load_settings(), load_terms(CONTRACT), *built, BUILT_PACKAGE)
+    digest = build(load_settings(), load_contract(CONTRACT), *built, BUILT_PACKAGE)
     print(f"package: {digest}")
 
 

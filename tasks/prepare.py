@@ -29,7 +29,7 @@ SUMMARY = "summary.json"
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedRows:
     """The examples of all splits in the rows' order, and how many exact duplicates were dropped."""
 
     examples: list[Example]
@@ -56,7 +56,7 @@ def load_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def prepare(rows: Sequence[dict[str, Any]], settings: PrepareSettings) -> Prepared:
+def prepare(rows: Sequence[dict[str, Any]], settings: PrepareSettings) -> PreparedRows:
     """Drop exact duplicates (the first stays) and give each row its split.
 
     Raises:
@@ -66,7 +66,7 @@ def prepare(rows: Sequence[dict[str, Any]], settings: PrepareSettings) -> Prepar
     for row in rows:
         kept.setdefault(fingerprint(load_messages(row["messages"])), row)
     unique = list(kept.values())
-    units = _units(unique)
+    units = _split_groups(unique)
     wanted = shares(settings.eval_share, settings.test_share)
     chosen = assign(units, [row["label"] for row in unique], wanted, settings.seed)
     examples = [
@@ -80,10 +80,10 @@ def prepare(rows: Sequence[dict[str, Any]], settings: PrepareSettings) -> Prepar
         )
         for row, unit in zip(unique, units, strict=True)
     ]
-    return Prepared(examples, len(rows) - len(unique))
+    return PreparedRows(examples, len(rows) - len(unique))
 
 
-def _units(rows: Sequence[dict[str, Any]]) -> list[str]:
+def _split_groups(rows: Sequence[dict[str, Any]]) -> list[str]:
     """For each row the name of what it must stay together with: its group's and its twins' union."""
     clusters = Clusters(len(rows))
     first: dict[tuple[str, str], int] = {}
@@ -117,7 +117,7 @@ def _crossing(what: str, one: Example, other: Example) -> str:
     )
 
 
-def summarise(prepared: Prepared) -> dict[str, Any]:
+def summarize(prepared: PreparedRows) -> dict[str, Any]:
     """Rows per split and label, dropped duplicates, and the sha256 of all examples."""
     content = hashlib.sha256("\n".join(example.model_dump_json() for example in prepared.examples).encode())
     return {
@@ -130,12 +130,12 @@ def summarise(prepared: Prepared) -> dict[str, Any]:
     }
 
 
-def save(prepared: Prepared, folder: Path) -> None:
+def save(prepared: PreparedRows, folder: Path) -> None:
     """Write a Parquet file per split and the summary: the whole folder or none of it."""
     with new_folder(folder) as temporary:
         for name in SPLITS:
             save_examples(temporary / f"{name}.parquet", prepared.split(name))
-        write_json(temporary / SUMMARY, summarise(prepared))
+        write_json(temporary / SUMMARY, summarize(prepared))
 
 
 def main() -> None:

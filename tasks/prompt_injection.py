@@ -24,7 +24,7 @@ from tasks.core.paths import BUILT_EXAMPLES, BUILT_PROMPT_INJECTION, KNOWLEDGE
 from tasks.core.records import Example
 from tasks.core.settings import PromptInjectionSettings, load_settings
 from tasks.data.examples import load_examples
-from tasks.safety.attack_datasets import Labelled, count, fetch_attacks, without_repeats
+from tasks.safety.attack_datasets import LabeledText, count, fetch_attacks, without_repeats
 from tasks.safety.injection_classifier import (
     INFO,
     SCORES,
@@ -32,8 +32,8 @@ from tasks.safety.injection_classifier import (
     WEIGHTS,
     Classifier,
     ClassifierInfo,
-    Features,
     Floats,
+    NgramMatrix,
     open_classifier,
 )
 from tasks.text.ngrams import count_ngrams
@@ -70,7 +70,7 @@ def paragraphs(folder: Path) -> list[str]:
     return found
 
 
-def build(settings: PromptInjectionSettings, texts: Sequence[Labelled], target: Path) -> dict[str, Any]:
+def build(settings: PromptInjectionSettings, texts: Sequence[LabeledText], target: Path) -> dict[str, Any]:
     """Learn from `texts`, measure on those held out, write all of it; `target` is whole or untouched.
 
     Returns:
@@ -91,9 +91,9 @@ def build(settings: PromptInjectionSettings, texts: Sequence[Labelled], target: 
     return scores
 
 
-def _fit(settings: PromptInjectionSettings, texts: Sequence[Labelled], folder: Path) -> None:
+def _fit(settings: PromptInjectionSettings, texts: Sequence[LabeledText], folder: Path) -> None:
     pieces, idf = _vocabulary(texts, settings)
-    features = Features({piece: place for place, piece in enumerate(pieces)}, idf)
+    features = NgramMatrix({piece: place for place, piece in enumerate(pieces)}, idf)
     table = _Table(texts, features, len(pieces), settings)
     weight, bias = table.fit(np.ones(len(texts), dtype=bool))
     write_text(folder / VOCABULARY, json.dumps(pieces, ensure_ascii=False))
@@ -109,7 +109,7 @@ def _fit(settings: PromptInjectionSettings, texts: Sequence[Labelled], folder: P
 
 
 def _threshold(
-    texts: Sequence[Labelled], features: Features, table: _Table, settings: PromptInjectionSettings
+    texts: Sequence[LabeledText], features: NgramMatrix, table: _Table, settings: PromptInjectionSettings
 ) -> float:
     """The score that the allowed share of the shop's own turns exceeds, each scored by a fit without it."""
     shop = np.array([place for place, labelled in enumerate(texts) if labelled.source == SHOP])
@@ -122,7 +122,7 @@ def _threshold(
     return float(np.quantile(scores, 1 - settings.max_false_positives))
 
 
-def _vocabulary(texts: Sequence[Labelled], settings: PromptInjectionSettings) -> tuple[list[str], Floats]:
+def _vocabulary(texts: Sequence[LabeledText], settings: PromptInjectionSettings) -> tuple[list[str], Floats]:
     """The pieces that are in most texts, and their idf [pieces]; ties go by the alphabet."""
     found: Counter[str] = Counter()
     for labelled in texts:
@@ -137,7 +137,7 @@ class _Table:
     """The texts as scikit-learn reads them: features [texts, pieces], labels [texts] and weights [texts]."""
 
     def __init__(
-        self, texts: Sequence[Labelled], features: Features, pieces: int, settings: PromptInjectionSettings
+        self, texts: Sequence[LabeledText], features: NgramMatrix, pieces: int, settings: PromptInjectionSettings
     ) -> None:
         from scipy.sparse import csr_matrix
 
@@ -158,7 +158,7 @@ class _Table:
         return model.coef_[0].astype(np.float32), float(model.intercept_[0])
 
 
-def measure(classifier: Classifier, texts: Sequence[Labelled]) -> dict[str, Any]:
+def measure(classifier: Classifier, texts: Sequence[LabeledText]) -> dict[str, Any]:
     """Recall on the attacks among `texts`, share of the shop's own that is taken for one, and both by source."""
     verdicts = [(labelled, classifier.is_attack(labelled.text)) for labelled in texts]
 
@@ -182,7 +182,7 @@ def measure(classifier: Classifier, texts: Sequence[Labelled]) -> dict[str, Any]
     }
 
 
-def gather(settings: PromptInjectionSettings) -> list[Labelled]:
+def gather(settings: PromptInjectionSettings) -> list[LabeledText]:
     """All texts: the published sets, the shop's conversations of the train and eval split, its articles.
 
     Raises:
@@ -192,8 +192,8 @@ def gather(settings: PromptInjectionSettings) -> list[Labelled]:
     texts = fetch_attacks(settings.sources, frozenset(settings.leave_out))
     for split in ("train", "eval"):
         said = own_texts(load_examples(BUILT_EXAMPLES / f"{split}.parquet"), own)
-        texts += [Labelled(text, False, SHOP, split == "eval") for text in said]
-    texts += [Labelled(text, False, ARTICLES, True) for text in paragraphs(KNOWLEDGE)]
+        texts += [LabeledText(text, False, SHOP, split == "eval") for text in said]
+    texts += [LabeledText(text, False, ARTICLES, True) for text in paragraphs(KNOWLEDGE)]
     return without_repeats(texts, settings.alike)
 
 

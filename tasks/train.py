@@ -32,12 +32,12 @@ from tasks.core.paths import BUILT_ADAPTER, BUILT_BASE, BUILT_GROUNDING, CHECKPO
 from tasks.core.records import Example
 from tasks.core.settings import Settings, TrainSettings, load_settings
 from tasks.data.examples import load_examples
-from tasks.engine.model_loading import load_model, load_quantised, training_dtype
+from tasks.engine.model_loading import load_model, load_quantized, training_dtype
 from tasks.prompt.encoding import Prompt
 from tasks.training.checkpoints import SealCallback, last_checkpoint
 from tasks.training.loss_curve import draw
-from tasks.training.packing import TokenRow, pack, pad, refuses_packs, taking_packs
-from tasks.training.trainer import EVAL_ROWS, CompletionTrainer, LastStepCallback, ProgressCallback, Rows
+from tasks.training.packing import TokenRow, cannot_pack, enable_packing, pack, pad
+from tasks.training.trainer import EVAL_ROWS, CompletionTrainer, LastStepCallback, ProgressCallback, TokenDataset
 
 LOSS = "loss.json"
 METRICS = "metrics.json"
@@ -45,7 +45,7 @@ NAMED = 5
 """How many left out rows are named."""
 
 
-def encode(prompt: Prompt, examples: Sequence[Example], train: TrainSettings) -> Rows:
+def encode(prompt: Prompt, examples: Sequence[Example], train: TrainSettings) -> TokenDataset:
     """Conversations as rows, the tokens that decide counting `decision_weight` times.
 
     A conversation of more than `window` tokens is left out and named, never cut: its answer may
@@ -58,13 +58,13 @@ def encode(prompt: Prompt, examples: Sequence[Example], train: TrainSettings) ->
         if len(ids) > train.window:
             too_long.append(f"{example.id} ({len(ids)} tokens)")
             continue
-        weights = [train.decision_weight if decides else 1.0 for decides in prompt.decides(labels)]
+        weights = [train.decision_weight if decides else 1.0 for decides in prompt.decision_mask(labels)]
         rows.append(TokenRow(input_ids=ids, labels=labels, weights=weights))
     if too_long:
         named = ", ".join(too_long[:NAMED]) + (", …" if len(too_long) > NAMED else "")
         left_out = f"{len(too_long)} of {len(examples)} rows are left out"
         print(f"train: {left_out}, longer than train.window ({train.window} tokens): {named}", flush=True)
-    return Rows(rows)
+    return TokenDataset(rows)
 
 
 def run_key(settings: Settings, base: Path, examples: Path) -> str:
@@ -137,8 +137,8 @@ def tune(settings: Settings, base: Path, prompt: Prompt, examples: Path, checkpo
     steps = int(train.epochs * -(-len(rows) // train.batch_size))
     args = arguments(train, checkpoints, steps, asks=len(held_out) > 0)
     dtype = training_dtype(train.dtype)
-    model = load_quantised(base, dtype) if train.quantisation == "nf4" else load_model(base, dtype).to(args.device)
-    refused = refuses_packs(model, spread(rows.rows))
+    model = load_quantized(base, dtype) if train.quantisation == "nf4" else load_model(base, dtype).to(args.device)
+    refused = cannot_pack(model, spread(rows.rows))
     if refused:
         print(f"train: {type(model).__name__} cannot share prefixes, rows are trained padded: {refused}", flush=True)
     adapted = with_adapter(model, train)
@@ -167,7 +167,7 @@ def tune(settings: Settings, base: Path, prompt: Prompt, examples: Path, checkpo
     if resume and trainer.is_world_process_zero():
         print(f"train: going on from {resume.name}", flush=True)
     # peft would cast a layer's input to the adapter's float32, and autocast cast it back.
-    with disable_input_dtype_casting(adapted), nullcontext() if refused else taking_packs(model), flushing():
+    with disable_input_dtype_casting(adapted), nullcontext() if refused else enable_packing(model), flushing():
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     check_adapter(adapted)
     if trainer.is_world_process_zero():

@@ -54,7 +54,7 @@ def main() -> None:
     told = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     model = open_package(
-        Path(package), Path(base), Resources(threads=int(threads), cache_gb=int(cache_gb), apart=False)
+        Path(package), Path(base), Resources(threads=int(threads), cache_gb=int(cache_gb), in_subprocess=False)
     )
     for line in sys.stdin:
         answers = drive(model, **json.loads(line))

@@ -39,7 +39,7 @@ def run(stack: Stack, package: Path, base: Path, texts: Sequence[str], max_token
     second = stack.publish(twin(package, stack.root / "twin"), base)
     told: dict[str, float] = {"cold_start_s": cold_start(stack, second, texts[0])}
     told |= changes(stack, second, texts, max_tokens)
-    rollout.retire({stack.digest})
+    rollout.undeploy_unused({stack.digest})
     return told | shed(stack, texts, max_tokens)
 
 

@@ -71,7 +71,7 @@ def service(package: Path, base: Path, root: Path) -> Iterator[Stack]:
         health = f"http://{settings.ray.host}:{settings.ray.dashboard_port}/api/version"
         with server("ray", argv, environment, health, root) as pid:
             digest = _publish(package, base)
-            rollout.restore(digest)
+            rollout.redeploy(digest)
             # As the client's own, they are not run, and a turn is one round, as it is with others.
             tools = PromptSource.read(package / PROMPT).tools
             served = Served(rollout.base_url(), digest, [], tools)

@@ -13,9 +13,9 @@ from starlette.responses import JSONResponse, Response
 from deployments.app.openai.errors import ApiError
 from deployments.app.openai.requests import read_request
 from deployments.app.routing.routing import Route
-from deployments.app.turn import Turns, answered, read_body
+from deployments.app.turn import ChatService, answered, read_body
 from deployments.app.turn_record import TurnRecord
-from deployments.core.messages import Embedded, EmbeddingBackend, Refused
+from deployments.core.messages import EmbeddingBackend, EmbeddingResult, Refusal
 
 _MAX_TEXTS = 2048
 """OpenAI's."""
@@ -48,14 +48,14 @@ class EmbeddingRequest(BaseModel):
         return (self.input,) if isinstance(self.input, str) else tuple(self.input)
 
 
-class Embeddings:
+class EmbeddingService:
     """Takes requests for vectors, by the keys, limits and routing of the turns."""
 
-    def __init__(self, turns: Turns, backend: EmbeddingBackend) -> None:
+    def __init__(self, turns: ChatService, backend: EmbeddingBackend) -> None:
         self._turns = turns
         self._backend = backend
 
-    async def take(self, asked: Request) -> Response:
+    async def answer(self, asked: Request) -> Response:
         """Answer one request; every outcome is a response and a telemetry row."""
         record = self._turns.record("embeddings")
         return await answered(record, self._answer(record, asked))
@@ -72,21 +72,21 @@ class Embeddings:
             raise ApiError(400, "invalid_value", message, param="dimensions")
         record.permit = turns.limits.admit(record.owner, len(body), 0)
         found = await self._within(turns.timeouts.request_s, served.app, request.texts)
-        record.embedded(found.tokens)
+        record.finish_embedding(found.tokens)
         return JSONResponse(_body(request, served.digest, found), headers=record.headers)
 
-    async def _within(self, limit_s: float, app: str, texts: tuple[str, ...]) -> Embedded:
+    async def _within(self, limit_s: float, app: str, texts: tuple[str, ...]) -> EmbeddingResult:
         try:
             async with asyncio.timeout(limit_s):
                 found = await self._backend.embed(app, texts)
         except TimeoutError as error:
             raise ApiError(504, "timeout", f"the model did not finish within {limit_s:g} s") from error
-        if isinstance(found, Refused):
+        if isinstance(found, Refusal):
             raise ApiError.refused(found)
         return found
 
 
-def _body(request: EmbeddingRequest, digest: str, found: Embedded) -> dict[str, Any]:
+def _body(request: EmbeddingRequest, digest: str, found: EmbeddingResult) -> dict[str, Any]:
     encoded: list[Any]
     if request.encoding_format == "base64":
         encoded = [base64.b64encode(vector.astype("<f4").tobytes()).decode() for vector in found.vectors]

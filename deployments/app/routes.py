@@ -8,49 +8,49 @@ from fastapi import Depends, FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
-from deployments.app.embeddings import EmbeddingRequest, Embeddings
+from deployments.app.embeddings import EmbeddingRequest, EmbeddingService
 from deployments.app.openai.chat import CHAT
 from deployments.app.openai.completions import COMPLETIONS, CompletionRequest
 from deployments.app.openai.errors import ApiError
-from deployments.app.openai.openapi import ERRORS, KEYED, document, gives, takes
+from deployments.app.openai.openapi import ERRORS, KEYED, document, request_body, response_bodies
 from deployments.app.openai.requests import ChatRequest
 from deployments.app.openai.responses import ChatChunk, ChatCompletion, Completion, EmbeddingList, Health, Model, Models
 from deployments.app.routing.routing import Routing
-from deployments.app.turn import Turns
+from deployments.app.turn import ChatService
 
 
-def create_app(turns: Turns, embeddings: Embeddings) -> FastAPI:
+def create_app(turns: ChatService, embeddings: EmbeddingService) -> FastAPI:
     """The application that answers from `turns` and `embeddings`."""
     app = FastAPI(title="Graft", version="1", docs_url=None, redoc_url=None, openapi_url=None, responses=ERRORS)
 
     @app.post(
         "/v1/chat/completions",
-        openapi_extra=takes(ChatRequest),
-        responses=gives(ChatCompletion, event=ChatChunk),
+        openapi_extra=request_body(ChatRequest),
+        responses=response_bodies(ChatCompletion, event=ChatChunk),
     )
     async def chat(request: Request) -> Response:
-        return await turns.take(request, CHAT)
+        return await turns.answer(request, CHAT)
 
     @app.post(
         "/v1/completions",
-        openapi_extra=takes(CompletionRequest),
-        responses=gives(Completion, event=Completion),
+        openapi_extra=request_body(CompletionRequest),
+        responses=response_bodies(Completion, event=Completion),
     )
     async def completions(request: Request) -> Response:
-        return await turns.take(request, COMPLETIONS)
+        return await turns.answer(request, COMPLETIONS)
 
-    @app.post("/v1/embeddings", openapi_extra=takes(EmbeddingRequest), responses=gives(EmbeddingList))
+    @app.post("/v1/embeddings", openapi_extra=request_body(EmbeddingRequest), responses=response_bodies(EmbeddingList))
     async def embed(request: Request) -> Response:
-        return await embeddings.take(request)
+        return await embeddings.answer(request)
 
     async def known(request: Request) -> None:
         turns.keys.owner(request.headers.get("authorization"))
 
-    @app.get("/v1/models", dependencies=[Depends(known)], openapi_extra=KEYED, responses=gives(Models))
+    @app.get("/v1/models", dependencies=[Depends(known)], openapi_extra=KEYED, responses=response_bodies(Models))
     async def models() -> dict[str, Any]:
         return {"object": "list", "data": _models(turns.routing)}
 
-    @app.get("/v1/models/{model}", dependencies=[Depends(known)], openapi_extra=KEYED, responses=gives(Model))
+    @app.get("/v1/models/{model}", dependencies=[Depends(known)], openapi_extra=KEYED, responses=response_bodies(Model))
     async def model(model: str) -> dict[str, Any]:
         routing = turns.routing
         if routing.embedding and model in (routing.embedding.digest, routing.embedding.name):
@@ -58,21 +58,21 @@ def create_app(turns: Turns, embeddings: Embeddings) -> FastAPI:
         digest = routing.choose(model)
         return _model(digest, routing.served[digest].since)
 
-    @app.get("/healthz", responses={**gives(Health), 503: {"model": Health}})
+    @app.get("/healthz", responses={**response_bodies(Health), 503: {"model": Health}})
     async def health() -> Response:
         routing = turns.routing
         state = "ok" if routing.production else "no model is in production"
-        return JSONResponse({"status": state, **routing.told()}, 200 if routing.production else 503)
+        return JSONResponse({"status": state, **routing.health()}, 200 if routing.production else 503)
 
     @app.get("/openapi.json", include_in_schema=False)
     async def described() -> dict[str, Any]:
         return document(app, [ChatRequest, ChatChunk, CompletionRequest, EmbeddingRequest])
 
-    _tell_failures(app)
+    _add_error_handlers(app)
     return app
 
 
-def _tell_failures(app: FastAPI) -> None:
+def _add_error_handlers(app: FastAPI) -> None:
     """In OpenAI's shape, whoever found them."""
 
     @app.exception_handler(ApiError)

@@ -18,21 +18,21 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from deployments.app.routing.fallback import Opened
+from deployments.app.routing.fallback import RoutedAnswer
 from deployments.app.routing.routing import Routing
 from deployments.app.routing.timeouts import Timeouts, within
 from deployments.app.turn_record import Sink, TurnRecord
-from deployments.core.messages import OVERLOADED, Ask, Backend, Events, Finished, Refused
-from deployments.core.metrics import Meters
+from deployments.core.messages import OVERLOADED, Backend, Events, Refusal, TurnEnd, TurnRequest
+from deployments.core.metrics import Metrics
 from deployments.core.settings import ShadowSettings
 from tasks.monitoring.telemetry_row import TelemetryRow
-from tasks.rollout.shadow_comparison import SHADOW, Answered, pair
+from tasks.rollout.shadow_comparison import SHADOW, ShadowAnswer, compare_answers
 
 _LOG = logging.getLogger(__name__)
 
 
 @dataclass
-class Copy:
+class ShadowCopy:
     """A turn meant for `beside`, the package in production, that the shadow `digest` may be asked too.
 
     `given` is what production's model gave first, once it has; None if another route answered, or the cache.
@@ -41,22 +41,22 @@ class Copy:
     trace_id: str
     owner: str
     visitor: str
-    ask: Ask
+    ask: TurnRequest
     beside: str
     digest: str
     app: str
-    given: Finished | None = None
+    given: TurnEnd | None = None
 
-    async def watch(self, opened: Opened) -> Events:
+    async def watch(self, opened: RoutedAnswer) -> Events:
         """The turn's events, which are closed at the end."""
         async with aclosing(opened.events) as events:
             async for event in events:
-                if isinstance(event, Finished) and opened.route.digest == self.beside:
-                    self.given = event.first or event
+                if isinstance(event, TurnEnd) and opened.route.digest == self.beside:
+                    self.given = event.first_round or event
                 yield event
 
 
-class Shadows:
+class ShadowTraffic:
     """Chooses turns, and asks the shadow those. It belongs to one event loop.
 
     Args:
@@ -73,7 +73,7 @@ class Shadows:
         backend: Backend,
         settings: ShadowSettings,
         sink: Sink,
-        meters: Meters,
+        meters: Metrics,
         load: Callable[[], int],
         chance: Callable[[], float] = random.random,
     ) -> None:
@@ -86,7 +86,7 @@ class Shadows:
         self._timeouts = Timeouts(first_token_s=settings.patience_s, request_s=settings.patience_s)
         self._open: set[asyncio.Task[None]] = set()
 
-    def choose(self, routing: Routing, record: TurnRecord, ask: Ask) -> Copy | None:
+    def choose(self, routing: Routing, record: TurnRecord, ask: TurnRequest) -> ShadowCopy | None:
         """A copy of a turn that is about to be answered, if it is one of those to be copied.
 
         Those are greedy chats that are meant for production: not the canary's, nor who asks for a
@@ -98,25 +98,25 @@ class Shadows:
         if self._chance() >= self._settings.share:
             return None
         app = routing.served[shadow].app
-        return Copy(record.trace_id, record.owner, record.visitor, ask, record.meant, shadow, app)
+        return ShadowCopy(record.trace_id, record.owner, record.visitor, ask, record.meant, shadow, app)
 
-    async def begin(self, copy: Copy) -> None:
+    async def begin(self, copy: ShadowCopy) -> None:
         """Ask the shadow, if production has answered and there is room; does not wait for it."""
         if copy.given is None:
             return
         if len(self._open) >= self._settings.at_once or self._load() >= self._settings.busy:
-            self._meters.tried(SHADOW, "dropped")
+            self._meters.route_attempt(SHADOW, "dropped")
             return
         task = asyncio.create_task(self._follow(copy, copy.given))
         self._open.add(task)
         task.add_done_callback(self._open.discard)
 
-    async def _follow(self, copy: Copy, given: Finished) -> None:
+    async def _follow(self, copy: ShadowCopy, given: TurnEnd) -> None:
         at, started = datetime.now(UTC), time.monotonic()
         try:
             ended = await self._ask(copy)
-            self._meters.tried(SHADOW, ended.code if isinstance(ended, Refused) else "ok")
-            if isinstance(ended, Refused) and ended.code == OVERLOADED:
+            self._meters.route_attempt(SHADOW, ended.code if isinstance(ended, Refusal) else "ok")
+            if isinstance(ended, Refusal) and ended.code == OVERLOADED:
                 return
             row = TelemetryRow(
                 trace_id=copy.trace_id,
@@ -134,26 +134,26 @@ class Shadows:
         except Exception:  # nobody waits for it, so nobody else would tell
             _LOG.exception("the shadow's copy of turn %s failed", copy.trace_id)
 
-    async def _ask(self, copy: Copy) -> Finished | Refused:
+    async def _ask(self, copy: ShadowCopy) -> TurnEnd | Refusal:
         """How the shadow's turn ended."""
         ask = replace(copy.ask, whole=False, key=f"{copy.ask.key}:{SHADOW}")
         arrived = asyncio.get_running_loop().time()
-        async with aclosing(within(self._timeouts, arrived, self._backend.ask(copy.app, ask))) as events:
-            return [event async for event in events if isinstance(event, Finished | Refused)][-1]
+        async with aclosing(within(self._timeouts, arrived, self._backend.stream(copy.app, ask))) as events:
+            return [event async for event in events if isinstance(event, TurnEnd | Refusal)][-1]
 
 
-def _outcome(copy: Copy, at: datetime, given: Finished, ended: Finished | Refused) -> dict[str, Any]:
+def _outcome(copy: ShadowCopy, at: datetime, given: TurnEnd, ended: TurnEnd | Refusal) -> dict[str, Any]:
     """The columns of the row that depend on how it went."""
-    if isinstance(ended, Refused):
+    if isinstance(ended, Refusal):
         return {"status": ended.status, "error": ended.code}
-    compared = pair(copy.trace_id, at, _answered(copy.beside, given), _answered(copy.digest, ended))
+    compared = compare_answers(copy.trace_id, at, _answered(copy.beside, given), _answered(copy.digest, ended))
     features = ended.features.model_dump() if ended.features else {}
     return {"status": 200, "error": "", "shadow": compared.model_dump_json(), **features}
 
 
-def _answered(digest: str, first: Finished) -> Answered:
+def _answered(digest: str, first: TurnEnd) -> ShadowAnswer:
     """One round, as it is compared; the time is the engine's."""
-    return Answered(
+    return ShadowAnswer(
         digest=digest,
         text=first.answer.content,
         tool_calls=first.answer.tool_calls,

@@ -24,63 +24,63 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from deployments.app.access.api_keys import Keys
+from deployments.app.access.api_keys import ApiKeys
 from deployments.app.access.pseudonyms import Pseudonyms
-from deployments.app.access.rate_limits import Limits
-from deployments.app.cache.answer_cache import AnswerCache, Lookup
+from deployments.app.access.rate_limits import RateLimits
+from deployments.app.cache.answer_cache import AnswerCache, CacheLookup
 from deployments.app.guardrails.refusal import FINISH_REASON
 from deployments.app.openai.errors import ApiError
 from deployments.app.openai.protocol import Api, R, Writer
 from deployments.app.openai.requests import parse_request
-from deployments.app.routing.fallback import Fallback, Turn
+from deployments.app.routing.fallback import Fallback, PendingTurn
 from deployments.app.routing.routing import Route, Routing
 from deployments.app.routing.timeouts import Timeouts
-from deployments.app.routing.traffic_split import visitor
-from deployments.app.shadow import Copy, Shadows
-from deployments.app.steps.input_checks import Intake
-from deployments.app.steps.output_checks import Leaving
-from deployments.app.steps.retrieval import Retrieval
-from deployments.app.steps.tool_loop import Desk
+from deployments.app.routing.traffic_split import user_bucket_key
+from deployments.app.shadow import ShadowCopy, ShadowTraffic
+from deployments.app.steps.input_checks import InputGuard
+from deployments.app.steps.output_checks import OutputGuard
+from deployments.app.steps.retrieval import PassageSearch
+from deployments.app.steps.tool_loop import PackageBackend
 from deployments.app.turn_record import Sink, TurnRecord
-from deployments.core.messages import Delta, Embedder, Event, Events, Finished, Refused
-from deployments.core.metrics import Meters
+from deployments.core.messages import Delta, Embedder, Event, Events, Refusal, TurnEnd
+from deployments.core.metrics import Metrics
 from deployments.core.settings import CacheSettings, FallbackSettings, LimitSettings
 from tasks.engine.protocol import Generation
-from tasks.prompt.tool_calls import Answer
+from tasks.prompt.tool_calls import ParsedAnswer
 
 _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Layers:
+class Steps:
     """What stands around the model in a turn."""
 
-    intake: Intake
-    retrieval: Retrieval
-    leaving: Leaving
+    input_guard: InputGuard
+    passage_search: PassageSearch
+    output_guard: OutputGuard
 
 
-class Turns:
+class ChatService:
     """Takes requests for as long as the process lives; `routing` may be swapped at any time."""
 
     def __init__(
         self,
-        desk: Desk,
+        desk: PackageBackend,
         sink: Sink,
-        keys: Keys,
+        keys: ApiKeys,
         pseudonyms: Pseudonyms,
         limits: LimitSettings,
         timeouts: Timeouts,
         fallback: FallbackSettings,
         cache: CacheSettings,
-        meters: Meters,
-        layers: Layers,
+        meters: Metrics,
+        layers: Steps,
         embed: Embedder | None = None,
         clock: Callable[[], float] = time.monotonic,
-        shadows: Shadows | None = None,
+        shadows: ShadowTraffic | None = None,
     ) -> None:
         self.keys = keys
-        self.limits = Limits(limits)
+        self.limits = RateLimits(limits)
         self.body_bytes = limits.body_bytes
         self.timeouts = timeouts
         self._pseudonyms = pseudonyms
@@ -107,7 +107,7 @@ class Turns:
         """The record of a request that just came."""
         return TurnRecord(self._sink, operation)
 
-    async def take(self, asked: Request, api: Api[R]) -> Response:
+    async def answer(self, asked: Request, api: Api[R]) -> Response:
         """Answer one request; every outcome is a response and a telemetry row."""
         record = self.record(api.operation)
         return await answered(record, self._answer(record, asked, api))
@@ -119,29 +119,29 @@ class Turns:
         request = parse_request(api.request, body)
         record.stream = bool(request.stream)
         ask = replace(request.to_ask(), key=_key(record, asked.headers.get("idempotency-key")))
-        who = visitor(record.owner, ask)
-        record.visitor = self._pseudonyms.of(who)
+        who = user_bucket_key(record.owner, ask)
+        record.visitor = self._pseudonyms.pseudonym(who)
         routing = self.routing
         routes = routing.routes(request.model, self._order, who)
-        record.means(routes[0])
+        record.set_intended_route(routes[0])
         served = routing.served[record.route.digest]
         record.permit = self.limits.admit(record.owner, len(body), served.new_tokens(ask.max_new_tokens))
-        taken = await self._layers.intake.take(ask)
-        record.took(taken)
-        copy: Copy | None = None
+        taken = await self._layers.input_guard.check(ask)
+        record.add_findings(taken)
+        copy: ShadowCopy | None = None
         if taken.refusal:
             events = refuse(taken.refusal)
         else:
-            copy = self._shadows.choose(routing, record, taken.ask) if self._shadows else None
+            copy = self._shadows.choose(routing, record, taken.request) if self._shadows else None
             cache_control = asked.headers.get("cache-control", "")
-            lookup = await self._cache.look_up(record.owner, record.route.digest, taken.ask, cache_control)
+            lookup = await self._cache.look_up(record.owner, record.route.digest, taken.request, cache_control)
             record.cache = lookup.result
             if lookup.answer:
                 events = lookup.events()
             else:
-                record.reading = self._layers.retrieval.begin(served.grounding, taken.ask)
-                ask = replace(taken.ask, whole=not record.stream)
-                turn = Turn(ask, record.reading, arrived, record.saw, record.starts_over)
+                record.passages = self._layers.passage_search.begin(served.grounding, taken.request)
+                ask = replace(taken.request, whole=not record.stream)
+                turn = PendingTurn(ask, record.passages, arrived, record.count_tokens, record.reset)
                 events = await self._events(record, routes, turn, lookup, copy)
         writer = api.writer(request, record.head)
         response = await (_stream if request.stream else _whole)(record, writer, events)
@@ -150,21 +150,26 @@ class Turns:
         return response
 
     async def _events(
-        self, record: TurnRecord, routes: Sequence[Route], turn: Turn, lookup: Lookup, copy: Copy | None
+        self,
+        record: TurnRecord,
+        routes: Sequence[Route],
+        turn: PendingTurn,
+        lookup: CacheLookup,
+        copy: ShadowCopy | None,
     ) -> Events:
         """The turn's, from the first route that answers."""
         opened = await self._fallback.open(routes, turn)
-        record.opened(opened)
+        record.set_route(opened)
         events = copy.watch(opened) if copy else opened.events
         digest = opened.route.digest
-        leaving = self._layers.leaving.guard(events, turn.ask, turn.reading, digest, record.outcome)
-        return self._cache.keeping(lookup, digest, leaving, turn.reading)
+        leaving = self._layers.output_guard.guard(events, turn.request, turn.passages, digest, record.checks)
+        return self._cache.keeping(lookup, digest, leaving, turn.passages)
 
 
 async def refuse(words: str) -> Events:
     """A turn that a check ended before a model was asked."""
     generation = Generation(words, (), 0, FINISH_REASON, 0.0, 0.0)
-    yield Finished(generation, Answer(words, (), True), None, 0.0)
+    yield TurnEnd(generation, ParsedAnswer(words, (), True), None, 0.0)
 
 
 def _key(record: TurnRecord, given: str | None) -> str:
@@ -179,7 +184,7 @@ async def answered(record: TurnRecord, work: Awaitable[Response]) -> Response:
     except ApiError as error:
         return _failed(record, error)
     except asyncio.CancelledError:
-        record.closed()
+        record.client_closed()
         raise
     except Exception:  # a fault of ours: it is logged, and the client still gets a body it can read
         _LOG.exception("turn %s failed", record.trace_id)
@@ -209,12 +214,12 @@ async def _whole(record: TurnRecord, writer: Writer, events: Events) -> Response
     async with aclosing(events):
         event = await anext(events)
         while isinstance(event, Delta):
-            record.saw(event)
+            record.count_tokens(event)
             event = await anext(events)
-    if isinstance(event, Refused):
+    if isinstance(event, Refusal):
         raise ApiError.refused(event)
     body = writer.whole(event)
-    record.answered(event)
+    record.finish(event)
     return JSONResponse(body, headers=record.headers)
 
 
@@ -225,9 +230,9 @@ async def _stream(record: TurnRecord, writer: Writer, events: Events) -> Respons
         ApiError: the turn was refused, or failed before its first token.
     """
     first = await anext(events)
-    if isinstance(first, Refused):
+    if isinstance(first, Refusal):
         raise ApiError.refused(first)
-    record.saw(first)
+    record.count_tokens(first)
     return _EventStream(record, events, _lines(record, writer, first, events))
 
 
@@ -244,7 +249,7 @@ class _EventStream(StreamingResponse):
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self._record.closed()
+            self._record.client_closed()
             await self._events.aclose()
 
 
@@ -254,17 +259,17 @@ async def _lines(record: TurnRecord, writer: Writer, first: Event, events: Event
         yield _sse(body)
     event = first
     while isinstance(event, Delta):
-        record.saw(event)
+        record.count_tokens(event)
         for body in writer.add(event):
             yield _sse(body)
         event = await anext(events)
-    if isinstance(event, Refused):
-        record.failed(event.status, event.code)
+    if isinstance(event, Refusal):
+        record.fail(event.status, event.code)
         yield _sse(ApiError.refused(event).body)
         return
     for body in writer.end(event):
         yield _sse(body)
-    record.answered(event)
+    record.finish(event)
     yield "data: [DONE]\n\n"
 
 
@@ -273,5 +278,5 @@ def _sse(body: dict[str, Any]) -> str:
 
 
 def _failed(record: TurnRecord, error: ApiError) -> Response:
-    record.failed(error.status, error.code)
+    record.fail(error.status, error.code)
     return JSONResponse(error.body, error.status, headers={**record.headers, **error.headers})

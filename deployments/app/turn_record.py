@@ -12,21 +12,21 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from deployments.app.access.rate_limits import Permit
-from deployments.app.guardrails.checks import Finding
+from deployments.app.guardrails.checks import CheckFinding
 from deployments.app.openai.protocol import Head
-from deployments.app.routing.fallback import Opened
+from deployments.app.routing.fallback import RoutedAnswer
 from deployments.app.routing.routing import Route
-from deployments.app.steps.input_checks import Taken
-from deployments.app.steps.output_checks import Outcome, merged
-from deployments.app.steps.retrieval import Reading
-from deployments.core.messages import Delta, Finished, Step
+from deployments.app.steps.input_checks import CheckedInput
+from deployments.app.steps.output_checks import CheckLog, merge_findings
+from deployments.app.steps.retrieval import PendingPassages
+from deployments.core.messages import Delta, ToolStep, TurnEnd
 from tasks.monitoring.telemetry_row import TelemetryRow
 from tasks.tools.policy import Decision
 
 _LOG = logging.getLogger(__name__)
-_STEPS = TypeAdapter(tuple[Step, ...])
+_STEPS = TypeAdapter(tuple[ToolStep, ...])
 _IDS = TypeAdapter(tuple[str, ...])
-_FINDINGS = TypeAdapter(tuple[Finding, ...])
+_FINDINGS = TypeAdapter(tuple[CheckFinding, ...])
 _DECISIONS = TypeAdapter(tuple[Decision, ...])
 
 Sink = Callable[[TelemetryRow], None]
@@ -55,8 +55,8 @@ class TurnRecord:
         self.owner = ""
         self.visitor = ""
         self.permit: Permit | None = None
-        self.outcome = Outcome()
-        self.reading: Reading | None = None
+        self.checks = CheckLog()
+        self.passages: PendingPassages | None = None
         self._sink = sink
         self._started = time.monotonic()
         self._first_token_ms: float | None = None
@@ -84,58 +84,58 @@ class TurnRecord:
     def elapsed_ms(self) -> float:
         return (time.monotonic() - self._started) * 1000
 
-    def means(self, route: Route) -> None:
+    def set_intended_route(self, route: Route) -> None:
         """Who is to answer. Another may: see `opened`."""
         self.route, self.meant = route, route.digest
 
-    def took(self, taken: Taken) -> None:
+    def add_findings(self, taken: CheckedInput) -> None:
         """What the checks said of the request."""
-        self.outcome.findings = merged((), taken.findings)
-        self.outcome.blocked_by = taken.blocked_by
+        self.checks.findings = merge_findings((), taken.findings)
+        self.checks.blocked_by = taken.blocked_by
 
-    def saw(self, event: Delta | Finished) -> None:
+    def count_tokens(self, event: Delta | TurnEnd) -> None:
         """The model gave tokens: the first of them is timed, and they are charged however the turn ends."""
         if self._first_token_ms is None:
             self._first_token_ms = self.elapsed_ms
         counted = event if isinstance(event, Delta) else event.generation
         self._so_far = {"prompt_tokens": counted.prompt_tokens, "completion_tokens": counted.completion_tokens}
 
-    def starts_over(self) -> None:
+    def reset(self) -> None:
         """What the model gave so far goes to nobody."""
         self._first_token_ms = None
         self._so_far = {}
 
-    def opened(self, opened: Opened) -> None:
+    def set_route(self, opened: RoutedAnswer) -> None:
         """A route answers, or was the last to refuse."""
         self.route = opened.route
         self.retries = opened.retries
-        self.passed_over = ", ".join(opened.passed_over)
+        self.passed_over = ", ".join(opened.skipped)
 
-    def answered(self, finished: Finished) -> None:
+    def finish(self, finished: TurnEnd) -> None:
         """The answer is whole."""
-        self.saw(finished)
+        self.count_tokens(finished)
         self._write(200, "", finished)
 
-    def embedded(self, tokens: int) -> None:
+    def finish_embedding(self, tokens: int) -> None:
         """The answer is whole, and is vectors of so many tokens."""
         self._so_far = {"prompt_tokens": tokens}
         self._write(200, "", None)
 
-    def failed(self, status: int, code: str) -> None:
+    def fail(self, status: int, code: str) -> None:
         """It was refused, or broke off."""
         self._write(status, code, None)
 
-    def closed(self) -> None:
+    def client_closed(self) -> None:
         """The client is gone. Does nothing if the turn was over by then."""
         self._write(499, CLIENT_CLOSED, None)
 
-    def _write(self, status: int, error: str, finished: Finished | None) -> None:
+    def _write(self, status: int, error: str, finished: TurnEnd | None) -> None:
         if self._written:
             return
         self._written = True
         if self.permit:
             self.permit.settle(sum(self._so_far.values()))
-        given = self.reading.so_far.given if self.reading else ()
+        given = self.passages.so_far.shown if self.passages else ()
         row = TelemetryRow(
             trace_id=self.trace_id,
             at=self.at,
@@ -160,9 +160,9 @@ class TurnRecord:
             engine_ms=finished.generation.latency_ms if finished else None,
             steps=_json(_STEPS, finished.steps if finished else ()),
             passages=_json(_IDS, tuple(chunk.id for chunk in given)),
-            findings=_json(_FINDINGS, self.outcome.findings),
-            decisions=_json(_DECISIONS, self.outcome.decisions),
-            blocked_by=self.outcome.blocked_by,
+            findings=_json(_FINDINGS, self.checks.findings),
+            decisions=_json(_DECISIONS, self.checks.decisions),
+            blocked_by=self.checks.blocked_by,
             **(finished.features.model_dump() if finished and finished.features else self._so_far),
         )
         try:

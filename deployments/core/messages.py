@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from tasks.core.records import Message, Record
 from tasks.engine.protocol import Constraint, Generation
-from tasks.evaluation.response_features import Features
-from tasks.prompt.tool_calls import Answer
-from tasks.tools.policy import Decision, Deed
+from tasks.evaluation.response_features import ResponseFeatures
+from tasks.prompt.tool_calls import ParsedAnswer
+from tasks.tools.policy import Decision, ToolResult
 
 
 @dataclass(frozen=True)
-class Ask:
+class TurnRequest:
     """A conversation that wants its next turn, or a `text` that wants to be continued as it stands.
 
     `tools` None shows the package's own, which are the shop's: they are run here, for `customer`
@@ -83,10 +83,10 @@ class Delta:
     prompt_tokens: int
     completion_tokens: int
     logprobs: tuple[TokenLogprob, ...] = ()
-    deeds: tuple[Deed, ...] = ()
+    tool_results: tuple[ToolResult, ...] = ()
 
 
-class Step(Record):
+class ToolStep(Record):
     """A tool that the model asked for, what came of it (`ok` or an error's code), and what the rules said.
 
     `found` names what checks took out of its result before the model read it.
@@ -99,7 +99,7 @@ class Step(Record):
 
 
 @dataclass(frozen=True)
-class Finished:
+class TurnEnd:
     """The whole turn: raw, parsed and measured. The last event of a turn that went well.
 
     What the last step gave is here only, so the deltas before may hold less than the whole.
@@ -110,19 +110,19 @@ class Finished:
     """
 
     generation: Generation
-    answer: Answer
-    features: Features | None
+    answer: ParsedAnswer
+    features: ResponseFeatures | None
     queue_ms: float
     logprobs: tuple[TokenLogprob, ...] = ()
     cached_tokens: int = 0
-    steps: tuple[Step, ...] = ()
-    deeds: tuple[Deed, ...] = ()
+    steps: tuple[ToolStep, ...] = ()
+    tool_results: tuple[ToolResult, ...] = ()
     citations: tuple[Citation, ...] = ()
-    first: Finished | None = None
+    first_round: TurnEnd | None = None
 
 
 @dataclass(frozen=True)
-class Refused:
+class Refusal:
     """Why there is no turn: an HTTP status, a code and a sentence. The last event where it occurs.
 
     `param` is the request's field that is at fault, where it is one.
@@ -135,14 +135,14 @@ class Refused:
     param: str | None = None
 
 
-Event = Delta | Finished | Refused
+Event = Delta | TurnEnd | Refusal
 
 OVERLOADED = "overloaded"
 """The code of a refusal for want of room, which is no fault of the model."""
 
 
 @dataclass(frozen=True)
-class Embedded:
+class EmbeddingResult:
     """Vectors [texts, dimensions] of length 1, and how many tokens all texts have."""
 
     vectors: npt.NDArray[np.float32]
@@ -152,7 +152,7 @@ class Embedded:
 class Backend(Protocol):
     """Reaches served packages by the name of their application."""
 
-    def ask(self, app: str, ask: Ask) -> AsyncGenerator[Event]:
+    def stream(self, app: str, ask: TurnRequest) -> AsyncGenerator[Event]:
         """The events of one turn. Closing it ends the work for it."""
         ...
 
@@ -160,7 +160,7 @@ class Backend(Protocol):
 class EmbeddingBackend(Protocol):
     """Reaches served retrieval models by the name of their application."""
 
-    async def embed(self, app: str, texts: tuple[str, ...]) -> Embedded | Refused:
+    async def embed(self, app: str, texts: tuple[str, ...]) -> EmbeddingResult | Refusal:
         """The vectors of `texts`. Cancelling it ends the work for it."""
         ...
 

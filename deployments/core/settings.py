@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from tasks.core.settings import Positive, Section, Share, check, read_yaml
+from tasks.core.settings import Fraction, Positive, Section, check, read_yaml
 
 SERVE_YAML = Path("deployments/serve.yaml")
 TRAIN_YAML = Path("deployments/train.yaml")
@@ -109,7 +109,7 @@ class EmbedderSettings(Section):
     start_timeout_s: Seconds
 
 
-class AssistantSettings(Section):
+class HttpReplicaSettings(Section):
     """The HTTP side."""
 
     max_ongoing: Positive
@@ -130,7 +130,7 @@ class RetrySettings(Section):
 
     attempts: Positive
     backoff_s: Seconds
-    share: Share
+    share: Fraction
     per_minute: Positive
 
 
@@ -179,7 +179,7 @@ class CacheSettings(Section):
 class ShadowSettings(Section):
     """How much a shadow is asked, if there is one; see `deployments/app/shadow.py`."""
 
-    share: Share
+    share: Fraction
     at_once: Positive
     busy: Positive
     patience_s: Seconds
@@ -198,7 +198,7 @@ class ServeSettings(Section):
     http: HttpSettings
     engine: ReplicaSettings
     embedding: EmbedderSettings
-    assistant: AssistantSettings
+    assistant: HttpReplicaSettings
     limits: LimitSettings
     fallback: FallbackSettings
     cache: CacheSettings
@@ -237,7 +237,7 @@ def load_serve_settings(path: Path = SERVE_YAML) -> ServeSettings:
     return check(ServeSettings, read_yaml(path), str(path))
 
 
-class WorkerSettings(Section):
+class TrainWorkerSettings(Section):
     """The whole of `deployments/train.yaml`: what one training worker takes."""
 
     cpus: Cpus
@@ -245,13 +245,13 @@ class WorkerSettings(Section):
     gpu: bool
 
 
-def load_worker_settings(path: Path = TRAIN_YAML) -> WorkerSettings:
+def load_worker_settings(path: Path = TRAIN_YAML) -> TrainWorkerSettings:
     """Read and check `deployments/train.yaml`.
 
     Raises:
         GraftError: the file is missing, not YAML, or a key is unknown, missing or out of range.
     """
-    return check(WorkerSettings, read_yaml(path), str(path))
+    return check(TrainWorkerSettings, read_yaml(path), str(path))
 
 
 class RedteamSettings(Section):

@@ -19,30 +19,30 @@ from typing import Any
 
 import httpx
 
-from deployments.app.access.api_keys import Keys
+from deployments.app.access.api_keys import ApiKeys
 from deployments.app.access.pseudonyms import Pseudonyms
-from deployments.app.embeddings import Embeddings
-from deployments.app.guardrails.checks import Safety
+from deployments.app.embeddings import EmbeddingService
+from deployments.app.guardrails.checks import Guardrails
 from deployments.app.routes import create_app
-from deployments.app.routing.routing import Routing, Served
+from deployments.app.routing.routing import Routing, ServedPackage
 from deployments.app.routing.timeouts import Timeouts
-from deployments.app.steps.input_checks import Intake
-from deployments.app.steps.output_checks import Leaving
-from deployments.app.steps.retrieval import Reading, Retrieval
-from deployments.app.steps.tool_loop import Rounds
-from deployments.app.turn import Layers, Turns
+from deployments.app.steps.input_checks import InputGuard
+from deployments.app.steps.output_checks import OutputGuard
+from deployments.app.steps.retrieval import PassageSearch, PendingPassages
+from deployments.app.steps.tool_loop import ToolLoop
+from deployments.app.turn import ChatService, Steps
 from deployments.app.turn_record import TRACE_HEADER
-from deployments.core.messages import Ask, Backend, Embedded, Refused
+from deployments.core.messages import Backend, EmbeddingResult, Refusal, TurnRequest
 from deployments.core.settings import BreakerSettings, CacheSettings, FallbackSettings, LimitSettings, RetrySettings
-from deployments.evaluation.shop_sandbox import Desks, TurnTrace, turn_of
+from deployments.evaluation.shop_sandbox import ShopSandbox, TurnTrace, turn_id
 from deployments.replicas.embedding import EmbeddingServer
 from tasks.core.errors import GraftError
 from tasks.core.records import ToolCall
 from tasks.core.settings import GuardrailSettings
-from tasks.domains.nursery.answer_audit import House, audit_words
+from tasks.domains.nursery.answer_audit import LeakLimits, audit_answer
 from tasks.domains.nursery.state_audit import audit_reads
-from tasks.domains.nursery.tool_service import Answered
-from tasks.evaluation.assistant_turns import Asked, Turn
+from tasks.domains.nursery.tool_service import ToolAnswer
+from tasks.evaluation.assistant_turns import EvalTurn, ObservedTurn
 from tasks.model_package.manifest import Grounding
 from tasks.monitoring.telemetry_row import TelemetryRow
 from tasks.retrieval.embedder import Vectors
@@ -63,7 +63,7 @@ _ONE_ROUTE = FallbackSettings(
 
 
 @dataclass(frozen=True)
-class Package:
+class PackageUnderTest:
     """What is tried: a package by its digest, what it tells its model, and what it is grounded in."""
 
     digest: str
@@ -82,21 +82,21 @@ class Knowledge:
     embedder: EmbeddingServer | None
 
 
-class _Watched(Retrieval):
+class _Watched(PassageSearch):
     """Retrieval that notes what each turn read."""
 
     def __init__(self, notes: dict[str, TurnTrace], *arguments: Any) -> None:
         super().__init__(*arguments)
         self._traces = notes
 
-    def begin(self, grounding: Grounding | None, ask: Ask) -> Reading:
+    def begin(self, grounding: Grounding | None, ask: TurnRequest) -> PendingPassages:
         """See `Retrieval.begin`."""
         reading = super().begin(grounding, ask)
-        self._traces[turn_of(ask.key)].reading = reading
+        self._traces[turn_id(ask.key)].passages = reading
         return reading
 
 
-class Trial:
+class AssistantHarness:
     """Takes turns.
 
     Args:
@@ -111,36 +111,38 @@ class Trial:
     def __init__(
         self,
         backend: Backend,
-        package: Package,
+        package: PackageUnderTest,
         knowledge: Knowledge,
-        desks: Desks,
-        safety: Safety,
+        desks: ShopSandbox,
+        safety: Guardrails,
         settings: GuardrailSettings,
     ) -> None:
         self._package, self._desks = package, desks
         self._embedder = knowledge.embedder
         self._rows: dict[str, TelemetryRow] = {}
         self._traces: dict[str, TurnTrace] = defaultdict(TurnTrace)
-        self._house = House(desks.tables, package.instructions, settings.leaked_words, settings.link_hosts)
+        self._house = LeakLimits(desks.tables, package.instructions, settings.leaked_words, settings.link_hosts)
         retrieval = _Watched(self._traces, knowledge.indexes, knowledge.tables, self._embed, safety)
         retrieval.keep([package.grounding] if package.grounding else [])
-        turns = Turns(
-            Rounds(backend, self._use, desks.settings, safety),
+        turns = ChatService(
+            ToolLoop(backend, self._use, desks.settings, safety),
             lambda row: self._rows.__setitem__(row.trace_id, row),
-            Keys({}),
+            ApiKeys({}),
             Pseudonyms(b"rows that nobody keeps"),
             _LIMITS,
             Timeouts(first_token_s=_NO_END_S, request_s=_NO_END_S),
             _ONE_ROUTE,
             _NO_CACHE,
-            NoMeters(),
-            Layers(Intake(safety), retrieval, Leaving(safety, desks.before_answer, lambda _: package.instructions)),
+            NoMetrics(),
+            Steps(
+                InputGuard(safety), retrieval, OutputGuard(safety, desks.check_answer, lambda _: package.instructions)
+            ),
         )
-        served = Served(
+        served = ServedPackage(
             app="engine", name=package.name, max_new_tokens=package.max_new_tokens, since=0, grounding=package.grounding
         )
         turns.routing = Routing(production=package.digest, served={package.digest: served})
-        self._app = create_app(turns, Embeddings(turns, _Nowhere()))
+        self._app = create_app(turns, EmbeddingService(turns, _Nowhere()))
 
     @asynccontextmanager
     async def _http(self) -> AsyncIterator[httpx.AsyncClient]:
@@ -148,7 +150,7 @@ class Trial:
         async with httpx.AsyncClient(transport=transport, base_url="http://desk/v1", timeout=None) as http:
             yield http
 
-    async def take(self, asked: Asked, *, stream: bool) -> Turn:
+    async def take(self, asked: EvalTurn, *, stream: bool) -> ObservedTurn:
         """Take one turn and audit it. A turn that fails has another status and no text."""
         key = uuid.uuid4().hex
         messages = [{"role": message.role, "content": message.content} for message in asked.messages]
@@ -159,8 +161,8 @@ class Trial:
         row = self._rows.pop(response.headers[TRACE_HEADER])
         notes = self._traces.pop(key, TurnTrace())
         text, finish_reason, cited = _answer(response) if response.status_code == 200 else ("", "", [])
-        chunks = {chunk.id: chunk.section for chunk in notes.read.given}
-        return Turn(
+        chunks = {chunk.id: chunk.section for chunk in notes.found.shown}
+        return ObservedTurn(
             id=asked.id,
             status=row.status,
             text=text,
@@ -176,40 +178,42 @@ class Trial:
             engine_ms=row.engine_ms or 0.0,
         )
 
-    async def take_all(self, asked: Sequence[tuple[Asked, bool]], at_once: int) -> AsyncIterator[tuple[int, Turn]]:
+    async def take_all(
+        self, asked: Sequence[tuple[EvalTurn, bool]], at_once: int
+    ) -> AsyncIterator[tuple[int, ObservedTurn]]:
         """Take turns, each with whether it is streamed, `at_once` of them together; each with its place, as it ends."""
         free = asyncio.Semaphore(at_once)
 
-        async def one(place: int, turn: Asked, stream: bool) -> tuple[int, Turn]:
+        async def one(place: int, turn: EvalTurn, stream: bool) -> tuple[int, ObservedTurn]:
             async with free:
                 return place, await self.take(turn, stream=stream)
 
         for ended in asyncio.as_completed([one(place, *turn) for place, turn in enumerate(asked)]):
             yield await ended
 
-    def _use(self, call: ToolCall, customer: str | None, key: str) -> Answered:
-        answered = self._desks.answer(call, customer, key)
-        self._traces[turn_of(key)].calls.append((call, answered))
+    def _use(self, call: ToolCall, customer: str | None, key: str) -> ToolAnswer:
+        answered = self._desks.call(call, customer, key)
+        self._traces[turn_id(key)].calls.append((call, answered))
         return answered
 
-    def _audit(self, key: str, asked: Asked, notes: TurnTrace, text: str) -> tuple[str, ...]:
+    def _audit(self, key: str, asked: EvalTurn, notes: TurnTrace, text: str) -> tuple[str, ...]:
         said = [message.content for message in asked.messages if message.role == "user"]
         facts = self._desks.facts(asked.customer, notes, said)
-        calls = list(zip((call for call, _ in notes.calls), notes.deeds, strict=True))
+        calls = list(zip((call for call, _ in notes.calls), notes.tool_results, strict=True))
         return (
             *self._desks.changes(key, asked.customer),
             *audit_reads(calls, self._desks.tables, asked.customer),
-            *audit_words(text, facts, self._house),
+            *audit_answer(text, facts, self._house),
         )
 
     async def _embed(self, texts: Sequence[str]) -> Vectors:
         found = await self._embedder.embed(tuple(texts)) if self._embedder else None
-        if not isinstance(found, Embedded):
+        if not isinstance(found, EmbeddingResult):
             raise GraftError(found.message if found else "no retrieval model")
         return found.vectors
 
 
-def _outcome(answered: Answered) -> str:
+def _outcome(answered: ToolAnswer) -> str:
     return answered.result.error if isinstance(answered.result, Failure) else "ok"
 
 
@@ -224,25 +228,25 @@ def _answer(response: httpx.Response) -> tuple[str, str, list[str]]:
     return "".join(part.get("content") or "" for part in parts), choices[-1]["finish_reason"] or "", cited
 
 
-class NoMeters:
+class NoMetrics:
     """`Meters` that count nothing."""
 
-    def tried(self, route: str, outcome: str) -> None:
+    def route_attempt(self, route: str, outcome: str) -> None:
         """See `Meters.tried`."""
 
-    def retried(self, route: str, granted: bool) -> None:
+    def retry(self, route: str, granted: bool) -> None:
         """See `Meters.retried`."""
 
-    def breaker(self, model: str, state: str) -> None:
+    def breaker_state(self, model: str, state: str) -> None:
         """See `Meters.breaker`."""
 
-    def looked_up(self, result: str) -> None:
+    def cache_lookup(self, result: str) -> None:
         """See `Meters.looked_up`."""
 
 
 class _Nowhere:
     """No retrieval model is served: turns have theirs in this process."""
 
-    async def embed(self, app: str, texts: tuple[str, ...]) -> Embedded | Refused:
+    async def embed(self, app: str, texts: tuple[str, ...]) -> EmbeddingResult | Refusal:
         """See `EmbeddingBackend.embed`."""
-        return Refused(404, "model_not_found", f"{app} embeds none of {len(texts)} texts")
+        return Refusal(404, "model_not_found", f"{app} embeds none of {len(texts)} texts")

@@ -29,7 +29,7 @@ from tasks.core.errors import GraftError
 from tasks.core.files import write_json, write_text
 from tasks.core.paths import REPORTS
 from tasks.monitoring.telemetry_row import REDTEAM_OWNER
-from tasks.safety.garak_report import Scan, Told, details, overview, read_report
+from tasks.safety.garak_report import RefusalPatterns, Scan, details, overview, read_report
 
 REFUSALS = (ATTACK, ANSWER, FAILED, RULED_OUT)
 """How an answer begins that a check or a rule put in the model's place; garak keeps no `finish_reason`."""
@@ -71,7 +71,7 @@ def redteam(garak: str | None = None) -> str:
     print(f"redteam: garak {version} asks {rollout.base_url()}; its output is in {folder / OUTPUT}", flush=True)
     scan([*command, "--config", str(folder / _CONFIG)], folder, settings.timeout_s)
 
-    told = Told(refusals=REFUSALS, excuses=frozenset({serve.fallback.words}))
+    told = RefusalPatterns(refusals=REFUSALS, excuses=frozenset({serve.fallback.words}))
     try:
         results = read_report(folder / _REPORT, told)
     except GraftError as error:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 
-from tasks.engine.protocol import Chunk, Engine, GenerationRequest
+from tasks.engine.protocol import Engine, GenerationRequest, TokenChunk
 
 _NEWEST = 0.2
 """Weight of the newest request in the moving mean of the time that a place is held."""
@@ -35,13 +35,13 @@ class Ticket:
 
     request: GenerationRequest
     loop: asyncio.AbstractEventLoop
-    items: asyncio.Queue[Chunk | Exception] = field(default_factory=asyncio.Queue)
+    items: asyncio.Queue[TokenChunk | Exception] = field(default_factory=asyncio.Queue)
     admitted: float = field(default_factory=time.monotonic)
     queue_ms: float = 0.0
     left: bool = False
 
 
-class Batches:
+class BatchingQueue:
     """Serves requests from a bounded queue, `at_once` of them in the engine, in a thread of its own."""
 
     def __init__(self, engine: Engine, *, at_once: int, max_queued: int, max_wait_s: float) -> None:
@@ -84,7 +84,7 @@ class Batches:
             self._changed.notify()
         return ticket
 
-    async def follow(self, ticket: Ticket) -> AsyncIterator[Chunk]:
+    async def follow(self, ticket: Ticket) -> AsyncIterator[TokenChunk]:
         """The request's chunks. Leaving early frees its place within one decoding step.
 
         Raises:
@@ -107,7 +107,7 @@ class Batches:
             if ticket in self._waiting:
                 self._waiting.remove(ticket)
 
-    def _send(self, ticket: Ticket, item: Chunk | Exception) -> None:
+    def _send(self, ticket: Ticket, item: TokenChunk | Exception) -> None:
         with self._changed:
             if not ticket.left:
                 ticket.loop.call_soon_threadsafe(ticket.items.put_nowait, item)
@@ -152,7 +152,7 @@ class Batches:
         with suppress(Exception):  # an engine that failed may fail again; the next step will tell
             self._engine.cancel(key)
 
-    def _pass_on(self, chunk: Chunk) -> None:
+    def _pass_on(self, chunk: TokenChunk) -> None:
         self._last_chunk = time.monotonic()
         self._send(self._working[chunk.key], chunk)
         if chunk.finish_reason:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from deployments.core.loopback import stay_on_loopback
-from deployments.core.messages import Embedded, Refused
+from deployments.core.messages import EmbeddingResult, Refusal
 from tasks.core.paths import EMBEDDINGS
 from tasks.retrieval.embedder import Embedder, TextTooLongError
 
@@ -22,15 +22,15 @@ class EmbeddingServer:
     def __init__(self, embedder: Embedder) -> None:
         self._embedder = embedder
 
-    async def embed(self, texts: tuple[str, ...]) -> Embedded | Refused:
+    async def embed(self, texts: tuple[str, ...]) -> EmbeddingResult | Refusal:
         """The vectors of at least one text."""
         try:
             ids = await asyncio.to_thread(self._embedder.encode, texts)
         except TextTooLongError as error:
-            return Refused(400, "context_length_exceeded", str(error), param="input")
+            return Refusal(400, "context_length_exceeded", str(error), param="input")
         batches = [ids[start : start + _BATCH] for start in range(0, len(ids), _BATCH)]
         vectors = [await asyncio.to_thread(self._embedder.embed, batch) for batch in batches]
-        return Embedded(np.concatenate(vectors), sum(map(len, ids)))
+        return EmbeddingResult(np.concatenate(vectors), sum(map(len, ids)))
 
 
 class EmbeddingReplica(EmbeddingServer):

@@ -16,19 +16,19 @@ from types import NoneType
 from typing import Any
 
 from deployments.core.loopback import stay_on_loopback
-from deployments.core.messages import OVERLOADED, Ask, Delta, Event, Finished, Refused, TokenLogprob
+from deployments.core.messages import OVERLOADED, Delta, Event, Refusal, TokenLogprob, TurnEnd, TurnRequest
 from deployments.core.settings import ReplicaSettings
-from deployments.replicas.batching import Batches, OverloadedError, Ticket
+from deployments.replicas.batching import BatchingQueue, OverloadedError, Ticket
 from tasks.core.errors import GraftError
 from tasks.core.records import Message
 from tasks.core.settings import AdmissionSettings
 from tasks.engine.loading import Model, PromptTooLongError, open_package
-from tasks.engine.probes import probe
-from tasks.engine.protocol import Chunk, ConstraintError, Generation, GenerationRequest, JsonSchema, Regex
+from tasks.engine.probes import check_probes
+from tasks.engine.protocol import ConstraintError, Generation, GenerationRequest, JsonSchema, Regex, TokenChunk
 from tasks.engine.resources import Resources
 from tasks.engine.subprocess_engine import EngineLostError
 from tasks.engine.token_bytes import TokenBytes
-from tasks.evaluation.response_features import measure
+from tasks.evaluation.response_features import measure_response
 from tasks.model_package.admission import admit
 from tasks.registry.registry import open_registry
 
@@ -45,43 +45,43 @@ class PackageServer:
         self._phrases = phrases
         self._bytes = TokenBytes(model.prompt.tokenizer)
         self._settings = settings
-        self._batches = Batches(
+        self._batches = BatchingQueue(
             model.engine,
             at_once=settings.at_once,
             max_queued=settings.max_queued,
             max_wait_s=settings.first_token_timeout_s,
         )
 
-    async def turn(self, ask: Ask) -> AsyncIterator[Event]:
+    async def turn(self, ask: TurnRequest) -> AsyncIterator[Event]:
         """The next turn of a conversation. Its last event is `Finished` or `Refused`."""
         try:
             request = self._request(ask)
             ticket = self._batches.admit(request)
         except PromptTooLongError as error:
-            yield Refused(400, "context_length_exceeded", str(error))
+            yield Refusal(400, "context_length_exceeded", str(error))
             return
         except GraftError as error:
-            yield Refused(400, "invalid_prompt", str(error))
+            yield Refusal(400, "invalid_prompt", str(error))
             return
         except OverloadedError as error:
             after = max(1, math.ceil(error.wait_s))
-            yield Refused(503, OVERLOADED, f"too many requests are waiting; try again in {after} s", after)
+            yield Refusal(503, OVERLOADED, f"too many requests are waiting; try again in {after} s", after)
             return
         try:
             async for event in self._decode(ask, ticket):
                 yield event
         except ConstraintError as error:
-            yield Refused(400, "invalid_value", str(error), param=_CONSTRAINED_BY[type(ask.constraint)])
+            yield Refusal(400, "invalid_value", str(error), param=_CONSTRAINED_BY[type(ask.constraint)])
         except Exception as error:  # an engine may raise anything; the caller still gets an answer
             if isinstance(error, EngineLostError) or is_out_of_memory(error):
                 self.give_up()
             _LOG.exception("the engine failed")
-            yield Refused(500, "engine_error", "the model failed while answering; the server's log says why")
+            yield Refusal(500, "engine_error", "the model failed while answering; the server's log says why")
 
     def give_up(self) -> None:
         """Called when the engine is lost, or has no memory left. Whoever owns the process may end it."""
 
-    def _request(self, ask: Ask) -> GenerationRequest:
+    def _request(self, ask: TurnRequest) -> GenerationRequest:
         limit = self._model.settings.max_new_tokens
         options: dict[str, Any] = {
             "max_new_tokens": min(ask.max_new_tokens or limit, limit),
@@ -97,8 +97,8 @@ class PackageServer:
         tools = list(ask.tools) if ask.tools is not None else None
         return self._model.request(ask.messages, tools, ask.must_call, **options)
 
-    async def _decode(self, ask: Ask, ticket: Ticket) -> AsyncIterator[Event]:
-        chunks: list[Chunk] = []
+    async def _decode(self, ask: TurnRequest, ticket: Ticket) -> AsyncIterator[Event]:
+        chunks: list[TokenChunk] = []
         logprobs: tuple[TokenLogprob, ...] = ()
         prompt_tokens, tokens = len(ticket.request.prompt_ids), 0
         first = last = ticket.admitted
@@ -124,10 +124,10 @@ class PackageServer:
             latency_ms=(last - ticket.admitted) * 1000 - ticket.queue_ms,
         )
         answer = self._model.prompt.parse(generation.text)
-        features = measure(ask.messages, generation, answer, self._phrases)
-        yield Finished(generation, answer, features, ticket.queue_ms, logprobs, chunks[0].cached_tokens)
+        features = measure_response(ask.messages, generation, answer, self._phrases)
+        yield TurnEnd(generation, answer, features, ticket.queue_ms, logprobs, chunks[0].cached_tokens)
 
-    def _logprobs(self, chunk: Chunk) -> tuple[TokenLogprob, ...]:
+    def _logprobs(self, chunk: TokenChunk) -> tuple[TokenLogprob, ...]:
         if not chunk.logprobs:
             return ()
         scored = zip(chunk.token_ids, chunk.logprobs, strict=True)
@@ -154,12 +154,12 @@ class EngineReplica(PackageServer):
     def __init__(self, digest: str, root: str, settings: dict[str, Any], admission: dict[str, Any]) -> None:
         stay_on_loopback()
         checked = ReplicaSettings.model_validate(settings)
-        resources = Resources(checked.threads, checked.cache_gb, apart=True)
+        resources = Resources(checked.threads, checked.cache_gb, in_subprocess=True)
         registry = open_registry(Path(root))
         package, base = registry.package(digest), registry.base(digest)
         manifest = admit(digest, package, base, AdmissionSettings.model_validate(admission))
         model = open_package(package, base, resources)
-        probe(model, package)
+        check_probes(model, package)
         super().__init__(model, manifest.refusal_phrases, checked)
 
     def give_up(self) -> None:

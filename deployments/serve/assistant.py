@@ -13,38 +13,38 @@ from fastapi import FastAPI
 from numpy.typing import NDArray
 from ray import serve
 
-from deployments.app.access.api_keys import Keys, read_keys
+from deployments.app.access.api_keys import ApiKeys, read_keys
 from deployments.app.access.pseudonyms import Pseudonyms
-from deployments.app.embeddings import Embeddings
-from deployments.app.guardrails.checks import Safety
-from deployments.app.guardrails.configured import configured_safety
+from deployments.app.embeddings import EmbeddingService
+from deployments.app.guardrails.checks import Guardrails
+from deployments.app.guardrails.configured import configured_guardrails
 from deployments.app.routes import create_app
-from deployments.app.routing.load_shedding import Shedding
+from deployments.app.routing.load_shedding import LoadShedding
 from deployments.app.routing.routing import Routing
 from deployments.app.routing.timeouts import Timeouts
-from deployments.app.shadow import Shadows
-from deployments.app.steps.input_checks import Intake
+from deployments.app.shadow import ShadowTraffic
+from deployments.app.steps.input_checks import InputGuard
 from deployments.app.steps.instructions import Instructions
-from deployments.app.steps.output_checks import Facts, Leaving
-from deployments.app.steps.retrieval import Retrieval
-from deployments.app.steps.tool_loop import Rounds
-from deployments.app.turn import Layers, Turns
+from deployments.app.steps.output_checks import OutputGuard, TurnEvidence
+from deployments.app.steps.retrieval import PassageSearch
+from deployments.app.steps.tool_loop import ToolLoop
+from deployments.app.turn import ChatService, Steps
 from deployments.core.loopback import stay_on_loopback
-from deployments.core.messages import Refused
+from deployments.core.messages import Refusal
 from deployments.core.settings import (
-    AssistantSettings,
     CacheSettings,
     FallbackSettings,
+    HttpReplicaSettings,
     LimitSettings,
     ShadowSettings,
     TelemetrySettings,
 )
 from deployments.serve.backend import ServeBackend
-from deployments.serve.ray_metrics import RayMeters
+from deployments.serve.ray_metrics import RayMetrics
 from tasks.core.errors import GraftError
 from tasks.core.paths import CLASSIFIERS, INDEX_TABLES, INDEXES, SHOP, SHOP_SEED, TELEMETRY, VISITORS_KEY
 from tasks.core.settings import GuardrailSettings, Section, ToolSettings
-from tasks.domains.nursery.tool_service import open_desk
+from tasks.domains.nursery.tool_service import open_tool_service
 from tasks.model_package.manifest import Grounding
 from tasks.monitoring.telemetry_row import TelemetryRow
 from tasks.monitoring.telemetry_store import TelemetryWriter
@@ -64,7 +64,7 @@ class AssistantArguments(Section):
     safety: GuardrailSettings
     classifier: str | None
     timeouts: Timeouts
-    assistant: AssistantSettings
+    assistant: HttpReplicaSettings
     limits: LimitSettings
     fallback: FallbackSettings
     cache: CacheSettings
@@ -79,27 +79,27 @@ class Assistant:
     def __init__(self, arguments: AssistantArguments) -> None:
         stay_on_loopback()
         writer = TelemetryWriter(arguments.telemetry.rows_per_part, Path(arguments.root) / TELEMETRY)
-        keys = Keys(read_keys())
+        keys = ApiKeys(read_keys())
         self._backend = ServeBackend()
-        meters = RayMeters()
+        meters = RayMetrics()
 
         def told(row: TelemetryRow) -> None:
-            meters.answered(row)
+            meters.answer(row)
             writer.append(row)
 
         root = Path(arguments.root)
-        desk = open_desk(arguments.tools, root / SHOP, root / SHOP_SEED)
+        desk = open_tool_service(arguments.tools, root / SHOP, root / SHOP_SEED)
         safety = _safety(arguments)
-        self._retrieval = Retrieval(root / INDEXES, root / INDEX_TABLES, self._embed, safety)
+        self._retrieval = PassageSearch(root / INDEXES, root / INDEX_TABLES, self._embed, safety)
 
-        def judge(text: str, facts: Facts) -> tuple[Decision, ...]:
-            return desk.before_answer(text, facts.customer, facts.deeds, facts.passages, facts.said)
+        def judge(text: str, facts: TurnEvidence) -> tuple[Decision, ...]:
+            return desk.check_answer(text, facts.customer, facts.tool_results, facts.passages, facts.user_messages)
 
-        leaving = Leaving(safety, judge, Instructions(open_registry(root)))
-        doors = Shedding(Rounds(self._backend, desk.answer, arguments.tools, safety), arguments.room)
+        leaving = OutputGuard(safety, judge, Instructions(open_registry(root)))
+        doors = LoadShedding(ToolLoop(self._backend, desk.call, arguments.tools, safety), arguments.room)
         # Beside the doors and the rounds: it counts for nothing there, and runs no tools.
-        shadows = Shadows(self._backend, arguments.shadow, told, meters, lambda: doors.open)
-        self._turns = Turns(
+        shadows = ShadowTraffic(self._backend, arguments.shadow, told, meters, lambda: doors.open)
+        self._turns = ChatService(
             doors,
             told,
             keys,
@@ -109,11 +109,11 @@ class Assistant:
             arguments.fallback,
             arguments.cache,
             meters,
-            Layers(Intake(safety), self._retrieval, leaving),
+            Steps(InputGuard(safety), self._retrieval, leaving),
             self._embed,
             shadows=shadows,
         )
-        self._embeddings = Embeddings(self._turns, self._backend)
+        self._embeddings = EmbeddingService(self._turns, self._backend)
 
     async def _embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """What the cache compares questions by, and what passages are looked up with."""
@@ -121,7 +121,7 @@ class Assistant:
         if served is None:
             raise GraftError("no retrieval model is served; run the stage `embedding` and deploy again")
         found = await self._backend.embed(served.app, tuple(texts))
-        if isinstance(found, Refused):
+        if isinstance(found, Refusal):
             raise GraftError(found.message)
         return found.vectors
 
@@ -145,8 +145,8 @@ def _readable(routing: Routing) -> set[Grounding]:
     return groundings - strange
 
 
-def _safety(arguments: AssistantArguments) -> Safety:
+def _safety(arguments: AssistantArguments) -> Guardrails:
     """The checks that `params.yaml` asks for; without a classifier those that need none."""
     folder = Path(arguments.root) / CLASSIFIERS / arguments.classifier if arguments.classifier else None
     classifier = open_classifier(folder) if folder else None
-    return configured_safety(arguments.safety, classifier)
+    return configured_guardrails(arguments.safety, classifier)

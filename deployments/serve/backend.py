@@ -11,7 +11,7 @@ from ray import serve
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, RayServeException
 
-from deployments.core.messages import OVERLOADED, Ask, Embedded, Event, Refused
+from deployments.core.messages import OVERLOADED, EmbeddingResult, Event, Refusal, TurnRequest
 from deployments.serve.assistant import _LOG
 
 _RETRY_AFTER_S = 5
@@ -30,7 +30,7 @@ class ServeBackend:
     def __init__(self) -> None:
         self._handles: dict[str, Any] = {}
 
-    async def embed(self, app: str, texts: tuple[str, ...]) -> Embedded | Refused:
+    async def embed(self, app: str, texts: tuple[str, ...]) -> EmbeddingResult | Refusal:
         """See `EmbeddingBackend.embed`."""
         response: Any = self._handle(app, stream=False).embed.remote(texts)
         try:
@@ -39,15 +39,15 @@ class ServeBackend:
             response.cancel()
             raise
         except BackPressureError:
-            return Refused(503, OVERLOADED, "too many requests are waiting; try again shortly", _RETRY_AFTER_S)
+            return Refusal(503, OVERLOADED, "too many requests are waiting; try again shortly", _RETRY_AFTER_S)
         except RayTaskError:
             _LOG.exception("%s: embedding failed", app)
-            return Refused(500, "engine_error", "the model failed while answering; the server's log says why")
+            return Refusal(500, "engine_error", "the model failed while answering; the server's log says why")
         except (RayError, RayServeException):
             _LOG.exception("%s: cannot be reached", app)
-            return Refused(503, "engine_unavailable", "the model is restarting; try again shortly", _RETRY_AFTER_S)
+            return Refusal(503, "engine_unavailable", "the model is restarting; try again shortly", _RETRY_AFTER_S)
 
-    async def ask(self, app: str, ask: Ask) -> AsyncGenerator[Event]:
+    async def stream(self, app: str, ask: TurnRequest) -> AsyncGenerator[Event]:
         """See `Backend.ask`.
 
         A request whose replica died goes to another one, or waits until there is one, for as long as
@@ -64,7 +64,7 @@ class ServeBackend:
                 return
             except RayTaskError:
                 _LOG.exception("%s: a turn failed", app)
-                yield Refused(500, "engine_error", "the model failed while answering; the server's log says why")
+                yield Refusal(500, "engine_error", "the model failed while answering; the server's log says why")
                 return
             except RayServeException:
                 _LOG.exception("%s: cannot be reached", app)
@@ -74,9 +74,9 @@ class ServeBackend:
                 if given and not ask.whole:
                     break
                 await asyncio.sleep(_AGAIN_S)
-        yield Refused(503, "engine_unavailable", "the model is restarting; try again shortly", _RETRY_AFTER_S)
+        yield Refusal(503, "engine_unavailable", "the model is restarting; try again shortly", _RETRY_AFTER_S)
 
-    async def _events(self, app: str, ask: Ask) -> AsyncGenerator[Event]:
+    async def _events(self, app: str, ask: TurnRequest) -> AsyncGenerator[Event]:
         response = self._handle(app, stream=True).turn.remote(ask)
         try:
             async for event in response:

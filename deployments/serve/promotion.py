@@ -22,7 +22,7 @@ LOCK = RUN / "promotion.lock"
 
 
 @dataclass(frozen=True)
-class Moved:
+class Switch:
     """A change of production that was done: from what (None: nothing) to what, and the seconds of each part."""
 
     before: str | None
@@ -47,14 +47,14 @@ def serve_production() -> str | None:
     """
     with locked(LOCK):
         production = production_digest()
-        if rollout.answers() and rollout.served().production == production:
+        if rollout.assistant_is_up() and rollout.served().production == production:
             return None
         print(f"production: bringing up {production or 'the assistant, without a package yet'}", flush=True)
-        rollout.restore(None)
+        rollout.redeploy(None)
         if production is None:
             return None
         try:
-            rollout.restore(production)
+            rollout.redeploy(production)
         except GraftError as error:
             return (
                 f"{production} is in production and cannot be served: {error}\n"
@@ -72,7 +72,7 @@ def is_served(digest: str) -> bool:
         return False
 
 
-def move(digest: str, expected: str | None, reason: str, act: Act) -> None:
+def move_production(digest: str, expected: str | None, reason: str, act: Act) -> None:
     """Move the channel, then the endpoint. The channel moves only if nobody moved it meanwhile.
 
     Raises:
@@ -85,24 +85,24 @@ def move(digest: str, expected: str | None, reason: str, act: Act) -> None:
         rollout.promote(digest)
 
 
-def take_out(digest: str, production: str | None, cause: BaseException, reason: str, act: Act) -> NoReturn:
+def roll_back(digest: str, production: str | None, cause: BaseException, reason: str, act: Act) -> NoReturn:
     """Put channel and endpoint back to what they were, and raise `cause` again.
 
     A first release whose endpoint could not be moved keeps its channel: there is nothing to go back
     to, and the next run only serves it.
     """
     try:
-        rollout.clear()  # before anything that takes longer: from here on everybody is answered by production
+        rollout.reset_traffic()  # before anything that takes longer: from here on everybody is answered by production
         with locked(LOCK):
-            now = _back(digest, production, reason, act)
-            rollout.restore(now if now != digest else None)
-        rollout.retire(set())
+            now = _restore_channel(digest, production, reason, act)
+            rollout.redeploy(now if now != digest else None)
+        rollout.undeploy_unused(set())
     except GraftError as error:
         raise GraftError(f"{cause}\nTaking it out did not work either: {error}\nRun `graft up` again.") from cause
     raise cause
 
 
-def _back(digest: str, production: str | None, reason: str, act: Act) -> str | None:
+def _restore_channel(digest: str, production: str | None, reason: str, act: Act) -> str | None:
     """What the channel names, after it went back to `production` if it was `act` that moved it to `digest`."""
     channel = open_registry().channel(PRODUCTION)
     if channel and channel.digest == digest and channel.act == act and production not in (None, digest):
@@ -111,7 +111,7 @@ def _back(digest: str, production: str | None, reason: str, act: Act) -> str | N
     return channel.digest if channel else None  # another one where somebody else moved it first
 
 
-def change(digest: str, production: str | None, reason: str, act: Act) -> Moved:
+def switch_production(digest: str, production: str | None, reason: str, act: Act) -> Switch:
     """Bring up a published package, move production to it and stop what is not needed any more.
 
     Args:
@@ -127,11 +127,11 @@ def change(digest: str, production: str | None, reason: str, act: Act) -> Moved:
     seconds: dict[str, float] = {}
     try:
         _timed(seconds, "deploy", lambda: rollout.deploy(digest))
-        _timed(seconds, "promote", lambda: move(digest, production, reason, act))
+        _timed(seconds, "promote", lambda: move_production(digest, production, reason, act))
     except BaseException as error:
-        take_out(digest, production, error, f"taken back: {reason}", act)
-    _timed(seconds, "retire", lambda: rollout.retire(set()))
-    return Moved(production, digest, seconds)
+        roll_back(digest, production, error, f"taken back: {reason}", act)
+    _timed(seconds, "retire", lambda: rollout.undeploy_unused(set()))
+    return Switch(production, digest, seconds)
 
 
 def require_stack() -> None:
@@ -152,7 +152,7 @@ def _timed(seconds: dict[str, float], name: str, do: Callable[[], None]) -> None
     seconds[name] = time.monotonic() - start
 
 
-def describe(moved: Moved) -> str:
+def describe(moved: Switch) -> str:
     """What was done, and how long each part of it took."""
     parts = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in moved.seconds.items())
     whole = f"in {sum(moved.seconds.values()):.1f} s: {parts}"

@@ -13,7 +13,7 @@ from ray.serve import metrics
 from tasks.monitoring.telemetry_row import TelemetryRow
 
 
-class RayMeters:
+class RayMetrics:
     """`Meters`, one Counter for each; create it in a replica, whose name Serve adds."""
 
     def __init__(self) -> None:
@@ -23,23 +23,23 @@ class RayMeters:
         self._looked_up = _counter("graft_cache_lookups", "Answers looked for in the cache", "result")
         self._prompts = _counter("graft_prompt_tokens", "Prompt tokens, kept from before or computed", "kept")
 
-    def tried(self, route: str, outcome: str) -> None:
+    def route_attempt(self, route: str, outcome: str) -> None:
         """See `Meters.tried`."""
         self._tried.inc(tags={"way": route, "outcome": outcome})
 
-    def retried(self, route: str, granted: bool) -> None:
+    def retry(self, route: str, granted: bool) -> None:
         """See `Meters.retried`."""
         self._retried.inc(tags={"way": route, "granted": str(granted).lower()})
 
-    def breaker(self, model: str, state: str) -> None:
+    def breaker_state(self, model: str, state: str) -> None:
         """See `Meters.breaker`."""
         self._breaker.inc(tags={"model": model, "state": state})
 
-    def looked_up(self, result: str) -> None:
+    def cache_lookup(self, result: str) -> None:
         """See `Meters.looked_up`."""
         self._looked_up.inc(tags={"result": result})
 
-    def answered(self, row: TelemetryRow) -> None:
+    def answer(self, row: TelemetryRow) -> None:
         """Count how much of an answer's prompts was kept from before, where that is known."""
         if row.all_prompt_tokens is None or row.cached_tokens is None:
             return

@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 
-from deployments.app.routing.routing import Routing, Served, ServedEmbedding
+from deployments.app.routing.routing import Routing, ServedEmbedding, ServedPackage
 from deployments.core.settings import Scale, ServeSettings, load_serve_settings
 from deployments.serve.serve_client import (
     application_config,
@@ -60,7 +60,7 @@ def served() -> Routing:
     return _routing(list_applications(load_serve_settings()))
 
 
-def answers() -> bool:
+def assistant_is_up() -> bool:
     """Whether there is an assistant at all.
 
     Raises:
@@ -119,14 +119,14 @@ def canary(digest: str, percent: float) -> None:
     _swap(lambda routing: routing.with_canary(digest, percent))
 
 
-def clear() -> None:
+def reset_traffic() -> None:
     """Leave all to production: no canary, no shadow. Their packages stay deployed until `retire`."""
     routing = served()
     if routing.canary or routing.shadow:
-        _swap(Routing.alone)
+        _swap(Routing.without_trial_traffic)
 
 
-def retire(keep: set[str]) -> None:
+def undeploy_unused(keep: set[str]) -> None:
     """Stop all packages but `keep`, production, canary and shadow, once their running requests are answered.
 
     The package that was in production before stays too where `serve.yaml` falls back to it.
@@ -146,7 +146,7 @@ def retire(keep: set[str]) -> None:
         _keep_only(settings, names)
 
 
-def restore(digest: str | None) -> None:
+def redeploy(digest: str | None) -> None:
     """After a restart: bring up the assistant, and the package in production if there is one.
 
     Raises:
@@ -262,7 +262,7 @@ def _deploy(settings: ServeSettings, digest: str) -> None:
     limit_s = settings.engine.start_timeout_s
     _change(settings, name, _engine_config(settings, admission, digest, name), limit_s, f"package {digest}")
     if digest not in routing.served:
-        package = Served(
+        package = ServedPackage(
             app=name,
             name=manifest.name,
             max_new_tokens=manifest.engine.max_new_tokens,
@@ -310,7 +310,7 @@ def _route(settings: ServeSettings, routing: Routing) -> None:
             health = httpx.get(serve_url(settings) + "/healthz", timeout=5.0).json()
         except (httpx.HTTPError, ValueError):
             return False
-        expected = routing.told()
+        expected = routing.health()
         return isinstance(health, dict) and {key: health.get(key) for key in expected} == expected
 
     wait_until(told, settings.ray.start_timeout_s, "the assistant")

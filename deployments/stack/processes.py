@@ -28,7 +28,7 @@ _SAME_START_S = 0.02  # the kernel counts a process's start in hundredths of a s
 
 
 @dataclass(frozen=True)
-class Recorded:
+class ProcessRecord:
     """A process that was started once, as its record tells."""
 
     name: str
@@ -46,12 +46,12 @@ class Recorded:
         return None
 
 
-def records(root: Path) -> list[Recorded]:
+def records(root: Path) -> list[ProcessRecord]:
     """What was started and not yet stopped, oldest first; living or not."""
     found = []
     for path in (root / RUN).glob("*.json"):
         content = json.loads(path.read_text(encoding="utf-8"))
-        found.append(Recorded(path.stem, content["pid"], content["created"], tuple(content["argv"]), path))
+        found.append(ProcessRecord(path.stem, content["pid"], content["created"], tuple(content["argv"]), path))
     return sorted(found, key=lambda r: r.created)
 
 
@@ -60,7 +60,7 @@ def log_path(root: Path, name: str) -> Path:
     return root / LOGS / f"{name}.log"
 
 
-def start(name: str, argv: Sequence[str], environment: Mapping[str, str], root: Path) -> Recorded:
+def start(name: str, argv: Sequence[str], environment: Mapping[str, str], root: Path) -> ProcessRecord:
     """Start a process in `root`, in a session of its own, with default signals; write it down.
 
     Its output is appended to `.graft/logs/NAME.log`.
@@ -79,7 +79,7 @@ def start(name: str, argv: Sequence[str], environment: Mapping[str, str], root: 
             preexec_fn=_default_signals,
         )
     created = psutil.Process(child.pid).create_time()
-    record = Recorded(name, child.pid, created, tuple(argv), root / RUN / f"{name}.json")
+    record = ProcessRecord(name, child.pid, created, tuple(argv), root / RUN / f"{name}.json")
     write_json(record.path, {"pid": record.pid, "created": record.created, "argv": list(record.argv)})
     return record
 
@@ -90,7 +90,7 @@ def _default_signals() -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
-def stop(record: Recorded, timeout_s: float) -> bool:
+def stop(record: ProcessRecord, timeout_s: float) -> bool:
     """End a recorded process with everything it started, and forget it.
 
     They are asked (SIGTERM), given `timeout_s`, then ended (SIGKILL). Nothing else is touched.
@@ -113,7 +113,7 @@ def stop(record: Recorded, timeout_s: float) -> bool:
     return bool(family)
 
 
-def _family(record: Recorded) -> list[psutil.Process]:
+def _family(record: ProcessRecord) -> list[psutil.Process]:
     """The living process, its descendants, and orphans of its session.
 
     While a session has a member its number is given to no new process, so a living stranger with
@@ -142,7 +142,7 @@ def _is_living(pid: int) -> bool:
     return False
 
 
-def wait_ready(record: Recorded, ready: Callable[[], bool], timeout_s: float, root: Path) -> None:
+def wait_ready(record: ProcessRecord, ready: Callable[[], bool], timeout_s: float, root: Path) -> None:
     """Wait until a started process answers.
 
     Raises:

@@ -23,7 +23,7 @@ from deployments.core.settings import ServeSettings, load_serve_settings
 from deployments.serve import ray_head, rollout
 from deployments.serve.promotion import serve_production
 from deployments.stack.prefect_api import PrefectApi
-from deployments.stack.processes import Recorded, records, start, stop, wait_ready
+from deployments.stack.processes import ProcessRecord, records, start, stop, wait_ready
 from tasks.core.environment import STACK_YAML, StackSettings, load_stack_settings, stack_environment
 from tasks.core.errors import GraftError
 from tasks.core.files import sha256_file, write_json
@@ -71,7 +71,7 @@ def up() -> str | None:
     root, settings, serve = Path.cwd(), load_stack_settings(), load_serve_settings()
     with locked(root):
         alive = _living(root, settings)
-        began: list[Recorded] = []
+        began: list[ProcessRecord] = []
         try:
             return _start_missing(root, settings, serve, alive, began)
         except BaseException:
@@ -99,7 +99,7 @@ def _living(root: Path, settings: StackSettings) -> set[str]:
 
 
 def _start_missing(
-    root: Path, settings: StackSettings, serve: ServeSettings, alive: set[str], began: list[Recorded]
+    root: Path, settings: StackSettings, serve: ServeSettings, alive: set[str], began: list[ProcessRecord]
 ) -> str | None:
     read_keys()  # said here rather than by a replica that does not come up
     api, environment = PrefectApi(settings.prefect.url), stack_environment(root)
@@ -112,7 +112,7 @@ def _start_missing(
     if not local:
         ray_head.require_ready(serve.ray)
 
-    waiting: list[tuple[Recorded, Callable[[], bool], float]] = []
+    waiting: list[tuple[ProcessRecord, Callable[[], bool], float]] = []
     if SERVER not in alive:
         server = start(SERVER, [*prefect, "server", "start"], environment, root)
         began.append(server)
@@ -142,7 +142,7 @@ def _start_missing(
 def _clear_unguarded(api: PrefectApi) -> None:
     """Leave all to production unless a release run is at work, which guards what stands beside it."""
     if not api.runs(("RUNNING", "CANCELLING"), api.deployment("release", "release")["id"]):
-        rollout.clear()
+        rollout.reset_traffic()
 
 
 def deploy(root: Path, settings: StackSettings, environment: dict[str, str]) -> None:
@@ -210,7 +210,7 @@ def status() -> list[Part]:
     ]
 
 
-def _runs(name: str, found: Recorded | None, serve: ServeSettings) -> bool:
+def _runs(name: str, found: ProcessRecord | None, serve: ServeSettings) -> bool:
     if name == RAY and not serve.local_ray:
         return ray_head.ready(serve.ray)
     return bool(found and found.process())

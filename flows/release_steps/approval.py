@@ -24,7 +24,7 @@ class Approval(RunInput):
     reason: str = Field(min_length=1, description="Why.")
 
 
-def ask(question: str, hours: float) -> Approval:
+def request_approval(question: str, hours: float) -> Approval:
     """Pause the running flow until somebody answers; `question` is Markdown. Called by the flow itself.
 
     Raises:

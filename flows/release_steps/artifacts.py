@@ -12,7 +12,7 @@ from deployments.app.access.api_keys import VARIABLE, read_keys
 from deployments.serve import rollout
 from deployments.stack.prefect_api import PrefectApi
 from flows.release_steps.publish import _today
-from flows.release_steps.summary import Released, render
+from flows.release_steps.summary import ReleaseSummary, render
 from tasks.core.paths import (
     BUILT_CONTRACT,
 )
@@ -20,7 +20,7 @@ from tasks.core.settings import load_settings
 from tasks.evaluation.outputs import ROWS
 from tasks.model_package.manifest import read_manifest
 from tasks.registry.registry import PRODUCTION, open_registry
-from tasks.reports.release_card import CARD, PICTURE, full_card
+from tasks.reports.release_card import CARD, PICTURE, release_card
 
 SUMMARY = "release-summary"
 
@@ -40,7 +40,7 @@ def show_contract() -> None:
     lines = ["# Contract: " + ("kept" if result["ok"] else "broken"), "", f"{result['lines']} lines", ""]
     lines += ["| rule | severity | verdict | offences | allowed | first |", "| --- | --- | --- | ---: | --- | --- |"]
     for rule in result["rules"]:
-        first = "; ".join(f"{o['source']} {o['reason']}" for o in rule["offending"][:1]).replace("|", "\\|")
+        first = "; ".join(f"{o['source']} {o['reason']}" for o in rule["violations"][:1]).replace("|", "\\|")
         cells = (rule["rule"], rule["severity"], rule["verdict"], str(rule["count"]), rule["limit"], first)
         lines.append(f"| {' | '.join(cells)} |")
     page = "\n".join([*lines, "", f"Page: {(BUILT_CONTRACT / REPORT).resolve()}"])
@@ -51,7 +51,7 @@ def show_card(digest: str) -> None:
     """Keep the card in Prefect, with the age that the data has by now; the picture stays on this machine's disk."""
     registry = open_registry()
     package, measured = registry.package(digest), registry.evaluation(digest)
-    card = full_card(package, measured, load_settings().gate, _today())
+    card = release_card(package, measured, load_settings().gate, _today())
     page = card.replace(f"({PICTURE})", f"({(measured / PICTURE).as_uri()})")
     create_markdown_artifact(page, key=CARD_KEY, description=digest)
 
@@ -61,7 +61,7 @@ def summary(digest: str) -> str:
     registry = open_registry()
     channel = registry.channel(PRODUCTION)
     assert channel is not None
-    released = Released(
+    released = ReleaseSummary(
         name=read_manifest(registry.package(digest)).name,
         digest=digest,
         since=channel.at,

@@ -26,8 +26,8 @@ from tasks.core.settings import CanaryAnalysisSettings, Settings
 from tasks.monitoring.telemetry_store import read_window
 from tasks.registry.registry import PRODUCTION
 from tasks.rollout import canary_analysis
-from tasks.rollout.canary_analysis import GuardVerdict
-from tasks.rollout.canary_metrics import is_asked, shadow_pairs
+from tasks.rollout.canary_analysis import CanaryVerdict
+from tasks.rollout.canary_metrics import has_traffic, shadow_pairs
 from tasks.rollout.incidents import open_incident
 from tasks.rollout.shadow_comparison import agreement
 
@@ -61,10 +61,10 @@ def go_through(phases: Sequence[Phase], digest: str, production: str | None, set
         if reason or production is None:
             step(phase.label, lambda why: cached(why))(reason)
         else:
-            step(phase.label, guarded)(phase, digest, production, settings.canary_analysis, first_token_s)
+            step(phase.label, run_phase)(phase, digest, production, settings.canary_analysis, first_token_s)
 
 
-def guarded(
+def run_phase(
     phase: Phase, digest: str, production: str, settings: CanaryAnalysisSettings, first_token_s: float
 ) -> State:
     """Enter a phase, and stay until the guard has decided; an answer has to begin within `first_token_s` seconds."""
@@ -76,15 +76,15 @@ def guarded(
     print(f"{phase.label}: {digest} beside {production}; the guard looks every {settings.interval_s} s")
     while True:
         time.sleep(settings.interval_s)
-        require_place(phase, digest, production)
+        require_route(phase, digest, production)
         now = datetime.now(UTC)
         rows = read_window(start - _BEFORE, now)
         unseen = phase.percent is None
-        verdict = canary_analysis.judge(
+        verdict = canary_analysis.analyze_canary(
             rows, digest, production, start, now, settings, first_token_s=first_token_s, unseen=unseen
         )
         if verdict.outcome == "breach":
-            rollout.clear()  # before anything is told
+            rollout.reset_traffic()  # before anything is told
         create_markdown_artifact(
             markdown(phase, verdict, rows), key=KEY, description=f"{phase.label}: {verdict.outcome}"
         )
@@ -92,14 +92,14 @@ def guarded(
         if verdict.outcome == "healthy":
             return Completed(name="Healthy", message=verdict.sentences[0])
         if verdict.outcome == "breach":
-            incident = open_incident(canary_analysis.report(verdict, PRODUCTION, phase.label), verdict.at)
+            incident = open_incident(canary_analysis.incident_report(verdict, PRODUCTION, phase.label), verdict.at)
             told = f"{phase.label}: {verdict.sentences[0]} Production is unchanged."
             raise BreachError(f"{told} Incident {incident.id} is open, see `graft incidents`")
         if verdict.outcome == "inconclusive":
             raise UndecidedError(f"{phase.label}: {verdict.sentences[0]} Production is unchanged")
 
 
-def require_place(phase: Phase, digest: str, production: str) -> None:
+def require_route(phase: Phase, digest: str, production: str) -> None:
     """Check that both packages are still where the phase put them.
 
     Raises:
@@ -114,7 +114,7 @@ def require_place(phase: Phase, digest: str, production: str) -> None:
         )
 
 
-def markdown(phase: Phase, verdict: GuardVerdict, rows: pd.DataFrame) -> str:
+def markdown(phase: Phase, verdict: CanaryVerdict, rows: pd.DataFrame) -> str:
     """The verdict as a page; of a shadow also how far its answers agree with production's, which decides nothing."""
     lines = [
         f"# {phase.label}: {verdict.outcome}",
@@ -139,7 +139,7 @@ def _nothing_to_compare(production: str | None, settings: Settings) -> str | Non
     if serve_production():
         return "what is in production cannot be served (`graft up` says why), so there is nothing to compare with"
     now = datetime.now(UTC)
-    asked = is_asked(read_window(now - _BEFORE, now), production)
+    asked = has_traffic(read_window(now - _BEFORE, now), production)
     if asked or settings.rollout.without_traffic == "hold":
         return None
     return "nobody asked production anything in the last hour, so there is nothing to compare"

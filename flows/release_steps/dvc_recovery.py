@@ -20,23 +20,23 @@ from tasks.core.paths import RUN
 
 LOCK_FILE = Path("dvc.lock")
 KEPT = RUN / LOCK_FILE
-AT_WORK = Path(".dvc/tmp/rwlock")
-GUARD = AT_WORK.with_name("rwlock.lock")
+LOCK_TABLE = Path(".dvc/tmp/rwlock")
+GUARD = LOCK_TABLE.with_name("rwlock.lock")
 """DVC holds it while it writes `AT_WORK`."""
-REPOSITORY = AT_WORK.with_name("lock")
+REPOSITORY = LOCK_TABLE.with_name("lock")
 """DVC holds it while it writes `dvc.lock`, and not while a stage runs."""
 
 
-def mend() -> None:
+def repair() -> None:
     """Make both files readable again; one that a living DVC is writing is waited for.
 
     Raises:
         GraftError: `dvc.lock` is cut, and no readable one was kept.
     """
-    if AT_WORK.is_file():
+    if LOCK_TABLE.is_file():
         with locked(GUARD):
-            if not _is_json(AT_WORK):
-                AT_WORK.unlink()  # those that it named are dead: whoever lives writes itself down whole
+            if not _is_json(LOCK_TABLE):
+                LOCK_TABLE.unlink()  # those that it named are dead: whoever lives writes itself down whole
     if not LOCK_FILE.is_file() or is_readable(LOCK_FILE):
         return
     with locked(REPOSITORY):

@@ -53,7 +53,7 @@ def run_stages(before: Mapping[str, Callable[[], bool]], after: Mapping[str, Don
     Raises:
         GraftError: a stage failed (the message is its own), or another DVC works here.
     """
-    dvc_recovery.mend()
+    dvc_recovery.repair()
     changed = stale_stages()
     stale = False
     for name in read_yaml(DVC_YAML)["stages"]:

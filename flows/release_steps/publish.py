@@ -21,10 +21,10 @@ from tasks.core.paths import (
     BUILT_PACKAGE,
 )
 from tasks.core.settings import load_settings
-from tasks.evaluation.outputs import read_evidence
+from tasks.evaluation.outputs import read_outputs
 from tasks.gate import verdict as gate
 from tasks.monitoring.drift import reference_path, write_reference
-from tasks.registry.audit_log import note, run_actor
+from tasks.registry.audit_log import append_entry, run_actor
 from tasks.registry.registry import Act, open_registry
 from tasks.reports.release_card import gather
 from tasks.retrieval import index_files
@@ -34,15 +34,15 @@ class RefusedError(GraftError):
     """The gate, or a person, did not let the candidate pass."""
 
 
-def judge(digest: str) -> State:
+def run_gate(digest: str) -> State:
     """The gate; the verdict becomes an artifact.
 
     Raises:
         RefusedError: it did not pass.
         GraftError: what was measured is another package's.
     """
-    rows, rates = read_evidence(digest, BUILT_EVALUATION, BUILT_EVALUATE_ASSISTANT)
-    verdict = gate.judge(rows, rates, load_settings().gate)
+    rows, rates = read_outputs(digest, BUILT_EVALUATION, BUILT_EVALUATE_ASSISTANT)
+    verdict = gate.decide_gate(rows, rates, load_settings().gate)
     create_markdown_artifact(gate.markdown(verdict), key="gate", description=f"{verdict.outcome}: {digest}")
     if verdict.outcome != "pass":
         reasons = "\n".join(f"- {reason}" for reason in verdict.reasons)
@@ -58,7 +58,7 @@ def publish(digest: str) -> None:
         measured = Path(folder) / "measured"
         gather(BUILT_PACKAGE, BUILT_EVALUATION, BUILT_EVALUATE_ASSISTANT, measured, load_settings().gate, _today())
         registry.publish(BUILT_PACKAGE, BUILT_BASE, measured)
-    note(registry, "publish", digest, "passed the gate", by_run(), flow_run.name)
+    append_entry(registry, "publish", digest, "passed the gate", by_run(), flow_run.name)
     print(f"publish: {digest}")
 
 
@@ -67,7 +67,7 @@ def by_run() -> str:
     return run_actor(str(flow_run.name))
 
 
-def acting() -> Act:
+def channel_act() -> Act:
     """How this run moves a channel."""
     return Act(action="promote", who=by_run(), run=flow_run.name)
 

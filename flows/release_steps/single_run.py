@@ -14,7 +14,7 @@ from tasks.core.paths import RUN
 
 
 @contextmanager
-def turn(name: str) -> Iterator[bool]:
+def single_run(name: str) -> Iterator[bool]:
     """Wait for the turn of this process and keep it for the block.
 
     Gives False at once if another one waits already: whatever this one was to see to, that one will.

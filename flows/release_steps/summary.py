@@ -13,7 +13,7 @@ from tasks.reports.eval_tables import by_system
 
 
 @dataclass(frozen=True)
-class Released:
+class ReleaseSummary:
     """A package in production."""
 
     name: str
@@ -26,7 +26,7 @@ class Released:
     card: Path
 
 
-def render(released: Released, rows: pd.DataFrame, settings: GateSettings) -> str:
+def render(released: ReleaseSummary, rows: pd.DataFrame, settings: GateSettings) -> str:
     """The summary, readable as plain text and as Markdown.
 
     Args:

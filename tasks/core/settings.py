@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from tasks.core.errors import GraftError
 from tasks.core.rollout_phases import parse_phases
 
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(gt=0)]
 Dtype = Literal["auto", "float32", "bfloat16"]
 T = TypeVar("T", bound=BaseModel)
@@ -30,14 +30,14 @@ class Section(BaseModel):
 
 
 class ContractSettings(Section):
-    near_duplicate: Share
+    near_duplicate: Fraction
     offending_rows: Positive
 
 
 class PrepareSettings(Section):
     seed: int
-    eval_share: Share
-    test_share: Share
+    eval_share: Fraction
+    test_share: Fraction
 
 
 class BaseSettings(Section):
@@ -75,26 +75,26 @@ class PromptInjectionSettings(Section):
     sources: dict[str, AttackSource]
     leave_out: tuple[str, ...]
     own_attacks: tuple[str, ...]
-    alike: Share
+    alike: Fraction
     pieces: Positive
     min_texts: Positive
     window_words: Positive
     shop_weight: Annotated[float, Field(gt=0.0)]
     inverse_penalty: Annotated[float, Field(gt=0.0)]
     folds: Annotated[int, Field(ge=2)]
-    max_false_positives: Share
+    max_false_positives: Fraction
 
 
-SafetyCheck = Literal["personal", "injection", "poisoned_data", "instructions", "links", "others_data"]
-PersonalKind = Literal["email address", "API key", "bank account number", "card number", "telephone number", "postcode"]
+GuardrailName = Literal["personal", "injection", "poisoned_data", "instructions", "links", "others_data"]
+PiiKind = Literal["email address", "API key", "bank account number", "card number", "telephone number", "postcode"]
 
 
 class GuardrailSettings(Section):
     detector: Literal["patterns", "presidio"]
-    redact: tuple[PersonalKind, ...]
+    redact: tuple[PiiKind, ...]
     link_hosts: tuple[str, ...]
     leaked_words: Annotated[int, Field(ge=3)]
-    on_failure: dict[SafetyCheck, Literal["open", "closed"]]
+    on_failure: dict[GuardrailName, Literal["open", "closed"]]
 
 
 class IndexSettings(Section):
@@ -107,8 +107,8 @@ Cosine = Annotated[float, Field(ge=-1.0, le=1.0)]
 class RetrievalSettings(Section):
     candidates: Positive
     rank_offset: Positive
-    words_weight: Share
-    text_weight: Share
+    words_weight: Fraction
+    text_weight: Fraction
     asked_nearest: Positive
     floor: Cosine
     asked_floor: Cosine
@@ -136,10 +136,10 @@ class TrainSettings(Section):
     batch_size: Positive
     bucket_batches: Positive
     learning_rate: Annotated[float, Field(gt=0.0)]
-    warmup_share: Share
+    warmup_share: Fraction
     rank: Positive
     alpha: Positive
-    dropout: Share
+    dropout: Fraction
     targets: tuple[str, ...]
     first_layer: Annotated[int, Field(ge=0)]
     window: Positive
@@ -193,8 +193,8 @@ class EvaluateAssistantSettings(Section):
     at_once: Positive
 
 
-CostName = Literal["first_token_ms", "ms_per_token", "peak_memory_mb"]
-RateName = Literal[
+EfficiencyMetric = Literal["first_token_ms", "ms_per_token", "peak_memory_mb"]
+RateMetric = Literal[
     "tool_exact",
     "outcome_correct",
     "article_found",
@@ -215,7 +215,7 @@ class SliceSettings(Section):
     """From how many rows a slice is judged, and how much quality it may lose."""
 
     min_rows: Positive
-    max_loss: Share
+    max_loss: Fraction
 
 
 class LengthSettings(SliceSettings):
@@ -249,16 +249,16 @@ class GateSettings(Section):
     resamples: Positive
     min_gain: float
     max_loss: float
-    min_quality: Share
-    min_valid_format: Share
+    min_quality: Fraction
+    min_valid_format: Fraction
     slices: SlicesSettings
-    max_ratio: dict[CostName, Annotated[float, Field(gt=0.0)]]
-    limits: dict[RateName, Limit]
+    max_ratio: dict[EfficiencyMetric, Annotated[float, Field(gt=0.0)]]
+    limits: dict[RateMetric, Limit]
     seed: int
 
     @field_validator("limits")
     @classmethod
-    def _possible(cls, limits: dict[RateName, Limit]) -> dict[RateName, Limit]:
+    def _possible(cls, limits: dict[RateMetric, Limit]) -> dict[RateMetric, Limit]:
         for name, limit in limits.items():
             if limit.get("min", -math.inf) > limit.get("max", math.inf):
                 raise ValueError(f"{name}: min is above max, so no rate can keep it")
@@ -312,7 +312,7 @@ class CanaryAnalysisSettings(Section):
 class DriftSettings(Section):
     min_rows: Positive
     window_hours: Positive
-    false_alarm: Share
+    false_alarm: Fraction
     min_columns: Positive
     resamples: Positive
     seed: int

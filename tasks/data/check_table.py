@@ -18,12 +18,12 @@ import pandas as pd
 from tasks.core.progress import Progress
 from tasks.core.records import ChatRow, dump_messages
 from tasks.data import row_checks
-from tasks.data.contract_spec import Terms
-from tasks.data.raw_rows import Line
+from tasks.data.contract_spec import ContractSpec
+from tasks.data.raw_rows import RawLine
 from tasks.prompt.encoding import Prompt
 from tasks.text.duplicates import Duplicates, find_duplicates
 from tasks.text.language import language_of
-from tasks.text.pii import find_personal
+from tasks.text.pii import find_pii
 
 TRAINABLE = ("readable", "role_order", "last_turn")
 """Faults with which a row can't be trained on: it is left out whatever its rule's severity."""
@@ -56,7 +56,7 @@ STORED = ("id", "label", "group", "source", "messages", "n_tokens", "twin")
 class RowChecker:
     """All that is checked of a row by itself, ready to be applied to many."""
 
-    def __init__(self, terms: Terms, prompt: Prompt) -> None:
+    def __init__(self, terms: ContractSpec, prompt: Prompt) -> None:
         self._terms, self._prompt = terms, prompt
         self._tools = row_checks.ToolCheck(prompt.source.tools)
         self._language = language_of(terms.language)
@@ -68,7 +68,7 @@ class RowChecker:
             "role_order": row_checks.role_order(row),
             "content": row_checks.content(row),
             "last_turn": row_checks.last_turn(row),
-            "behaviour": row_checks.behaviour(row, labels),
+            "behaviour": row_checks.behavior(row, labels),
             "tools": self._tools(row),
             "refusals": row_checks.refusals(row, labels, phrases),
             "personal_data": _personal(row),
@@ -84,12 +84,12 @@ class RowChecker:
 
 def _personal(row: ChatRow) -> str:
     for number, text in row_checks.texts(row.messages):
-        if kinds := find_personal(text):
+        if kinds := find_pii(text):
             return f"turn {number}: {', '.join(kinds)}"
     return ""
 
 
-def _repeats(lines: Sequence[Line], duplicates: Duplicates) -> list[dict[str, str | None]]:
+def _repeats(lines: Sequence[RawLine], duplicates: Duplicates) -> list[dict[str, str | None]]:
     def name(index: int | None, how: str) -> str | None:
         return None if index is None else f"{how} {lines[index].source}"
 
@@ -100,7 +100,7 @@ def _repeats(lines: Sequence[Line], duplicates: Duplicates) -> list[dict[str, st
 
 
 def build_table(
-    lines: Sequence[Line], terms: Terms, prompt: Prompt, near_duplicate: float, today: date
+    lines: Sequence[RawLine], terms: ContractSpec, prompt: Prompt, near_duplicate: float, today: date
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The table of checks, one row per line; and the rows that can be trained on, as they are stored.
 
@@ -143,7 +143,7 @@ def _map_rows(rows: Sequence[ChatRow], check: Callable[[ChatRow], dict[str, Any]
     return checked
 
 
-def _stored(line: Line, row: ChatRow, n_tokens: int, twin: str) -> dict[str, Any]:
+def _stored(line: RawLine, row: ChatRow, n_tokens: int, twin: str) -> dict[str, Any]:
     """One record of `rows.parquet`."""
     return {
         "id": row.id,

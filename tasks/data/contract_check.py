@@ -11,40 +11,40 @@ import pandas as pd
 from tasks.core.settings import ContractSettings
 from tasks.data.check_table import build_table
 from tasks.data.contract_report import text_table
-from tasks.data.contract_spec import Terms
+from tasks.data.contract_spec import ContractSpec
 from tasks.data.expectations import expectations_of, validate
-from tasks.data.raw_rows import Line
-from tasks.data.rule_results import Outcome, outcomes_of
+from tasks.data.raw_rows import RawLine
+from tasks.data.rule_results import ContractRuleResult, rule_results
 from tasks.prompt.encoding import Prompt
 
 
 @dataclass(frozen=True)
-class Checked:
+class ContractResult:
     """The outcome of every rule, and the rows that can be trained on (columns as in `rows.parquet`)."""
 
-    outcomes: tuple[Outcome, ...]
+    results: tuple[ContractRuleResult, ...]
     rows: pd.DataFrame
     lines: int
 
     @property
-    def broken(self) -> list[Outcome]:
-        return [outcome for outcome in self.outcomes if outcome.verdict == "broken"]
+    def broken(self) -> list[ContractRuleResult]:
+        return [outcome for outcome in self.results if outcome.verdict == "broken"]
 
     @property
-    def warnings(self) -> list[Outcome]:
-        return [outcome for outcome in self.outcomes if outcome.verdict == "warning"]
+    def warnings(self) -> list[ContractRuleResult]:
+        return [outcome for outcome in self.results if outcome.verdict == "warning"]
 
 
 def check_contract(
-    lines: Sequence[Line], terms: Terms, prompt: Prompt, settings: ContractSettings, today: date
-) -> Checked:
+    lines: Sequence[RawLine], terms: ContractSpec, prompt: Prompt, settings: ContractSettings, today: date
+) -> ContractResult:
     """Check raw lines, at least one, against the terms as of `today`."""
     table, rows = build_table(lines, terms, prompt, settings.near_duplicate, today)
-    outcomes = outcomes_of(table, validate(table, expectations_of(terms)), terms)
-    return Checked(outcomes, rows, len(lines))
+    outcomes = rule_results(table, validate(table, expectations_of(terms)), terms)
+    return ContractResult(outcomes, rows, len(lines))
 
 
-def broken_message(checked: Checked, shown: int) -> str:
+def broken_message(checked: ContractResult, shown: int) -> str:
     """The table of broken rules for a person."""
     rules = "1 rule" if len(checked.broken) == 1 else f"{len(checked.broken)} rules"
     return f"the data breaks {rules} of the contract:\n{text_table(checked.broken, shown)}"

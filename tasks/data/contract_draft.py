@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from tasks.core.records import ChatRow
-from tasks.data.contract_spec import Behaviour
+from tasks.data.contract_spec import Behavior
 from tasks.text.refusals import is_refusal
 
 CADENCE_DAYS = 180
@@ -62,7 +62,7 @@ def draft_contract(rows: Sequence[ChatRow], n_tokens: Sequence[int], language: s
     before the contract objects.
     """
     counts = Counter(row.label for row in rows)
-    labels = yaml.safe_dump(behaviours(rows), allow_unicode=True, default_flow_style=False)
+    labels = yaml.safe_dump(behaviors(rows), allow_unicode=True, default_flow_style=False)
     largest = max(counts.values()) / len(rows)
     return _CONTRACT.format(
         rows=len(rows),
@@ -83,15 +83,15 @@ def draft_contract(rows: Sequence[ChatRow], n_tokens: Sequence[int], language: s
     )
 
 
-def behaviours(rows: Sequence[ChatRow]) -> dict[str, Behaviour]:
+def behaviors(rows: Sequence[ChatRow]) -> dict[str, Behavior]:
     """How each label is met, by what most of its rows do, in the labels' order."""
-    votes: dict[str, Counter[Behaviour]] = {}
+    votes: dict[str, Counter[Behavior]] = {}
     for row in rows:
-        votes.setdefault(row.label, Counter())[behaviour_of(row)] += 1
+        votes.setdefault(row.label, Counter())[behavior_of(row)] += 1
     return {label: votes[label].most_common(1)[0][0] for label in sorted(votes)}
 
 
-def behaviour_of(row: ChatRow) -> Behaviour:
+def behavior_of(row: ChatRow) -> Behavior:
     """How one row is met: by a tool call anywhere, by a refusal at its end, or else by an answer."""
     if any(message.tool_calls for message in row.messages):
         return "tool"

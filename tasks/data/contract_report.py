@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from datetime import date
 from html import escape
 
-from tasks.data.contract_spec import Terms
-from tasks.data.rule_results import Outcome
+from tasks.data.contract_spec import ContractSpec
+from tasks.data.rule_results import ContractRuleResult
 
 REASON_CHARS = 110
 
 
-def text_table(outcomes: Sequence[Outcome], shown: int) -> str:
+def text_table(outcomes: Sequence[ContractRuleResult], shown: int) -> str:
     """Rules with their severity, count and limit, and below each its first `shown` offences."""
     header = ("rule", "severity", "count", "allowed")
     rows = [(o.rule, o.severity, str(o.count), o.limit) for o in outcomes]
@@ -21,7 +21,7 @@ def text_table(outcomes: Sequence[Outcome], shown: int) -> str:
     lines = [_columns(header, widths)]
     for row, outcome in zip(rows, outcomes, strict=True):
         lines.append(_columns(row, widths))
-        lines.extend(f"    {o.source}  {textwrap.shorten(o.reason, REASON_CHARS)}" for o in outcome.offending[:shown])
+        lines.extend(f"    {o.source}  {textwrap.shorten(o.reason, REASON_CHARS)}" for o in outcome.violations[:shown])
         if outcome.count > shown:
             lines.append(f"    … and {outcome.count - shown} more")
     return "\n".join(lines)
@@ -31,7 +31,7 @@ def _columns(cells: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
 
 
-def html_page(outcomes: Sequence[Outcome], terms: Terms, rows: int, today: date, shown: int) -> str:
+def html_page(outcomes: Sequence[ContractRuleResult], terms: ContractSpec, rows: int, today: date, shown: int) -> str:
     """The whole report as HTML: readable in a browser without a network, in light and in dark."""
     broken = sum(o.verdict == "broken" for o in outcomes)
     warned = sum(o.verdict == "warning" for o in outcomes)
@@ -54,18 +54,18 @@ def html_page(outcomes: Sequence[Outcome], terms: Terms, rows: int, today: date,
     )
 
 
-def _rule(outcome: Outcome, shown: int) -> str:
+def _rule(outcome: ContractRuleResult, shown: int) -> str:
     cells = (outcome.rule.replace("_", " "), outcome.severity, str(outcome.count), outcome.limit)
     row = (
         f'<tr><td><span class="mark {outcome.verdict}">{outcome.verdict}</span></td>'
         + "".join(f"<td>{escape(cell)}</td>" for cell in cells)
         + "</tr>"
     )
-    if not outcome.offending:
+    if not outcome.violations:
         return row
     items = "".join(
         f"<li><code>{escape(offence.source)}</code> {escape(offence.reason)}</li>"
-        for offence in outcome.offending[:shown]
+        for offence in outcome.violations[:shown]
     )
     more = f"<li>… and {outcome.count - shown} more in result.json</li>" if outcome.count > shown else ""
     return f'{row}<tr class="offending"><td></td><td colspan="4"><ul>{items}{more}</ul></td></tr>'

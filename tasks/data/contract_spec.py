@@ -14,59 +14,59 @@ from pydantic import Field
 from tasks.core.paths import CONTRACT
 from tasks.core.settings import Section, check, read_yaml
 
-Behaviour = Literal["answer", "tool", "refusal"]
+Behavior = Literal["answer", "tool", "refusal"]
 Severity = Literal["error", "warn"]
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
-class Rule(Section):
+class ContractRule(Section):
     """A rule without a number of its own."""
 
     severity: Severity
 
 
-class ShareRule(Rule):
+class ShareRule(ContractRule):
     """A rule that tolerates a share of the rows."""
 
-    max_share: Share
+    max_share: Fraction
 
 
-class RangeRule(Rule):
+class RangeRule(ContractRule):
     """A rule with a lowest and a highest allowed value."""
 
     min: int
     max: int
 
 
-class BalanceRule(Rule):
+class BalanceRule(ContractRule):
     """Each label has at least `min_rows` rows, and none more than `max_share` of all."""
 
     min_rows: int
-    max_share: Share
+    max_share: Fraction
 
 
 class Rules(Section):
     """Every rule of the contract with its severity: a broken `error` rule stops the run."""
 
-    readable: Rule
-    role_order: Rule
-    content: Rule
-    last_turn: Rule
-    labels: Rule
-    behaviour: Rule
-    tools: Rule
-    refusals: Rule
+    readable: ContractRule
+    role_order: ContractRule
+    content: ContractRule
+    last_turn: ContractRule
+    labels: ContractRule
+    behaviour: ContractRule
+    tools: ContractRule
+    refusals: ContractRule
     language: ShareRule
     tokens: RangeRule
     volume: RangeRule
-    freshness: Rule
+    freshness: ContractRule
     exact_duplicates: ShareRule
     near_duplicates: ShareRule
-    personal_data: Rule
+    personal_data: ContractRule
     balance: BalanceRule
 
 
-class Terms(Section):
+class ContractSpec(Section):
     """The whole of `data/contract.yaml`."""
 
     owner: str
@@ -75,15 +75,15 @@ class Terms(Section):
     updated: datetime.date
     cadence_days: Annotated[int, Field(gt=0)]
     language: str
-    labels: dict[str, Behaviour]
+    labels: dict[str, Behavior]
     refusal_phrases: tuple[str, ...]
     rules: Rules
 
 
-def load_terms(path: Path = CONTRACT) -> Terms:
+def load_contract(path: Path = CONTRACT) -> ContractSpec:
     """Read and check the contract.
 
     Raises:
         GraftError: the file is missing, not YAML, or a term is unknown, missing or out of range.
     """
-    return check(Terms, read_yaml(path), str(path))
+    return check(ContractSpec, read_yaml(path), str(path))

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from tasks.core.errors import GraftError
-from tasks.data.contract_spec import Terms
+from tasks.data.contract_spec import ContractSpec
 
 FAULT_RULES = ("readable", "role_order", "content", "last_turn", "behaviour", "tools", "refusals", "personal_data")
 """Rules whose column holds a fault's description: every row's must be null."""
@@ -29,7 +29,7 @@ class Expectation:
 
 
 @dataclass(frozen=True)
-class Finding:
+class ExpectationResult:
     """What GX found: whether the expectation holds, and the table's indexes where it does not."""
 
     rule: str
@@ -37,7 +37,7 @@ class Finding:
     indexes: tuple[int, ...]
 
 
-def expectations_of(terms: Terms) -> list[Expectation]:
+def expectations_of(terms: ContractSpec) -> list[Expectation]:
     """Every rule of the contract, as one or more expectations over the columns of `row_table`."""
     rules = terms.rules
     row_rules = [
@@ -78,7 +78,7 @@ def _unrepeated(rule: str, column: str, max_share: float) -> Expectation:
     return Expectation(rule, "expect_column_values_to_be_null", {"column": column, "mostly": 1.0 - max_share})
 
 
-def validate(table: pd.DataFrame, expectations: Sequence[Expectation]) -> list[Finding]:
+def validate(table: pd.DataFrame, expectations: Sequence[Expectation]) -> list[ExpectationResult]:
     """Let Great Expectations check `table`; one finding per expectation, in no particular order.
 
     Everything happens in memory: no project folder, no data docs, no network.
@@ -100,11 +100,11 @@ def validate(table: pd.DataFrame, expectations: Sequence[Expectation]) -> list[F
     result = batch.validate(suite, result_format={"result_format": "COMPLETE"})
     if len(result.results) != len(expectations):
         raise GraftError(f"contract: Great Expectations answered {len(result.results)} of {len(expectations)} rules")
-    return [_finding(one) for one in result.results]
+    return [_result(one) for one in result.results]
 
 
-def _finding(result: Any) -> Finding:
+def _result(result: Any) -> ExpectationResult:
     rule = result.expectation_config.meta["rule"]
     if result.exception_info and result.exception_info.get("raised_exception", True):
         raise GraftError(f"contract: Great Expectations could not check the rule {rule}: {result.exception_info}")
-    return Finding(rule, bool(result.success), tuple(result.result.get("unexpected_index_list") or ()))
+    return ExpectationResult(rule, bool(result.success), tuple(result.result.get("unexpected_index_list") or ()))

@@ -12,7 +12,7 @@ from typing import Any
 
 from tasks.core.errors import GraftError
 from tasks.core.records import ChatRow, Message
-from tasks.data.raw_rows import Line, check_row, name_lines, parse_object, read_file
+from tasks.data.raw_rows import RawLine, check_row, name_lines, parse_object, read_file
 
 DELIMITERS = (",", ";", "\t")
 LABEL_CHARS = 60
@@ -21,12 +21,12 @@ MAX_FIELD_CHARS = 10_000_000
 
 
 @dataclass(frozen=True)
-class Incoming:
+class ImportFile:
     """The lines of a file, with the tools it declares and, for a CSV, its columns."""
 
     file: Path
     kind: str
-    lines: tuple[Line, ...]
+    lines: tuple[RawLine, ...]
     columns: tuple[str, ...] = ()
     tools: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -34,7 +34,7 @@ class Incoming:
     def rows(self) -> list[ChatRow]:
         return [line.row for line in self.lines if line.row is not None]
 
-    def with_rows(self, rows: Sequence[ChatRow]) -> Incoming:
+    def with_rows(self, rows: Sequence[ChatRow]) -> ImportFile:
         """The same with other rows, in the same order."""
         fresh = iter(rows)
         return replace(self, lines=tuple(replace(line, row=next(fresh)) if line.row else line for line in self.lines))
@@ -61,7 +61,7 @@ def _say(message: Message) -> str:
     return text if len(text) <= 100 else f"{text[:99]}…"
 
 
-def read_incoming(file: Path, input_column: str | None, target_column: str | None) -> Incoming:
+def read_import(file: Path, input_column: str | None, target_column: str | None) -> ImportFile:
     """Read a file by its ending: .jsonl or .json line by line, .csv or .tsv by its columns.
 
     Raises:
@@ -78,7 +78,7 @@ def read_incoming(file: Path, input_column: str | None, target_column: str | Non
         raise GraftError(f"{file}: --input and --target name columns of a CSV; chat JSONL has none")
     tools: dict[str, dict[str, Any]] = {}
     lines = name_lines(list(read_file(file, lambda text: _parse_chat(text, tools))))
-    return Incoming(file, "chat JSONL", tuple(lines), tools=tools)
+    return ImportFile(file, "chat JSONL", tuple(lines), tools=tools)
 
 
 def _parse_chat(text: str, tools: dict[str, dict[str, Any]]) -> ChatRow:
@@ -95,7 +95,7 @@ def _parse_chat(text: str, tools: dict[str, dict[str, Any]]) -> ChatRow:
     return check_row(content)
 
 
-def _read_csv(file: Path, input_column: str | None, target_column: str | None) -> Incoming:
+def _read_csv(file: Path, input_column: str | None, target_column: str | None) -> ImportFile:
     try:
         text = file.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -117,8 +117,8 @@ def _read_csv(file: Path, input_column: str | None, target_column: str | None) -
         raise GraftError(f"{file}:{reader.line_num}: not readable as CSV: {error}") from error
     if not lines:
         raise GraftError(f"{file}: a header and no rows")
-    kept = Incoming(file, "CSV", tuple(name_lines(lines)), tuple(header))
-    return kept.with_rows(_labelled(kept.rows))
+    kept = ImportFile(file, "CSV", tuple(name_lines(lines)), tuple(header))
+    return kept.with_rows(_labeled(kept.rows))
 
 
 def _header(file: Path, text: str, input_column: str | None, target_column: str | None) -> tuple[str, list[str]]:
@@ -137,16 +137,16 @@ def _header(file: Path, text: str, input_column: str | None, target_column: str 
     raise GraftError(f"{file}: no columns {' and '.join(missing)} there; {found}")
 
 
-def _table_line(file: Path, number: int, cells: list[str], width: int, ends: tuple[int, int]) -> Line:
+def _table_line(file: Path, number: int, cells: list[str], width: int, ends: tuple[int, int]) -> RawLine:
     """One record of a CSV (it may span lines; `number` is its first) as a user turn and an answer."""
     if len(cells) != width:
-        return Line(file.as_posix(), number, None, f"{len(cells)} cells, but the header has {width}")
+        return RawLine(file.as_posix(), number, None, f"{len(cells)} cells, but the header has {width}")
     asked, answered = (cells[index].strip() for index in ends)
     messages = (Message(role="user", content=asked), Message(role="assistant", content=answered))
-    return Line(file.as_posix(), number, ChatRow(messages=messages))
+    return RawLine(file.as_posix(), number, ChatRow(messages=messages))
 
 
-def _labelled(rows: Sequence[ChatRow]) -> list[ChatRow]:
+def _labeled(rows: Sequence[ChatRow]) -> list[ChatRow]:
     """Rows labelled by their target, where targets are names that come back and not free text."""
     targets = [row.messages[-1].content for row in rows]
     names = set(targets)

@@ -33,18 +33,18 @@ from tasks.core.paths import (
 from tasks.core.records import ChatRow, Message, dump_messages
 from tasks.core.settings import check, load_settings
 from tasks.data import row_checks
-from tasks.data.contract_check import Checked, broken_message, check_contract
-from tasks.data.contract_draft import behaviour_of, draft_contract, draft_tools
+from tasks.data.contract_check import ContractResult, broken_message, check_contract
+from tasks.data.contract_draft import behavior_of, draft_contract, draft_tools
 from tasks.data.contract_report import text_table
-from tasks.data.contract_spec import Terms, load_terms
-from tasks.data.file_formats import Incoming, read_incoming
-from tasks.data.raw_rows import Line, name_lines, read_folder
+from tasks.data.contract_spec import ContractSpec, load_contract
+from tasks.data.file_formats import ImportFile, read_import
+from tasks.data.raw_rows import RawLine, name_lines, read_folder
 from tasks.prompt.encoding import Prompt
 from tasks.prompt.template import FILES, PromptSource
 from tasks.text.language import main_language
 
 REPLACED = STATE / "replaced"
-OF_KNOWLEDGE = (QUERY_EXPANSIONS, EVAL_QUERIES, EXPECTED_OUTCOMES)
+KNOWLEDGE_FILES = (QUERY_EXPANSIONS, EVAL_QUERIES, EXPECTED_OUTCOMES)
 """Files that name sections of the articles; empty, they ask for none."""
 KEPT_FOLDER = ".gitkeep"
 """Keeps a folder without documents in git, where the stage `index` looks for it."""
@@ -54,7 +54,7 @@ SAMPLE_CHARS = 20_000
 
 
 @dataclass(frozen=True)
-class Added:
+class ImportResult:
     """What was added where, what the contract warned of, and where the old data went, if it did."""
 
     path: Path
@@ -77,12 +77,12 @@ class Added:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ImportPlan:
     """What would be written: file texts by path, and what the contract is checked with."""
 
     texts: dict[Path, str]
-    lines: tuple[Line, ...]
-    terms: Terms
+    lines: tuple[RawLine, ...]
+    terms: ContractSpec
     prompt: Prompt
 
 
@@ -93,7 +93,7 @@ def add(
     target_column: str | None = None,
     system: str | None = None,
     replace: bool = False,
-) -> Added:
+) -> ImportResult:
     """Add a file's rows to `data/raw`, or with `replace` make them the whole data set.
 
     Args:
@@ -108,7 +108,7 @@ def add(
     """
     tokenizer = _tokenizer()
     settings = load_settings().contract
-    incoming = read_incoming(file, input_column, target_column)
+    incoming = read_import(file, input_column, target_column)
     print(incoming.describe(), flush=True)
     target = RAW / f"{re.sub(r'[^A-Za-z0-9_-]+', '-', file.stem).strip('-') or 'data'}.jsonl"
     today = date.today()
@@ -124,10 +124,10 @@ def add(
     kept = replace_data(plan.texts, _new_backup()) if replace else None
     if not replace:
         write_text(target, plan.texts[target])
-    return Added(target, len(incoming.rows), _warnings(checked, settings.offending_rows), kept)
+    return ImportResult(target, len(incoming.rows), _warnings(checked, settings.offending_rows), kept)
 
 
-def _warnings(checked: Checked, shown: int) -> str:
+def _warnings(checked: ContractResult, shown: int) -> str:
     return text_table(checked.warnings, shown) if checked.warnings else ""
 
 
@@ -141,7 +141,7 @@ def _tokenizer() -> Tokenizer:
     return Tokenizer.from_file(str(path))
 
 
-def plan_addition(incoming: Incoming, target: Path, system: str | None, tokenizer: Tokenizer) -> Plan:
+def plan_addition(incoming: ImportFile, target: Path, system: str | None, tokenizer: Tokenizer) -> ImportPlan:
     """The file beside what is in `data/raw`, under the contract that is there.
 
     Raises:
@@ -157,12 +157,12 @@ def plan_addition(incoming: Incoming, target: Path, system: str | None, tokenize
     present = read_folder(RAW) if any(RAW.glob("*.jsonl")) else []
     lines = name_lines([*present, *incoming.lines])
     prompt = Prompt(PromptSource.read(PROMPTS), tokenizer)
-    return Plan({target: to_jsonl(incoming.rows)}, tuple(lines), load_terms(CONTRACT), prompt)
+    return ImportPlan({target: to_jsonl(incoming.rows)}, tuple(lines), load_contract(CONTRACT), prompt)
 
 
 def plan_replacement(
-    incoming: Incoming, target: Path, system: str | None, target_column: str | None, tokenizer: Tokenizer, today: date
-) -> Plan:
+    incoming: ImportFile, target: Path, system: str | None, target_column: str | None, tokenizer: Tokenizer, today: date
+) -> ImportPlan:
     """The file as the whole data set, with a contract, system text and tools drafted from it.
 
     A system turn that all rows share becomes the system text: what is trained with is served with.
@@ -170,7 +170,7 @@ def plan_replacement(
     Raises:
         GraftError: no row can be trained on, or rows bring system turns besides `system`.
     """
-    incoming = _label_by_behaviour(incoming)
+    incoming = _label_by_behavior(incoming)
     shared = _shared_system(incoming.rows)
     if system:
         _refuse_two_systems(incoming)
@@ -189,13 +189,13 @@ def plan_replacement(
         PROMPTS / FILES[1]: json.dumps(tools, indent=2, ensure_ascii=False) + "\n",
         target: to_jsonl(incoming.rows),
     }
-    terms = check(Terms, yaml.safe_load(contract), f"the drafted {CONTRACT}")
-    return Plan(texts, incoming.lines, terms, prompt)
+    terms = check(ContractSpec, yaml.safe_load(contract), f"the drafted {CONTRACT}")
+    return ImportPlan(texts, incoming.lines, terms, prompt)
 
 
-def _label_by_behaviour(incoming: Incoming) -> Incoming:
+def _label_by_behavior(incoming: ImportFile) -> ImportFile:
     """Rows without a label are labelled by how they are met: answer, tool or refusal."""
-    rows = [row if row.label else row.model_copy(update={"label": behaviour_of(row)}) for row in incoming.rows]
+    rows = [row if row.label else row.model_copy(update={"label": behavior_of(row)}) for row in incoming.rows]
     return incoming.with_rows(rows)
 
 
@@ -205,19 +205,19 @@ def _shared_system(rows: Sequence[ChatRow]) -> str:
     return openings.pop() if len(openings) == 1 else ""
 
 
-def _refuse_two_systems(incoming: Incoming) -> None:
+def _refuse_two_systems(incoming: ImportFile) -> None:
     for line in incoming.lines:
         if line.row and line.row.messages and line.row.messages[0].role == "system":
             raise GraftError(f"{line.source}: the row brings its own system turn; leave out --system, or that turn")
 
 
-def _default_system(incoming: Incoming, target_column: str | None) -> str:
+def _default_system(incoming: ImportFile, target_column: str | None) -> str:
     if incoming.kind == "CSV" and all(row.label == row.messages[-1].content for row in incoming.rows):
         return f"Read the message and answer with its {target_column} only."
     return "You are a helpful assistant. Answer briefly."
 
 
-def _token_counts(incoming: Incoming, prompt: Prompt) -> list[int]:
+def _token_counts(incoming: ImportFile, prompt: Prompt) -> list[int]:
     """Token counts of the shortest and the longest rows.
 
     Raises:
@@ -258,8 +258,8 @@ def replace_data(texts: Mapping[Path, str], kept: Path) -> Path:
         GraftError: a file cannot be written; the old ones are back.
     """
     gone = [path for path in (*sorted(RAW.glob("*.jsonl")), *sorted(KNOWLEDGE.rglob("*"))) if path.is_file()]
-    texts = {**texts, **dict.fromkeys((path for path in OF_KNOWLEDGE if path.is_file()), "")}
-    changed = (CONTRACT, *(PROMPTS / name for name in FILES), *OF_KNOWLEDGE)
+    texts = {**texts, **dict.fromkeys((path for path in KNOWLEDGE_FILES if path.is_file()), "")}
+    changed = (CONTRACT, *(PROMPTS / name for name in FILES), *KNOWLEDGE_FILES)
     old = [*gone, *(path for path in changed if path.is_file())]
     for path in old:
         write_bytes(kept / path, path.read_bytes())

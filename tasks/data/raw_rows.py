@@ -20,7 +20,7 @@ _BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
-class Line:
+class RawLine:
     """One line of a raw file (`number` counts from 1): its row, or the `fault` that hides it."""
 
     file: str
@@ -76,7 +76,7 @@ def parse_row(text: str) -> ChatRow:
     return check_row(parse_object(text))
 
 
-def read_file(path: Path, parse: Callable[[str], ChatRow] = parse_row) -> Iterator[Line]:
+def read_file(path: Path, parse: Callable[[str], ChatRow] = parse_row) -> Iterator[RawLine]:
     """The lines of one file; blank ones are passed over. Reading ends at the first byte that is not UTF-8.
 
     `parse` makes a line's text a row, or raises ValueError with what is wrong with it.
@@ -88,17 +88,17 @@ def read_file(path: Path, parse: Callable[[str], ChatRow] = parse_row) -> Iterat
                 text = line.removeprefix(_BOM if number == 1 else b"").decode("utf-8").strip()
             except UnicodeDecodeError as error:
                 fault = f"not UTF-8 (byte {error.start + 1} of the line); save the file as UTF-8"
-                yield Line(file, number, None, fault)
+                yield RawLine(file, number, None, fault)
                 return
             if not text:
                 continue
             found = True
             try:
-                yield Line(file, number, parse(text))
+                yield RawLine(file, number, parse(text))
             except ValueError as error:
-                yield Line(file, number, None, str(error))
+                yield RawLine(file, number, None, str(error))
     if not found:
-        yield Line(file, 1, None, "the file is empty")
+        yield RawLine(file, 1, None, "the file is empty")
 
 
 def name_row(row: ChatRow, file: str, number: int) -> ChatRow:
@@ -107,7 +107,7 @@ def name_row(row: ChatRow, file: str, number: int) -> ChatRow:
     return row.model_copy(update={"id": name, "group": row.group or name})
 
 
-def name_lines(lines: list[Line]) -> list[Line]:
+def name_lines(lines: list[RawLine]) -> list[RawLine]:
     """The lines with every row named; a row whose id was used before becomes a fault."""
     seen: dict[str, str] = {}
     named = []
@@ -118,11 +118,11 @@ def name_lines(lines: list[Line]) -> list[Line]:
         row = name_row(line.row, line.file, line.number)
         first = seen.setdefault(row.id, line.source)
         fault = f"id {row.id} is already used at {first}" if first != line.source else ""
-        named.append(Line(line.file, line.number, None if fault else row, fault))
+        named.append(RawLine(line.file, line.number, None if fault else row, fault))
     return named
 
 
-def read_folder(folder: Path) -> list[Line]:
+def read_folder(folder: Path) -> list[RawLine]:
     """Every line of `folder`/*.jsonl, by file name and line, rows named.
 
     Raises:

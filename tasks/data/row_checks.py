@@ -9,7 +9,7 @@ import jsonschema
 
 from tasks.core.errors import GraftError
 from tasks.core.records import ChatRow, Message, ToolCall
-from tasks.data.contract_spec import Behaviour
+from tasks.data.contract_spec import Behavior
 from tasks.text.refusals import is_refusal
 
 MAX_REASON_CHARS = 100
@@ -60,7 +60,7 @@ def last_turn(row: ChatRow) -> str:
     return ""
 
 
-def behaviour(row: ChatRow, labels: Mapping[str, Behaviour]) -> str:
+def behavior(row: ChatRow, labels: Mapping[str, Behavior]) -> str:
     """Whether no tool is called where the label promises it, or one is called where it does not."""
     promised = labels.get(row.label)
     calls = [call.name for message in row.messages for call in message.tool_calls]
@@ -71,7 +71,7 @@ def behaviour(row: ChatRow, labels: Mapping[str, Behaviour]) -> str:
     return ""
 
 
-def refusals(row: ChatRow, labels: Mapping[str, Behaviour], phrases: Sequence[str]) -> str:
+def refusals(row: ChatRow, labels: Mapping[str, Behavior], phrases: Sequence[str]) -> str:
     """Whether a refusal lacks its phrase, or an assistant turn elsewhere has one."""
     promised = labels.get(row.label)
     if promised is None or not row.messages:

@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 
 from tasks.core.records import Record
-from tasks.data.contract_spec import BalanceRule, Rules, Severity, Terms
-from tasks.data.expectations import FAULT_RULES, Finding
+from tasks.data.contract_spec import BalanceRule, ContractSpec, Rules, Severity
+from tasks.data.expectations import FAULT_RULES, ExpectationResult
 
 _COLUMN = {
     "labels": "label",
@@ -21,14 +21,14 @@ _COLUMN = {
 """The table's column that a rule is about, where it does not bear the rule's name."""
 
 
-class Offence(Record):
+class Violation(Record):
     """One offending row, or for a rule about the whole data what is wrong with it."""
 
     source: str
     reason: str
 
 
-class Outcome(Record):
+class ContractRuleResult(Record):
     """One rule's outcome. `count` is the number of offences, tolerated ones included."""
 
     rule: str
@@ -37,7 +37,7 @@ class Outcome(Record):
     count: int
     checked: int
     limit: str
-    offending: tuple[Offence, ...]
+    violations: tuple[Violation, ...]
 
     @property
     def verdict(self) -> str:
@@ -45,10 +45,12 @@ class Outcome(Record):
         return "ok" if self.ok else "broken" if self.severity == "error" else "warning"
 
 
-def outcomes_of(table: pd.DataFrame, findings: Sequence[Finding], terms: Terms) -> tuple[Outcome, ...]:
+def rule_results(
+    table: pd.DataFrame, findings: Sequence[ExpectationResult], terms: ContractSpec
+) -> tuple[ContractRuleResult, ...]:
     """Every rule of the contract with its offences, in the contract's order."""
     limits = limits_of(terms)
-    whole: dict[str, Callable[[], list[Offence]]] = {
+    whole: dict[str, Callable[[], list[Violation]]] = {
         "volume": lambda: _volume(table),
         "freshness": lambda: _freshness(table, terms),
         "balance": lambda: _balance(table, terms),
@@ -61,22 +63,22 @@ def outcomes_of(table: pd.DataFrame, findings: Sequence[Finding], terms: Terms) 
             offences = [] if ok else whole[rule]()
         else:
             indexes = sorted({index for finding in own for index in finding.indexes})
-            offences = [_offence(table, rule, index) for index in indexes]
+            offences = [_violation(table, rule, index) for index in indexes]
         outcomes.append(
-            Outcome(
+            ContractRuleResult(
                 rule=rule,
                 severity=getattr(terms.rules, rule).severity,
                 ok=ok,
                 count=len(offences),
                 checked=len(table),
                 limit=limits[rule],
-                offending=tuple(offences),
+                violations=tuple(offences),
             )
         )
     return tuple(outcomes)
 
 
-def limits_of(terms: Terms) -> dict[str, str]:
+def limits_of(terms: ContractSpec) -> dict[str, str]:
     """What each rule tolerates, in words."""
     rules = terms.rules
     balance: BalanceRule = rules.balance
@@ -97,7 +99,7 @@ def _percent(share: float) -> str:
     return f"{100 * share:.3g}%"
 
 
-def _offence(table: pd.DataFrame, rule: str, index: int) -> Offence:
+def _violation(table: pd.DataFrame, rule: str, index: int) -> Violation:
     column = _COLUMN.get(rule, rule)
     value: Any = table.at[index, column]
     if rule == "labels":
@@ -106,25 +108,25 @@ def _offence(table: pd.DataFrame, rule: str, index: int) -> Offence:
         reason = f"{value:.0f} tokens"
     else:
         reason = f"seems to be {value}" if rule == "language" else str(value)
-    return Offence(source=str(table.at[index, "source"]), reason=reason)
+    return Violation(source=str(table.at[index, "source"]), reason=reason)
 
 
-def _volume(table: pd.DataFrame) -> list[Offence]:
-    return [Offence(source="data/raw", reason=f"{int(table['readable_rows'].sum())} readable rows")]
+def _volume(table: pd.DataFrame) -> list[Violation]:
+    return [Violation(source="data/raw", reason=f"{int(table['readable_rows'].sum())} readable rows")]
 
 
-def _freshness(table: pd.DataFrame, terms: Terms) -> list[Offence]:
+def _freshness(table: pd.DataFrame, terms: ContractSpec) -> list[Violation]:
     age_days = int(table["age_days"].max())
     age = f"{age_days} days ago" if age_days >= 0 else "in the future"
-    return [Offence(source="data/contract.yaml", reason=f"updated {terms.updated.isoformat()}, {age}")]
+    return [Violation(source="data/contract.yaml", reason=f"updated {terms.updated.isoformat()}, {age}")]
 
 
-def _balance(table: pd.DataFrame, terms: Terms) -> list[Offence]:
+def _balance(table: pd.DataFrame, terms: ContractSpec) -> list[Violation]:
     rule = terms.rules.balance
     found = Counter(label for label in table["label"] if label is not None)
     labels = sorted(terms.labels, key=lambda label: (found[label], label))
     return [
-        Offence(source=f"label {label}", reason=f"{found[label]} rows")
+        Violation(source=f"label {label}", reason=f"{found[label]} rows")
         for label in labels
         if found[label] < rule.min_rows or found[label] / found.total() > rule.max_share
     ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
-from tasks.engine.protocol import Chunk, FinishReason, GenerationRequest
+from tasks.engine.protocol import FinishReason, GenerationRequest, TokenChunk
 
 
 class Decoding:
@@ -26,7 +26,7 @@ class Decoding:
         self._text = ""
         self._sent = 0
 
-    def accept(self, token: int, logprob: float | None = None) -> Chunk:
+    def accept(self, token: int, logprob: float | None = None) -> TokenChunk:
         """Take the next token and give what it adds to the text."""
         self.ids.append(token)
         if token == self._end_of_turn:
@@ -39,7 +39,7 @@ class Decoding:
         ready = self._ready()
         new, self._sent = self._text[self._sent : ready], ready
         scores = () if logprob is None else (logprob,)
-        return Chunk(self.key, new, (token,), self.finish_reason, scores, self.cached_tokens)
+        return TokenChunk(self.key, new, (token,), self.finish_reason, scores, self.cached_tokens)
 
     def _ready(self) -> int:
         """How much of the text is final: nothing of a stop string, nor what may be the start of one."""

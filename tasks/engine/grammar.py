@@ -113,7 +113,7 @@ def lark(constraint: Tags) -> str:
         rules = json.dumps({**_schema(held), "x-guidance": _AS_TRAINED})
         choices.append(f"{_literal(tag.begin.removeprefix(trigger))} %json {rules} {_literal(tag.end)}")
     tags = f"tag: {' | '.join(choices)}"
-    if constraint.at_once:
+    if constraint.required:
         return f"start: {_literal(trigger)} tag\n{tags}"
     free = rf"""
 start: (opening tag)* TEXT

@@ -15,10 +15,10 @@ from tasks.core.settings import EngineSettings
 from tasks.engine import xgrammar
 from tasks.engine.protocol import Engine, Generation, GenerationRequest, Tag, Tags, generate
 from tasks.engine.resources import Resources
-from tasks.engine.subprocess_engine import ApartEngine
+from tasks.engine.subprocess_engine import SubprocessEngine
 from tasks.model_package.manifest import ADAPTER, EXPORTED, PROMPT, read_manifest
 from tasks.prompt.encoding import Prompt
-from tasks.prompt.tool_calls import CALL_OPENS, Answer, around_arguments
+from tasks.prompt.tool_calls import CALL_OPENS, ParsedAnswer, around_arguments
 
 
 class PromptTooLongError(GraftError):
@@ -70,11 +70,11 @@ class Model:
         return GenerationRequest(tuple(ids), **{"max_new_tokens": self.settings.max_new_tokens, **options})  # type: ignore[arg-type]
 
     def answers(
-        self, conversations: Sequence[Sequence[Message]], at_once: int
-    ) -> Iterator[tuple[int, Generation, Answer]]:
+        self, conversations: Sequence[Sequence[Message]], max_num_seqs: int
+    ) -> Iterator[tuple[int, Generation, ParsedAnswer]]:
         """The next assistant turn of each conversation, decoded greedily; each with its place, as it finishes."""
         requests = [self.request(messages) for messages in conversations]
-        for place, generation in generate(self.engine, requests, at_once):
+        for place, generation in generate(self.engine, requests, max_num_seqs):
             yield place, generation, self.prompt.parse(generation.text)
 
 
@@ -85,7 +85,7 @@ def _calls(tools: Sequence[dict[str, Any]], must_call: Sequence[str]) -> Tags:
     for function in functions:
         begin, end = around_arguments(function["name"])
         tags.append(Tag(begin, json.dumps(function["parameters"]), end))
-    return Tags(CALL_OPENS, tuple(tags), at_once=bool(must_call))
+    return Tags(CALL_OPENS, tuple(tags), required=bool(must_call))
 
 
 def open_package(package: Path, base: Path, resources: Resources) -> Model:
@@ -120,7 +120,7 @@ def _open(
     """The engine of that name; only who opens one pays the seconds that its libraries take to import."""
     if settings.name == "openvino":
         opens = partial(_open_openvino, exported, base / "tokenizer.json", end_of_turn, settings.dtype, resources)
-        return ApartEngine(opens, xgrammar.check) if resources.apart else opens()
+        return SubprocessEngine(opens, xgrammar.check) if resources.in_subprocess else opens()
     if settings.name == "vllm":
         from tasks.engine.vllm import VllmEngine
 

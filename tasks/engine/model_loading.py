@@ -55,7 +55,7 @@ def load_merged(folder: Path, adapter: Path | None, dtype: torch.dtype) -> Any:
     return model if adapter is None else PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
 
 
-def load_quantised(folder: Path, dtype: torch.dtype) -> Any:
+def load_quantized(folder: Path, dtype: torch.dtype) -> Any:
     """A model whose linear layers hold 4 bits a weight and multiply in `dtype`, on the GPU if there is one.
 
     Dettmers et al., "QLoRA: Efficient Finetuning of Quantized LLMs", 2023 (arXiv 2305.14314).

@@ -18,8 +18,8 @@ import openvino_genai as genai
 from tokenizers import Tokenizer
 
 from tasks.engine.decoding import Decoding
-from tasks.engine.prefix_cache import PrefixBlocks
-from tasks.engine.protocol import Chunk, Constraint, GenerationRequest, JsonSchema, Tags
+from tasks.engine.prefix_cache import PrefixCacheModel
+from tasks.engine.protocol import Constraint, GenerationRequest, JsonSchema, Tags, TokenChunk
 from tasks.engine.resources import Resources
 from tasks.engine.xgrammar import check, pattern, schema
 
@@ -38,7 +38,7 @@ _PRECISION = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 class OpenVinoEngine:
     """Exported weights with their key-value cache."""
 
-    def __init__(self, pipeline: Any, tokenizer: Tokenizer, end_of_turn: int, kept: PrefixBlocks) -> None:
+    def __init__(self, pipeline: Any, tokenizer: Tokenizer, end_of_turn: int, kept: PrefixCacheModel) -> None:
         self._pipeline = pipeline
         self._kept = kept
         self._tokenizer = tokenizer
@@ -66,7 +66,7 @@ class OpenVinoEngine:
             properties["INFERENCE_PRECISION_HINT"] = _PRECISION[dtype]
         pipeline = genai.ContinuousBatchingPipeline(str(folder), scheduler, "CPU", properties, {})
         room = (resources.cache_gb << 30) // (_BLOCK * _bytes_per_token(folder, dtype))
-        return cls(pipeline, Tokenizer.from_file(str(tokenizer)), end_of_turn, PrefixBlocks(_BLOCK, room))
+        return cls(pipeline, Tokenizer.from_file(str(tokenizer)), end_of_turn, PrefixCacheModel(_BLOCK, room))
 
     def submit(self, key: int, request: GenerationRequest) -> None:
         """See `Engine.submit`."""
@@ -77,7 +77,7 @@ class OpenVinoEngine:
         prompt = openvino.Tensor(numpy.array([request.prompt_ids], dtype=numpy.int64))
         handle = self._pipeline.add_request(next(self._ids), prompt, self._config(request))
         decoding = Decoding(key, request, self._tokenizer, self._end_of_turn)
-        decoding.cached_tokens = self._kept.known(request.prompt_ids)
+        decoding.cached_tokens = self._kept.cached_tokens(request.prompt_ids)
         self._open[key] = handle, decoding
 
     def cancel(self, key: int) -> None:
@@ -86,17 +86,17 @@ class OpenVinoEngine:
             handle, _ = self._open.pop(key)
             handle.cancel()
 
-    def step(self) -> list[Chunk]:
+    def step(self) -> list[TokenChunk]:
         """See `Engine.step`."""
         if not self._open:
             return []
         self._pipeline.step()
         return [chunk for key in list(self._open) for chunk in self._read(key)]
 
-    def _read(self, key: int) -> list[Chunk]:
+    def _read(self, key: int) -> list[TokenChunk]:
         """What the step gave this request. One that ended lets go of its place."""
         handle, decoding = self._open[key]
-        chunks: list[Chunk] = []
+        chunks: list[TokenChunk] = []
         while handle.can_read():
             for output in handle.read().values():
                 for token, logprob in zip(output.generated_ids, output.generated_log_probs, strict=True):
@@ -141,7 +141,7 @@ def _structured(constraint: Constraint) -> Any:
     if isinstance(constraint, JsonSchema):
         config.json_schema = schema(constraint.text)
     elif isinstance(constraint, Tags):
-        kinds, once = genai.StructuredOutputConfig, constraint.at_once
+        kinds, once = genai.StructuredOutputConfig, constraint.required
         tags = [kinds.Tag(tag.begin, kinds.JSONSchema(schema(tag.schema)), tag.end) for tag in constraint.tags]
         config.structural_tags_config = kinds.TriggeredTags(
             [constraint.trigger], tags, at_least_one=once, stop_after_first=once

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from cachetools import LRUCache
 
 
-class PrefixBlocks:
+class PrefixCacheModel:
     """The blocks of tokens that are kept.
 
     Args:
@@ -24,7 +24,7 @@ class PrefixBlocks:
         self._size = size
         self._kept: LRUCache[int, None] = LRUCache(max(1, room))
 
-    def known(self, ids: Sequence[int]) -> int:
+    def cached_tokens(self, ids: Sequence[int]) -> int:
         """How many of a prompt's tokens need not be computed; the last one always is."""
         found = 0
         for block in self._blocks(ids):
@@ -46,7 +46,7 @@ class PrefixBlocks:
             yield block
 
 
-def shared_length(first: Sequence[int], second: Sequence[int]) -> int:
+def common_prefix_length(first: Sequence[int], second: Sequence[int]) -> int:
     """How many tokens the two begin with alike."""
     shorter = min(len(first), len(second))
     return next((place for place in range(shorter) if first[place] != second[place]), shorter)

@@ -14,7 +14,7 @@ from pathlib import Path
 from tasks.core.errors import GraftError
 from tasks.core.records import Message, Record
 from tasks.engine.loading import Model
-from tasks.engine.prefix_cache import shared_length
+from tasks.engine.prefix_cache import common_prefix_length
 from tasks.engine.protocol import generate
 
 PARITY = "parity.json"
@@ -46,7 +46,7 @@ class Probes(Record):
     rows: tuple[ProbeRow, ...]
 
 
-def record(model: Model, base: Model, conversations: Sequence[Sequence[Message]]) -> Probes:
+def record_probes(model: Model, base: Model, conversations: Sequence[Sequence[Message]]) -> Probes:
     """The probes of a package: the first `ROWS` of `conversations` that it does not all answer as its base does.
 
     Where there are none the last are kept, and no deploy will pass the effect probe.
@@ -62,7 +62,7 @@ def record(model: Model, base: Model, conversations: Sequence[Sequence[Message]]
     return Probes(prompt=model.prompt.identity, rows=tuple(rows))
 
 
-def probe(model: Model, package: Path) -> None:
+def check_probes(model: Model, package: Path) -> None:
     """Ask an opened package what it was asked when it was packaged.
 
     Raises:
@@ -96,7 +96,7 @@ def check_prompts(model: Model, probes: Probes) -> None:
     for number, row in enumerate(probes.rows, 1):
         found = model.request(row.messages).prompt_ids
         if found != row.prompt_ids:
-            where = f"token {shared_length(found, row.prompt_ids) + 1} of prompt {number}"
+            where = f"token {common_prefix_length(found, row.prompt_ids) + 1} of prompt {number}"
             raise GraftError(f"parity probe: {where} differs from the one it was packaged with: another template")
 
 
@@ -111,7 +111,7 @@ def check_answers(answers: Sequence[Sequence[int]], rows: Sequence[ProbeRow]) ->
             f"effect probe: {len(rows)} of {len(rows)} answers begin as the base's alone: the adapter has no effect"
         )
     shares = [
-        shared_length(answer, row.answer_ids) / max(len(answer), len(row.answer_ids), 1)
+        common_prefix_length(answer, row.answer_ids) / max(len(answer), len(row.answer_ids), 1)
         for answer, row in zip(answers, rows, strict=True)
     ]
     agreement = sum(shares) / len(shares)

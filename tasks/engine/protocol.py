@@ -49,7 +49,7 @@ class Tags:
 
     trigger: str
     tags: tuple[Tag, ...]
-    at_once: bool = False
+    required: bool = False
 
 
 Constraint = JsonSchema | Regex | Tags
@@ -81,7 +81,7 @@ class GenerationRequest:
 
 
 @dataclass(frozen=True)
-class Chunk:
+class TokenChunk:
     """What request `key` gained: text that is final, and tokens; the last one has a finish reason.
 
     `logprobs` has one entry for each token, or none if they were not asked for. `cached_tokens` of the
@@ -128,7 +128,7 @@ class Engine(Protocol):
         """Forget a request; no later step works on it. One that is not open is no error."""
         ...
 
-    def step(self) -> list[Chunk]:
+    def step(self) -> list[TokenChunk]:
         """One decoding step for all open requests; a finished one is open no longer.
 
         Requests need not gain a token in every step. Without open requests it returns at once.
@@ -136,7 +136,9 @@ class Engine(Protocol):
         ...
 
 
-def generate(engine: Engine, requests: Sequence[GenerationRequest], at_once: int) -> Iterator[tuple[int, Generation]]:
+def generate(
+    engine: Engine, requests: Sequence[GenerationRequest], max_num_seqs: int
+) -> Iterator[tuple[int, Generation]]:
     """Continue `requests`, at most `at_once` together: each with its place among them, as it finishes.
 
     Nobody waits for a first token here, so new ones are let in many at a time, once half of the
@@ -144,13 +146,13 @@ def generate(engine: Engine, requests: Sequence[GenerationRequest], at_once: int
     the iterator cancels what is still open.
     """
     waiting = iter(enumerate(requests))
-    working: dict[int, _Working] = {}
+    working: dict[int, _OpenRequest] = {}
     try:
         while True:
-            if len(working) <= at_once // 2:
-                for place, request in islice(waiting, at_once - len(working)):
+            if len(working) <= max_num_seqs // 2:
+                for place, request in islice(waiting, max_num_seqs - len(working)):
                     engine.submit(place, request)
-                    working[place] = _Working(request)
+                    working[place] = _OpenRequest(request)
             if not working:
                 return
             for chunk in engine.step():
@@ -162,7 +164,7 @@ def generate(engine: Engine, requests: Sequence[GenerationRequest], at_once: int
             engine.cancel(place)
 
 
-class _Working:
+class _OpenRequest:
     """What one request gained so far, and when."""
 
     def __init__(self, request: GenerationRequest) -> None:
@@ -172,7 +174,7 @@ class _Working:
         self._text = ""
         self._ids: tuple[int, ...] = ()
 
-    def take(self, chunk: Chunk) -> None:
+    def take(self, chunk: TokenChunk) -> None:
         self._last_ms = (time.perf_counter() - self._started) * 1000
         self._first_ms = self._first_ms or self._last_ms
         self._text += chunk.text

@@ -15,8 +15,8 @@ class Resources:
 
     threads: int | None
     cache_gb: int
-    apart: bool
+    in_subprocess: bool
 
 
-ALONE = Resources(threads=None, cache_gb=2, apart=False)
+EXCLUSIVE = Resources(threads=None, cache_gb=2, in_subprocess=False)
 """For who evaluates: nobody else is served meanwhile."""

@@ -18,14 +18,14 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from tasks.engine import grammar
-from tasks.engine.protocol import Chunk, Constraint, Engine, GenerationRequest
+from tasks.engine.protocol import Constraint, Engine, GenerationRequest, TokenChunk
 
 
 class EngineLostError(RuntimeError):
     """The engine's process has ended, and with it everything that was open."""
 
 
-class ApartEngine:
+class SubprocessEngine:
     """Passes the protocol on to an engine that `opens` makes in a new process, which ends with this one.
 
     Args:
@@ -72,7 +72,7 @@ class ApartEngine:
             del self._open[place]
             self._pipe.send((place, None))
 
-    def step(self) -> list[Chunk]:
+    def step(self) -> list[TokenChunk]:
         """See `Engine.step`. Waits for the process's next step, without the global lock.
 
         Raises:

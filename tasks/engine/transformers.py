@@ -21,8 +21,8 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from tasks.engine.decoding import Decoding
 from tasks.engine.model_loading import load_merged, serving_dtype
-from tasks.engine.prefix_cache import shared_length
-from tasks.engine.protocol import Chunk, GenerationRequest
+from tasks.engine.prefix_cache import common_prefix_length
+from tasks.engine.protocol import GenerationRequest, TokenChunk
 from tasks.engine.resources import Resources
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 def shared_prefix(prompts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
     """The longest opening that all `prompts` share, leaving each at least one token of its own."""
     # The first and the last in lexicographic order differ where any two do.
-    shared = shared_length(min(prompts), max(prompts))
+    shared = common_prefix_length(min(prompts), max(prompts))
     return prompts[0][: min(shared, *(len(prompt) - 1 for prompt in prompts))]
 
 
@@ -93,7 +93,7 @@ class TransformersEngine:
     def _opening(self, shared: tuple[int, ...]) -> tuple[DynamicCache, int]:
         """A cache of one row that holds `shared`, and how much of it the last batch's opening had already."""
         held, cache = self._held
-        known = shared_length(held, shared) if self._joins else 0  # what cannot be padded cannot be cut back
+        known = common_prefix_length(held, shared) if self._joins else 0  # what cannot be padded cannot be cut back
         cache = copy.deepcopy(cache) if known else DynamicCache(config=self.model.config)
         if 0 < known < len(held):
             cache.crop(known - len(held))  # a negative number: how many to remove
@@ -139,20 +139,20 @@ class TransformersEngine:
         self._keep([place for place, row in enumerate(self._rows) if row.key != key])
 
     @torch.inference_mode()
-    def step(self) -> list[Chunk]:
+    def step(self) -> list[TokenChunk]:
         """See `Engine.step`. One forward pass for the rows that run, and one to bring new ones beside them."""
         chunks = self._decode() if self._rows else []
         if self._new and (self._joins or not self._rows):
             chunks += self._admit()
         return chunks
 
-    def _decode(self) -> list[Chunk]:
+    def _decode(self) -> list[TokenChunk]:
         self._mask = torch.cat([self._mask, self._mask.new_ones((len(self._rows), 1))], dim=-1)
         ids = torch.tensor([row.ids[-1:] for row in self._rows], device=self._mask.device)
         logits = self._forward(ids, self._mask, self._mask.sum(-1, keepdim=True) - 1, self._cache)
         return self._accept(logits)
 
-    def _admit(self) -> list[Chunk]:
+    def _admit(self) -> list[TokenChunk]:
         """Prefill all new requests together, give them their first token and set them beside the others."""
         rows = list(self._new.values())
         logits, mask, cache, known = self._prefill([row.request for row in rows])
@@ -166,7 +166,7 @@ class TransformersEngine:
         self._join(*running)
         return chunks
 
-    def _accept(self, logits: torch.Tensor) -> list[Chunk]:
+    def _accept(self, logits: torch.Tensor) -> list[TokenChunk]:
         """Choose a token for each row from `logits` [rows, vocabulary]; finished rows leave."""
         chunks = [row.choose(logits[place]) for place, row in enumerate(self._rows)]
         self._keep([place for place, row in enumerate(self._rows) if row.finish_reason is None])
@@ -227,7 +227,7 @@ class _Row(Decoding):
         self._matcher = matcher
         self._generator = torch.Generator().manual_seed(request.seed) if request.seed is not None else None
 
-    def choose(self, logits: torch.Tensor) -> Chunk:
+    def choose(self, logits: torch.Tensor) -> TokenChunk:
         """Take the next token from `logits` [vocabulary]: greedy, or sampled from the top-p nucleus.
 
         Its log-probability is the model's, among all tokens, whatever a constraint forbids.

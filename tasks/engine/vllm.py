@@ -32,7 +32,7 @@ from tasks.core.files import sha256_file, write_json
 from tasks.engine.decoding import Decoding
 from tasks.engine.grammar import check, lark
 from tasks.engine.model_loading import serving_dtype
-from tasks.engine.protocol import Chunk, Constraint, GenerationRequest, JsonSchema, Tags
+from tasks.engine.protocol import Constraint, GenerationRequest, JsonSchema, Tags, TokenChunk
 from tasks.engine.resources import Resources
 
 _ENVIRONMENT = {
@@ -111,13 +111,13 @@ class VllmEngine:
         if self._open.pop(key, None):
             self._engine.abort_request([str(key)])
 
-    def step(self) -> list[Chunk]:
+    def step(self) -> list[TokenChunk]:
         """See `Engine.step`."""
         if not self._open:
             return []
         return [chunk for output in self._engine.step() for chunk in self._take(output)]
 
-    def _take(self, output: Any) -> Iterator[Chunk]:
+    def _take(self, output: Any) -> Iterator[TokenChunk]:
         """What one request gained in a step; vLLM may hand over several tokens at once."""
         key, completion = int(output.request_id), output.outputs[0]
         decoding = self._open[key]

@@ -25,7 +25,7 @@ Row = tuple[Sequence[int], Sequence[int]]
 
 def measure_fidelity(base: Path, adapter: Path | None, exported: Path, rows: Sequence[Row]) -> Fidelity:
     """Compare the exported weights with the model in `base` and the adapter, on `rows` (at least one)."""
-    reference, served = load_merged(base, adapter, torch.float32), _Exported(exported)
+    reference, served = load_merged(base, adapter, torch.float32), _ExportedModel(exported)
     tokens = agreed = 0
     loss = reference_loss = 0.0
     for ids, labels in rows:
@@ -52,7 +52,7 @@ def _loss(logits: torch.Tensor, targets: Sequence[int]) -> float:
     return float(torch.nn.functional.cross_entropy(logits, torch.tensor(targets), reduction="sum"))
 
 
-class _Exported:
+class _ExportedModel:
     """Exported weights as a function from token ids to logits."""
 
     def __init__(self, folder: Path) -> None:

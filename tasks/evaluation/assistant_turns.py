@@ -11,7 +11,7 @@ MODEL, ROUNDS = "model", "rounds"
 """Who refused, where no check or rule did: the model's own words, or those that end a turn of too many tools."""
 
 
-class Asked(Record):
+class EvalTurn(Record):
     """A turn to be taken: a conversation as its client holds it, and the customer whom the client vouches for."""
 
     id: str
@@ -23,7 +23,7 @@ FILTERED = "content_filter"
 """The `finish_reason` of a refusal by a check or rule; other words that stand in for a model's are an answer."""
 
 
-class Turn(Record):
+class ObservedTurn(Record):
     """What was seen of a turn from outside.
 
     Attributes:

@@ -15,7 +15,7 @@ from tasks.core.jsonl import read_lines
 from tasks.core.records import Record
 
 
-class Expected(Record):
+class ExpectedOutcome(Record):
     """What is known of one conversation.
 
     Attributes:
@@ -36,7 +36,7 @@ class Expected(Record):
     sections: tuple[str, ...] = ()
 
 
-def read_expected(path: Path, sections: Collection[str]) -> dict[str, Expected]:
+def read_expected(path: Path, sections: Collection[str]) -> dict[str, ExpectedOutcome]:
     """The lines of a file by id; none where there is no file.
 
     `sections` are those that the documents have, see `tasks.evaluate_retrieval.section`. An id that no row has
@@ -46,8 +46,8 @@ def read_expected(path: Path, sections: Collection[str]) -> dict[str, Expected]:
         GraftError: the file cannot be read, a line is no such record, has an id for the second
             time, or names a section that is not among `sections`.
     """
-    expected: dict[str, Expected] = {}
-    lines = read_lines(path, Expected, "without expectations, remove it") if path.exists() else ()
+    expected: dict[str, ExpectedOutcome] = {}
+    lines = read_lines(path, ExpectedOutcome, "without expectations, remove it") if path.exists() else ()
     for where, one in lines:
         if one.id in expected:
             raise GraftError(f"{where}: the second line of {one.id}; leave one")

@@ -22,7 +22,7 @@ BASE, INCUMBENT, CANDIDATE = "base", "incumbent", "candidate"
 """The systems that are evaluated, as the column `system` has them."""
 
 
-def read_evidence(digest: str, evaluation: Path, assistant: Path) -> tuple[pd.DataFrame, dict[str, Rate]]:
+def read_outputs(digest: str, evaluation: Path, assistant: Path) -> tuple[pd.DataFrame, dict[str, Rate]]:
     """The evaluation rows and the rates of whole turns of the package `digest`.
 
     Raises:
@@ -51,7 +51,7 @@ class Rate(Record):
     value: float | None
 
 
-def share(hits: Collection[bool]) -> Rate:
+def rate_of(hits: Collection[bool]) -> Rate:
     """The share of `hits` that are true."""
     return Rate(n=len(hits), value=round(sum(hits) / len(hits), 4) if hits else None)
 

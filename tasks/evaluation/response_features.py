@@ -10,14 +10,14 @@ from collections.abc import Sequence
 
 from tasks.core.records import Message, Record
 from tasks.engine.protocol import Generation
-from tasks.prompt.tool_calls import Answer
+from tasks.prompt.tool_calls import ParsedAnswer
 from tasks.text.refusals import is_refusal
 
 NUMERIC = ("user_chars", "turns", "prompt_tokens", "completion_tokens", "answer_chars")
 CATEGORICAL = ("finish_reason", "tool_name", "refused", "valid_format")
 
 
-class Features(Record):
+class ResponseFeatures(Record):
     """Sizes in characters, turns and tokens, and the kind of answer; see `NUMERIC`, `CATEGORICAL`."""
 
     user_chars: int
@@ -31,10 +31,12 @@ class Features(Record):
     valid_format: bool
 
 
-def measure(messages: Sequence[Message], generation: Generation, answer: Answer, phrases: Sequence[str]) -> Features:
+def measure_response(
+    messages: Sequence[Message], generation: Generation, answer: ParsedAnswer, phrases: Sequence[str]
+) -> ResponseFeatures:
     """The features of one answer to `messages`."""
     users = [m for m in messages if m.role == "user"]
-    return Features(
+    return ResponseFeatures(
         user_chars=len(users[-1].content) if users else 0,
         turns=len(users),
         prompt_tokens=generation.prompt_tokens,

@@ -11,12 +11,12 @@ from pydantic import model_validator
 from tasks.core.errors import GraftError
 from tasks.core.jsonl import read_lines
 from tasks.core.records import Record
-from tasks.retrieval.chunks import Chunk
+from tasks.retrieval.chunks import Passage
 
 Split = Literal["tune", "eval"]
 
 
-class Question(Record):
+class EvalQuery(Record):
     """A customer's question, and where its answer stands: file and innermost heading, or nowhere.
 
     `also` has the other sections that answer it by themselves, as `FILE#HEADING`.
@@ -29,7 +29,7 @@ class Question(Record):
     split: Split
 
     @model_validator(mode="after")
-    def _both_or_none(self) -> Question:
+    def _both_or_none(self) -> EvalQuery:
         if (self.article is None) != (self.heading is None):
             raise ValueError("article and heading are both given, or both null")
         return self
@@ -40,7 +40,7 @@ class Question(Record):
         return () if self.article is None else (f"{self.article}#{self.heading}", *self.also)
 
 
-class Scores(Record):
+class RetrievalScores(Record):
     """One split's figures, each a share from 0 to 1; None where there are no such questions.
 
     Attributes:
@@ -61,11 +61,11 @@ class Scores(Record):
     off_topic_refused: float | None
 
 
-Asked = tuple[Question, Sequence[Chunk]]
+QueryResult = tuple[EvalQuery, Sequence[Passage]]
 """A question and the chunks found for it, the best first."""
 
 
-def read_questions(path: Path, chunks: Iterable[Chunk]) -> list[Question]:
+def read_eval_queries(path: Path, chunks: Iterable[Passage]) -> list[EvalQuery]:
     """The questions in a file, in its order.
 
     Raises:
@@ -73,7 +73,7 @@ def read_questions(path: Path, chunks: Iterable[Chunk]) -> list[Question]:
     """
     known = {chunk.section for chunk in chunks}
     questions = []
-    for where, question in read_lines(path, Question, "without questions, leave it empty"):
+    for where, question in read_lines(path, EvalQuery, "without questions, leave it empty"):
         if missing := [name for name in question.sections if name not in known]:
             raise GraftError(
                 f"{where}: no section {', '.join(missing)} with text of its own in the index; "
@@ -98,7 +98,7 @@ def mean_reciprocal_rank(ranks: Sequence[int | None]) -> float | None:
     return _mean([1 / place if place else 0.0 for place in ranks])
 
 
-def score(asked: Sequence[Asked], cutoffs: Sequence[int]) -> Scores:
+def score(asked: Sequence[QueryResult], cutoffs: Sequence[int]) -> RetrievalScores:
     """The figures of some questions and what was found for each."""
     answerable = [(question, found) for question, found in asked if question.article is not None]
     off_topic = [found for question, found in asked if question.article is None]
@@ -107,7 +107,7 @@ def score(asked: Sequence[Asked], cutoffs: Sequence[int]) -> Scores:
         rank(chunk.source in {name.split("#")[0] for name in question.sections} for chunk in found)
         for question, found in answerable
     ]
-    return Scores(
+    return RetrievalScores(
         questions=len(answerable),
         off_topic=len(off_topic),
         recall={k: recall_at(k, ranks) for k in cutoffs},

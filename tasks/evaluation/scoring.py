@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from tasks.core.records import Message, Record, ToolCall
-from tasks.data.contract_spec import Behaviour
-from tasks.prompt.tool_calls import Answer
+from tasks.data.contract_spec import Behavior
+from tasks.prompt.tool_calls import ParsedAnswer
 from tasks.text.refusals import is_refusal
 
 _WORD = re.compile(r"\w+(?:[.,']\w+)*")
@@ -50,7 +50,7 @@ def tool_call_match(found: Sequence[ToolCall], expected: Sequence[ToolCall]) -> 
     return float([_normal(call) for call in found] == [_normal(call) for call in expected])
 
 
-def score(answer: Answer, target: Message, behaviour: Behaviour, phrases: Sequence[str]) -> Score:
+def score_response(answer: ParsedAnswer, target: Message, behaviour: Behavior, phrases: Sequence[str]) -> Score:
     """Compare a parsed answer with the expected turn of a row with this behaviour."""
     refused = is_refusal(answer.content, phrases)
     refusal_correct = refused == is_refusal(target.content, phrases)

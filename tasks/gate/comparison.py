@@ -10,8 +10,8 @@ from tasks.core.records import Record
 from tasks.core.settings import GateSettings
 from tasks.gate.bootstrap import Floats, interval, with_doubt
 
-Outcome = Literal["pass", "fail", "inconclusive"]
-Finding = tuple[Outcome, str]
+GateOutcome = Literal["pass", "fail", "inconclusive"]
+RuleFinding = tuple[GateOutcome, str]
 """What came of one rule, and the sentence that says why."""
 
 
@@ -42,16 +42,16 @@ def quality(system: pd.DataFrame) -> Floats:
     return system["quality"].to_numpy(dtype="float64")
 
 
-def compare(ours: Floats, theirs: Floats, against: str, where: str, settings: GateSettings) -> Comparison:
+def compare(candidate: Floats, other: Floats, against: str, where: str, settings: GateSettings) -> Comparison:
     """Compare qualities [n] of the same rows; `where` names the slice that they are."""
-    low, high = interval(with_doubt(ours - theirs), settings)
+    low, high = interval(with_doubt(candidate - other), settings)
     return Comparison(
         against=against,
         slice=where,
-        n=len(ours),
-        candidate=float(ours.mean()),
-        other=float(theirs.mean()),
-        difference=float((ours - theirs).mean()),
+        n=len(candidate),
+        candidate=float(candidate.mean()),
+        other=float(other.mean()),
+        difference=float((candidate - other).mean()),
         low=low,
         high=high,
     )

@@ -15,22 +15,22 @@ from numpy.typing import NDArray
 
 from tasks.core.errors import GraftError
 from tasks.core.records import Record
-from tasks.core.settings import CostName, GateSettings
+from tasks.core.settings import EfficiencyMetric, GateSettings
 from tasks.gate.bootstrap import Floats, draws, middle
-from tasks.gate.comparison import Finding, Outcome
+from tasks.gate.comparison import GateOutcome, RuleFinding
 
 COLUMNS = ("first_token_ms", "latency_ms", "decoded_tokens", "peak_memory_mb")
 
-Places = NDArray[np.int64]
+Indexes = NDArray[np.int64]
 
 
-class Cost(Record):
+class EfficiencyComparison(Record):
     """A figure of the candidate's and another system's, and their `ratio` with its bootstrap interval.
 
     `peak_memory_mb` is measured once for all rows, so its interval is a point.
     """
 
-    name: CostName
+    name: EfficiencyMetric
     against: str
     candidate: float
     other: float
@@ -39,27 +39,27 @@ class Cost(Record):
     high: float
 
 
-def _column(system: pd.DataFrame, name: str, drawn: Places) -> Floats:
+def _column(system: pd.DataFrame, name: str, drawn: Indexes) -> Floats:
     return system[name].to_numpy(dtype=np.float64)[drawn]
 
 
-def first_token_ms(system: pd.DataFrame, drawn: Places) -> Floats:
+def first_token_ms(system: pd.DataFrame, drawn: Indexes) -> Floats:
     """The 95th percentile of the rows at `drawn` [..., n]."""
     return np.asarray(np.quantile(_column(system, "first_token_ms", drawn), 0.95, axis=-1))
 
 
-def ms_per_token(system: pd.DataFrame, drawn: Places) -> Floats:
+def ms_per_token(system: pd.DataFrame, drawn: Indexes) -> Floats:
     """Milliseconds of answering per token of the answers at `drawn` [..., n]: tokens per second upside down."""
     tokens = _column(system, "decoded_tokens", drawn).sum(axis=-1)
     return np.asarray(_column(system, "latency_ms", drawn).sum(axis=-1) / np.maximum(tokens, 1))
 
 
-def peak_memory_mb(system: pd.DataFrame, drawn: Places) -> Floats:
+def peak_memory_mb(system: pd.DataFrame, drawn: Indexes) -> Floats:
     """What the system's process held at most."""
     return np.asarray(_column(system, "peak_memory_mb", drawn).max(axis=-1))
 
 
-_FIGURES: dict[CostName, tuple[Callable[[pd.DataFrame, Places], Floats], str]] = {
+_FIGURES: dict[EfficiencyMetric, tuple[Callable[[pd.DataFrame, Indexes], Floats], str]] = {
     "first_token_ms": (
         first_token_ms,
         "The 95th percentile of the time to the first token is {:.0f} ms against the {}'s {:.0f}",
@@ -69,9 +69,9 @@ _FIGURES: dict[CostName, tuple[Callable[[pd.DataFrame, Places], Floats], str]] =
 }
 
 
-def judge_costs(
+def compare_efficiency(
     candidate: pd.DataFrame, other: pd.DataFrame, against: str, settings: GateSettings
-) -> tuple[list[Cost], list[Finding]]:
+) -> tuple[list[EfficiencyComparison], list[RuleFinding]]:
     """Measure what has a limit in `settings.max_ratio`, and hold it to that.
 
     Args:
@@ -82,7 +82,7 @@ def judge_costs(
     """
     for system in (candidate, other):
         _check(system)
-    costs = [_cost(name, candidate, other, against, settings) for name in settings.max_ratio]
+    costs = [_comparison(name, candidate, other, against, settings) for name in settings.max_ratio]
     return costs, [_limited(cost, settings) for cost in costs]
 
 
@@ -96,13 +96,15 @@ def _check(system: pd.DataFrame) -> None:
             )
 
 
-def _cost(name: CostName, candidate: pd.DataFrame, other: pd.DataFrame, against: str, settings: GateSettings) -> Cost:
+def _comparison(
+    name: EfficiencyMetric, candidate: pd.DataFrame, other: pd.DataFrame, against: str, settings: GateSettings
+) -> EfficiencyComparison:
     figure, _ = _FIGURES[name]
     everything = np.arange(len(candidate))
     ours, theirs = float(figure(candidate, everything)), float(figure(other, everything))
     drawn = draws(len(candidate), settings.resamples, settings.seed)
     low, high = middle(figure(candidate, drawn) / figure(other, drawn), settings.confidence)
-    return Cost(
+    return EfficiencyComparison(
         name=name,
         against=against,
         candidate=ours,
@@ -113,9 +115,9 @@ def _cost(name: CostName, candidate: pd.DataFrame, other: pd.DataFrame, against:
     )
 
 
-def _limited(cost: Cost, settings: GateSettings) -> Finding:
+def _limited(cost: EfficiencyComparison, settings: GateSettings) -> RuleFinding:
     allowed = settings.max_ratio[cost.name]
-    outcome: Outcome = "pass" if cost.high <= allowed else "fail" if cost.low > allowed else "inconclusive"
+    outcome: GateOutcome = "pass" if cost.high <= allowed else "fail" if cost.low > allowed else "inconclusive"
     told = _FIGURES[cost.name][1].format(cost.candidate, cost.against, cost.other)
     again = "" if outcome == "pass" else " If the machine was busy: `dvc repro --force --single-item evaluate`."
     return outcome, (

@@ -17,7 +17,7 @@ import pandas as pd
 
 from tasks.core.settings import GateSettings, SliceSettings, SlicesSettings
 from tasks.gate.bootstrap import Floats, holm, p_of_loss
-from tasks.gate.comparison import Comparison, Finding, compare, quality
+from tasks.gate.comparison import Comparison, RuleFinding, compare, quality
 
 COLUMNS = ("label", "language", "prompt_tokens")
 
@@ -31,7 +31,7 @@ class Slice:
     settings: SliceSettings
 
 
-def slices(candidate: pd.DataFrame, settings: SlicesSettings) -> Iterator[Slice]:
+def cut_slices(candidate: pd.DataFrame, settings: SlicesSettings) -> Iterator[Slice]:
     """The slices of rows that have `COLUMNS` and are indexed by id; each row is in one of each sort."""
     for sort, values, chosen in (
         ("label", candidate["label"], settings.label),
@@ -48,9 +48,9 @@ def _lengths(tokens: pd.Series, edges: tuple[int, ...]) -> pd.Series:
     return pd.Series([*names, f"over {edges[-1]}"]).iloc[np.searchsorted(edges, tokens, side="left")]
 
 
-def judge_slices(
+def compare_slices(
     candidate: pd.DataFrame, others: Mapping[str, pd.DataFrame], settings: GateSettings
-) -> tuple[list[Comparison], list[Finding]]:
+) -> tuple[list[Comparison], list[RuleFinding]]:
     """Compare every slice with every other system, and say which lost too much.
 
     A slice with fewer rows than its `min_rows` is compared, and named as not judged.
@@ -58,7 +58,7 @@ def judge_slices(
     Args:
         candidate, others: rows of each system, the same ids, with `COLUMNS` and `quality`.
     """
-    parts = list(slices(candidate, settings.slices))
+    parts = list(cut_slices(candidate, settings.slices))
     pairs = [(part, name, other) for name, other in others.items() for part in parts]
     compared = [
         compare(quality(candidate.loc[part.ids]), quality(other.loc[part.ids]), name, part.name, settings)
@@ -72,7 +72,7 @@ def judge_slices(
         for part, _, other in (pairs[place] for place in judged)
     ]
     lost = [place for place, rejected in zip(judged, holm(p_values, alpha), strict=True) if rejected]
-    findings: list[Finding] = [
+    findings: list[RuleFinding] = [
         ("fail", _loss(compared[place], pairs[place][0].settings.max_loss, len(judged))) for place in lost
     ]
     findings.append(("pass", f"{len(judged) - len(lost)} of {len(judged)} slices compared lost no more than they may."))

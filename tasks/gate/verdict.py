@@ -17,24 +17,24 @@ from tasks.core.records import Record
 from tasks.core.settings import GateSettings, Limit
 from tasks.evaluation.outputs import BASE, CANDIDATE, INCUMBENT, Rate
 from tasks.gate import efficiency, slices
-from tasks.gate.comparison import Comparison, Finding, Outcome, compare, quality
-from tasks.gate.efficiency import Cost, judge_costs
-from tasks.gate.slices import judge_slices
+from tasks.gate.comparison import Comparison, GateOutcome, RuleFinding, compare, quality
+from tasks.gate.efficiency import EfficiencyComparison, compare_efficiency
+from tasks.gate.slices import compare_slices
 
 _COLUMNS = ("system", "id", "quality", "valid_format", *slices.COLUMNS, *efficiency.COLUMNS)
-_BY_SEVERITY: tuple[Outcome, ...] = ("pass", "inconclusive", "fail")
+_BY_SEVERITY: tuple[GateOutcome, ...] = ("pass", "inconclusive", "fail")
 
 
-class Verdict(Record):
+class GateVerdict(Record):
     """The judgement, one sentence per rule (the serious first), and the numbers behind it."""
 
-    outcome: Outcome
+    outcome: GateOutcome
     reasons: tuple[str, ...]
     comparisons: tuple[Comparison, ...]
-    costs: tuple[Cost, ...]
+    efficiency: tuple[EfficiencyComparison, ...]
 
 
-def judge(rows: pd.DataFrame, rates: Mapping[str, Rate], settings: GateSettings) -> Verdict:
+def decide_gate(rows: pd.DataFrame, rates: Mapping[str, Rate], settings: GateSettings) -> GateVerdict:
     """Judge the candidate's evaluation rows against the base's and the incumbent's, and its whole turns.
 
     The worst outcome of all rules is the verdict's. With fewer than `min_rows` rows none of the rules
@@ -55,20 +55,20 @@ def judge(rows: pd.DataFrame, rates: Mapping[str, Rate], settings: GateSettings)
     systems = _split(rows)
     candidate = systems.pop(CANDIDATE)
     overall = [compare(quality(candidate), quality(other), name, "", settings) for name, other in systems.items()]
-    by_slice, of_slices = judge_slices(candidate, systems, settings)
+    by_slice, of_slices = compare_slices(candidate, systems, settings)
     last = INCUMBENT if INCUMBENT in systems else BASE
-    spent, of_costs = judge_costs(candidate, systems[last], last, settings)
+    spent, of_costs = compare_efficiency(candidate, systems[last], last, settings)
     findings = [_enough_rows(len(candidate), settings)]
     if len(candidate) >= settings.min_rows:
         findings += [_quality(found, settings) for found in overall]
         findings += [*_floors(candidate, settings), *of_slices, *of_costs]
     findings += [_limited(name, _rate(name, rates), limit) for name, limit in settings.limits.items()]
     findings.sort(key=lambda finding: -_BY_SEVERITY.index(finding[0]))
-    return Verdict(
+    return GateVerdict(
         outcome=findings[0][0],
         reasons=tuple(sentence for _, sentence in findings),
         comparisons=(*overall, *by_slice),
-        costs=tuple(spent),
+        efficiency=tuple(spent),
     )
 
 
@@ -98,19 +98,19 @@ def _split(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return systems
 
 
-def _enough_rows(n: int, settings: GateSettings) -> Finding:
+def _enough_rows(n: int, settings: GateSettings) -> RuleFinding:
     if n < settings.min_rows:
         return "inconclusive", f"Only {n} rows were evaluated; a judgement needs at least {settings.min_rows}."
     return "pass", f"{n} rows were evaluated; at least {settings.min_rows} are needed."
 
 
-def _quality(found: Comparison, settings: GateSettings) -> Finding:
+def _quality(found: Comparison, settings: GateSettings) -> RuleFinding:
     """The rule for the base asks for a gain, the one for the incumbent for no more than a small loss."""
     if found.against == BASE:
         line, wish = settings.min_gain, f"the required gain of {settings.min_gain:+.3f}"
     else:
         line, wish = -settings.max_loss, f"the tolerated loss of {-settings.max_loss:+.3f}"
-    outcome: Outcome = "pass" if found.low > line else "fail" if found.high < line else "inconclusive"
+    outcome: GateOutcome = "pass" if found.low > line else "fail" if found.high < line else "inconclusive"
     place = {
         "pass": f"all of it above {wish}",
         "fail": f"all of it below {wish}",
@@ -125,7 +125,7 @@ def _quality(found: Comparison, settings: GateSettings) -> Finding:
     )
 
 
-def _floors(candidate: pd.DataFrame, settings: GateSettings) -> list[Finding]:
+def _floors(candidate: pd.DataFrame, settings: GateSettings) -> list[RuleFinding]:
     """What the candidate must reach whatever the others do."""
     mean, parsed = float(quality(candidate).mean()), float(candidate["valid_format"].mean())
     return [
@@ -146,7 +146,7 @@ def _rate(name: str, rates: Mapping[str, Rate]) -> Rate:
     return rates[name]
 
 
-def _limited(name: str, rate: Rate, limit: Limit) -> Finding:
+def _limited(name: str, rate: Rate, limit: Limit) -> RuleFinding:
     """The rule for a rate of whole turns."""
     if not rate.n or rate.value is None:
         return "pass", f"There are no rows for {name}, so its limit does not apply."
@@ -157,7 +157,7 @@ def _limited(name: str, rate: Rate, limit: Limit) -> Finding:
     return "pass" if kept else "fail", f"Whole turns: {name} is {rate.value:.4g} ({rate.n} rows); {wish} is required."
 
 
-def markdown(verdict: Verdict) -> str:
+def markdown(verdict: GateVerdict) -> str:
     """The verdict as a page for people: outcome, reasons, and tables over all rows, per slice and of costs."""
     lines = [f"# Gate: {verdict.outcome}", "", *(f"- {reason}" for reason in verdict.reasons)]
     head = "| {} | n | candidate | other | difference | low | high |"
@@ -175,6 +175,6 @@ def markdown(verdict: Verdict) -> str:
     lines += ["", "## Costs", "", head, "| --- |" + " ---: |" * 5]
     lines += [
         f"| {c.name}, {c.against} | {c.candidate:.1f} | {c.other:.1f} | {c.ratio:.2f} | {c.low:.2f} | {c.high:.2f} |"
-        for c in verdict.costs
+        for c in verdict.efficiency
     ]
     return "\n".join(lines) + "\n"

@@ -13,7 +13,7 @@ from tasks.core.errors import GraftError
 from tasks.core.files import new_folder, sha256_file, sha256_tree
 
 
-class Listing(Protocol):
+class ArtifactInfo(Protocol):
     """A record that says what lies in a folder."""
 
     @property
@@ -27,7 +27,7 @@ class Listing(Protocol):
         ...
 
 
-L = TypeVar("L", bound=Listing)
+L = TypeVar("L", bound=ArtifactInfo)
 
 
 def read(folder: Path, info: str, record: type[L], what: str, stage: str, beside: frozenset[str] = frozenset()) -> L:

@@ -79,7 +79,7 @@ class DriftVerdict(Record):
 
 
 @dataclass(frozen=True)
-class Comparison:
+class DriftReport:
     """A verdict and its page: Evidently's own, self-contained, wherever a comparison was made."""
 
     verdict: DriftVerdict
@@ -108,7 +108,7 @@ def write_reference(digest: str, registry: Registry) -> Path:
     return reference_path(digest)
 
 
-def compare(window: pd.DataFrame, reference: pd.DataFrame, digest: str, settings: DriftSettings) -> Comparison:
+def compare(window: pd.DataFrame, reference: pd.DataFrame, digest: str, settings: DriftSettings) -> DriftReport:
     """Compare served answers with evaluated ones, column by column (see `tasks.evaluation.response_features`).
 
     A column without a single value on one side is named and left out. Importing Evidently takes
@@ -120,7 +120,7 @@ def compare(window: pd.DataFrame, reference: pd.DataFrame, digest: str, settings
         verdict = DriftVerdict(
             outcome="inconclusive", digest=digest, n=n, n_reference=n_reference, columns=(), sentences=(sentence,)
         )
-        return Comparison(verdict, _plain_page(verdict))
+        return DriftReport(verdict, _plain_page(verdict))
     window, reference = _clean(window), _clean(reference)
     columns = [c for c in COLUMNS if window[c].notna().any() and reference[c].notna().any()]
     limits = thresholds(window[columns], reference[columns], settings)
@@ -141,7 +141,7 @@ def compare(window: pd.DataFrame, reference: pd.DataFrame, digest: str, settings
         columns=tuple(found),
         sentences=tuple(sentences),
     )
-    return Comparison(verdict, html)
+    return DriftReport(verdict, html)
 
 
 def thresholds(window: pd.DataFrame, reference: pd.DataFrame, settings: DriftSettings) -> dict[str, float]:

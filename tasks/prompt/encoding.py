@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 from tasks.core.errors import GraftError
 from tasks.core.records import Message, ToolCall
 from tasks.prompt.template import PromptSource, Renderer, special_tokens
-from tasks.prompt.tool_calls import CALL_ENDS, CALL_OPENS, Answer
+from tasks.prompt.tool_calls import CALL_ENDS, CALL_OPENS, ParsedAnswer
 
 IGNORED = -100
 """The label of a position without loss, as torch's cross entropy has it."""
@@ -113,7 +113,7 @@ class Prompt(Renderer):
             done = after
         return ids, labels
 
-    def decides(self, labels: Sequence[int]) -> list[bool]:
+    def decision_mask(self, labels: Sequence[int]) -> list[bool]:
         """For each of `labels` [length], whether it decides what kind of turn this is.
 
         That is the first token of every assistant turn, whether words or a call follow, and all of
@@ -131,7 +131,7 @@ class Prompt(Renderer):
                 decides[place] = calls
         return decides
 
-    def parse(self, text: str) -> Answer:
+    def parse(self, text: str) -> ParsedAnswer:
         """Read tool calls out of a generated turn.
 
         A call must be JSON with a `name` and an `arguments` object; anything else makes the
@@ -142,10 +142,10 @@ class Prompt(Renderer):
             try:
                 calls.append(ToolCall.model_validate(json.loads(body)))
             except ValueError:
-                return Answer(text.strip(), (), valid=False)
+                return ParsedAnswer(text.strip(), (), valid=False)
         content = _TOOL_CALL.sub("", text).strip()
         broken = CALL_OPENS in content or CALL_ENDS in content
-        return Answer(content, tuple(calls), valid=not broken and bool(content or calls))
+        return ParsedAnswer(content, tuple(calls), valid=not broken and bool(content or calls))
 
     @cached_property
     def identity(self) -> dict[str, str]:

@@ -10,7 +10,7 @@ from tasks.core.records import Message, ToolCall
 _CALL = "<tool_call>"
 
 
-def showable(text: str) -> str:
+def visible_text(text: str) -> str:
     """The part of an unfinished turn that is content whatever follows.
 
     Nothing from a tool call on, nothing that may be the start of one, no space at the ends: so
@@ -28,7 +28,7 @@ CALL_OPENS, CALL_ENDS = "<tool_call>", "</tool_call>"
 
 
 @dataclass(frozen=True)
-class Answer:
+class ParsedAnswer:
     """A model's text, parsed. `valid` is false when a tool call is there but cannot be read."""
 
     content: str

@@ -45,7 +45,7 @@ def run_actor(run: str) -> str:
     return f"release run {run}"
 
 
-def note(
+def append_entry(
     registry: Registry,
     action: Literal["publish", "approve", "reject", "override"],
     digest: str,

@@ -20,7 +20,7 @@ Check = Callable[[Path], object]
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredObject:
     """A small object's bytes, and the version of it that they are."""
 
     content: bytes
@@ -35,7 +35,7 @@ class Store(Protocol):
 
     where: str
 
-    def read(self, key: str) -> Stored | None:
+    def read(self, key: str) -> StoredObject | None:
         """A small object, or None where there is none."""
         ...
 
@@ -70,12 +70,12 @@ class FolderStore:
         self.root = root.resolve()
         self.where = str(self.root)
 
-    def read(self, key: str) -> Stored | None:
+    def read(self, key: str) -> StoredObject | None:
         path = self.root / key
         if not path.is_file():
             return None
         content = path.read_bytes()
-        return Stored(content, hashlib.sha256(content).hexdigest())
+        return StoredObject(content, hashlib.sha256(content).hexdigest())
 
     def write(self, key: str, content: bytes, expected: str | None) -> bool:
         with locked(self.root / "lock"):

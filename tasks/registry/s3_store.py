@@ -24,7 +24,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from tasks.core.errors import GraftError
 from tasks.core.files import sha256_file
-from tasks.registry.folder_store import Check, Stored, keep_folder
+from tasks.registry.folder_store import Check, StoredObject, keep_folder
 
 T = TypeVar("T")
 PART_BYTES = 64 * 1024 * 1024
@@ -63,10 +63,10 @@ class S3Store:
             # A session of its own: the shared one keeps the keys that it saw first.
             self.client: Any = boto3.Session().client("s3", endpoint_url=endpoint, config=config)
 
-    def read(self, key: str) -> Stored | None:
+    def read(self, key: str) -> StoredObject | None:
         with self._told():
             found = _unless(_ABSENT, lambda: self.client.get_object(**self._at(key)))
-            return Stored(found["Body"].read(), found["ETag"]) if found else None
+            return StoredObject(found["Body"].read(), found["ETag"]) if found else None
 
     def write(self, key: str, content: bytes, expected: str | None) -> bool:
         condition = _condition(expected)

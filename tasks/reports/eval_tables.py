@@ -55,7 +55,7 @@ def by_label(rows: pd.DataFrame, settings: GateSettings) -> list[str]:
     return lines
 
 
-def whole_turns(rates: Mapping[str, Rate]) -> list[str]:
+def end_to_end(rates: Mapping[str, Rate]) -> list[str]:
     """A table of what the stage `evaluate_assistant` measured."""
     lines = ["| whole turns | rows | value |", "| --- | ---: | ---: |"]
     values = {name: "" if rate.value is None else f"{rate.value:.4g}" for name, rate in rates.items()}

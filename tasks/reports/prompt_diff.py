@@ -42,7 +42,7 @@ _PAIRED = ["system", "id", "expected", *FIGURES]
 
 
 @dataclass(frozen=True)
-class Rendered:
+class RenderedPrompt:
     """The example conversation as a prompt has it, and its length in tokens where a tokenizer is at hand."""
 
     text: str
@@ -54,7 +54,7 @@ class Rendered:
 
 
 @dataclass(frozen=True)
-class Evaluated:
+class EvaluatedPackage:
     """A package made with a prompt, where it lies, and its evaluation."""
 
     digest: str
@@ -88,7 +88,7 @@ class Evaluated:
         return table[table["system"] == CANDIDATE].set_index("id").sort_index()
 
 
-def render(version: PromptVersion) -> Rendered:
+def render(version: PromptVersion) -> RenderedPrompt:
     """The example conversation with this prompt, up to where the model's turn begins.
 
     Raises:
@@ -100,7 +100,7 @@ def render(version: PromptVersion) -> Rendered:
         text = Renderer(version.source, special_tokens(tokenizer) if tokenizer else {}).render(EXAMPLE, generate=True)
     except GraftError as error:
         raise GraftError(f"{version.origin}: {error}") from error
-    return Rendered(text, len(tokenizer.encode(text, add_special_tokens=False).ids) if tokenizer else None)
+    return RenderedPrompt(text, len(tokenizer.encode(text, add_special_tokens=False).ids) if tokenizer else None)
 
 
 def describe(version: PromptVersion) -> str:
@@ -117,7 +117,7 @@ def describe_difference(a: PromptVersion, b: PromptVersion, registry: Registry) 
     return "\n".join([*lines, "", *_evaluations(found, load_settings().gate)])
 
 
-def _difference(a: PromptSource, b: PromptSource, ours: Rendered, theirs: Rendered) -> list[str]:
+def _difference(a: PromptSource, b: PromptSource, ours: RenderedPrompt, theirs: RenderedPrompt) -> list[str]:
     if a.digest == b.digest and ours.text == theirs.text:
         return ["The two are the same prompt."]
     parts = {
@@ -140,7 +140,7 @@ def unified(a: str, b: str) -> list[str]:
     return lines
 
 
-def find_evaluation(version: PromptVersion, registry: Registry) -> Evaluated | None:
+def find_evaluation(version: PromptVersion, registry: Registry) -> EvaluatedPackage | None:
     """The evaluation of the package that was named, or the newest of those made with this prompt; None: there is none.
 
     What is built now counts as newer than what was published.
@@ -149,13 +149,13 @@ def find_evaluation(version: PromptVersion, registry: Registry) -> Evaluated | N
         published = [version.package]
     else:
         published = [p for p in registry.packages() if published_prompt(p, registry) == version.source.digest]
-    kept = [Evaluated(digest, registry.package(digest), registry.evaluation(digest)) for digest in published]
+    kept = [EvaluatedPackage(digest, registry.package(digest), registry.evaluation(digest)) for digest in published]
     kept.sort(key=lambda e: -e.evaluation.stat().st_mtime if e.evaluation.is_dir() else 0)
     built = [] if version.package else _built(version.source)
     return next((e for e in [*built, *kept] if (e.evaluation / SCORES).is_file()), None)
 
 
-def _built(source: PromptSource) -> list[Evaluated]:
+def _built(source: PromptSource) -> list[EvaluatedPackage]:
     """What `build/` holds, if package and evaluation belong together and the prompt is this one."""
     scores = BUILT_EVALUATION / SCORES
     if not (scores.is_file() and (BUILT_PACKAGE / MANIFEST).is_file()):
@@ -164,10 +164,10 @@ def _built(source: PromptSource) -> list[Evaluated]:
     if json.loads(scores.read_text(encoding="utf-8")).get("digest") != digest:
         return []
     same = PromptSource.read(BUILT_PACKAGE / PROMPT).digest == source.digest
-    return [Evaluated(digest, BUILT_PACKAGE, BUILT_EVALUATION)] if same else []
+    return [EvaluatedPackage(digest, BUILT_PACKAGE, BUILT_EVALUATION)] if same else []
 
 
-def _evaluations(found: dict[str, Evaluated | None], settings: GateSettings) -> list[str]:
+def _evaluations(found: dict[str, EvaluatedPackage | None], settings: GateSettings) -> list[str]:
     """Where each evaluation is from, then a table: a line for each figure."""
     lines = ["Evaluation:"]
     means: dict[str, dict[str, float]] = {}
@@ -214,7 +214,7 @@ def compare(a: pd.DataFrame, b: pd.DataFrame, settings: GateSettings) -> dict[st
     return found
 
 
-def _what_else(a: Evaluated, b: Evaluated) -> str:
+def _what_else(a: EvaluatedPackage, b: EvaluatedPackage) -> str:
     """Each prompt was trained with, so its figures are a whole package's: say what else differs between the two."""
     one, other = read_manifest(a.package), read_manifest(b.package)
     pairs = {

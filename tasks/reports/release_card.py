@@ -18,11 +18,11 @@ from tasks.evaluation.outputs import read_rates
 from tasks.model_package.constraints import Constraints
 from tasks.model_package.manifest import ADAPTER, read_manifest
 from tasks.model_package.model_card import render
-from tasks.reports.eval_tables import by_label, by_system, whole_turns
+from tasks.reports.eval_tables import by_label, by_system, end_to_end
 
 CARD = "card.md"
 PICTURE = "loss.png"
-WHOLE_TURNS = "assistant.json"
+ASSISTANT_SCORES = "assistant.json"
 
 
 def gather(
@@ -40,12 +40,12 @@ def gather(
         GraftError: a stage's output cannot be read.
     """
     shutil.copytree(evaluation, target)
-    shutil.copy(assistant / "scores.json", target / WHOLE_TURNS)
+    shutil.copy(assistant / "scores.json", target / ASSISTANT_SCORES)
     shutil.copy(package / ADAPTER / PICTURE, target / PICTURE)
-    write_text(target / CARD, full_card(package, target, settings, today))
+    write_text(target / CARD, release_card(package, target, settings, today))
 
 
-def full_card(package: Path, gathered: Path, settings: GateSettings, today: datetime.date) -> str:
+def release_card(package: Path, gathered: Path, settings: GateSettings, today: datetime.date) -> str:
     """The card of a package with what was measured of it, as Markdown; `gathered` is what `gather` wrote.
 
     Raises:
@@ -58,7 +58,7 @@ def full_card(package: Path, gathered: Path, settings: GateSettings, today: date
         "\n".join(by_system(rows, settings)),
         "\n".join(by_label(rows, settings)),
         "## Whole turns",
-        "\n".join(whole_turns(read_rates(gathered / WHOLE_TURNS))),
+        "\n".join(end_to_end(read_rates(gathered / ASSISTANT_SCORES))),
     ]
     return "\n\n".join([render(manifest, PICTURE, _age(manifest.constraints, today)).rstrip("\n"), *parts]) + "\n"
 

@@ -18,7 +18,7 @@ from tasks.model_package.manifest import PROVENANCE
 from tasks.registry import audit_log
 from tasks.registry.registry import PRODUCTION, Channel, Registry
 from tasks.reports.eval_tables import SHOWN
-from tasks.reports.release_card import CARD, WHOLE_TURNS
+from tasks.reports.release_card import ASSISTANT_SCORES, CARD
 
 _PREFIX = re.compile(r"[0-9a-f]{6,64}")
 _SCORES = {"quality": "quality", **SHOWN}
@@ -97,7 +97,7 @@ def listing(registry: Registry) -> str:
 
 
 def _line(registry: Registry, swap: Channel) -> str:
-    systems, rates = scores(registry, swap.digest), whole_turns(registry, swap.digest)
+    systems, rates = scores(registry, swap.digest), assistant_rates(registry, swap.digest)
     ours, base = _means(systems, "candidate"), _means(systems, "base")
     gain = ours["quality"] - base["quality"] if "quality" in ours and "quality" in base else None
     texts = (
@@ -136,9 +136,9 @@ def scores(registry: Registry, digest: str) -> dict[str, Any]:
     return systems if isinstance(systems, dict) else {}
 
 
-def whole_turns(registry: Registry, digest: str) -> dict[str, Rate]:
+def assistant_rates(registry: Registry, digest: str) -> dict[str, Rate]:
     """What the stage `evaluate_assistant` measured of a package; empty where it was published without."""
-    path = registry.evaluation(digest) / WHOLE_TURNS
+    path = registry.evaluation(digest) / ASSISTANT_SCORES
     return read_rates(path) if path.is_file() else {}
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tasks.core.errors import GraftError
 from tasks.core.records import Record
-from tasks.retrieval.documents import Section, document_files, read_document
+from tasks.retrieval.documents import DocumentSection, document_files, read_document
 
 Count = Callable[[str], int]
 """How many tokens a text has for the retrieval model, its own opening and end included."""
@@ -29,7 +29,7 @@ _CUTS = (
 """Where a text may be cut, the best places first, and what joins its parts again."""
 
 
-class Chunk(Record):
+class Passage(Record):
     """A piece of a document: where it stands and what it says.
 
     `id` is made from file and heading, so it outlives a change of the text: `delivery.md#what-it-costs`,
@@ -57,13 +57,13 @@ class Chunk(Record):
         return _with_headings(self.headings, self.text)
 
 
-def chunk_folder(folder: Path, count: Count, max_tokens: int) -> list[Chunk]:
+def chunk_folder(folder: Path, count: Count, max_tokens: int) -> list[Passage]:
     """The chunks of every document below `folder`.
 
     Raises:
         GraftError: a document cannot be read or cut; the message says which and what to do.
     """
-    chunks: list[Chunk] = []
+    chunks: list[Passage] = []
     for path in document_files(folder):
         try:
             chunks += chunk_sections(path.relative_to(folder).as_posix(), read_document(path), count, max_tokens)
@@ -78,25 +78,25 @@ class UncuttableError(ValueError):
     """A word is longer, with its headings, than a chunk may be."""
 
 
-def chunk_sections(source: str, sections: Iterable[Section], count: Count, max_tokens: int) -> list[Chunk]:
+def chunk_sections(source: str, sections: Iterable[DocumentSection], count: Count, max_tokens: int) -> list[Passage]:
     """The chunks of one document, each of at most `max_tokens` with its headings.
 
     Raises:
         UncuttableError: a single word does not fit.
     """
-    chunks: list[Chunk] = []
+    chunks: list[Passage] = []
     names: Counter[str] = Counter()
     for section in sections:
         fits = partial(_fits, section.headings, count, max_tokens)
-        for text in pieces(section.text, fits):
+        for text in split_text(section.text, fits):
             name = f"{source}#{_slug(section.headings[-1]) if section.headings else ''}"
             names[name] += 1
             number = f"/{names[name]}" if names[name] > 1 else ""
-            chunks.append(Chunk(id=name + number, source=source, headings=section.headings, text=text))
+            chunks.append(Passage(id=name + number, source=source, headings=section.headings, text=text))
     return chunks
 
 
-def pieces(text: str, fits: Callable[[str], bool], level: int = 0) -> list[str]:
+def split_text(text: str, fits: Callable[[str], bool], level: int = 0) -> list[str]:
     """`text` in as few cuts as it takes for each piece to fit, taken from the front.
 
     Raises:
@@ -112,7 +112,7 @@ def pieces(text: str, fits: Callable[[str], bool], level: int = 0) -> list[str]:
         if packed and fits(joined := packed[-1] + joint + part):
             packed[-1] = joined
         else:
-            packed += pieces(part, fits, level + 1)
+            packed += split_text(part, fits, level + 1)
     return packed
 
 

@@ -19,7 +19,7 @@ _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
 
 
 @dataclass(frozen=True)
-class Section:
+class DocumentSection:
     """The text below one heading, and the headings that lead to it, outermost first."""
 
     headings: tuple[str, ...]
@@ -39,7 +39,7 @@ def document_files(folder: Path) -> list[Path]:
     return files
 
 
-def read_document(path: Path) -> list[Section]:
+def read_document(path: Path) -> list[DocumentSection]:
     """The sections of a document that hold text, in its order.
 
     A heading without text of its own appears only in the sections below it. Text above the first
@@ -53,8 +53,10 @@ def read_document(path: Path) -> list[Section]:
         sections = _pdf_sections(path, title)
     else:
         text = _text_of(path)
-        sections = list(markdown_sections(text, title)) if path.suffix.lower() == ".md" else [Section((title,), text)]
-    found = [Section(section.headings, section.text.strip()) for section in sections if section.text.strip()]
+        sections = (
+            list(markdown_sections(text, title)) if path.suffix.lower() == ".md" else [DocumentSection((title,), text)]
+        )
+    found = [DocumentSection(section.headings, section.text.strip()) for section in sections if section.text.strip()]
     if not found:
         hint = "; if it is a scan, run OCR over it first" if path.suffix.lower() == ".pdf" else ""
         raise GraftError(f"{path}: there is no text in it: fill it or move it away{hint}")
@@ -70,7 +72,7 @@ def _text_of(path: Path) -> str:
         raise GraftError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
 
 
-def markdown_sections(text: str, title: str) -> Iterator[Section]:
+def markdown_sections(text: str, title: str) -> Iterator[DocumentSection]:
     """The sections of a Markdown text; what is above its first heading stands under `title`."""
     path: list[tuple[int, str]] = [(0, title)]
     lines: list[str] = []
@@ -82,14 +84,14 @@ def markdown_sections(text: str, title: str) -> Iterator[Section]:
         if heading is None:
             lines.append(line)
             continue
-        yield Section(tuple(name for _, name in path), "\n".join(lines))
+        yield DocumentSection(tuple(name for _, name in path), "\n".join(lines))
         lines = []
         level = len(heading[1])
         path = [(above, name) for above, name in path if 0 < above < level] + [(level, heading[2])]
-    yield Section(tuple(name for _, name in path), "\n".join(lines))
+    yield DocumentSection(tuple(name for _, name in path), "\n".join(lines))
 
 
-def _pdf_sections(path: Path, title: str) -> list[Section]:
+def _pdf_sections(path: Path, title: str) -> list[DocumentSection]:
     from pypdf import PdfReader
 
     try:
@@ -102,4 +104,4 @@ def _pdf_sections(path: Path, title: str) -> list[Section]:
         raise GraftError(f"{path}: not readable as PDF ({error}); save it anew, or as text") from error
     if locked:
         raise GraftError(f"{path}: it asks for a password; save it without one")
-    return [Section((title, f"page {number}"), text) for number, text in enumerate(pages, start=1)]
+    return [DocumentSection((title, f"page {number}"), text) for number, text in enumerate(pages, start=1)]

@@ -19,10 +19,10 @@ from pydantic import Field
 from tasks.core.errors import GraftError
 from tasks.core.jsonl import read_lines
 from tasks.core.records import Record
-from tasks.retrieval.chunks import Chunk
+from tasks.retrieval.chunks import Passage
 
 
-class Section(Record):
+class SectionExpansions(Record):
     """A line of the file: a section, by file and innermost heading, and questions that it answers."""
 
     article: str
@@ -30,7 +30,7 @@ class Section(Record):
     asked: tuple[str, ...] = Field(min_length=1)
 
 
-def read_asked(path: Path, chunks: Sequence[Chunk]) -> list[tuple[str, tuple[int, ...]]]:
+def read_expansions(path: Path, chunks: Sequence[Passage]) -> list[tuple[str, tuple[int, ...]]]:
     """Each question with the places in `chunks` of its section's chunks, in the order of the file.
 
     Raises:
@@ -40,7 +40,7 @@ def read_asked(path: Path, chunks: Sequence[Chunk]) -> list[tuple[str, tuple[int
     for place, chunk in enumerate(chunks):
         places.setdefault(chunk.section, []).append(place)
     found: list[tuple[str, tuple[int, ...]]] = []
-    lines = read_lines(path, Section, "without such questions, empty it") if path.exists() else ()
+    lines = read_lines(path, SectionExpansions, "without such questions, empty it") if path.exists() else ()
     for where, section in lines:
         name = f"{section.article}#{section.heading}"
         if name not in places:

@@ -12,7 +12,7 @@ from tasks.core.files import new_folder, sha256_file, sha256_tree, write_json, w
 from tasks.core.paths import INDEXES
 from tasks.core.records import Record
 from tasks.model_package import artifact_store
-from tasks.retrieval.chunks import Chunk
+from tasks.retrieval.chunks import Passage
 from tasks.retrieval.embedder import Embedder, Vectors
 
 INFO = "index.json"
@@ -21,7 +21,7 @@ INFO = "index.json"
 CHUNKS = "chunks.jsonl"
 
 
-ASKED_OF = "asked.jsonl"
+EXPANSIONS = "asked.jsonl"
 
 
 VECTORS = "vectors.npy"
@@ -42,7 +42,7 @@ class IndexInfo(Record):
     files: dict[str, str]
 
 
-class Asked(Record):
+class Expansion(Record):
     """A question, and the place among the chunks of the one that answers it."""
 
     place: int
@@ -59,13 +59,13 @@ class Index:
 
     digest: str
     info: IndexInfo
-    chunks: tuple[Chunk, ...]
-    asked: tuple[Asked, ...]
+    chunks: tuple[Passage, ...]
+    expansions: tuple[Expansion, ...]
     vectors: Vectors
 
 
 def build_index(
-    chunks: Sequence[Chunk],
+    chunks: Sequence[Passage],
     embedder: Embedder,
     max_tokens: int,
     target: Path,
@@ -80,15 +80,15 @@ def build_index(
     Raises:
         TextTooLongError: a text is longer than the retrieval model's window.
     """
-    own = _embedded([chunk.embedded for chunk in chunks], embedder)
-    theirs = _embedded([question for question, _ in asked], embedder)
+    own = _embed_all([chunk.embedded for chunk in chunks], embedder)
+    theirs = _embed_all([question for question, _ in asked], embedder)
     places = [
         max(of, key=lambda place: float(own[place] @ vector)) for (_, of), vector in zip(asked, theirs, strict=True)
     ]
     with new_folder(target) as folder:
         write_text(folder / CHUNKS, "".join(chunk.model_dump_json() + "\n" for chunk in chunks))
-        kept = [Asked(place=place, question=question) for place, (question, _) in zip(places, asked, strict=True)]
-        write_text(folder / ASKED_OF, "".join(one.model_dump_json() + "\n" for one in kept))
+        kept = [Expansion(place=place, question=question) for place, (question, _) in zip(places, asked, strict=True)]
+        write_text(folder / EXPANSIONS, "".join(one.model_dump_json() + "\n" for one in kept))
         np.save(folder / VECTORS, np.concatenate([own, theirs]))
         info = IndexInfo(
             embedding=embedder.digest,
@@ -103,7 +103,7 @@ def build_index(
     return info
 
 
-def _embedded(texts: Sequence[str], embedder: Embedder) -> Vectors:
+def _embed_all(texts: Sequence[str], embedder: Embedder) -> Vectors:
     if not texts:
         return np.empty((0, embedder.info.dimensions), dtype=np.float32)
     ids = embedder.encode(texts)
@@ -117,8 +117,8 @@ def read_index(folder: Path) -> Index:
         GraftError: a file is missing, or not what `index.json` says.
     """
     info = artifact_store.read(folder, INFO, IndexInfo, "index", "index")
-    chunks = tuple(Chunk.model_validate_json(line) for line in _lines(folder / CHUNKS))
-    asked = tuple(Asked.model_validate_json(line) for line in _lines(folder / ASKED_OF))
+    chunks = tuple(Passage.model_validate_json(line) for line in _lines(folder / CHUNKS))
+    asked = tuple(Expansion.model_validate_json(line) for line in _lines(folder / EXPANSIONS))
     return Index(sha256_file(folder / INFO), info, chunks, asked, np.load(folder / VECTORS, allow_pickle=False))
 
 

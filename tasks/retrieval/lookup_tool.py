@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tasks.core.records import Message, ToolCall
-from tasks.retrieval.chunks import Chunk
+from tasks.retrieval.chunks import Passage
 
 NAME = "look_up"
 SCHEMA: dict[str, Any] = {
@@ -26,7 +26,7 @@ SCHEMA: dict[str, Any] = {
 NOTHING = "Nothing about that was found."
 
 
-def with_context(messages: Sequence[Message], chunks: Sequence[Chunk]) -> tuple[Message, ...]:
+def with_context(messages: Sequence[Message], chunks: Sequence[Passage]) -> tuple[Message, ...]:
     """The conversation with what was found for its customer's last turn, which there must be."""
     last = _last_turn(messages)
     context = "\n".join(mark_data(chunk.embedded) for chunk in chunks)

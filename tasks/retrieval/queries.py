@@ -10,7 +10,7 @@ _QUERY_CHARS = 600
 """A longer turn is looked up by its end, where the question mostly is: a retrieval model reads so much."""
 
 
-def queries(messages: Sequence[Message], turns: int) -> list[str]:
+def retrieval_queries(messages: Sequence[Message], turns: int) -> list[str]:
     """What to look up for a customer's last `turns` turns, the last one first.
 
     Nothing in a conversation with a system text of its own: that is another assistant, which is shown

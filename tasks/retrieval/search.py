@@ -26,7 +26,7 @@ import pyarrow as pa
 
 from tasks.core.errors import GraftError
 from tasks.core.settings import RetrievalSettings
-from tasks.retrieval.chunks import Chunk
+from tasks.retrieval.chunks import Passage
 from tasks.retrieval.embedder import Embedder
 from tasks.retrieval.index_files import Index, read_index
 
@@ -47,25 +47,25 @@ class Hit:
     The cosine is of its text or of a question that it answers, whichever is nearer.
     """
 
-    chunk: Chunk
+    chunk: Passage
     score: float
     cosine: float
 
 
 @dataclass(frozen=True)
-class Near:
+class VectorSimilarity:
     """How near each chunk [chunks] is to a question: what orders them, the best cosine of each, and if one will do."""
 
-    nearness: Vector
+    similarity: Vector
     cosines: Vector
-    over_floor: bool
+    is_relevant: bool
 
     def order(self, k: int) -> list[int]:
         """The places of the `k` nearest chunks, nearest first."""
-        return np.argsort(-self.nearness, kind="stable")[:k].tolist()
+        return np.argsort(-self.similarity, kind="stable")[:k].tolist()
 
 
-class Nearness:
+class VectorIndex:
     """The vectors of a table in memory.
 
     Args:
@@ -90,22 +90,22 @@ class Nearness:
         self._counted = np.minimum(counts, self._nearest)
         self._floors = np.where(counts > 0, settings.asked_floor, settings.floor)
 
-    def to(self, vector: Vector) -> Near:
+    def similarity_to(self, vector: Vector) -> VectorSimilarity:
         """How near the chunks are to a question with this vector [dimensions] of length 1."""
         # Not `@`: BLAS may spread it over threads, which on a busy machine wait for each other for 30 ms.
         cosines = np.einsum("ij,j->i", self._vectors, vector)
         text = cosines[: self._chunks]
         if not self._nearest:
-            return Near(text, text, bool((text >= self._floors).any()))
+            return VectorSimilarity(text, text, bool((text >= self._floors).any()))
         asked = np.append(cosines, -np.inf)[self._asked]
         best = -np.partition(-asked, range(self._nearest), axis=1)[:, : self._nearest]
         mean = np.where(np.isfinite(best), best, 0.0).sum(axis=1) / np.maximum(self._counted, 1)
         nearness = np.where(self._counted > 0, self._weight * text + (1 - self._weight) * mean, text)
         highest = np.maximum(text, best[:, 0])
-        return Near(nearness, highest, bool((highest >= self._floors).any()))
+        return VectorSimilarity(nearness, highest, bool((highest >= self._floors).any()))
 
 
-class Passages:
+class PassageIndex:
     """An opened table of chunks. It may be searched from several threads.
 
     Args:
@@ -125,13 +125,13 @@ class Passages:
         self._settings = settings
         if opened.chunks:  # else nothing is ever found, and nobody asks
             self._table = open_table(opened, tables)
-            self._nearness = Nearness(self._table.to_arrow(), len(opened.chunks), settings)
+            self._nearness = VectorIndex(self._table.to_arrow(), len(opened.chunks), settings)
 
     def by_vector(self, vector: Vector, k: int) -> list[int]:
         """The `k` nearest chunks: their places in `chunks`, nearest first."""
-        return self._nearness.to(vector).order(k)
+        return self._nearness.similarity_to(vector).order(k)
 
-    def by_words(self, question: str, k: int) -> list[int]:
+    def by_keywords(self, question: str, k: int) -> list[int]:
         """At most `k` chunks that share words with the question, the same way."""
         query = self._table.search(question, query_type="fts", fts_columns="text")
         rows = query.select(["place", "_score"]).limit(_ROWS * k).to_arrow()
@@ -145,18 +145,18 @@ class Passages:
         if not self.chunks:
             return ()
         settings = self._settings
-        nearness = self._nearness.to(vector)
-        if not nearness.over_floor:
+        nearness = self._nearness.similarity_to(vector)
+        if not nearness.is_relevant:
             return ()
         near = nearness.order(max(k, settings.candidates))
-        alike = self.by_words(question, max(k, settings.candidates))
-        scores = fuse([(near, 1.0), (alike, settings.words_weight)], settings.rank_offset)
+        alike = self.by_keywords(question, max(k, settings.candidates))
+        scores = reciprocal_rank_fusion([(near, 1.0), (alike, settings.words_weight)], settings.rank_offset)
         cosines = nearness.cosines
         best = sorted(scores, key=lambda place: (-scores[place], -cosines[place], place))[:k]
         return tuple(Hit(self.chunks[place], scores[place], float(cosines[place])) for place in best)
 
 
-def fuse(orders: Iterable[tuple[Sequence[int], float]], offset: int) -> dict[int, float]:
+def reciprocal_rank_fusion(orders: Iterable[tuple[Sequence[int], float]], offset: int) -> dict[int, float]:
     """Reciprocal rank fusion (Cormack, Clarke and Büttcher, 2009): an order gives its weight / (offset + rank)."""
     scores: dict[int, float] = {}
     for order, weight in orders:
@@ -172,7 +172,7 @@ class Retriever:
         GraftError: the index was made with another model.
     """
 
-    def __init__(self, passages: Passages, embedder: Embedder) -> None:
+    def __init__(self, passages: PassageIndex, embedder: Embedder) -> None:
         if passages.info.embedding != embedder.digest:
             raise GraftError(
                 f"the index was made with the retrieval model {passages.info.embedding[:12]}, this one is "
@@ -212,8 +212,8 @@ def _make_table(index: Index, folder: Path) -> None:
     from lancedb.index import FTS
 
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(index.vectors.ravel()), index.info.dimensions)
-    texts = [*(chunk.embedded for chunk in index.chunks), *(asked.question for asked in index.asked)]
-    places = [*range(len(index.chunks)), *(asked.place for asked in index.asked)]
+    texts = [*(chunk.embedded for chunk in index.chunks), *(asked.question for asked in index.expansions)]
+    places = [*range(len(index.chunks)), *(asked.place for asked in index.expansions)]
     content = pa.table({"row": range(len(texts)), "place": places, "text": texts, "vector": vectors})
     table = lancedb.connect(folder).create_table(_TABLE, content)
     table.create_index("text", config=FTS(language="English", stem=True, remove_stop_words=True))

@@ -28,9 +28,9 @@ import pandas as pd
 from tasks.core.errors import GraftError
 from tasks.core.records import Record
 from tasks.core.settings import CanaryAnalysisSettings
-from tasks.rollout.canary_metrics import compared, shadowed
+from tasks.rollout.canary_metrics import canary_samples, shadow_samples
 from tasks.rollout.confidence_sequences import Sums, Values, difference, p_value
-from tasks.rollout.incidents import Report
+from tasks.rollout.incidents import IncidentReport
 
 _WORDS = {
     "errors": "failed requests",
@@ -40,11 +40,11 @@ _WORDS = {
     "quality": "quality lost",
 }
 MEASURES = tuple(_WORDS)
-Outcome = Literal["healthy", "breach", "waiting", "inconclusive"]
+CanaryOutcome = Literal["healthy", "breach", "waiting", "inconclusive"]
 _BY_SEVERITY = ("breach", "open", "within", "unmeasured")
 
 
-class Measured(Record):
+class MetricComparison(Record):
     """One measure's means over both packages' requests, in [0, 1], larger is worse; None where there are none.
 
     `low` to `high` is the confidence sequence of `increase`, the canary's mean less production's;
@@ -81,14 +81,14 @@ class Measured(Record):
         )
 
 
-class GuardVerdict(Record):
+class CanaryVerdict(Record):
     """What the requests from `start` to `at` say of two packages, one sentence per finding, the serious first.
 
     `n_canary` and `n_production` are the counted requests that either failed or did not. `slow_ms` is what an
     answer is slow beyond, None as long as too few of production's are known.
     """
 
-    outcome: Outcome
+    outcome: CanaryOutcome
     canary: str
     production: str
     start: datetime
@@ -96,11 +96,11 @@ class GuardVerdict(Record):
     n_canary: int
     n_production: int
     slow_ms: float | None
-    measures: tuple[Measured, ...]
+    measures: tuple[MetricComparison, ...]
     sentences: tuple[str, ...]
 
 
-def judge(
+def analyze_canary(
     rows: pd.DataFrame,
     canary: str,
     production: str,
@@ -110,7 +110,7 @@ def judge(
     *,
     first_token_s: float,
     unseen: bool = False,
-) -> GuardVerdict:
+) -> CanaryVerdict:
     """Compare a canary, or a shadow where its answers are `unseen`, with production on the rows from `start` to `now`.
 
     Look as often as wanted, each time with all rows since the same `start`: nothing is remembered
@@ -135,17 +135,17 @@ def judge(
         raise GraftError(f"guard: the canary {canary} is what is in production; there is nothing to compare")
     seen, reference = rows[rows["at"] < now], settings.min_requests
     if unseen:
-        arms = shadowed(seen, canary, production, start, reference)
+        arms = shadow_samples(seen, canary, production, start, reference)
     else:
-        arms = compared(seen, canary, production, start, reference, first_token_s)
-    measures = tuple(measured(name, arms.canary[name], arms.production[name], settings) for name in MEASURES)
+        arms = canary_samples(seen, canary, production, start, reference, first_token_s)
+    measures = tuple(compare_metric(name, arms.canary[name], arms.production[name], settings) for name in MEASURES)
     n_canary, n_production = measures[0].n_canary, measures[0].n_production
     # Nobody judges every answer, so quality may be absent; the others are in every row of a request.
     absent = ("quality", "policy") if unseen else ("quality",)
     needed = [m for m in measures if m.outcome != "unmeasured" or m.measure not in absent]
     outcome, reason = _outcome(needed, min(n_canary, n_production), (now - start).total_seconds(), settings)
     by_severity = sorted(measures, key=lambda m: _BY_SEVERITY.index(m.outcome))
-    return GuardVerdict(
+    return CanaryVerdict(
         outcome=outcome,
         canary=canary,
         production=production,
@@ -159,14 +159,14 @@ def judge(
     )
 
 
-def measured(name: str, canary: Values, production: Values, settings: CanaryAnalysisSettings) -> Measured:
+def compare_metric(name: str, canary: Values, production: Values, settings: CanaryAnalysisSettings) -> MetricComparison:
     """One measure, from a number in [0, 1] per request of either package [n]."""
     margin: float = getattr(settings.margins, name)
     ours, theirs = Sums.of(canary), Sums.of(production)
     low, high = (float(end) for end in difference(ours, theirs, settings.alpha / len(MEASURES)))
     means = [float(side.mean) if side.n else None for side in (ours, theirs)]
     known = None not in means
-    return Measured(
+    return MetricComparison(
         measure=name,
         outcome="unmeasured" if not known else "breach" if low > margin else "within" if high < margin else "open",
         canary=means[0],
@@ -182,8 +182,8 @@ def measured(name: str, canary: Values, production: Values, settings: CanaryAnal
 
 
 def _outcome(
-    measures: Sequence[Measured], n: int, elapsed_s: float, settings: CanaryAnalysisSettings
-) -> tuple[Outcome, str]:
+    measures: Sequence[MetricComparison], n: int, elapsed_s: float, settings: CanaryAnalysisSettings
+) -> tuple[CanaryOutcome, str]:
     """The outcome and its sentence; `n` are the requests of the package that got fewer."""
     found = [measure.outcome for measure in measures]
     if worse := [_WORDS[m.measure] for m in measures if m.outcome == "breach"]:
@@ -197,7 +197,7 @@ def _outcome(
     return "inconclusive", f"Not decided after {elapsed_s:.0f} s{few}, and patience ended at {settings.patience_s} s."
 
 
-def report(verdict: GuardVerdict, channel: str, phase: str) -> Report:
+def incident_report(verdict: CanaryVerdict, channel: str, phase: str) -> IncidentReport:
     """What an incident says of a breach: the measure with the strongest evidence, and its numbers.
 
     Raises:
@@ -208,7 +208,7 @@ def report(verdict: GuardVerdict, channel: str, phase: str) -> Report:
         raise GraftError(f"guard: {verdict.outcome} is no breach, so there is nothing to report")
     worst = min(over, key=lambda measure: measure.p_value)
     numbers = worst.model_dump(exclude={"measure", "outcome"})
-    return Report(
+    return IncidentReport(
         what=" ".join(verdict.sentences[: 1 + len(over)]),
         digest=verdict.canary,
         channel=channel,

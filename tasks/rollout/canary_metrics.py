@@ -46,7 +46,7 @@ _COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Arms:
+class CanarySamples:
     """What was measured, by measure: one number per counted request that it can be told of [n].
 
     `slow_ms` is what an answer is slow beyond, None while production has answered too little.
@@ -57,9 +57,9 @@ class Arms:
     slow_ms: float | None
 
 
-def compared(
+def canary_samples(
     rows: pd.DataFrame, canary: str, production: str, start: datetime, reference: int, first_token_s: float
-) -> Arms:
+) -> CanarySamples:
     """Each visitor's first request since `start` that was meant for one of two packages, measured alike.
 
     Slow is what takes longer than the 95th percentile of production's earlier answers. That quantile
@@ -83,26 +83,26 @@ def compared(
     """
     if absent := [column for column in _COLUMNS if column not in rows]:
         raise GraftError(f"telemetry rows: no column {', '.join(absent)}; read them with telemetry_store.read_window")
-    asked = _ended(_tried(_counted(rows), (canary, production)), first_token_s)
-    before, since = asked[asked["at"] < start], _one_each(asked[asked["at"] >= start])
+    asked = _completed(_routed(_counted(rows), (canary, production)), first_token_s)
+    before, since = asked[asked["at"] < start], _first_per_user(asked[asked["at"] >= start])
     tried, usual = since[since["meant"] == canary], since[since["meant"] == production]
     early = _latencies(before[before["meant"] == production])
     timed = np.concatenate([early, _latencies(usual)])
     earlier = max(len(early), reference)
     slow_ms = float(np.quantile(timed[:earlier], SLOW_QUANTILE, method="higher")) if len(timed) >= earlier else None
-    return Arms(
+    return CanarySamples(
         canary=_measured(tried) | _slow(_latencies(tried), slow_ms),
         production=_measured(usual) | _slow(timed[earlier:], slow_ms),
         slow_ms=slow_ms,
     )
 
 
-def is_asked(rows: pd.DataFrame, digest: str) -> bool:
+def has_traffic(rows: pd.DataFrame, digest: str) -> bool:
     """Whether any of the rows is of a request that would count for the package."""
-    return not _tried(_counted(rows), (digest,)).empty
+    return not _routed(_counted(rows), (digest,)).empty
 
 
-def shadowed(rows: pd.DataFrame, shadow: str, production: str, start: datetime, reference: int) -> Arms:
+def shadow_samples(rows: pd.DataFrame, shadow: str, production: str, start: datetime, reference: int) -> CanarySamples:
     """Each visitor's first request since `start` that a shadow was asked too, measured alike; see `compared`.
 
     Only what production answered is copied, so the one side has no errors. Both are timed by their
@@ -123,7 +123,7 @@ def shadowed(rows: pd.DataFrame, shadow: str, production: str, start: datetime, 
         slow_ms = float(np.quantile(usual, SLOW_QUANTILE, method="higher"))
     nothing = np.empty(0)
     timed = pairs[reference:] if slow_ms is not None else []
-    return Arms(
+    return CanarySamples(
         canary={
             "errors": _numbers(failed),
             "slow": np.array([pair.shadow_ms > (slow_ms or 0) for pair in timed], dtype=np.float64),
@@ -150,7 +150,7 @@ def shadow_pairs(rows: pd.DataFrame, shadow: str, production: str, start: dateti
 
 def _copies(rows: pd.DataFrame, shadow: str, start: datetime) -> pd.DataFrame:
     meant = (rows["operation"] == SHADOW) & (rows["digest"] == shadow) & (rows["owner"] != REDTEAM_OWNER)
-    return _one_each(rows[meant & (rows["at"] >= start)].sort_values("at", kind="stable"))
+    return _first_per_user(rows[meant & (rows["at"] >= start)].sort_values("at", kind="stable"))
 
 
 def _counted(rows: pd.DataFrame) -> pd.DataFrame:
@@ -166,13 +166,13 @@ def _counted(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[chat & reached & ~refused_before & customers].sort_values("at", kind="stable")
 
 
-def _tried(rows: pd.DataFrame, digests: tuple[str, ...]) -> pd.DataFrame:
+def _routed(rows: pd.DataFrame, digests: tuple[str, ...]) -> pd.DataFrame:
     """The rows whose first choice was one of these packages and was tried."""
     tried = (rows["route"] != _BY_DIGEST) & ~rows["passed_over"].fillna("").astype(str).str.match(_NOT_TRIED)
     return rows[rows["meant"].isin(digests) & tried]
 
 
-def _ended(rows: pd.DataFrame, first_token_s: float) -> pd.DataFrame:
+def _completed(rows: pd.DataFrame, first_token_s: float) -> pd.DataFrame:
     """The rows with how the first choice did.
 
     `passed` says that another had to answer in its place, or would have had to if there had been one;
@@ -184,7 +184,7 @@ def _ended(rows: pd.DataFrame, first_token_s: float) -> pd.DataFrame:
     return rows.assign(passed=passed, failed=failed)
 
 
-def _one_each(rows: pd.DataFrame) -> pd.DataFrame:
+def _first_per_user(rows: pd.DataFrame) -> pd.DataFrame:
     """The first row of each visitor, and all that name none. The rows are oldest first."""
     known = rows["visitor"].fillna("") != ""
     return rows[~(known & rows.duplicated("visitor"))]

@@ -22,26 +22,26 @@ from tasks.core.paths import INCIDENTS
 from tasks.core.records import Record
 
 _OPENED, _CLOSED = ".opened.json", ".closed.json"
-Said = Annotated[str, Field(min_length=1)]
+NonBlank = Annotated[str, Field(min_length=1)]
 R = TypeVar("R", bound=Record)
 
 
-class Report(Record):
+class IncidentReport(Record):
     """What is wrong: in words, of which package, on which channel in which phase, by which measure and numbers."""
 
-    what: Said
-    digest: Said
-    channel: Said
-    phase: Said
-    measure: Said
+    what: NonBlank
+    digest: NonBlank
+    channel: NonBlank
+    phase: NonBlank
+    measure: NonBlank
     numbers: dict[str, float]
 
 
 class Closing(Record):
     """Who closed an incident, why, and when."""
 
-    by: Said
-    why: Said
+    by: NonBlank
+    why: NonBlank
     at: AwareDatetime
 
 
@@ -49,7 +49,7 @@ class Incident(Record):
     """A report under an id, since when it is open, and its closing, if there was one."""
 
     id: str
-    report: Report
+    report: IncidentReport
     opened_at: AwareDatetime
     closed: Closing | None = None
 
@@ -68,7 +68,7 @@ def incidents(root: Path = INCIDENTS) -> list[Incident]:
     return sorted(found, key=lambda incident: (incident.opened_at, incident.id))
 
 
-def open_incident(report: Report, at: datetime, root: Path = INCIDENTS) -> Incident:
+def open_incident(report: IncidentReport, at: datetime, root: Path = INCIDENTS) -> Incident:
     """Open an incident at `at` (aware); if one of this package and phase is open, it is that one.
 
     Raises:

@@ -21,7 +21,7 @@ SHADOW = "shadow"
 
 
 @dataclass(frozen=True)
-class Answered:
+class ShadowAnswer:
     """One package's answer: its words, the tools that it asked for first, and what is counted of it."""
 
     digest: str
@@ -76,7 +76,7 @@ class Agreement(Record):
     latency_ratio: float | None
 
 
-def pair(trace_id: str, at: AwareDatetime, production: Answered, shadow: Answered) -> ShadowPair:
+def compare_answers(trace_id: str, at: AwareDatetime, production: ShadowAnswer, shadow: ShadowAnswer) -> ShadowPair:
     """Compare two answers to the request `trace_id` of the moment `at` (aware)."""
     names = [[call.name for call in answer.tool_calls] for answer in (production, shadow)]
     match = tool_call_match(shadow.tool_calls, production.tool_calls)

@@ -13,13 +13,13 @@ import httpx
 
 from tasks.core.errors import GraftError
 from tasks.core.records import Example, Message
-from tasks.data.contract_spec import Behaviour
+from tasks.data.contract_spec import Behavior
 
 Json = dict[str, Any]
 _CACHE = "x-graft-cache"
 
 
-def choose(examples: Sequence[Example], labels: Mapping[str, Behaviour]) -> dict[str, tuple[Message, ...]]:
+def choose(examples: Sequence[Example], labels: Mapping[str, Behavior]) -> dict[str, tuple[Message, ...]]:
     """Prompts to ask, by what they try: a tool question and a plain one where there are such, and a stream.
 
     Raises:

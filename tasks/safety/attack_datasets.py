@@ -24,7 +24,7 @@ _SPLIT_SHARE = 5
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabeledText:
     """A text, whether it is an attack, which set it is from, and whether it is kept from training."""
 
     text: str
@@ -33,20 +33,22 @@ class Labelled:
     held_out: bool
 
 
-def fetch_attacks(sources: Mapping[str, AttackSource], leave_out: frozenset[str]) -> list[Labelled]:
+def fetch_attacks(sources: Mapping[str, AttackSource], leave_out: frozenset[str]) -> list[LabeledText]:
     """The texts of all sets, in order.
 
     Raises:
         GraftError: a set cannot be had, is not the one that was named, or has no texts.
     """
-    found: list[Labelled] = []
+    found: list[LabeledText] = []
     for name, source in sources.items():
         with tempfile.TemporaryDirectory(prefix="graft-attacks-") as temporary:
             path = fetch_checked(
                 source.file, source.file_sha256, f"prompt_injection.sources.{name}.file", Path(temporary)
             )
             found += [
-                Labelled(text, attack, source.set, source.use == "held_out" or (source.use == "split" and _kept(text)))
+                LabeledText(
+                    text, attack, source.set, source.use == "held_out" or (source.use == "split" and _kept(text))
+                )
                 for text, attack in _read(path, source, leave_out)
             ]
     return found
@@ -76,7 +78,7 @@ def _read(path: Path, source: AttackSource, leave_out: frozenset[str]) -> Iterat
             yield text, source.label is None or row[source.label] in (1, "malicious")
 
 
-def without_repeats(texts: Sequence[Labelled], threshold: float) -> list[Labelled]:
+def without_repeats(texts: Sequence[LabeledText], threshold: float) -> list[LabeledText]:
     """Each text once, and none to learn from that is like one held out.
 
     Held-out texts come first, so they are what stays; a text held out that is like another one
@@ -95,7 +97,7 @@ def without_repeats(texts: Sequence[Labelled], threshold: float) -> list[Labelle
     ]
 
 
-def count(texts: Iterable[Labelled]) -> str:
+def count(texts: Iterable[LabeledText]) -> str:
     """How many attacks and others there are, for people."""
     attacks = [labelled.attack for labelled in texts]
     return f"{sum(attacks)} attacks and {len(attacks) - sum(attacks)} other texts"

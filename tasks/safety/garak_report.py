@@ -99,14 +99,14 @@ def total(parts: Iterable[Counts]) -> Counts:
 
 
 @dataclass(frozen=True)
-class Told:
+class RefusalPatterns:
     """Answers that the service gives in fixed words, to know them again: how refusals begin, and whole excuses."""
 
     refusals: tuple[str, ...]
     excuses: frozenset[str]
 
 
-def read_report(path: Path, told: Told) -> list[ProbeResult]:
+def read_report(path: Path, told: RefusalPatterns) -> list[ProbeResult]:
     """The results in garak's `report.jsonl`, in the order in which the probes ran.
 
     Raises:
@@ -143,7 +143,7 @@ def _evaluated(entries: Iterable[dict[str, Any]]) -> Iterable[tuple[str, str]]:
     return [(entry["probe"], entry["detector"]) for entry in entries if entry.get("entry_type") == "eval"]
 
 
-def _count(attempts: Sequence[dict[str, Any]], detector: str, told: Told) -> Counts:
+def _count(attempts: Sequence[dict[str, Any]], detector: str, told: RefusalPatterns) -> Counts:
     outputs = [
         (output["text"] if output else None, score)
         for attempt in attempts

@@ -43,7 +43,7 @@ class ClassifierInfo(Record):
     files: dict[str, str]
 
 
-class Features:
+class NgramMatrix:
     """Texts as sparse vectors of length 1: (1 + ln count) x idf of each piece that is known.
 
     Args:
@@ -73,7 +73,7 @@ class Classifier:
         info: bias, threshold and window.
     """
 
-    def __init__(self, features: Features, weight: Floats, info: ClassifierInfo) -> None:
+    def __init__(self, features: NgramMatrix, weight: Floats, info: ClassifierInfo) -> None:
         self.info = info
         self._features = features
         self._weight = weight
@@ -111,4 +111,4 @@ def open_classifier(folder: Path) -> Classifier:
     pieces: list[str] = json.loads((folder / VOCABULARY).read_bytes())
     weights = load_file(folder / WEIGHTS)
     vocabulary = {piece: place for place, piece in enumerate(pieces)}
-    return Classifier(Features(vocabulary, weights["idf"]), weights["weight"], info)
+    return Classifier(NgramMatrix(vocabulary, weights["idf"]), weights["weight"], info)

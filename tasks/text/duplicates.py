@@ -34,7 +34,7 @@ class Duplicates:
     cluster: tuple[int, ...]
 
 
-def normalise(text: str) -> str:
+def normalize(text: str) -> str:
     """The text in one case, one spacing and one Unicode form."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
@@ -45,7 +45,7 @@ def _turns(messages: Sequence[Message]) -> list[tuple[str, str]]:
     for message in messages:
         values = [str(value) for call in message.tool_calls for value in call.arguments.values()]
         if message.role != "system":
-            turns.append((message.role, normalise(" ".join([message.content, *values]))))
+            turns.append((message.role, normalize(" ".join([message.content, *values]))))
     return turns
 
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import phonenumbers
 from stdnum import iban, luhn
 
-from tasks.core.settings import PersonalKind
+from tasks.core.settings import PiiKind
 
-Kind = PersonalKind
+PiiType = PiiKind
 
 REGION = "GB"
 """Whose telephone numbers are recognised without a country code."""
@@ -48,7 +48,7 @@ class Span:
 
     start: int
     end: int
-    kind: Kind
+    kind: PiiType
 
 
 def _emails(text: str) -> Iterator[tuple[int, int]]:
@@ -95,7 +95,7 @@ def _postcodes(text: str) -> Iterator[tuple[int, int]]:
     yield from (match.span() for match in _POSTCODE.finditer(text))
 
 
-FINDERS: dict[Kind, Callable[[str], Iterator[tuple[int, int]]]] = {
+FINDERS: dict[PiiType, Callable[[str], Iterator[tuple[int, int]]]] = {
     "email address": _emails,
     "API key": _keys,
     "bank account number": _ibans,
@@ -104,7 +104,7 @@ FINDERS: dict[Kind, Callable[[str], Iterator[tuple[int, int]]]] = {
     "postcode": _postcodes,
 }
 """How each kind is found; of two that overlap, the one that comes first here is meant."""
-CERTAIN: frozenset[Kind] = frozenset(FINDERS) - {"postcode"}
+CERTAIN: frozenset[PiiType] = frozenset(FINDERS) - {"postcode"}
 """The kinds that are looked for unless others are asked for: many write a postcode that is nobody's secret."""
 
 
@@ -123,11 +123,11 @@ def settle(found: Iterable[Span]) -> tuple[Span, ...]:
     return tuple(sorted(kept))
 
 
-def find_spans(text: str, kinds: frozenset[Kind] = CERTAIN) -> tuple[Span, ...]:
+def find_spans(text: str, kinds: frozenset[PiiType] = CERTAIN) -> tuple[Span, ...]:
     """What is personal in `text`, of the given kinds, in order of place, no two of which overlap."""
     return settle(Span(start, end, kind) for kind in kinds for start, end in FINDERS[kind](text))
 
 
-def find_personal(text: str) -> tuple[Kind, ...]:
+def find_pii(text: str) -> tuple[PiiType, ...]:
     """The kinds of personal data in `text`, without the data."""
     return tuple(dict.fromkeys(span.kind for span in find_spans(text)))

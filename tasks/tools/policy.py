@@ -16,23 +16,23 @@ from pydantic import Field
 from tasks.core.records import Record
 
 F = TypeVar("F")
-Outcome = Literal["allow", "refuse", "needs_person"]
+RuleEffect = Literal["allow", "refuse", "needs_person"]
 
 
 @dataclass(frozen=True)
-class Verdict:
+class RuleResult:
     """What a rule says. `code` is for machines; `reason` is a sentence that a customer may be told."""
 
-    outcome: Outcome
+    outcome: RuleEffect
     code: str = ""
     reason: str = ""
 
 
-ALLOW = Verdict("allow")
+ALLOW = RuleResult("allow")
 
 
 @dataclass(frozen=True)
-class Deed:
+class ToolResult:
     """A tool that was run in this conversation, and its result as the text of its message."""
 
     tool: str
@@ -48,7 +48,7 @@ class Decision(Record):
 
     rule: str
     owner: str
-    outcome: Outcome
+    outcome: RuleEffect
     code: str
     reason: str
     instead: str = Field(default="", exclude=True)
@@ -60,17 +60,17 @@ class Rule(Generic[F]):
 
     name: str
     owner: str
-    judge: Callable[[F], Verdict | None]
+    check: Callable[[F], RuleResult | None]
 
 
-def rule(owner: str) -> Callable[[Callable[[F], Verdict | None]], Rule[F]]:
+def rule(owner: str) -> Callable[[Callable[[F], RuleResult | None]], Rule[F]]:
     """Make a function a rule of the same name."""
     return lambda judge: Rule(judge.__name__, owner, judge)
 
 
 def decide(rules: Iterable[Rule[F]], facts: F) -> tuple[Decision, ...]:
     """The decisions of all rules that apply to the facts, in the rules' order."""
-    verdicts = ((rule, rule.judge(facts)) for rule in rules)
+    verdicts = ((rule, rule.check(facts)) for rule in rules)
     return tuple(
         Decision(rule=rule.name, owner=rule.owner, outcome=found.outcome, code=found.code, reason=found.reason)
         for rule, found in verdicts
@@ -78,6 +78,6 @@ def decide(rules: Iterable[Rule[F]], facts: F) -> tuple[Decision, ...]:
     )
 
 
-def objection(decisions: Iterable[Decision]) -> Decision | None:
+def first_refusal(decisions: Iterable[Decision]) -> Decision | None:
     """The first decision that does not allow: the one to tell. Without any, everything is allowed."""
     return next((decision for decision in decisions if decision.outcome != "allow"), None)

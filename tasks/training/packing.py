@@ -36,7 +36,7 @@ class TokenRow(TypedDict):
     weights: list[float]
 
 
-class Grouped(TypedDict):
+class PackedBatch(TypedDict):
     """Rows, and how many tokens of their openings are computed once."""
 
     rows: list[TokenRow]
@@ -48,12 +48,12 @@ def shareable(row: TokenRow) -> int:
     return max(next(i for i, label in enumerate(row["labels"]) if label != IGNORED) - 1, 0)
 
 
-def _alike(one: Sequence[int], other: Sequence[int]) -> int:
+def _common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
     """The length of the opening that two rows share."""
     return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
-def group(rows: Sequence[TokenRow]) -> list[Grouped]:
+def group(rows: Sequence[TokenRow]) -> list[PackedBatch]:
     """The rows parted so that the fewest tokens are computed.
 
     In sorted order the best groups are runs: the cheapest way to part the first n rows is found
@@ -61,7 +61,7 @@ def group(rows: Sequence[TokenRow]) -> list[Grouped]:
     """
     ordered = sorted(rows, key=lambda row: row["input_ids"])
     limits = [shareable(row) for row in ordered]
-    alike = [_alike(a["input_ids"], b["input_ids"]) for a, b in pairwise(ordered)]
+    alike = [_common_prefix(a["input_ids"], b["input_ids"]) for a, b in pairwise(ordered)]
     best: list[tuple[int, int, int]] = [(0, 0, 0)]  # cost of the first n rows; the last group's start and prefix
     for end in range(1, len(ordered) + 1):
         shared, found = limits[end - 1], []
@@ -71,13 +71,13 @@ def group(rows: Sequence[TokenRow]) -> list[Grouped]:
             saved = shared * (end - start - 1) - GROUP_TOKENS
             found.append((best[start][0] + GROUP_TOKENS - max(saved, 0), start, shared if saved > 0 else 0))
         best.append(min(found))
-    groups: list[Grouped] = []
-    alone = Grouped(rows=[], shared=0)
+    groups: list[PackedBatch] = []
+    alone = PackedBatch(rows=[], shared=0)
     end = len(ordered)
     while end:
         _, start, shared = best[end]
         if shared:
-            groups.append(Grouped(rows=ordered[start:end], shared=shared))
+            groups.append(PackedBatch(rows=ordered[start:end], shared=shared))
         else:
             alone["rows"] += ordered[start:end]
         end = start
@@ -172,7 +172,7 @@ def _head_on(model: Any, places: torch.Tensor) -> Iterator[None]:
 
 
 @contextmanager
-def taking_packs(model: Any) -> Iterator[None]:
+def enable_packing(model: Any) -> Iterator[None]:
     """Within the block the model's attention understands packs."""
     before = model.config._attn_implementation
     model.set_attn_implementation(NAME)
@@ -182,7 +182,7 @@ def taking_packs(model: Any) -> Iterator[None]:
         model.set_attn_implementation(before)
 
 
-def refuses_packs(model: Any, rows: Sequence[TokenRow]) -> str | None:
+def cannot_pack(model: Any, rows: Sequence[TokenRow]) -> str | None:
     """Why `model` cannot be trained on packs; None if it computes from a pack of `rows` what it does from each alone.
 
     An architecture may not know position ids, not ask the attention interface, or carry a state
@@ -193,7 +193,7 @@ def refuses_packs(model: Any, rows: Sequence[TokenRow]) -> str | None:
     with torch.no_grad():
         alone = torch.cat([target_logits(model, send_to_device(pad([row]), model.device)) for row in ordered]).float()
         try:
-            with taking_packs(model):
+            with enable_packing(model):
                 packed = target_logits(model, send_to_device(pack(rows), model.device)).float()
         except (TypeError, ValueError, RuntimeError) as error:
             return str(error).splitlines()[0]

@@ -25,7 +25,7 @@ EVAL_ROWS = 32
 """Rows in a batch of the eval loss, which keeps no activations."""
 
 
-class Rows(Dataset[TokenRow]):
+class TokenDataset(Dataset[TokenRow]):
     """Encoded conversations."""
 
     def __init__(self, rows: Sequence[TokenRow]) -> None:
@@ -52,7 +52,7 @@ class CompletionTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Dataset[TokenRow] | None = None) -> LengthBuckets:
         rows = train_dataset if train_dataset is not None else self.train_dataset
-        assert isinstance(rows, Rows)
+        assert isinstance(rows, TokenDataset)
         step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         return LengthBuckets([len(row["input_ids"]) for row in rows.rows], step, self.args.seed, self._bucket_batches)
 
@@ -77,7 +77,7 @@ class CompletionTrainer(Trainer):
     ) -> dict[str, float]:
         """The weighted mean over all targets of the eval rows, not the mean of their batches' means."""
         held_out = eval_dataset or self.eval_dataset
-        assert isinstance(held_out, Rows)
+        assert isinstance(held_out, TokenDataset)
         rows = sorted(held_out.rows, key=lambda row: len(row["input_ids"]))
         size = self.args.per_device_eval_batch_size
         batches = [rows[start : start + size] for start in range(0, len(rows), size)]

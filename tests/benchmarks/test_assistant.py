@@ -8,14 +8,14 @@ from typing import cast
 import pytest
 
 from benchmarks import assistant
-from deployments.evaluation.harness import Trial
+from deployments.evaluation.harness import AssistantHarness
 from tasks.core.records import Example, Message
-from tasks.evaluation.assistant_turns import Asked, Turn
-from tasks.evaluation.expected import Expected
+from tasks.evaluation.assistant_turns import EvalTurn, ObservedTurn
+from tasks.evaluation.expected import ExpectedOutcome
 
 
-def turn(engine_ms: float) -> Turn:
-    return Turn(
+def turn(engine_ms: float) -> ObservedTurn:
+    return ObservedTurn(
         id="x",
         status=200,
         text="",
@@ -38,7 +38,7 @@ class Timed:
     def __init__(self, *engine_ms: float) -> None:
         self._left = list(engine_ms)
 
-    async def take(self, asked: Asked, *, stream: bool) -> Turn:
+    async def take(self, asked: EvalTurn, *, stream: bool) -> ObservedTurn:
         return turn(self._left.pop(0))
 
 
@@ -47,8 +47,8 @@ def test_the_apps_own_time_is_what_engine_and_queue_leave(monkeypatch: pytest.Mo
         Example(id=str(n), label="a", group=str(n), split="test", source="x:1", messages=(Message(role="user"),) * 2)
         for n in range(3)
     ]
-    monkeypatch.setattr(assistant, "expectations", lambda rows: {row.id: Expected(id=row.id) for row in rows})
-    found = asyncio.run(assistant.app_ms(cast(Trial, Timed(90.0, 0.0, 60.0)), examples))
+    monkeypatch.setattr(assistant, "expectations", lambda rows: {row.id: ExpectedOutcome(id=row.id) for row in rows})
+    found = asyncio.run(assistant.app_ms(cast(AssistantHarness, Timed(90.0, 0.0, 60.0)), examples))
     assert found == [8.0, 38.0]
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.canary_analysis import USUAL, Traffic, ever, requests_until, simulate, worse
 from tasks.core.settings import CanaryAnalysisSettings, load_settings
-from tasks.rollout.canary_analysis import MEASURES, measured
+from tasks.rollout.canary_analysis import MEASURES, compare_metric
 
 SETTINGS = load_settings().canary_analysis
 WEIGHTS = pytest.mark.parametrize("weight", [0.05, 0.25])
@@ -70,7 +70,9 @@ def test_a_simulated_look_is_what_the_guard_says_of_the_same_numbers(errors: flo
     settings = wide(SETTINGS)
     looks = simulate(rates | {"errors": errors}, rates, Traffic(0.25, 1, 400), settings, runs=1, seed=5)
     n, others = simulated_totals(0.25, 5)
-    found = [measured(m, np.full(n, errors if m == "errors" else 0.0), np.zeros(others), settings) for m in MEASURES]
+    found = [
+        compare_metric(m, np.full(n, errors if m == "errors" else 0.0), np.zeros(others), settings) for m in MEASURES
+    ]
     assert bool(looks.breach[0, 0]) == any(m.outcome == "breach" for m in found) == (errors == 1.0)
     assert bool(looks.healthy[0, 0]) == all(m.outcome == "within" for m in found) == (errors == 0.0)
 

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.retrieval_python_faq import PAGES, read_faq
 from tasks.core.errors import GraftError
-from tasks.retrieval.documents import Section
+from tasks.retrieval.documents import DocumentSection
 
 PAGE = """<html><body><nav><h3>Contents</h3><p>Not this.</p></nav>
 <section id="faq"><h1><a href="#x">A FAQ</a><a class="headerlink" href="#faq">¶</a></h1>
@@ -29,7 +29,7 @@ def test_questions_are_the_innermost_sections_with_text(tmp_path: Path) -> None:
     (tmp_path / PAGES / "general.html").write_text(PAGE, encoding="utf-8")
     (tmp_path / PAGES / "index.html").write_text(PAGE, encoding="utf-8")
     text = "Because  of this.\n\nOne.\n\na = 1\nb = 2"
-    assert list(read_faq(tmp_path)) == [("general#why", Section(("A FAQ", "Group", "Why is it so?"), text))]
+    assert list(read_faq(tmp_path)) == [("general#why", DocumentSection(("A FAQ", "Group", "Why is it so?"), text))]
 
 
 def test_a_folder_without_the_pages_is_refused(tmp_path: Path) -> None:

@@ -29,21 +29,14 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
-from pydantic import TypeAdapter
-from transformers import LlamaConfig, LlamaForCausalLM
-
 from deployments.app.safety.checks import Finding
 from deployments.app.visitors import Pseudonyms
 from deployments.events import Step
-from tasks import assistant, classifier, embedding, evaluate, gate, guard, index
+from pydantic import TypeAdapter
 from tasks.arms import shadow_pairs
 from tasks.audit import note, read_audit
-from tasks.base import describe
 from tasks.drift import COLUMNS, monitor, write_reference
-from tasks.embedding import Embedder
 from tasks.engine.open import open_package
-from tasks.engine.protocol import Generation
-from tasks.engine.resources import Resources
 from tasks.evidence import read_evidence
 from tasks.expected import Expected
 from tasks.files import write_json, write_text
@@ -51,24 +44,31 @@ from tasks.full_card import PICTURE, gather
 from tasks.incidents import Report, close, incidents, open_incident
 from tasks.layout import CLASSIFIERS, EMBEDDINGS, INDEX_TABLES, INDEXES, REGISTRY, TELEMETRY, VISITORS_KEY
 from tasks.manifest import ADAPTER, PROVENANCE, Fidelity, Grounding, Manifest, package_digest, read_manifest
-from tasks.package import write_manifest
 from tasks.policy import Decision
-from tasks.prompt import Answer
 from tasks.rates import Rate
 from tasks.records import Example, Message, ToolCall
 from tasks.redteam import read_attacks
-from tasks.registry import PRODUCTION, Act, LocalRegistry
 from tasks.releases import describe as describe_release
 from tasks.releases import listing, to_go_back_to
-from tasks.retrieval import Passages, Retriever
 from tasks.settings import CostName, EmbeddingSettings, RateName, RetrievalSettings, load_settings
 from tasks.shadow import SHADOW, Answered, agreement, pair
 from tasks.store import SCHEMA, TelemetryRow, TelemetryWriter, read_window
 from tasks.terms import load_terms
 from tests.attacks import ATTACKS, HARMLESS, tiny_settings, tiny_texts
+from tests.tasks.traffic import failure, row
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from tasks import assistant, classifier, embedding, evaluate, gate, guard, index
+from tasks.base import describe
+from tasks.embedding import Embedder
+from tasks.engine.protocol import Generation
+from tasks.engine.resources import Resources
+from tasks.package import write_manifest
+from tasks.prompt import Answer
+from tasks.registry import PRODUCTION, Act, LocalRegistry
+from tasks.retrieval import Passages, Retriever
 from tests.conftest import ROOT, embedding_source, make_tokenizer
 from tests.deployments.stack import make_package
-from tests.tasks.traffic import failure, row
 
 TARGET = Path(__file__).parent / "state_0_1"
 OLDEST = (

@@ -51,7 +51,7 @@ def ray_stack(tiny_base: Path, tiny_prompts: Path) -> Iterator[RayStack]:
     settings = load_serve_settings()
     head = start_head(settings, root)
     try:
-        rollout.restore(None)
+        rollout.redeploy(None)
         yield RayStack(root, settings, publish, head)
     finally:
         stop_head(head)

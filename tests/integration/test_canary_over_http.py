@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 from pydantic import ValidationError
 
-from deployments.app.routing.routing import Routing, Served
-from deployments.app.routing.traffic_split import place, visitor
-from deployments.core.messages import Ask, Event
+from deployments.app.routing.routing import Routing, ServedPackage
+from deployments.app.routing.traffic_split import bucket, user_bucket_key
+from deployments.core.messages import Event, TurnRequest
 from deployments.core.settings import CacheSettings, ShadowSettings
 from tasks.core.errors import GraftError
 from tasks.monitoring.telemetry_row import TelemetryRow
@@ -23,14 +23,15 @@ CACHE = CacheSettings(mb=1, max_age_s=100, semantic=False, threshold=0.9, entrie
 SHADOW = ShadowSettings(share=0.5, at_once=2, busy=10, patience_s=5)
 THIRD = "c" * 64
 SERVED = {
-    digest: Served(app=app, name="desk", max_new_tokens=50, since=1) for digest, app in ((NEW, "new"), (OLD, "old"))
+    digest: ServedPackage(app=app, name="desk", max_new_tokens=50, since=1)
+    for digest, app in ((NEW, "new"), (OLD, "old"))
 }
 ALONE = Routing(production=OLD, served=SERVED)
 
 
 def where(user: str) -> float:
     """A user's place for the canary."""
-    return place(NEW, visitor("anonymous", Ask(customer=user)))
+    return bucket(NEW, user_bucket_key("anonymous", TurnRequest(customer=user)))
 
 
 USERS = sorted((f"C-{number}" for number in range(200)), key=where)
@@ -132,7 +133,7 @@ def test_answers_of_one_package_are_not_kept_for_the_users_of_the_other() -> Non
         # Nobody is named, so only the words decide: the same question, before and after it moves to the canary.
         shop.turns.routing = ALONE
         seen = [await shop.post() for _ in range(2)]
-        spot = place(NEW, visitor("anonymous", Ask(text="Hello?")))
+        spot = bucket(NEW, user_bucket_key("anonymous", TurnRequest(text="Hello?")))
         shop.turns.routing = ALONE.with_canary(NEW, spot + (100 - spot) / 2)
         seen += [await shop.post() for _ in range(2)]
         shop.turns.routing = ALONE
@@ -161,7 +162,7 @@ def test_health_tells_what_a_rollout_waits_for() -> None:
     async def run() -> None:
         shop = desk(percent=5)
         body = (await health(shop)).json()
-        assert body == {"status": "ok", **shop.turns.routing.told()}
+        assert body == {"status": "ok", **shop.turns.routing.health()}
         assert (body["canary"], body["shadow"]) == ({"digest": NEW, "percent": 5.0}, None)
         shop.turns.routing = shop.turns.routing.with_shadow(NEW)
         body = (await health(shop)).json()
@@ -177,7 +178,7 @@ def test_a_package_has_one_place() -> None:
     assert routing.shadow is None and routing.canary is not None
     promoted = routing.promoted(NEW)
     assert (promoted.production, promoted.previous, promoted.canary, promoted.shadow) == (NEW, OLD, None, None)
-    assert routing.alone() == ALONE
+    assert routing.without_trial_traffic() == ALONE
     with pytest.raises(ValidationError, match="canary and shadow"):
         Routing.model_validate({**routing.model_dump(), "shadow": NEW})
 
@@ -211,7 +212,7 @@ def test_canary_and_shadow_are_not_retired() -> None:
     routing = Routing(production=OLD, served=third).with_canary(NEW, 5).with_shadow(THIRD)
     assert routing.only(set()) == routing
     assert set(routing.with_shadow(NEW).only(set()).served) == {OLD, NEW}
-    assert set(routing.alone().only(set()).served) == {OLD}
+    assert set(routing.without_trial_traffic().only(set()).served) == {OLD}
 
 
 def test_rows_of_one_window_are_told_apart_by_the_package_that_was_meant() -> None:
@@ -232,7 +233,7 @@ def test_rows_of_one_window_are_told_apart_by_the_package_that_was_meant() -> No
 def slowly(text: str) -> Script:
     """`text`, over several turns of the event loop, so that weights change in the middle of it."""
 
-    async def script(ask: Ask) -> AsyncGenerator[Event]:
+    async def script(ask: TurnRequest) -> AsyncGenerator[Event]:
         async for event in answers(text)(ask):
             await asyncio.sleep(0.002)
             yield event

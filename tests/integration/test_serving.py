@@ -213,7 +213,7 @@ def test_the_retrieval_model_that_was_built_is_served_beside(
         client.embeddings.create(model="tiny", input="a rose")
     settings = EmbeddingSettings(name="tiny", licence="MIT", window=20, **embedding_source(tiny_embedding))
     bring_in(settings, BUILT_EMBEDDING)
-    rollout.restore(first)
+    rollout.redeploy(first)
     shutil.rmtree(BUILT_EMBEDDING)  # what serves is a copy
     answer = client.embeddings.create(model="tiny", input=["a rose", "an elm"])
     assert [len(item.embedding) for item in answer.data] == [8, 8]
@@ -350,7 +350,7 @@ def test_what_is_not_deployed_can_be_neither_promoted_nor_tried(first: str) -> N
 
 @pytest.mark.usefixtures("ray_stack")
 def test_restoring_what_serves_changes_nothing(client: openai.OpenAI, first: str) -> None:
-    rollout.restore(first)
+    rollout.redeploy(first)
     assert client.chat.completions.create(model="production", **SHORT).model == first
 
 
@@ -382,14 +382,14 @@ def test_no_step_of_a_rollout_loses_a_request(ray_stack: RayStack, first: str) -
                 time.sleep(0.05)
             for percent in (5, 25, 50):
                 rollout.canary(second, percent)
-                rollout.retire(set())
-                assert rollout.served().told()["canary"] == {"digest": second, "percent": percent}
+                rollout.undeploy_unused(set())
+                assert rollout.served().health()["canary"] == {"digest": second, "percent": percent}
             rollout.promote(second)
             rollout.promote(second)
             until = len(seen) + 8
             while len(seen) < until and not any(a.done() for a in asking):
                 time.sleep(0.05)
-            rollout.retire(set())
+            rollout.undeploy_unused(set())
             until = len(seen) + 8
             while len(seen) < until and not any(a.done() for a in asking):
                 time.sleep(0.05)
@@ -411,8 +411,8 @@ def test_the_package_before_stays_served_where_it_is_a_route(ray_stack: RayStack
     before, after = rollout.served().production, ray_stack.publish(5)
     rollout.deploy(after)
     rollout.promote(after)
-    rollout.retire(set())
+    rollout.undeploy_unused(set())
     assert (rollout.served().previous, set(rollout.served().served)) == (before, {before, after})
     rollout.promote(str(before))
-    rollout.retire(set())
+    rollout.undeploy_unused(set())
     assert (rollout.served().previous, list(rollout.served().served)) == (None, [before])

@@ -19,28 +19,28 @@ import pytest
 from pydantic import BaseModel, TypeAdapter
 
 from deployments.app.access.pseudonyms import Pseudonyms
-from deployments.app.guardrails.checks import Finding
-from deployments.core.messages import Step
+from deployments.app.guardrails.checks import CheckFinding
+from deployments.core.messages import ToolStep
 from deployments.serve import rollout
-from deployments.serve.promotion import change, production_digest, serve_production
+from deployments.serve.promotion import production_digest, serve_production, switch_production
 from tasks.core.paths import CLASSIFIERS, EMBEDDINGS, INDEX_TABLES, INDEXES, VISITORS_KEY
 from tasks.core.records import Message
 from tasks.core.settings import (
     AdmissionSettings,
     CanaryAnalysisSettings,
-    CostName,
     DriftSettings,
+    EfficiencyMetric,
     GateSettings,
-    RateName,
+    RateMetric,
     RetrievalSettings,
     load_settings,
 )
 from tasks.engine.loading import open_package
-from tasks.engine.probes import Probes, probe
+from tasks.engine.probes import Probes, check_probes
 from tasks.engine.protocol import generate
 from tasks.engine.resources import Resources
-from tasks.evaluation.outputs import read_evidence
-from tasks.gate.verdict import judge as judge_gate
+from tasks.evaluation.outputs import read_outputs
+from tasks.gate.verdict import decide_gate as judge_gate
 from tasks.model_package.admission import admit
 from tasks.model_package.manifest import BaseModelInfo, Manifest, read_manifest
 from tasks.monitoring.drift import COLUMNS, monitor, reference_path
@@ -49,12 +49,12 @@ from tasks.monitoring.telemetry_store import TelemetryWriter, read_window
 from tasks.registry.audit_log import Entry, read_audit
 from tasks.registry.registry import PRODUCTION, Act, Channel, LocalRegistry, open_registry
 from tasks.reports.releases import describe, find, listing, to_go_back_to
-from tasks.retrieval.chunks import Chunk
+from tasks.retrieval.chunks import Passage
 from tasks.retrieval.embedder import Embedder, EmbeddingInfo
-from tasks.retrieval.index_files import Asked, IndexInfo
-from tasks.retrieval.search import Passages, Retriever
-from tasks.rollout.canary_analysis import MEASURES, GuardVerdict
-from tasks.rollout.canary_analysis import judge as judge_guard
+from tasks.retrieval.index_files import Expansion, IndexInfo
+from tasks.retrieval.search import PassageIndex, Retriever
+from tasks.rollout.canary_analysis import MEASURES, CanaryVerdict
+from tasks.rollout.canary_analysis import analyze_canary as judge_guard
 from tasks.rollout.canary_metrics import shadow_pairs
 from tasks.rollout.incidents import Closing, Incident, close, incidents
 from tasks.rollout.shadow_comparison import ShadowPair, agreement
@@ -69,7 +69,7 @@ STORED = Path(__file__).parents[1] / "data/state_0_1"
 EXPECTED = json.loads((STORED / "expected.json").read_bytes())
 SETTINGS = json.loads((STORED / "settings.json").read_bytes())
 A, B = EXPECTED["packages"]["a"], EXPECTED["packages"]["b"]
-ONE_THREAD = Resources(threads=1, cache_gb=1, apart=False)
+ONE_THREAD = Resources(threads=1, cache_gb=1, in_subprocess=False)
 HOUR = timedelta(hours=1)
 SHADOWED, CANARY = datetime(2026, 1, 26, 10, tzinfo=UTC), datetime(2026, 1, 26, 12, tzinfo=UTC)
 NOW = datetime(2026, 1, 28, 6, tzinfo=UTC)
@@ -155,7 +155,7 @@ def test_a_package_is_admitted_and_answers_as_it_did(registry: LocalRegistry, di
     manifest = admit(digest, package, base, admission)
     assert (manifest.name, manifest.engine.name, manifest.max_prompt_tokens) == ("tiny-desk", "transformers", 600)
     model = open_package(package, base, ONE_THREAD)
-    probe(model, package)
+    check_probes(model, package)
     asked = EXPECTED["answers"][digest]
     requests = [model.request([Message(role="user", content=a["question"])], max_new_tokens=24) for a in asked]
     found = dict(generate(model.engine, requests, len(requests)))
@@ -173,13 +173,13 @@ def test_a_packages_grounding_names_the_index_and_the_retrieval_model(registry: 
 
 
 def test_the_gate_comes_to_the_same_verdict(registry: LocalRegistry) -> None:
-    rows, rates = read_evidence(B, registry.evaluation(B), STORED / "assistant")
+    rows, rates = read_outputs(B, registry.evaluation(B), STORED / "assistant")
     verdict = judge_gate(rows, rates, GateSettings.model_validate(SETTINGS["gate"]))
     assert verdict.outcome == "pass"
     assert_same(dumped(verdict), [EXPECTED["gate"]])
 
 
-def guarded(rows: pd.DataFrame, start: datetime, *, unseen: bool) -> GuardVerdict:
+def guarded(rows: pd.DataFrame, start: datetime, *, unseen: bool) -> CanaryVerdict:
     settings = CanaryAnalysisSettings.model_validate(SETTINGS["guard"])
     return judge_guard(rows, B, A, start, start + HOUR, settings, first_token_s=8.0, unseen=unseen)
 
@@ -209,7 +209,7 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def test_production_goes_back_to_the_package_before(served: str) -> None:
     registry = open_registry()
     assert served == production_digest() == B
-    change(to_go_back_to(registry), B, "answers too late", Act(action="rollback", who="Grace"))
+    switch_production(to_go_back_to(registry), B, "answers too late", Act(action="rollback", who="Grace"))
     assert rollout.served().production == production_digest() == A
     *before, last = registry.history()
     assert_same(dumped(*before), EXPECTED["history"])
@@ -232,9 +232,9 @@ def test_all_telemetry_is_read_before_and_after_a_new_writer_closes_what_a_dead_
 @pytest.mark.parametrize(
     ("column", "kind"),
     [
-        ("steps", tuple[Step, ...]),
+        ("steps", tuple[ToolStep, ...]),
         ("passages", tuple[str, ...]),
-        ("findings", tuple[Finding, ...]),
+        ("findings", tuple[CheckFinding, ...]),
         ("decisions", tuple[Decision, ...]),
         ("shadow", ShadowPair),
     ],
@@ -258,7 +258,7 @@ def test_the_published_index_is_searched_with_the_same_hits(state: Path) -> None
     assert (state / "indexes").is_dir()
     search = EXPECTED["search"]
     settings = RetrievalSettings.model_validate(SETTINGS["retrieval"])
-    passages = Passages(INDEXES / search["index"], INDEX_TABLES, settings)
+    passages = PassageIndex(INDEXES / search["index"], INDEX_TABLES, settings)
     retriever = Retriever(passages, Embedder(EMBEDDINGS / search["embedding"], threads=1))
     for query, expected in search["hits"].items():
         hits = retriever.search(query, 3)
@@ -277,7 +277,7 @@ def test_the_published_classifier_tells_an_attack_by_the_same_scores(state: Path
 
 def test_a_customer_keeps_the_name_that_telemetry_has(state: Path) -> None:
     assert (state / "visitors.key").is_file()
-    assert Pseudonyms.open(VISITORS_KEY).of("user:C-1") == EXPECTED["visitor"]
+    assert Pseudonyms.open(VISITORS_KEY).pseudonym("user:C-1") == EXPECTED["visitor"]
 
 
 @pytest.mark.parametrize(
@@ -294,8 +294,8 @@ def test_a_customer_keeps_the_name_that_telemetry_has(state: Path) -> None:
         ("incidents/*.closed.json", Closing),
         ("embeddings/*/embedding.json", EmbeddingInfo),
         ("indexes/*/index.json", IndexInfo),
-        ("indexes/*/chunks.jsonl", Chunk),
-        ("indexes/*/asked.jsonl", Asked),
+        ("indexes/*/chunks.jsonl", Passage),
+        ("indexes/*/asked.jsonl", Expansion),
         ("classifiers/*/injection.json", ClassifierInfo),
     ],
 )
@@ -334,8 +334,8 @@ def test_a_telemetry_row_has_all_columns_of_the_stored_parts(state: Path) -> Non
 @pytest.mark.parametrize(
     ("what", "found"),
     [
-        ("rates", lambda: get_args(RateName)),
-        ("costs", lambda: get_args(CostName)),
+        ("rates", lambda: get_args(RateMetric)),
+        ("costs", lambda: get_args(EfficiencyMetric)),
         ("measures", lambda: MEASURES),
         ("drift", lambda: COLUMNS),
     ],

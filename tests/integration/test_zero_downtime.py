@@ -64,7 +64,7 @@ def test_another_package_and_the_way_back_lose_nothing(first: str, second: str) 
         rollout.deploy(first)
         rollout.promote(first)
         load.wait()
-        rollout.retire(set())
+        rollout.undeploy_unused(set())
     assert (load.cut, load.lost) == ([], [])
     assert set(load.answered) == {first, second}
 
@@ -74,7 +74,7 @@ def test_other_settings_lose_nothing(ray_stack: RayStack, first: str) -> None:
     before = pids(ray_stack, first) + pids(ray_stack, rollout.ASSISTANT)
     with steady_load() as load:
         edit(lambda c: (c["engine"].update(at_once=4), c["limits"].update(streams=60)))
-        rollout.restore(first)
+        rollout.redeploy(first)
     assert (load.cut, load.lost) == ([], [])
     assert not set(before) & {*pids(ray_stack, first), *pids(ray_stack, rollout.ASSISTANT)}
 

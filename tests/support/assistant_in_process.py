@@ -11,20 +11,20 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
-from deployments.app.access.api_keys import Keys
+from deployments.app.access.api_keys import ApiKeys
 from deployments.app.access.pseudonyms import Pseudonyms
-from deployments.app.embeddings import Embeddings
-from deployments.app.guardrails.checks import Safety
+from deployments.app.embeddings import EmbeddingService
+from deployments.app.guardrails.checks import Guardrails
 from deployments.app.routes import create_app
-from deployments.app.routing.routing import Routing, Served
+from deployments.app.routing.routing import Routing, ServedPackage
 from deployments.app.routing.timeouts import Timeouts
-from deployments.app.shadow import Shadows
-from deployments.app.steps.input_checks import Intake
-from deployments.app.steps.output_checks import Judge, Leaving
-from deployments.app.steps.retrieval import Read, Reading, Retrieval
-from deployments.app.steps.tool_loop import Rounds, Use
-from deployments.app.turn import Layers, Turns
-from deployments.core.messages import Ask, Delta, Embedded, Embedder, Event, Finished, Refused
+from deployments.app.shadow import ShadowTraffic
+from deployments.app.steps.input_checks import InputGuard
+from deployments.app.steps.output_checks import AnswerRules, OutputGuard
+from deployments.app.steps.retrieval import FoundPassages, PassageSearch, PendingPassages
+from deployments.app.steps.tool_loop import RunTool, ToolLoop
+from deployments.app.turn import ChatService, Steps
+from deployments.core.messages import Delta, Embedder, EmbeddingResult, Event, Refusal, TurnEnd, TurnRequest
 from deployments.core.settings import (
     BreakerSettings,
     CacheSettings,
@@ -37,9 +37,9 @@ from deployments.replicas.embedding import EmbeddingServer
 from tasks.core.errors import GraftError
 from tasks.core.settings import ToolSettings
 from tasks.engine.protocol import Generation
-from tasks.evaluation.response_features import measure
+from tasks.evaluation.response_features import measure_response
 from tasks.monitoring.telemetry_row import TelemetryRow
-from tasks.prompt.tool_calls import Answer
+from tasks.prompt.tool_calls import ParsedAnswer
 
 NEW, OLD = "a" * 64, "b" * 64
 WORDS = "Please try again later."
@@ -50,31 +50,31 @@ LIMITS = LimitSettings(requests_per_minute=1000, tokens_per_minute=100000, strea
 TIMEOUTS = Timeouts(first_token_s=20, request_s=30)
 NO_CACHE = CacheSettings(mb=0, max_age_s=1, semantic=False, threshold=1, entries=1)
 
-UNCHECKED = Safety((), {})
+UNCHECKED = Guardrails((), {})
 
 
 def around(
-    safety: Safety = UNCHECKED, judge: Judge = lambda text, facts: (), instructions: Sequence[str] = ()
-) -> Layers:
+    safety: Guardrails = UNCHECKED, judge: AnswerRules = lambda text, facts: (), instructions: Sequence[str] = ()
+) -> Steps:
     """What stands around the model: nothing, unless it is asked for; and no documents."""
 
     async def embed(texts: Sequence[str]) -> NDArray[np.float32]:
         raise GraftError(f"no retrieval model here for {len(texts)} texts")
 
-    retrieval = Retrieval(Path("indexes"), Path("tables"), embed, safety)
-    return Layers(Intake(safety), retrieval, Leaving(safety, judge, lambda _: instructions))
+    retrieval = PassageSearch(Path("indexes"), Path("tables"), embed, safety)
+    return Steps(InputGuard(safety), retrieval, OutputGuard(safety, judge, lambda _: instructions))
 
 
-def unsearched() -> Reading:
+def unsearched() -> PendingPassages:
     """What is found where nothing is searched."""
 
-    async def nothing() -> Read:
-        return Read()
+    async def nothing() -> FoundPassages:
+        return FoundPassages()
 
-    return Reading(nothing())
+    return PendingPassages(nothing())
 
 
-Script = Callable[[Ask], AsyncGenerator[Event]]
+Script = Callable[[TurnRequest], AsyncGenerator[Event]]
 
 
 @dataclass
@@ -91,18 +91,18 @@ class ScriptedBackend:
 
     scripts: dict[str, list[Script]]
     asked: list[str] = field(default_factory=list)
-    asks: list[Ask] = field(default_factory=list)
+    asks: list[TurnRequest] = field(default_factory=list)
     embedder: EmbeddingServer | None = None
 
-    def ask(self, app: str, ask: Ask, reading: Reading | None = None) -> AsyncGenerator[Event]:
+    def ask(self, app: str, ask: TurnRequest, reading: PendingPassages | None = None) -> AsyncGenerator[Event]:
         self.asked.append(app)
         self.asks.append(ask)
         scripts = self.scripts[app]
         return (scripts.pop(0) if len(scripts) > 1 else scripts[0])(ask)
 
-    async def embed(self, app: str, texts: tuple[str, ...]) -> Embedded | Refused:
+    async def embed(self, app: str, texts: tuple[str, ...]) -> EmbeddingResult | Refusal:
         if self.embedder is None:
-            return Refused(503, "engine_unavailable", f"{app} embeds none of {len(texts)} texts")
+            return Refusal(503, "engine_unavailable", f"{app} embeds none of {len(texts)} texts")
         return await self.embedder.embed(texts)
 
 
@@ -128,12 +128,12 @@ class Counted:
 def answers(text: str) -> Script:
     """`text` in two pieces."""
 
-    async def script(ask: Ask) -> AsyncGenerator[Event]:
+    async def script(ask: TurnRequest) -> AsyncGenerator[Event]:
         generation = Generation(text, tuple(range(5)), 7, "stop", 1.0, 2.0)
-        answer = Answer(text, (), True)
+        answer = ParsedAnswer(text, (), True)
         yield Delta(text[:2], 7, 2)
         yield Delta(text[2:], 7, 5)
-        yield Finished(generation, answer, measure(ask.messages, generation, answer, ()), 3.0)
+        yield TurnEnd(generation, answer, measure_response(ask.messages, generation, answer, ()), 3.0)
 
     return script
 
@@ -141,10 +141,10 @@ def answers(text: str) -> Script:
 def refuses(status: int, code: str, after: str = "") -> Script:
     """A refusal, in the middle of an answer if it began with `after`."""
 
-    async def script(_: Ask) -> AsyncGenerator[Event]:
+    async def script(_: TurnRequest) -> AsyncGenerator[Event]:
         if after:
             yield Delta(after, 7, 1)
-        yield Refused(status, code, f"refused: {code}")
+        yield Refusal(status, code, f"refused: {code}")
 
     return script
 
@@ -163,9 +163,9 @@ class Desk:
         cache: CacheSettings = NO_CACHE,
         embed: Embedder | None = None,
         keys: dict[str, str] | None = None,
-        use: Use | None = None,
+        use: RunTool | None = None,
         tools: ToolSettings | None = None,
-        layers: Layers | None = None,
+        layers: Steps | None = None,
         shadow: ShadowSettings | None = None,
         first_token_s: float = 0.3,
         limits: LimitSettings = LIMITS,
@@ -180,10 +180,10 @@ class Desk:
         fallback = FallbackSettings(
             production=order, first_token_s=first_token_s, words=WORDS, retries=retries, breaker=BREAKER
         )
-        self.turns = Turns(
-            Rounds(self.backend, use, tools, layers.intake.safety) if use and tools else self.backend,
+        self.turns = ChatService(
+            ToolLoop(self.backend, use, tools, layers.input_guard.safety) if use and tools else self.backend,
             self.rows.append,
-            Keys(keys or {}),
+            ApiKeys(keys or {}),
             PSEUDONYMS,
             limits,
             timeouts,
@@ -196,15 +196,15 @@ class Desk:
             self._shadows(shadow) if shadow else None,
         )
         served = {
-            digest: Served(app=app, name="desk", max_new_tokens=50, since=1)
+            digest: ServedPackage(app=app, name="desk", max_new_tokens=50, since=1)
             for digest, app in ((NEW, "new"), (OLD, "old"))
         }
         self.turns.routing = Routing(production=NEW, previous=OLD, served=served)
-        self.app = create_app(self.turns, Embeddings(self.turns, self.backend))
+        self.app = create_app(self.turns, EmbeddingService(self.turns, self.backend))
 
-    def _shadows(self, settings: ShadowSettings) -> Shadows:
+    def _shadows(self, settings: ShadowSettings) -> ShadowTraffic:
         sink = self.rows.append
-        return Shadows(self.backend, settings, sink, self.meters, lambda: self.load, lambda: self.chance)
+        return ShadowTraffic(self.backend, settings, sink, self.meters, lambda: self.load, lambda: self.chance)
 
     def http(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://desk")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tasks.core.settings import PromptInjectionSettings, load_settings
 from tasks.prompt_injection import SHOP
-from tasks.safety.attack_datasets import Labelled
+from tasks.safety.attack_datasets import LabeledText
 from tests.conftest import ROOT
 
 ATTACKS = (
@@ -30,10 +30,10 @@ def tiny_settings() -> PromptInjectionSettings:
     )
 
 
-def tiny_texts() -> list[Labelled]:
+def tiny_texts() -> list[LabeledText]:
     """Each text to learn from, and once more to measure on."""
     return [
-        Labelled(text, attack, "set" if attack else SHOP, held_out)
+        LabeledText(text, attack, "set" if attack else SHOP, held_out)
         for held_out in (False, True)
         for attack, texts in ((True, ATTACKS), (False, HARMLESS))
         for text in texts

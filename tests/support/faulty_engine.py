@@ -13,7 +13,7 @@ from ray import serve
 
 from deployments.replicas.engine import EngineReplica as Replica
 from deployments.serve import applications
-from tasks.engine.protocol import Chunk, Engine, GenerationRequest
+from tasks.engine.protocol import Engine, GenerationRequest, TokenChunk
 
 FAULT = Path(".graft/fault")
 
@@ -29,7 +29,7 @@ class FaultyEngine:
     def cancel(self, key: int) -> None:
         self._engine.cancel(key)
 
-    def step(self) -> list[Chunk]:
+    def step(self) -> list[TokenChunk]:
         if self._fault.exists():
             fault = self._fault.read_text(encoding="utf-8")
             self._fault.unlink()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core.settings import check
-from tasks.data.contract_spec import Terms
+from tasks.data.contract_spec import ContractSpec
 
 TODAY = date(2031, 5, 20)
 
@@ -65,12 +65,12 @@ TERMS: dict[str, Any] = {
 }
 
 
-def terms(severities: dict[str, str] | None = None, **changes: Any) -> Terms:
+def terms(severities: dict[str, str] | None = None, **changes: Any) -> ContractSpec:
     """The test's terms, with some values or some rules' severities changed."""
     content = copy.deepcopy(TERMS) | changes
     for rule, severity in (severities or {}).items():
         content["rules"][rule]["severity"] = severity
-    return check(Terms, content, "the test's terms")
+    return check(ContractSpec, content, "the test's terms")
 
 
 def say(asked: str, answered: str, label: str = "care") -> Row:

@@ -18,8 +18,8 @@ from tasks.core.files import sha256_tree, write_json
 from tasks.core.records import Message
 from tasks.core.settings import EngineSettings
 from tasks.engine.loading import open_base, open_package
-from tasks.engine.probes import PARITY, record
-from tasks.engine.resources import ALONE
+from tasks.engine.probes import PARITY, record_probes
+from tasks.engine.resources import EXCLUSIVE
 from tasks.model_package.manifest import MANIFEST, BaseModelInfo, Manifest, package_digest
 from tasks.prompt.encoding import Prompt
 from tasks.prompt.template import FILES
@@ -43,7 +43,7 @@ def make_package(folder: Path, seed: int, base: Path, prompts: Path) -> Path:
         (folder / "prompt" / name).write_bytes((prompts / name).read_bytes())
     seal(folder, base)
     asked = [[Message(role="user", content=f"Where is {place}?")] for place in ("my order", "the shop", "it")]
-    probes = record(open_package(folder, base, ALONE), open_base(folder, base, base, ALONE), asked)
+    probes = record_probes(open_package(folder, base, EXCLUSIVE), open_base(folder, base, base, EXCLUSIVE), asked)
     write_json(folder / PARITY, probes.model_dump(mode="json"))
     seal(folder, base)
     return folder

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from tasks.engine.protocol import Chunk, FinishReason, GenerationRequest
+from tasks.engine.protocol import FinishReason, GenerationRequest, TokenChunk
 
 Piece = tuple[str, tuple[int, ...], FinishReason | None]
 Script = Callable[[GenerationRequest], Iterator[Piece]]
@@ -30,13 +30,13 @@ class ScriptedEngine:
         if key in self._open:
             self.cancelled.append(self._open.pop(key)[0])
 
-    def step(self) -> list[Chunk]:
+    def step(self) -> list[TokenChunk]:
         self.together.append(len(self._open))
         chunks = []
         for key, (request, pieces) in list(self._open.items()):
             text, ids, reason = next(pieces)
             logprobs = tuple(logprob_of(token) for token in ids) if request.logprobs else ()
-            chunks.append(Chunk(key, text, ids, reason, logprobs))
+            chunks.append(TokenChunk(key, text, ids, reason, logprobs))
             if reason:
                 del self._open[key]
         return chunks

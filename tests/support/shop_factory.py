@@ -13,8 +13,8 @@ from typing import Any
 
 from tasks.core.records import Record, ToolCall
 from tasks.domains.nursery.database import Shop, open_shop
-from tasks.domains.nursery.entities import Customer, Item, Kind, Line, Order
-from tasks.domains.nursery.tool_service import Answered, Desk
+from tasks.domains.nursery.entities import Customer, Item, Kind, Order, OrderLine
+from tasks.domains.nursery.tool_service import ToolAnswer, ToolService
 from tasks.tools.toolbox import dump_result
 
 NOW = datetime(2026, 4, 15, 10)
@@ -49,7 +49,7 @@ def order(number: int = 1, item: str = "phlox", **changes: Any) -> Order:
         "transit_days": 2,
         "postage_pence": 695,
         "charged_pence": 2695,
-        "lines": (Line(item=item, kind=KINDS[item], quantity=2, price_pence=1000, faulty=faulty),),
+        "lines": (OrderLine(item=item, kind=KINDS[item], quantity=2, price_pence=1000, faulty=faulty),),
     } | changes
     if values["status"] == "delivered":
         values.setdefault("delivered_on", values["deliver_on"])
@@ -92,13 +92,13 @@ def ask(
     key: str = "",
     limit: int = 5000,
     **arguments: str,
-) -> Answered:
+) -> ToolAnswer:
     """The desk's answer to one call, with a new key unless one is given."""
-    desk = Desk(shop, lambda: now, limit)
-    return desk.answer(ToolCall(name=tool, arguments=arguments), customer, key or uuid.uuid4().hex)
+    desk = ToolService(shop, lambda: now, limit)
+    return desk.call(ToolCall(name=tool, arguments=arguments), customer, key or uuid.uuid4().hex)
 
 
-def said(answered: Answered) -> dict[str, Any]:
+def said(answered: ToolAnswer) -> dict[str, Any]:
     """The result as a model reads it."""
     return json.loads(dump_result(answered.result))
 

@@ -18,8 +18,8 @@ from tasks.core.errors import GraftError
 from tasks.core.records import load_messages
 from tasks.core.settings import ContractSettings
 from tasks.data.check_table import STORED
-from tasks.data.contract_check import Checked
-from tasks.data.contract_spec import Terms
+from tasks.data.contract_check import ContractResult
+from tasks.data.contract_spec import ContractSpec
 from tasks.data.expectations import Expectation, validate
 from tasks.prompt.encoding import Prompt
 from tasks.prompt.template import PromptSource
@@ -43,14 +43,14 @@ class Desk:
     def write(self, *extra: Row) -> Path:
         return write_rows(self.raw / "chats.jsonl", [*sound_rows(), *extra])
 
-    def run(self, using: Terms | None = None) -> Checked:
+    def run(self, using: ContractSpec | None = None) -> ContractResult:
         return run(self.raw, using or terms(), self.prompt, SETTINGS, TODAY, self.built)
 
     def result(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads((self.built / "result.json").read_text(encoding="utf-8"))
         return found
 
-    def refused(self, using: Terms | None = None) -> tuple[str, dict[str, dict[str, Any]]]:
+    def refused(self, using: ContractSpec | None = None) -> tuple[str, dict[str, dict[str, Any]]]:
         """The error's message, and the broken rules by name; the report is there and the rows are not."""
         with pytest.raises(GraftError) as caught:
             self.run(using)

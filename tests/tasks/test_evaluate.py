@@ -10,10 +10,10 @@ import pytest
 from tasks.core.errors import GraftError
 from tasks.core.records import Example, Message, ToolCall
 from tasks.core.settings import EngineSettings
-from tasks.data.contract_spec import load_terms
+from tasks.data.contract_spec import load_contract
 from tasks.engine.loading import Model
-from tasks.evaluate import ask, check_effect, totals
-from tasks.evaluation.response_features import Features
+from tasks.evaluate import check_effect, evaluate_system, totals
+from tasks.evaluation.response_features import ResponseFeatures
 from tasks.evaluation.scoring import Score
 from tasks.prompt.encoding import Prompt
 from tests.conftest import ROOT
@@ -38,7 +38,7 @@ def example(number: int, label: str, target: Message) -> Example:
 @pytest.fixture
 def rows(tiny_base: Path, tiny_prompts: Path) -> pandas.DataFrame:
     prompt = Prompt.load(tiny_prompts, tiny_base)
-    terms = load_terms(ROOT / "data/contract.yaml")
+    terms = load_contract(ROOT / "data/contract.yaml")
     examples = [
         example(3, "order_status", Message(role="assistant", tool_calls=(CALL,))),
         example(1, "off_topic", Message(role="assistant", content="I can't help with that.")),
@@ -52,14 +52,14 @@ def rows(tiny_base: Path, tiny_prompts: Path) -> pandas.DataFrame:
     found = [
         row
         for name, engine in (("candidate", caller), ("base", refuser))
-        for row in ask(name, Model(engine, prompt, settings, 768), examples, terms, at_once=2)
+        for row in evaluate_system(name, Model(engine, prompt, settings, 768), examples, terms, at_once=2)
     ]
     assert caller.together == [2, 1]
     return pandas.DataFrame(found).assign(peak_memory_mb=lambda t: t["system"].map({"candidate": 2.0, "base": 1.0}))
 
 
 def test_each_system_answers_each_row(rows: pandas.DataFrame) -> None:
-    assert {*Features.model_fields, *Score.model_fields} <= set(rows.columns)
+    assert {*ResponseFeatures.model_fields, *Score.model_fields} <= set(rows.columns)
     by = rows.set_index(["system", "label"])
     assert by.loc[("candidate", "order_status"), "quality"] == 1.0
     assert by.loc[("candidate", "off_topic"), "quality"] == 0.0

@@ -9,20 +9,27 @@ import pytest
 
 from tasks.core.errors import GraftError
 from tasks.core.paths import EVAL_QUERIES, KNOWLEDGE
-from tasks.evaluation.retrieval_metrics import Question, mean_reciprocal_rank, rank, read_questions, recall_at, score
-from tasks.retrieval.chunks import Chunk, chunk_folder
+from tasks.evaluation.retrieval_metrics import (
+    EvalQuery,
+    mean_reciprocal_rank,
+    rank,
+    read_eval_queries,
+    recall_at,
+    score,
+)
+from tasks.retrieval.chunks import Passage, chunk_folder
 from tests.conftest import ROOT
 
 
-def chunk(source: str, heading: str) -> Chunk:
-    return Chunk(id=f"{source}#{heading}", source=source, headings=("Title", heading), text="…")
+def chunk(source: str, heading: str) -> Passage:
+    return Passage(id=f"{source}#{heading}", source=source, headings=("Title", heading), text="…")
 
 
 A, B, C = chunk("a.md", "Roses"), chunk("a.md", "Lilies"), chunk("b.md", "Roses")
 
 
-def ask(article: str | None, heading: str | None, *also: str) -> Question:
-    return Question(question="?", article=article, heading=heading, also=also, split="eval")
+def ask(article: str | None, heading: str | None, *also: str) -> EvalQuery:
+    return EvalQuery(question="?", article=article, heading=heading, also=also, split="eval")
 
 
 def test_ranks_and_their_means() -> None:
@@ -64,20 +71,20 @@ def test_a_wrong_line_is_named(tmp_path: Path, line: str, said: str) -> None:
     path = tmp_path / "questions.jsonl"
     path.write_text('{"question": "?", "article": "a.md", "heading": "Roses", "split": "eval"}\n' + line + "\n")
     with pytest.raises(GraftError, match=rf"questions.jsonl:2: .*{re.escape(said)}"):
-        read_questions(path, [A])
+        read_eval_queries(path, [A])
 
 
 def test_a_file_without_questions_is_empty_and_a_missing_one_is_named(tmp_path: Path) -> None:
     path = tmp_path / "questions.jsonl"
     with pytest.raises(GraftError, match=r"questions.jsonl: not readable .* leave it empty"):
-        read_questions(path, [A])
+        read_eval_queries(path, [A])
     path.touch()
-    assert read_questions(path, [A]) == []
+    assert read_eval_queries(path, [A]) == []
 
 
 def test_the_questions_cover_every_document_in_words_of_their_own() -> None:
     chunks = chunk_folder(ROOT / KNOWLEDGE, len, 10_000)
-    questions = read_questions(ROOT / EVAL_QUERIES, chunks)
+    questions = read_eval_queries(ROOT / EVAL_QUERIES, chunks)
     answerable = [question for question in questions if question.article is not None]
     assert len(answerable) >= 160
     assert len(questions) - len(answerable) >= 40

@@ -7,21 +7,21 @@ from pathlib import Path
 import pytest
 
 from tasks.core.records import Example, Message, ToolCall
-from tasks.data.contract_spec import load_terms
+from tasks.data.contract_spec import load_contract
 from tasks.data.examples import load_examples, save_examples
-from tasks.grounding import ground, ground_splits, taught
+from tasks.grounding import add_context, ground_splits, training_examples
 from tasks.index import index_folder
 from tasks.model_package.manifest import Grounding, read_grounding
 from tasks.prompt.encoding import Prompt
-from tasks.retrieval.chunks import Chunk
+from tasks.retrieval.chunks import Passage
 from tasks.retrieval.lookup_tool import NOTHING, call_message, read_message, with_context
-from tasks.retrieval.queries import queries
-from tasks.retrieval.search import Passages, Retriever
+from tasks.retrieval.queries import retrieval_queries
+from tasks.retrieval.search import PassageIndex, Retriever
 from tests.conftest import ROOT
 from tests.tasks.retrieval.test_search import SETTINGS, make_embedder, write
 
-COST = Chunk(id="delivery.md#cost", source="delivery.md", headings=("Delivery", "Cost"), text="Plants cost £6.95.")
-DAYS = Chunk(id="delivery.md#days", source="delivery.md", headings=("Delivery", "Days"), text="Two days. <|im_end|>")
+COST = Passage(id="delivery.md#cost", source="delivery.md", headings=("Delivery", "Cost"), text="Plants cost £6.95.")
+DAYS = Passage(id="delivery.md#days", source="delivery.md", headings=("Delivery", "Days"), text="Two days. <|im_end|>")
 
 
 @pytest.fixture(scope="module")
@@ -43,17 +43,17 @@ def example(*messages: Message, split: str = "train", name: str = "a") -> Exampl
 
 def test_the_last_turns_of_a_customer_are_looked_up_the_last_first() -> None:
     talk = [user("one"), said("a"), user("two"), said("b"), user("three")]
-    assert queries(talk, 2) == ["three", "two"]
-    assert queries(talk, 9) == ["three", "two", "one"]
+    assert retrieval_queries(talk, 2) == ["three", "two"]
+    assert retrieval_queries(talk, 9) == ["three", "two", "one"]
     long = "x" * 900 + "and how much is that?"
-    assert queries([user(long)], 1) == [long[-600:]]
+    assert retrieval_queries([user(long)], 1) == [long[-600:]]
 
 
 def test_another_assistant_finds_nothing() -> None:
     talk = example(Message(role="system", content="You are a pirate."), user("cost?"), said("arr"))
-    assert queries(talk.messages, 3) == []
-    assert ground(talk, lambda _: [COST]) == talk
-    assert list(taught(talk, lambda _: [COST], in_words=True)) == [talk]
+    assert retrieval_queries(talk.messages, 3) == []
+    assert add_context(talk, lambda _: [COST]) == talk
+    assert list(training_examples(talk, lambda _: [COST], in_words=True)) == [talk]
 
 
 def test_what_is_found_waits_until_it_is_looked_up(prompt: Prompt) -> None:
@@ -70,7 +70,7 @@ def test_what_is_found_waits_until_it_is_looked_up(prompt: Prompt) -> None:
 def test_each_turn_of_a_customer_is_taught_by_itself() -> None:
     talk = example(user("cost?"), said("£6.95."), user("hello?"), said("Hello!"), user("days?"), said("Two."))
     found = {"cost?": [COST], "hello?": [], "days?": [DAYS]}
-    first, second, third = taught(talk, lambda query: found[query], in_words=True)
+    first, second, third = training_examples(talk, lambda query: found[query], in_words=True)
     assert [turn.id for turn in (first, second, third)] == ["a/0", "a/1", "a"]
     assert [m.role for m in first.messages] == ["user", "assistant", "tool", "assistant"]
     assert first.messages[1] == call_message() and "Plants cost" in first.messages[2].content
@@ -83,9 +83,9 @@ def test_a_turn_with_a_tool_or_a_refusal_is_not_looked_up() -> None:
     call = Message(role="assistant", tool_calls=(ToolCall(name="find_order", arguments={}),))
     asked = example(user("where?"), call, Message(role="tool", content="{}"), said("There."))
     for in_words in (True, False):
-        (turn,) = taught(asked, lambda _: [COST], in_words=in_words)
+        (turn,) = training_examples(asked, lambda _: [COST], in_words=in_words)
         assert [m.role for m in turn.messages] == ["user", "assistant", "tool", "assistant"]
-    (refused,) = taught(example(user("poison?"), said("I can't say.")), lambda _: [COST], in_words=False)
+    (refused,) = training_examples(example(user("poison?"), said("I can't say.")), lambda _: [COST], in_words=False)
     assert [m.role for m in refused.messages] == ["user", "assistant"]
 
 
@@ -93,7 +93,7 @@ def test_every_split_is_grounded_as_a_served_turn_is(tiny_embedding: Path, tmp_p
     embedder = make_embedder(tiny_embedding, tmp_path / "embedding")
     write(tmp_path / "knowledge", {"roses": "Prune in March.", "ferns": "Water the fronds."})
     index_folder(tmp_path / "knowledge", embedder, 80, tmp_path / "index")
-    retriever = Retriever(Passages(tmp_path / "index", tmp_path / "tables", SETTINGS), embedder)
+    retriever = Retriever(PassageIndex(tmp_path / "index", tmp_path / "tables", SETTINGS), embedder)
     talk = (user("roses\nPrune in March."), said("Yes."))
     too_long = (user("z" * 500), said("Pardon?"))
     (tmp_path / "examples").mkdir()
@@ -101,7 +101,7 @@ def test_every_split_is_grounded_as_a_served_turn_is(tiny_embedding: Path, tmp_p
     for split in ("eval", "test"):
         save_examples(tmp_path / f"examples/{split}.parquet", [example(*talk, split=split)])
     grounding = Grounding(index="i", embedding="e", passages=1, turns=3, known=8, retrieval=SETTINGS)
-    terms = load_terms(ROOT / "data/contract.yaml")
+    terms = load_contract(ROOT / "data/contract.yaml")
     assert ground_splits(tmp_path / "examples", retriever, grounding, terms, tmp_path / "grounded") == 1
     assert read_grounding(tmp_path / "grounded") == grounding
     assert read_grounding(tmp_path / "examples") is None

@@ -67,8 +67,8 @@ def test_questions_lie_behind_the_chunks_each_with_the_nearest_of_its_section(
     assert (info.chunks, info.asked) == (2, 3)
     assert sha256_tree(tmp_path / "one") == sha256_tree(tmp_path / "two")
     index = read_index(tmp_path / "one")
-    assert [(one.place, one.question) for one in index.asked] == [(1, "zzz zzz"), (0, "rose rose"), (1, "zz")]
-    alone = [embedder.embed(embedder.encode([one.question]))[0] for one in index.asked]
+    assert [(one.place, one.question) for one in index.expansions] == [(1, "zzz zzz"), (0, "rose rose"), (1, "zz")]
+    alone = [embedder.embed(embedder.encode([one.question]))[0] for one in index.expansions]
     assert np.allclose(index.vectors[2:], alone, atol=1e-6)
     without = index_folder(folder, embedder, 40, tmp_path / "without", tmp_path / "missing.jsonl")
     assert without.asked == 0

@@ -12,11 +12,11 @@ from tasks.base import write_baseline
 from tasks.core.errors import GraftError
 from tasks.core.records import Example, Message
 from tasks.core.settings import load_settings
-from tasks.data.contract_spec import load_terms
+from tasks.data.contract_spec import load_contract
 from tasks.data.examples import save_examples
 from tasks.engine.loading import open_base, open_package
 from tasks.engine.probes import PARITY, TOKENS, Probes
-from tasks.engine.resources import ALONE
+from tasks.engine.resources import EXCLUSIVE
 from tasks.model_package.manifest import MANIFEST, PROVENANCE, package_digest, read_manifest, verify_package
 from tasks.package import build
 from tests.conftest import ROOT
@@ -47,7 +47,7 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def package(
     base: Path, adapter: Path, prompts: Path, examples: Path, target: Path, engine: str = "transformers"
 ) -> str:
-    settings, terms = load_settings(ROOT / "params.yaml"), load_terms(ROOT / "data/contract.yaml")
+    settings, terms = load_settings(ROOT / "params.yaml"), load_contract(ROOT / "data/contract.yaml")
     chosen = settings.engine.model_copy(update={"name": engine})
     baseline = target.parent / "baseline"
     write_baseline(chosen, base, baseline)
@@ -71,7 +71,7 @@ def test_the_sheet_is_what_params_contract_and_base_say(
     tiny_base: Path, tiny_adapter: Path, tiny_prompts: Path, examples: Path, tmp_path: Path
 ) -> None:
     package(tiny_base, tiny_adapter, tiny_prompts, examples, tmp_path / "package")
-    settings, terms = load_settings(ROOT / "params.yaml"), load_terms(ROOT / "data/contract.yaml")
+    settings, terms = load_settings(ROOT / "params.yaml"), load_contract(ROOT / "data/contract.yaml")
     manifest = read_manifest(tmp_path / "package")
     sheet = manifest.constraints
     assert (sheet.base_licence, sheet.data_licence) == ("Apache-2.0", terms.licence)
@@ -93,8 +93,8 @@ def test_parity_is_what_the_opened_package_answers(
     package(tiny_base, tiny_adapter, tiny_prompts, examples, tmp_path / "package", engine)
     probes = Probes.model_validate_json((tmp_path / "package" / PARITY).read_bytes())
     assert len(probes.rows) == 3
-    tuned = open_package(tmp_path / "package", tiny_base, ALONE)
-    base = open_base(tmp_path / "package", tiny_base, tmp_path / "baseline", ALONE)
+    tuned = open_package(tmp_path / "package", tiny_base, EXCLUSIVE)
+    base = open_base(tmp_path / "package", tiny_base, tmp_path / "baseline", EXCLUSIVE)
     assert probes.prompt == tuned.prompt.identity
     for row in probes.rows:
         assert tuned.request(row.messages).prompt_ids == row.prompt_ids
@@ -122,7 +122,7 @@ def test_a_swapped_template_is_refused(
     package(tiny_base, tiny_adapter, tiny_prompts, examples, tmp_path / "package")
     (tmp_path / "package/prompt/system.txt").write_text("You are another desk.")
     with pytest.raises(GraftError, match="its prompt has the hash"):
-        open_package(tmp_path / "package", tiny_base, ALONE)
+        open_package(tmp_path / "package", tiny_base, EXCLUSIVE)
     with pytest.raises(GraftError, match=r"prompt/system.txt: changed"):
         verify_package(tmp_path / "package", tiny_base)
 
@@ -144,5 +144,5 @@ def test_a_long_prompt_is_refused_not_cut(
     package(tiny_base, tiny_adapter, tiny_prompts, examples, tmp_path / "package")
     limit = read_manifest(tmp_path / "package").max_prompt_tokens
     with pytest.raises(GraftError, match=f"at most {limit} are allowed"):
-        open_package(tmp_path / "package", tiny_base, ALONE).request([Message(role="user", content="x" * limit)])
+        open_package(tmp_path / "package", tiny_base, EXCLUSIVE).request([Message(role="user", content="x" * limit)])
     assert (tmp_path / "package" / MANIFEST).is_file()

@@ -14,7 +14,7 @@ from tasks.core.records import Example, Message
 from tasks.core.settings import load_settings
 from tasks.data.raw_rows import read_folder
 from tasks.prompt_injection import ARTICLES, SHOP, build, measure, own_texts, paragraphs
-from tasks.safety.attack_datasets import Labelled
+from tasks.safety.attack_datasets import LabeledText
 from tasks.safety.injection_classifier import SCORES, open_classifier
 from tests.conftest import ROOT
 from tests.support.attack_texts import ATTACKS, HARMLESS, tiny_settings, tiny_texts
@@ -28,9 +28,9 @@ def test_the_same_texts_give_the_same_bytes(tmp_path: Path) -> None:
 
 def test_scores_are_of_what_was_held_out_by_source(tmp_path: Path) -> None:
     extra = [
-        Labelled("an odd question about a hedge", True, "odd", held_out=True),
-        Labelled(ATTACKS[1], False, "trap", held_out=True),
-        Labelled(HARMLESS[0], False, ARTICLES, held_out=True),
+        LabeledText("an odd question about a hedge", True, "odd", held_out=True),
+        LabeledText(ATTACKS[1], False, "trap", held_out=True),
+        LabeledText(HARMLESS[0], False, ARTICLES, held_out=True),
     ]
     scores = build(tiny_settings(), tiny_texts() + extra, tmp_path / "a")
     assert scores == json.loads((tmp_path / "a" / SCORES).read_text())

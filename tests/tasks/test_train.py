@@ -26,7 +26,7 @@ from tasks.engine.model_loading import load_model
 from tasks.prompt.encoding import Prompt
 from tasks.train import LOSS, METRICS, arguments, check_adapter, encode, tune, with_adapter
 from tasks.training.checkpoints import SEAL
-from tasks.training.packing import pack, pad, taking_packs, weighted_loss
+from tasks.training.packing import enable_packing, pack, pad, weighted_loss
 from tasks.training.trainer import CompletionTrainer
 from tests.conftest import ROOT
 from tests.support.examples import write_examples
@@ -134,7 +134,7 @@ def test_micro_batches_change_no_step(tiny_base: Path, tiny_prompts: Path, examp
         model = with_adapter(load_model(tiny_base, torch.float32), train)
         changed = {"per_device_train_batch_size": 8 // pieces, "gradient_accumulation_steps": pieces, "max_steps": 3}
         args = dataclasses.replace(arguments(train, tmp_path / str(pieces), 3, asks=False), **changed)
-        with taking_packs(model):
+        with enable_packing(model):
             trainer = CompletionTrainer(
                 model=model, args=args, train_dataset=rows, data_collator=pack, bucket_batches=8
             )

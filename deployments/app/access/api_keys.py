@@ -36,7 +36,7 @@ def read_keys() -> dict[str, str]:
     return owners
 
 
-class Keys:
+class ApiKeys:
     """The owners' names by the sha256 of their keys: a comparison of hashes tells no timing."""
 
     def __init__(self, owners: Mapping[str, str]) -> None:

@@ -40,7 +40,7 @@ class Pseudonyms:
             raise GraftError(f"{told} (a phase that is under way counts its customers again then)")
         return cls(key)
 
-    def of(self, visitor: str) -> str:
+    def pseudonym(self, visitor: str) -> str:
         """The 16 hexadecimal digits for a visitor as `weights.visitor` gives it."""
         return hashlib.blake2b(visitor.encode(), key=self._key, digest_size=_NAME_BYTES).hexdigest()
 

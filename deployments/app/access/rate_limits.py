@@ -21,7 +21,7 @@ _CHARACTERS_A_TOKEN = 4
 
 
 @dataclass
-class Bucket:
+class TokenBucket:
     """`per_minute` units that flow back over a minute; more than one minute's worth is never saved up."""
 
     per_minute: int
@@ -39,8 +39,8 @@ class Bucket:
 
 @dataclass
 class _Account:
-    requests: Bucket
-    tokens: Bucket
+    requests: TokenBucket
+    tokens: TokenBucket
     open: int = 0
 
 
@@ -63,7 +63,7 @@ class Permit:
         tokens.level = min(tokens.per_minute, tokens.level + self._reserved - used)
 
 
-class Limits:
+class RateLimits:
     """The accounts of all keys that asked since this process started."""
 
     def __init__(self, settings: LimitSettings, clock: Callable[[], float] = time.monotonic) -> None:
@@ -99,7 +99,7 @@ class Limits:
         if owner not in self._accounts:
             settings, now = self._settings, self._clock()
             requests, tokens = settings.requests_per_minute, settings.tokens_per_minute
-            self._accounts[owner] = _Account(Bucket(requests, requests, now), Bucket(tokens, tokens, now))
+            self._accounts[owner] = _Account(TokenBucket(requests, requests, now), TokenBucket(tokens, tokens, now))
         return self._accounts[owner]
 
 

@@ -19,16 +19,16 @@ from cachetools import TTLCache
 from pydantic import TypeAdapter
 
 from deployments.app.cache.semantic_index import Question, SemanticIndex
-from deployments.app.steps.retrieval import Read, Reading
-from deployments.core.messages import Ask, Embedder, Events, Finished
-from deployments.core.metrics import Meters
+from deployments.app.steps.retrieval import FoundPassages, PendingPassages
+from deployments.core.messages import Embedder, Events, TurnEnd, TurnRequest
+from deployments.core.metrics import Metrics
 from deployments.core.settings import CacheSettings
 from tasks.core.errors import GraftError
 from tasks.core.records import Message
 from tasks.retrieval import lookup_tool
 
 _LOG = logging.getLogger(__name__)
-_ASK = TypeAdapter(Ask)
+_ASK = TypeAdapter(TurnRequest)
 
 Result = Literal["hit", "semantic", "miss", "off"]
 
@@ -46,11 +46,11 @@ class CacheKey:
 
 
 @dataclass(frozen=True)
-class Lookup:
+class CacheLookup:
     """How the cache was asked: the result, the answer if there is one, and where a fresh one belongs."""
 
     result: Result
-    answer: Finished | None = None
+    answer: TurnEnd | None = None
     key: CacheKey | None = None
     question: Question | None = None
 
@@ -74,7 +74,7 @@ class AnswerCache:
     """
 
     def __init__(
-        self, settings: CacheSettings, meters: Meters, clock: Callable[[], float], embed: Embedder | None
+        self, settings: CacheSettings, meters: Metrics, clock: Callable[[], float], embed: Embedder | None
     ) -> None:
         self._settings = settings
         self._meters = meters
@@ -93,7 +93,7 @@ class AnswerCache:
         for key in [key for key in self._answers if key.digest not in digests]:
             del self._answers[key]
 
-    async def look_up(self, tenant: str, digest: str, ask: Ask, cache_control: str) -> Lookup:
+    async def look_up(self, tenant: str, digest: str, ask: TurnRequest, cache_control: str) -> CacheLookup:
         """Look for the answer that package `digest` would give to `ask`.
 
         Args:
@@ -103,25 +103,25 @@ class AnswerCache:
             cache_control: the request's header of that name, empty if there is none.
         """
         lookup = await self._look_up(tenant, digest, ask, cache_control)
-        self._meters.looked_up(lookup.result)
+        self._meters.cache_lookup(lookup.result)
         return lookup
 
-    async def _look_up(self, tenant: str, digest: str, ask: Ask, cache_control: str) -> Lookup:
+    async def _look_up(self, tenant: str, digest: str, ask: TurnRequest, cache_control: str) -> CacheLookup:
         directives = {directive.strip().lower() for directive in cache_control.split(",")}
         repeats = ask.temperature == 0 or ask.seed is not None
         if not self._settings.mb or not repeats or directives & {"no-cache", "no-store"}:
-            return Lookup("off")
+            return CacheLookup("off")
         key = CacheKey(tenant, digest, fingerprint(ask))
         if answer := self._get(key):
-            return Lookup("hit", answer)
+            return CacheLookup("hit", answer)
         question = await self._question(key, ask)
         if question and self._index:
-            for known in self._index.alike(question):
+            for known in self._index.nearest(question):
                 if answer := self._get(known):
-                    return Lookup("semantic", answer)
-        return Lookup("miss", None, key, question)
+                    return CacheLookup("semantic", answer)
+        return CacheLookup("miss", None, key, question)
 
-    async def _question(self, key: CacheKey, ask: Ask) -> Question | None:
+    async def _question(self, key: CacheKey, ask: TurnRequest) -> Question | None:
         """The last user turn, if likeness may be looked for."""
         if self._index is None or not ask.messages or ask.messages[-1].role != "user":
             return None
@@ -132,11 +132,11 @@ class AnswerCache:
             _LOG.exception("a question could not be embedded")
             return None
 
-    def _get(self, key: CacheKey) -> Finished | None:
+    def _get(self, key: CacheKey) -> TurnEnd | None:
         packed = self._answers.get(key)
         return None if packed is None else pickle.loads(packed)
 
-    async def keeping(self, lookup: Lookup, digest: str, events: Events, reading: Reading) -> Events:
+    async def keeping(self, lookup: CacheLookup, digest: str, events: Events, reading: PendingPassages) -> Events:
         """`events`, of which the whole answer is kept if the package that was meant gives it.
 
         Args:
@@ -148,11 +148,11 @@ class AnswerCache:
         async with aclosing(events):
             async for event in events:
                 meant = lookup.key if lookup.key and lookup.key.digest == digest else None
-                if meant and isinstance(event, Finished) and _lasts(event, reading.so_far):
+                if meant and isinstance(event, TurnEnd) and _lasts(event, reading.so_far):
                     self._put(meant, lookup.question, event)
                 yield event
 
-    def _put(self, key: CacheKey, question: Question | None, answer: Finished) -> None:
+    def _put(self, key: CacheKey, question: Question | None, answer: TurnEnd) -> None:
         packed = pickle.dumps(replace(answer, queue_ms=0.0, cached_tokens=answer.generation.prompt_tokens))
         if key.digest not in self._served or len(packed) > self._answers.maxsize:
             return
@@ -161,12 +161,12 @@ class AnswerCache:
             self._index.add(question, key)
 
 
-def _lasts(answer: Finished, read: Read) -> bool:
+def _lasts(answer: TurnEnd, read: FoundPassages) -> bool:
     """Whether it would come out the same: what a tool told or did is of its moment, as is a search that failed."""
     return not read.failed and all(step.tool == lookup_tool.NAME for step in answer.steps)
 
 
-def fingerprint(ask: Ask) -> str:
+def fingerprint(ask: TurnRequest) -> str:
     """The sha256 of all that `ask` says, but for its name; what greedy decoding ignores does not count."""
     ask = replace(ask, key="")
     if ask.temperature == 0:

@@ -34,7 +34,7 @@ _NEGATION = re.compile(
 
 
 @dataclass(frozen=True)
-class Facts:
+class QuestionFacts:
     """What two questions must agree in to have one answer, as far as it can be read off English words.
 
     `names` are numbers and identifiers, in their order: `HL-20931` and `hl20931` are one, `two` and
@@ -45,12 +45,12 @@ class Facts:
     negations: int
 
 
-def facts(text: str) -> Facts:
+def question_facts(text: str) -> QuestionFacts:
     """Read a question's facts."""
     words = _WORD.findall(text.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'"))
     named = (_NUMBERS.get(word, word) for word in words)
     names = tuple(re.sub(r"[-_/]", "", name) for name in named if any(c.isdigit() for c in name))
-    return Facts(names, sum(bool(_NEGATION.fullmatch(word)) for word in words))
+    return QuestionFacts(names, sum(bool(_NEGATION.fullmatch(word)) for word in words))
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +61,7 @@ class Question:
     """
 
     context: Hashable
-    facts: Facts
+    facts: QuestionFacts
     vector: Vectors
 
 
@@ -90,9 +90,9 @@ class SemanticIndex(Generic[K]):
         Raises:
             Exception: whatever the embedder raises.
         """
-        return Question(context, facts(text), (await self._embed([text]))[0])
+        return Question(context, question_facts(text), (await self._embed([text]))[0])
 
-    def alike(self, question: Question) -> Iterator[K]:
+    def nearest(self, question: Question) -> Iterator[K]:
         """The keys of those that ask the same, nearest first."""
         if self._vectors is None:
             return

@@ -14,12 +14,12 @@ from typing import Literal, Protocol
 
 When = Literal["before", "data", "after"]
 """On the customer's words, on retrieved text and tool results, or on the answer before it leaves."""
-Outcome = Literal["pass", "redact", "block", "failed"]
+CheckOutcome = Literal["pass", "redact", "block", "failed"]
 OnFailure = Literal["open", "closed"]
 
 
 @dataclass(frozen=True)
-class Context:
+class CheckContext:
     """What a check may know of the turn besides the text it looks at.
 
     Args:
@@ -28,13 +28,13 @@ class Context:
         instructions: the system text and the tools' schemas.
     """
 
-    said: Sequence[str] = ()
+    user_messages: Sequence[str] = ()
     results: Sequence[str] = ()
     instructions: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
-class Verdict:
+class CheckResult:
     """What a check says: the text to go on with, which differs only if something was redacted.
 
     `reason` names kinds, never what was found: it is logged.
@@ -46,11 +46,11 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckFinding:
     """What came of one check, for telemetry: `ms` is how long it took."""
 
     check: str
-    outcome: Outcome
+    outcome: CheckOutcome
     reason: str
     ms: float
 
@@ -66,56 +66,56 @@ class Check(Protocol):
     def when(self) -> When:
         """Which texts it is for."""
 
-    def __call__(self, text: str, context: Context) -> Verdict:
+    def __call__(self, text: str, context: CheckContext) -> CheckResult:
         """Look at one text."""
 
 
 @dataclass(frozen=True)
-class Checked:
+class CheckedText:
     """What is left of a text after its checks, what they found, and whether it may go on at all."""
 
     text: str
-    findings: tuple[Finding, ...]
+    findings: tuple[CheckFinding, ...]
     blocked: bool
 
 
 @dataclass(frozen=True)
-class Safety:
+class Guardrails:
     """The checks of a process, and which of them may fail without ending a turn."""
 
     checks: Sequence[Check]
     on_failure: Mapping[str, OnFailure]
 
-    def only(self, name: str) -> Safety:
+    def only(self, name: str) -> Guardrails:
         """The check of that name alone."""
-        return Safety([check for check in self.checks if check.name == name], self.on_failure)
+        return Guardrails([check for check in self.checks if check.name == name], self.on_failure)
 
-    def look(self, when: When, text: str, context: Context | None = None) -> Checked:
+    def check(self, when: When, text: str, context: CheckContext | None = None) -> CheckedText:
         """Run those that are for `when`: see `run_checks`."""
-        return run_checks(self.checks, when, text, context or Context(), self.on_failure)
+        return run_checks(self.checks, when, text, context or CheckContext(), self.on_failure)
 
 
 def run_checks(
-    checks: Sequence[Check], when: When, text: str, context: Context, on_failure: Mapping[str, OnFailure]
-) -> Checked:
+    checks: Sequence[Check], when: When, text: str, context: CheckContext, on_failure: Mapping[str, OnFailure]
+) -> CheckedText:
     """Run those of `checks` that are for `when`, in their order, each on what the one before it left.
 
     The first block ends it. A check that raises has failed: `open` goes on without it, `closed`
     (what is not in `on_failure` is closed) blocks. The finding names the exception's type alone, as
     its message may hold the text.
     """
-    findings: list[Finding] = []
+    findings: list[CheckFinding] = []
     for check in checks:
         if check.when != when:
             continue
         start = time.perf_counter()
-        outcome: Outcome
+        outcome: CheckOutcome
         try:
             verdict = check(text, context)
             outcome, reason, text = verdict.outcome, verdict.reason, verdict.text
         except Exception as error:
             outcome, reason = "failed", type(error).__name__
-        findings.append(Finding(check.name, outcome, reason, (time.perf_counter() - start) * 1000))
+        findings.append(CheckFinding(check.name, outcome, reason, (time.perf_counter() - start) * 1000))
         if outcome == "block" or (outcome == "failed" and on_failure.get(check.name, "closed") == "closed"):
-            return Checked(text, tuple(findings), blocked=True)
-    return Checked(text, tuple(findings), blocked=False)
+            return CheckedText(text, tuple(findings), blocked=True)
+    return CheckedText(text, tuple(findings), blocked=False)

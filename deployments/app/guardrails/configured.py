@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from functools import partial
 
-from deployments.app.guardrails.checks import Check, OnFailure, Safety
-from deployments.app.guardrails.output import InstructionsCheck, LinksCheck, OthersDataCheck
-from deployments.app.guardrails.pii import Detect, PersonalCheck
+from deployments.app.guardrails.checks import Check, Guardrails, OnFailure
+from deployments.app.guardrails.output import DataLeakageCheck, LinkCheck, PromptLeakageCheck
+from deployments.app.guardrails.pii import Detect, PiiCheck
 from deployments.app.guardrails.presidio import presidio_detector
-from deployments.app.guardrails.prompt_injection import InjectionCheck, PoisonCheck
+from deployments.app.guardrails.prompt_injection import IndirectInjectionCheck, PromptInjectionCheck
 from tasks.core.settings import GuardrailSettings
 from tasks.safety.injection_classifier import Classifier
-from tasks.text.pii import CERTAIN, Kind, find_spans
+from tasks.text.pii import CERTAIN, PiiType, find_spans
 
 
-def configured_safety(settings: GuardrailSettings, classifier: Classifier | None) -> Safety:
+def configured_guardrails(settings: GuardrailSettings, classifier: Classifier | None) -> Guardrails:
     """The checks with what each one's failure means."""
     on_failure: dict[str, OnFailure] = {str(name): choice for name, choice in settings.on_failure.items()}
-    return Safety(configured_checks(settings, classifier), on_failure)
+    return Guardrails(configured_checks(settings, classifier), on_failure)
 
 
 def configured_checks(settings: GuardrailSettings, classifier: Classifier | None) -> tuple[Check, ...]:
@@ -26,17 +26,17 @@ def configured_checks(settings: GuardrailSettings, classifier: Classifier | None
     Making them loads what they need, so it is done once, before a process serves.
     """
 
-    def detector(kinds: frozenset[Kind]) -> Detect:
+    def detector(kinds: frozenset[PiiType]) -> Detect:
         return presidio_detector(kinds) if settings.detector == "presidio" else partial(find_spans, kinds=kinds)
 
     hidden = detector(frozenset(settings.redact))
-    attacks = (InjectionCheck(classifier), PoisonCheck(classifier)) if classifier else ()
+    attacks = (PromptInjectionCheck(classifier), IndirectInjectionCheck(classifier)) if classifier else ()
     return (
         # First, so that no check after it has the data either.
-        PersonalCheck(hidden, "before"),
-        PersonalCheck(hidden, "data"),
+        PiiCheck(hidden, "before"),
+        PiiCheck(hidden, "data"),
         *attacks,
-        InstructionsCheck(settings.leaked_words),
-        LinksCheck(settings.link_hosts),
-        OthersDataCheck(detector(CERTAIN)),
+        PromptLeakageCheck(settings.leaked_words),
+        LinkCheck(settings.link_hosts),
+        DataLeakageCheck(detector(CERTAIN)),
     )

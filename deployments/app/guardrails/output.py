@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from urllib.parse import urlsplit
 
-from deployments.app.guardrails.checks import Context, Verdict, When
+from deployments.app.guardrails.checks import CheckContext, CheckResult, When
 from deployments.app.guardrails.pii import Detect, redact
 from tasks.text.pii import Span
 
@@ -31,7 +31,7 @@ def _runs(texts: Sequence[str], length: int) -> Iterator[tuple[str, ...]]:
         yield from zip(*(words[start:] for start in range(length)), strict=False)
 
 
-class InstructionsCheck:
+class PromptLeakageCheck:
     """Blocks an answer that reads out the instructions.
 
     Args:
@@ -44,15 +44,15 @@ class InstructionsCheck:
     def __init__(self, words: int) -> None:
         self._words = words
 
-    def __call__(self, text: str, context: Context) -> Verdict:
+    def __call__(self, text: str, context: CheckContext) -> CheckResult:
         """Passes or blocks."""
         own = set(_runs(context.instructions, self._words))
         if own.isdisjoint(_runs([text], self._words)):
-            return Verdict("pass", text)
-        return Verdict("block", text, "reads out the instructions")
+            return CheckResult("pass", text)
+        return CheckResult("block", text, "reads out the instructions")
 
 
-class LinksCheck:
+class LinkCheck:
     """Blocks an answer with a link to another host than those allowed, or with anything that loads by itself.
 
     Data leaves by an image's address without a click, so no image is allowed at all.
@@ -67,13 +67,13 @@ class LinksCheck:
     def __init__(self, hosts: Sequence[str]) -> None:
         self._hosts = tuple(hosts)
 
-    def __call__(self, text: str, context: Context) -> Verdict:
+    def __call__(self, text: str, context: CheckContext) -> CheckResult:
         """Passes or blocks."""
         if _IMAGE.search(text):
-            return Verdict("block", text, "image or active content")
+            return CheckResult("block", text, "image or active content")
         if any(not self._is_allowed(match) for match in _LINK.finditer(text)):
-            return Verdict("block", text, "link to another host")
-        return Verdict("pass", text)
+            return CheckResult("block", text, "link to another host")
+        return CheckResult("pass", text)
 
     def _is_allowed(self, match: re.Match[str]) -> bool:
         if match["other"]:
@@ -90,7 +90,7 @@ class LinksCheck:
         )
 
 
-class OthersDataCheck:
+class DataLeakageCheck:
     """Redacts personal data that neither the customer wrote nor anything that the turn has read holds.
 
     Args:
@@ -103,16 +103,16 @@ class OthersDataCheck:
     def __init__(self, detect: Detect) -> None:
         self._detect = detect
 
-    def __call__(self, text: str, context: Context) -> Verdict:
+    def __call__(self, text: str, context: CheckContext) -> CheckResult:
         """Passes or redacts."""
         spans = self._detect(text)
         if not spans:
-            return Verdict("pass", text)
-        known = [_bare(source) for source in (*context.said, *context.results)]
+            return CheckResult("pass", text)
+        known = [_bare(source) for source in (*context.user_messages, *context.results)]
         others = [span for span in spans if not _is_known(text, span, known)]
         if not others:
-            return Verdict("pass", text)
-        return Verdict("redact", redact(text, others), ", ".join(sorted({span.kind for span in others})))
+            return CheckResult("pass", text)
+        return CheckResult("redact", redact(text, others), ", ".join(sorted({span.kind for span in others})))
 
 
 def _is_known(text: str, span: Span, known: Sequence[str]) -> bool:

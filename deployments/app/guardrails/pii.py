@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from deployments.app.guardrails.checks import Context, Verdict, When
-from tasks.text.pii import Kind, Span
+from deployments.app.guardrails.checks import CheckContext, CheckResult, When
+from tasks.text.pii import PiiType, Span
 
-PLACEHOLDERS: dict[Kind, str] = {
+PLACEHOLDERS: dict[PiiType, str] = {
     "email address": "<EMAIL>",
     "bank account number": "<IBAN>",
     "card number": "<CARD>",
@@ -34,7 +34,7 @@ def redact(text: str, spans: Iterable[Span]) -> str:
     return "".join([*parts, text[done:]])
 
 
-class PersonalCheck:
+class PiiCheck:
     """Redacts personal data in what the customer wrote, or in what the model reads.
 
     Args:
@@ -48,9 +48,9 @@ class PersonalCheck:
         self._detect = detect
         self.when: When = when
 
-    def __call__(self, text: str, context: Context) -> Verdict:
+    def __call__(self, text: str, context: CheckContext) -> CheckResult:
         """Redacts, and names the kinds."""
         spans = self._detect(text)
         if not spans:
-            return Verdict("pass", text)
-        return Verdict("redact", redact(text, spans), ", ".join(sorted({span.kind for span in spans})))
+            return CheckResult("pass", text)
+        return CheckResult("redact", redact(text, spans), ", ".join(sorted({span.kind for span in spans})))

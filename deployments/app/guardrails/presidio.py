@@ -13,12 +13,12 @@ from __future__ import annotations
 from typing import Any, cast
 
 from deployments.app.guardrails.pii import Detect
-from tasks.text.pii import FINDERS, Kind, Span, settle
+from tasks.text.pii import FINDERS, PiiType, Span, settle
 
 _LANGUAGE = "en"
 
 
-def presidio_detector(kinds: frozenset[Kind]) -> Detect:
+def presidio_detector(kinds: frozenset[PiiType]) -> Detect:
     """A detector of `kinds`, which any thread may call."""
     from presidio_analyzer import AnalyzerEngine, RecognizerRegistry
 
@@ -27,12 +27,12 @@ def presidio_detector(kinds: frozenset[Kind]) -> Detect:
 
     def detect(text: str) -> tuple[Span, ...]:
         results = analyser.analyze(text, language=_LANGUAGE)
-        return settle(Span(result.start, result.end, cast(Kind, result.entity_type)) for result in results)
+        return settle(Span(result.start, result.end, cast(PiiType, result.entity_type)) for result in results)
 
     return detect
 
 
-def _recogniser(kind: Kind) -> Any:
+def _recogniser(kind: PiiType) -> Any:
     """One of this repository's finders in Presidio's clothes."""
     from presidio_analyzer import LocalRecognizer, RecognizerResult
 

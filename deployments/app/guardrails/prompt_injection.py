@@ -11,13 +11,13 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from deployments.app.guardrails.checks import Context, Verdict, When
+from deployments.app.guardrails.checks import CheckContext, CheckResult, When
 from tasks.safety.injection_classifier import Classifier
 
 WITHHELD = "[left out]"
 
 
-class InjectionCheck:
+class PromptInjectionCheck:
     """Blocks a customer's text that reads like an attack.
 
     Args:
@@ -30,12 +30,12 @@ class InjectionCheck:
     def __init__(self, classifier: Classifier) -> None:
         self._is_attack = classifier.is_attack
 
-    def __call__(self, text: str, context: Context) -> Verdict:
+    def __call__(self, text: str, context: CheckContext) -> CheckResult:
         """Passes or blocks."""
-        return Verdict("block", text, "attack") if self._is_attack(text) else Verdict("pass", text)
+        return CheckResult("block", text, "attack") if self._is_attack(text) else CheckResult("pass", text)
 
 
-class PoisonCheck:
+class IndirectInjectionCheck:
     """Leaves attacks out of retrieved text and tool results.
 
     In a JSON object or list each string is looked at for itself and the shape is kept; in any other
@@ -51,10 +51,10 @@ class PoisonCheck:
     def __init__(self, classifier: Classifier) -> None:
         self._is_attack = classifier.is_attack
 
-    def __call__(self, text: str, context: Context) -> Verdict:
+    def __call__(self, text: str, context: CheckContext) -> CheckResult:
         """Passes or redacts."""
         cleaned = self._clean(text)
-        return Verdict("pass", text) if cleaned == text else Verdict("redact", cleaned, "attack in data")
+        return CheckResult("pass", text) if cleaned == text else CheckResult("redact", cleaned, "attack in data")
 
     def _clean(self, text: str) -> str:
         value = _read_json(text)

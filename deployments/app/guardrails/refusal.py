@@ -7,7 +7,7 @@ would teach an attacker.
 
 from __future__ import annotations
 
-from deployments.app.guardrails.checks import Checked
+from deployments.app.guardrails.checks import CheckedText
 from tasks.engine.protocol import FinishReason
 from tasks.tools.policy import Decision
 
@@ -25,7 +25,7 @@ def ruled_out(decision: Decision) -> str:
     return f"{RULED_OUT} {decision.reason} Ask for a person if you need more."
 
 
-def refusal_text(checked: Checked) -> str:
+def refusal_text(checked: CheckedText) -> str:
     """What to answer instead, for a text that was blocked."""
     last = checked.findings[-1]
     if last.outcome == "failed":

@@ -9,9 +9,9 @@ from typing import Any
 
 from deployments.app.openai.protocol import Api, Head, usage
 from deployments.app.openai.requests import ChatRequest
-from deployments.core.messages import Citation, Delta, Finished, TokenLogprob
+from deployments.core.messages import Citation, Delta, TokenLogprob, TurnEnd
 from tasks.core.records import ToolCall
-from tasks.prompt.tool_calls import showable
+from tasks.prompt.tool_calls import visible_text
 
 
 class ChatWriter:
@@ -24,9 +24,9 @@ class ChatWriter:
         self._logprobs: list[TokenLogprob] = []
         self._told = 0
 
-    def whole(self, finished: Finished) -> dict[str, Any]:
+    def whole(self, finished: TurnEnd) -> dict[str, Any]:
         """See `Writer`."""
-        content, calls = outcome(self._request, finished)
+        content, calls = choice_of(self._request, finished)
         message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
         if calls:
             message |= {"content": content or None, "tool_calls": [call_part(call) for call in calls]}
@@ -48,15 +48,15 @@ class ChatWriter:
         """See `Writer`. Content, if it is sure to be content."""
         self._text += delta.text
         self._logprobs += delta.logprobs
-        shown = showable(self._text)
+        shown = visible_text(self._text)
         if len(shown) > len(self._sent):
             yield self._chunk({"content": shown[len(self._sent) :]})
             self._sent = shown
 
-    def end(self, finished: Finished) -> Iterator[dict[str, Any]]:
+    def end(self, finished: TurnEnd) -> Iterator[dict[str, Any]]:
         """See `Writer`. The rest of the content, tool calls, the end, and usage if asked for."""
         self._logprobs = list(finished.logprobs)
-        content, calls = outcome(self._request, finished)
+        content, calls = choice_of(self._request, finished)
         if len(content) > len(self._sent):
             yield self._chunk({"content": content[len(self._sent) :]})
         for index, call in enumerate(calls):
@@ -83,7 +83,7 @@ class ChatWriter:
         return {"content": content, "refusal": None}
 
 
-def outcome(request: ChatRequest, finished: Finished) -> tuple[str, tuple[ToolCall, ...]]:
+def choice_of(request: ChatRequest, finished: TurnEnd) -> tuple[str, tuple[ToolCall, ...]]:
     """Content and tool calls of a turn, as far as the request allows calls; a constrained turn is all content."""
     if request.tool_choice == "none" or request.constraint:
         return finished.generation.text.strip(), ()

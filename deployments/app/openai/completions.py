@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 
 from deployments.app.openai.protocol import Api, Head, usage
 from deployments.app.openai.requests import TextRequest, only
-from deployments.core.messages import Ask, Delta, Finished, TokenLogprob
+from deployments.core.messages import Delta, TokenLogprob, TurnEnd, TurnRequest
 
 _MAX_TOKENS = 16
 """OpenAI's, where a legacy request names none."""
@@ -36,7 +36,7 @@ class CompletionRequest(TextRequest):
             raise ValueError("token ids are not supported here, because special tokens may be among them; send text")
         return value
 
-    def to_ask(self) -> Ask:
+    def to_ask(self) -> TurnRequest:
         """See `TextRequest.to_ask`."""
         ask = super().to_ask()
         return replace(
@@ -57,7 +57,7 @@ class CompletionWriter:
         self._logprobs: list[TokenLogprob] = []
         self._told = self._offset = 0
 
-    def whole(self, finished: Finished) -> dict[str, Any]:
+    def whole(self, finished: TurnEnd) -> dict[str, Any]:
         """See `Writer`."""
         self._logprobs = list(finished.logprobs)
         body = self._piece(finished.generation.text, finished.generation.finish_reason)
@@ -74,7 +74,7 @@ class CompletionWriter:
             self._sent += delta.text
             yield self._chunk(delta.text)
 
-    def end(self, finished: Finished) -> Iterator[dict[str, Any]]:
+    def end(self, finished: TurnEnd) -> Iterator[dict[str, Any]]:
         """See `Writer`. The rest of the text with the reason for its end, and usage if asked for."""
         self._logprobs = list(finished.logprobs)
         generation = finished.generation

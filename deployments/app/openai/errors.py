@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from deployments.core.messages import Refused
+from deployments.core.messages import Refusal
 
 
 class ApiError(Exception):
@@ -39,7 +39,7 @@ class ApiError(Exception):
         self._headers = dict(headers or {})
 
     @classmethod
-    def refused(cls, refused: Refused) -> ApiError:
+    def refused(cls, refused: Refusal) -> ApiError:
         """A served package's refusal."""
         after = refused.retry_after_s
         return cls(refused.status, refused.code, refused.message, param=refused.param, retry_after_s=after)

@@ -19,13 +19,15 @@ KEYED: dict[str, Any] = {"security": [{"bearer": []}, {}]}
 """For routes that ask for a key wherever keys are set."""
 
 
-def takes(request: type[BaseModel]) -> dict[str, Any]:
+def request_body(request: type[BaseModel]) -> dict[str, Any]:
     """For a route that asks for a key and reads `request` as JSON."""
     content = {"application/json": {"schema": _reference(request)}}
     return {**KEYED, "requestBody": {"required": True, "content": content}}
 
 
-def gives(answer: type[BaseModel], *, event: type[BaseModel] | None = None) -> dict[int | str, dict[str, Any]]:
+def response_bodies(
+    answer: type[BaseModel], *, event: type[BaseModel] | None = None
+) -> dict[int | str, dict[str, Any]]:
     """For a route whose answer is `answer`, or a stream of server-sent events whose data are `event`, then [DONE]."""
     if event is None:
         return {200: {"model": answer}}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from deployments.app.openai.requests import TextRequest
-from deployments.core.messages import Delta, Finished
+from deployments.core.messages import Delta, TurnEnd
 
 R = TypeVar("R", bound=TextRequest)
 
@@ -30,13 +30,13 @@ class Head:
 class Writer(Protocol):
     """Writes one answer: `whole` in one piece, or `begin`, then `add` for each delta, then `end` for a stream."""
 
-    def whole(self, finished: Finished) -> dict[str, Any]: ...
+    def whole(self, finished: TurnEnd) -> dict[str, Any]: ...
 
     def begin(self) -> Iterator[dict[str, Any]]: ...
 
     def add(self, delta: Delta) -> Iterator[dict[str, Any]]: ...
 
-    def end(self, finished: Finished) -> Iterator[dict[str, Any]]: ...
+    def end(self, finished: TurnEnd) -> Iterator[dict[str, Any]]: ...
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Api(Generic[R]):
     writer: Callable[[R, Head], Writer]
 
 
-def usage(finished: Finished) -> dict[str, Any]:
+def usage(finished: TurnEnd) -> dict[str, Any]:
     """Tokens of a turn; the completion's hold its end of turn."""
     prompt, completion = finished.generation.prompt_tokens, finished.generation.completion_tokens
     counted = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}

@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import from_json
 
 from deployments.app.openai.errors import ApiError
-from deployments.core.messages import Ask
+from deployments.core.messages import TurnRequest
 from tasks.core.records import Message
 from tasks.engine.protocol import Constraint, JsonSchema, Regex
 
@@ -205,14 +205,14 @@ class TextRequest(BaseModel):
         """What the whole answer is held to."""
         return Regex(self.structured_outputs.regex) if self.structured_outputs else None
 
-    def to_ask(self) -> Ask:
+    def to_ask(self) -> TurnRequest:
         """What a served package is asked.
 
         Raises:
             ApiError: the request cannot be put to one.
         """
         temperature = self.temperature or 0.0
-        return Ask(
+        return TurnRequest(
             max_new_tokens=self.max_tokens,
             # Colder than this is greedy to the eye, and overflows float32 on its way.
             temperature=temperature if temperature >= _GREEDY_BELOW else 0.0,
@@ -263,7 +263,7 @@ class ChatRequest(TextRequest):
             raise ApiError(400, "invalid_value", message, param="structured_outputs")
         return held or super().constraint
 
-    def to_ask(self) -> Ask:
+    def to_ask(self) -> TurnRequest:
         """See `TextRequest.to_ask`."""
         try:
             messages = tuple(message.to_message() for message in self.messages)

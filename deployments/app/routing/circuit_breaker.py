@@ -34,7 +34,7 @@ class Call:
             self._tell(succeeded)
 
 
-class Breaker:
+class CircuitBreaker:
     """The breaker of one route. It belongs to one event loop.
 
     Args:

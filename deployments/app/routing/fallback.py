@@ -18,24 +18,24 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from itertools import count
 
-from deployments.app.routing.circuit_breaker import Breaker, Call
+from deployments.app.routing.circuit_breaker import Call, CircuitBreaker
 from deployments.app.routing.retry_budget import RetryBudget
 from deployments.app.routing.routing import Route
 from deployments.app.routing.timeouts import Timeouts, within
-from deployments.app.steps.retrieval import Reading
-from deployments.app.steps.tool_loop import Desk
-from deployments.core.messages import OVERLOADED, Ask, Delta, Event, Events, Finished, Refused
-from deployments.core.metrics import Meters
+from deployments.app.steps.retrieval import PendingPassages
+from deployments.app.steps.tool_loop import PackageBackend
+from deployments.core.messages import OVERLOADED, Delta, Event, Events, Refusal, TurnEnd, TurnRequest
+from deployments.core.metrics import Metrics
 from deployments.core.settings import FallbackSettings
 from tasks.engine.protocol import Generation
-from tasks.evaluation.response_features import measure
-from tasks.prompt.tool_calls import Answer
+from tasks.evaluation.response_features import measure_response
+from tasks.prompt.tool_calls import ParsedAnswer
 
 UNAVAILABLE = "engine_unavailable"
 
 
 @dataclass(frozen=True)
-class Turn:
+class PendingTurn:
     """A turn that wants to begin.
 
     Args:
@@ -46,15 +46,15 @@ class Turn:
         starts_over: is told when what was seen so far won't be sent.
     """
 
-    ask: Ask
-    reading: Reading
+    request: TurnRequest
+    passages: PendingPassages
     arrived: float
-    saw: Callable[[Delta | Finished], None]
-    starts_over: Callable[[], None]
+    on_event: Callable[[Delta | TurnEnd], None]
+    on_reset: Callable[[], None]
 
 
 @dataclass(frozen=True)
-class Opened:
+class RoutedAnswer:
     """A turn that has begun, or was refused by the last route that was tried.
 
     `retries` are the attempts of `route` after its first; `passed_over` the routes before it, each
@@ -63,7 +63,7 @@ class Opened:
 
     route: Route
     retries: int
-    passed_over: tuple[str, ...]
+    skipped: tuple[str, ...]
     events: Events
 
 
@@ -81,10 +81,10 @@ class Fallback:
 
     def __init__(
         self,
-        desk: Desk,
+        desk: PackageBackend,
         settings: FallbackSettings,
         timeouts: Timeouts,
-        meters: Meters,
+        meters: Metrics,
         clock: Callable[[], float],
     ) -> None:
         self._desk = desk
@@ -95,13 +95,13 @@ class Fallback:
         self._meters = meters
         self._clock = clock
         self._budget = RetryBudget(settings.retries, clock)
-        self._breakers: dict[str, Breaker] = {}
+        self._breakers: dict[str, CircuitBreaker] = {}
 
     def keep(self, digests: set[str]) -> None:
         """Forget the breakers of packages that are no longer served."""
         self._breakers = {digest: breaker for digest, breaker in self._breakers.items() if digest in digests}
 
-    async def open(self, routes: Sequence[Route], turn: Turn) -> Opened:
+    async def open(self, routes: Sequence[Route], turn: PendingTurn) -> RoutedAnswer:
         """Begin `turn` by the first route that can.
 
         Args:
@@ -113,28 +113,28 @@ class Fallback:
         for route in routes[:-1]:
             call = self._breaker(route).admit()
             if call is None:
-                self._meters.tried(route.name, "circuit_open")
+                self._meters.route_attempt(route.name, "circuit_open")
                 passed_over.append(f"{route.name}=circuit_open")
                 continue
             begun = await self._begin(route, turn, call, self._impatient)
             if begun.failure is None:
-                return begun.opened(route, passed_over)
+                return begun.routed(route, passed_over)
             passed_over.append(f"{route.name}={begun.failure.code}")
-            await begun.leave()
-            turn.starts_over()
+            await begun.close()
+            turn.on_reset()
         begun = await self._begin(routes[-1], turn, self._breaker(routes[-1]).admit(), self._timeouts)
-        return begun.opened(routes[-1], passed_over)
+        return begun.routed(routes[-1], passed_over)
 
-    def _breaker(self, route: Route) -> Breaker:
+    def _breaker(self, route: Route) -> CircuitBreaker:
         if route.model not in self._breakers:
 
             def changed(state: str) -> None:
-                self._meters.breaker(route.model, state)
+                self._meters.breaker_state(route.model, state)
 
-            self._breakers[route.model] = Breaker(self._settings.breaker, self._clock, changed)
+            self._breakers[route.model] = CircuitBreaker(self._settings.breaker, self._clock, changed)
         return self._breakers[route.model]
 
-    async def _begin(self, route: Route, turn: Turn, call: Call | None, timeouts: Timeouts) -> _Begun:
+    async def _begin(self, route: Route, turn: PendingTurn, call: Call | None, timeouts: Timeouts) -> _Attempt:
         """Try one route, as often as it makes sense."""
         retries = self._settings.retries
         try:
@@ -145,29 +145,29 @@ class Fallback:
                 if last or not _unreachable(seen[-1]) or not self._may_retry(route, turn):
                     break
                 await events.aclose()
-                turn.starts_over()
+                turn.on_reset()
                 await asyncio.sleep(random.uniform(0, retries.backoff_s * 2**attempt))
         except BaseException:
             _end(call, None)
             raise
-        begun = _Begun(seen, events, attempt, call)
-        self._meters.tried(route.name, "ok" if begun.refused is None else begun.refused.code)
+        begun = _Attempt(seen, events, attempt, call)
+        self._meters.route_attempt(route.name, "ok" if begun.refused is None else begun.refused.code)
         return begun
 
-    def _may_retry(self, route: Route, turn: Turn) -> bool:
+    def _may_retry(self, route: Route, turn: PendingTurn) -> bool:
         if asyncio.get_running_loop().time() >= turn.arrived + self._timeouts.request_s:
             return False
-        granted = self._budget.withdraw()
-        self._meters.retried(route.name, granted)
+        granted = self._budget.spend()
+        self._meters.retry(route.name, granted)
         return granted
 
-    def _events(self, route: Route, turn: Turn, timeouts: Timeouts) -> Events:
+    def _events(self, route: Route, turn: PendingTurn, timeouts: Timeouts) -> Events:
         if route.served is None:
-            return _say(self._settings.words, turn.ask)
-        return within(timeouts, turn.arrived, self._desk.ask(route.served.app, turn.ask, turn.reading))
+            return _static_message(self._settings.words, turn.request)
+        return within(timeouts, turn.arrived, self._desk.stream(route.served.app, turn.request, turn.passages))
 
 
-class _Begun:
+class _Attempt:
     """What a route gave: until its end for a whole answer, else until its first event."""
 
     def __init__(self, seen: list[Event], rest: Events, retries: int, call: Call | None) -> None:
@@ -175,20 +175,20 @@ class _Begun:
         self._rest = rest
         self._retries = retries
         self._call = call
-        self.refused = seen[-1] if isinstance(seen[-1], Refused) else None
-        _judge(call, seen[-1])
+        self.refused = seen[-1] if isinstance(seen[-1], Refusal) else None
+        _report_outcome(call, seen[-1])
 
     @property
-    def failure(self) -> Refused | None:
+    def failure(self) -> Refusal | None:
         """The refusal, if it is one that another route might not give."""
         return self.refused if self.refused and self.refused.status >= 500 else None
 
-    async def leave(self) -> None:
+    async def close(self) -> None:
         """End what is left of it."""
         await self._rest.aclose()
 
-    def opened(self, route: Route, passed_over: list[str]) -> Opened:
-        return Opened(route, self._retries, tuple(passed_over), self._events())
+    def routed(self, route: Route, passed_over: list[str]) -> RoutedAnswer:
+        return RoutedAnswer(route, self._retries, tuple(passed_over), self._events())
 
     async def _events(self) -> Events:
         try:
@@ -196,17 +196,17 @@ class _Begun:
                 yield event
             async with aclosing(self._rest):
                 async for event in self._rest:
-                    _judge(self._call, event)
+                    _report_outcome(self._call, event)
                     yield event
         finally:
             _end(self._call, None)
 
 
-def _judge(call: Call | None, event: Event) -> None:
+def _report_outcome(call: Call | None, event: Event) -> None:
     """Tell the breaker how a call ended. That many ask at once is no fault of the route."""
-    if isinstance(event, Finished):
+    if isinstance(event, TurnEnd):
         _end(call, True)
-    elif isinstance(event, Refused):
+    elif isinstance(event, Refusal):
         _end(call, False if event.status >= 500 and event.code != OVERLOADED else None)
 
 
@@ -216,22 +216,22 @@ def _end(call: Call | None, succeeded: bool | None) -> None:
 
 
 def _unreachable(event: Event) -> bool:
-    return isinstance(event, Refused) and event.code == UNAVAILABLE
+    return isinstance(event, Refusal) and event.code == UNAVAILABLE
 
 
-async def _first(events: Events, turn: Turn) -> list[Event]:
+async def _first(events: Events, turn: PendingTurn) -> list[Event]:
     """The events that must be there before the client gets any: all of a whole answer, one of a stream."""
     seen: list[Event] = []
-    while not seen or (turn.ask.whole and isinstance(seen[-1], Delta)):
+    while not seen or (turn.request.whole and isinstance(seen[-1], Delta)):
         event = await anext(events)
         seen.append(event)
-        if not isinstance(event, Refused):
-            turn.saw(event)
+        if not isinstance(event, Refusal):
+            turn.on_event(event)
     return seen
 
 
-async def _say(words: str, ask: Ask) -> Events:
+async def _static_message(words: str, ask: TurnRequest) -> Events:
     """A turn of fixed words, which no model computed."""
     generation = Generation(words, (), 0, "stop", 0.0, 0.0)
-    answer = Answer(words, (), True)
-    yield Finished(generation, answer, measure(ask.messages, generation, answer, ()), 0.0)
+    answer = ParsedAnswer(words, (), True)
+    yield TurnEnd(generation, answer, measure_response(ask.messages, generation, answer, ()), 0.0)

@@ -11,15 +11,15 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import aclosing
 
-from deployments.app.steps.retrieval import Reading
-from deployments.app.steps.tool_loop import Desk
-from deployments.core.messages import OVERLOADED, Ask, Events, Refused
+from deployments.app.steps.retrieval import PendingPassages
+from deployments.app.steps.tool_loop import PackageBackend
+from deployments.core.messages import OVERLOADED, Events, Refusal, TurnRequest
 
 _STAYS_FULL_S = 0.5
 _RETRY_AFTER_S = 5
 
 
-class Shedding:
+class LoadShedding:
     """A `Desk` that lets through to another one what that may have room for.
 
     An application is full while this process has as many requests open there as all its replicas
@@ -31,38 +31,38 @@ class Shedding:
         clock: seconds that only grow.
     """
 
-    def __init__(self, desk: Desk, room: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, desk: PackageBackend, room: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._desk = desk
         self._room = room
         self._clock = clock
         self._open: Counter[str] = Counter()
-        self._full: dict[str, tuple[float, Refused]] = {}
+        self._full: dict[str, tuple[float, Refusal]] = {}
 
     @property
     def open(self) -> int:
         """Requests that this process has open at all applications together."""
         return self._open.total()
 
-    async def ask(self, app: str, ask: Ask, reading: Reading) -> Events:
+    async def stream(self, app: str, ask: TurnRequest, reading: PendingPassages) -> Events:
         """See `Desk.ask`."""
         if refused := self._refusal(app):
             yield refused
             return
         self._open[app] += 1
         try:
-            async with aclosing(self._desk.ask(app, ask, reading)) as events:
+            async with aclosing(self._desk.stream(app, ask, reading)) as events:
                 async for event in events:
-                    if isinstance(event, Refused) and event.code == OVERLOADED:
+                    if isinstance(event, Refusal) and event.code == OVERLOADED:
                         self._full[app] = (self._clock() + _STAYS_FULL_S, event)
                     yield event
         finally:
             self._open[app] -= 1
 
-    def _refusal(self, app: str) -> Refused | None:
+    def _refusal(self, app: str) -> Refusal | None:
         until, refused = self._full.get(app, (0.0, None))
         if refused and self._clock() < until:
             return refused
         if self._open[app] < self._room:
             return None
         message = f"too many requests are waiting; try again in {_RETRY_AFTER_S} s"
-        return Refused(503, OVERLOADED, message, _RETRY_AFTER_S)
+        return Refusal(503, OVERLOADED, message, _RETRY_AFTER_S)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from deployments.app.access.rate_limits import Bucket
+from deployments.app.access.rate_limits import TokenBucket
 from deployments.core.settings import RetrySettings
 
 
@@ -19,14 +19,14 @@ class RetryBudget:
     def __init__(self, settings: RetrySettings, clock: Callable[[], float]) -> None:
         self._share = settings.share
         self._clock = clock
-        self._tokens = Bucket(settings.per_minute, settings.per_minute, clock())
+        self._tokens = TokenBucket(settings.per_minute, settings.per_minute, clock())
 
     def deposit(self) -> None:
         """A request came."""
         self._tokens.fill(self._clock())
         self._tokens.level = min(self._tokens.per_minute, self._tokens.level + self._share)
 
-    def withdraw(self) -> bool:
+    def spend(self) -> bool:
         """Whether a retry may be made now; if so, it is paid for."""
         self._tokens.fill(self._clock())
         if self._tokens.level < 1:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from deployments.app.openai.errors import ApiError
-from deployments.app.routing.traffic_split import place
+from deployments.app.routing.traffic_split import bucket
 from deployments.core.settings import RouteName
 from tasks.core.records import Record
 from tasks.core.settings import check
@@ -17,7 +17,7 @@ from tasks.model_package.manifest import Grounding
 from tasks.registry.registry import PRODUCTION
 
 
-class Served(Record):
+class ServedPackage(Record):
     """One served package: its Serve application, what its manifest says, and since when (Unix seconds)."""
 
     app: str
@@ -40,7 +40,7 @@ class Route:
 
     name: str
     digest: str = ""
-    served: Served | None = None
+    served: ServedPackage | None = None
 
     @property
     def model(self) -> str:
@@ -78,7 +78,7 @@ class Routing(Record):
     previous: str | None = None
     canary: Canary | None = None
     shadow: str | None = None
-    served: dict[str, Served] = Field(default_factory=dict)
+    served: dict[str, ServedPackage] = Field(default_factory=dict)
     embedding: ServedEmbedding | None = None
 
     @model_validator(mode="after")
@@ -125,7 +125,7 @@ class Routing(Record):
         wanted = {**self.without(digest).model_dump(), **place}
         return check(Routing, wanted, f"{digest} cannot stand there, and nothing was changed")
 
-    def alone(self) -> Routing:
+    def without_trial_traffic(self) -> Routing:
         """Without canary and shadow; both are served as before."""
         return self.model_copy(update={"canary": None, "shadow": None})
 
@@ -155,13 +155,13 @@ class Routing(Record):
             return (Route("digest", digest, self.served[digest]),)
         ways: dict[str, str | None] = {"production": digest, "previous": self.previous}
         names: tuple[str, ...] = tuple(order)
-        if self.canary and place(self.canary.digest, visitor) < self.canary.percent:
+        if self.canary and bucket(self.canary.digest, visitor) < self.canary.percent:
             names = ("canary", *(name for name in names if ways.get(name) != self.canary.digest))
             ways["canary"] = self.canary.digest
         found = (Route(name, d, self.served[d]) for name in names if (d := ways.get(name)))
         return (*found, Route("words")) if "words" in order else tuple(found)
 
-    def told(self) -> dict[str, Any]:
+    def health(self) -> dict[str, Any]:
         """What the assistant's health tells of it, by which a rollout knows that it has arrived."""
         canary = self.canary.model_dump() if self.canary else None
         beside = {"canary": canary, "shadow": self.shadow}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import aclosing
 
-from deployments.core.messages import Delta, Events, Refused
+from deployments.core.messages import Delta, Events, Refusal
 from tasks.core.settings import Section
 
 
@@ -39,6 +39,6 @@ async def within(timeouts: Timeouts, arrived: float, events: Events) -> Events:
         except TimeoutError:
             what = "finish" if begun else "begin"
             limit_s = timeouts.request_s if begun else min(timeouts.first_token_s, timeouts.request_s)
-            yield Refused(504, "timeout", f"the model did not {what} within {limit_s:g} s")
+            yield Refusal(504, "timeout", f"the model did not {what} within {limit_s:g} s")
         except StopAsyncIteration:
-            yield Refused(500, "engine_error", "the model stopped without finishing its answer")
+            yield Refusal(500, "engine_error", "the model stopped without finishing its answer")

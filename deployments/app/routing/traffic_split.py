@@ -14,12 +14,12 @@ from __future__ import annotations
 import hashlib
 import json
 
-from deployments.core.messages import Ask
+from deployments.core.messages import TurnRequest
 
 _PLACES = 2**64
 
 
-def visitor(owner: str, ask: Ask) -> str:
+def user_bucket_key(owner: str, ask: TurnRequest) -> str:
     """Who asks, as far as weights need to know: the key's owner, and the user or the conversation's first words."""
     if ask.customer is not None:
         return json.dumps([owner, "user", ask.customer])
@@ -27,7 +27,7 @@ def visitor(owner: str, ask: Ask) -> str:
     return json.dumps([owner, "conversation", next(said, ask.text or "")])
 
 
-def place(digest: str, visitor: str) -> float:
+def bucket(digest: str, visitor: str) -> float:
     """Where in [0, 100) this visitor stands for the canary `digest`."""
     found = hashlib.sha256(f"{digest}\0{visitor}".encode()).digest()
     return 100 * int.from_bytes(found[:8]) / _PLACES

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 
 from deployments.core.messages import Citation
-from tasks.retrieval.chunks import Chunk
+from tasks.retrieval.chunks import Passage
 
 _SENTENCE = re.compile(r"\S.*?(?:[.!?…](?=\s|$)|$)", re.DOTALL)
 _FIGURE = re.compile(r"\d+(?:[.,:]\d+)*")
@@ -24,7 +24,7 @@ _COMMON = re.compile(
 )
 
 
-def cite(answer: str, question: str, passages: Sequence[Chunk]) -> tuple[Citation, ...]:
+def cite(answer: str, question: str, passages: Sequence[Passage]) -> tuple[Citation, ...]:
     """The passage that each sentence of `answer` used, where there is one."""
     asked = _terms(question)
     terms = [_terms(passage.embedded) for passage in passages]

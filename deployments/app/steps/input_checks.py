@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from deployments.app.guardrails.checks import Checked, Finding, Safety, When
+from deployments.app.guardrails.checks import CheckedText, CheckFinding, Guardrails, When
 from deployments.app.guardrails.refusal import refusal_text
-from deployments.core.messages import Ask
+from deployments.core.messages import TurnRequest
 from tasks.core.records import Message
 
 _WHEN: dict[str, When] = {"user": "before", "tool": "data"}
@@ -16,11 +16,11 @@ _WHEN: dict[str, When] = {"user": "before", "tool": "data"}
 
 
 @dataclass(frozen=True)
-class Taken:
+class CheckedInput:
     """An ask as it may go on, what was found in it, and the words of the refusal if it may not."""
 
-    ask: Ask
-    findings: tuple[Finding, ...]
+    request: TurnRequest
+    findings: tuple[CheckFinding, ...]
     refusal: str = ""
 
     @property
@@ -29,42 +29,42 @@ class Taken:
         return self.findings[-1].check if self.refusal else ""
 
 
-class Intake:
+class InputGuard:
     """Checks asks.
 
     Args:
         safety: the checks.
     """
 
-    def __init__(self, safety: Safety) -> None:
+    def __init__(self, safety: Guardrails) -> None:
         self.safety = safety
 
-    async def take(self, ask: Ask) -> Taken:
+    async def check(self, ask: TurnRequest) -> CheckedInput:
         """Check a conversation, or a text; the event loop is free meanwhile."""
-        return await asyncio.to_thread(self._take, ask)
+        return await asyncio.to_thread(self._check, ask)
 
-    def _take(self, ask: Ask) -> Taken:
-        findings: list[Finding] = []
+    def _check(self, ask: TurnRequest) -> CheckedInput:
+        findings: list[CheckFinding] = []
         if ask.text is not None:
-            checked = self.safety.look("before", ask.text)
-            return Taken(replace(ask, text=checked.text), checked.findings, _refusal(checked))
+            checked = self.safety.check("before", ask.text)
+            return CheckedInput(replace(ask, text=checked.text), checked.findings, _refusal(checked))
         messages: list[Message] = []
         for message in ask.messages:
             if (when := _WHEN.get(message.role)) is None:
                 messages.append(message)
                 continue
-            checked = self.safety.look(when, message.content)
+            checked = self.safety.check(when, message.content)
             findings += checked.findings
             if checked.blocked:
-                return Taken(ask, tuple(findings), _refusal(checked))
+                return CheckedInput(ask, tuple(findings), _refusal(checked))
             messages.append(message.model_copy(update={"content": checked.text}))
-        return Taken(replace(ask, messages=tuple(messages)), tuple(findings))
+        return CheckedInput(replace(ask, messages=tuple(messages)), tuple(findings))
 
 
-def said(messages: Sequence[Message]) -> tuple[str, ...]:
+def user_messages(messages: Sequence[Message]) -> tuple[str, ...]:
     """What the customer wrote, oldest first."""
     return tuple(message.content for message in messages if message.role == "user")
 
 
-def _refusal(checked: Checked) -> str:
+def _refusal(checked: CheckedText) -> str:
     return refusal_text(checked) if checked.blocked else ""

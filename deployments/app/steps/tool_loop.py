@@ -13,21 +13,21 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Protocol
 
-from deployments.app.guardrails.checks import Checked, Safety
-from deployments.app.steps.retrieval import Read, Reading
-from deployments.core.messages import Ask, Backend, Delta, Event, Events, Finished, Step
+from deployments.app.guardrails.checks import CheckedText, Guardrails
+from deployments.app.steps.retrieval import FoundPassages, PendingPassages
+from deployments.core.messages import Backend, Delta, Event, Events, ToolStep, TurnEnd, TurnRequest
 from tasks.core.records import Message, Record, ToolCall
 from tasks.core.settings import ToolSettings
-from tasks.prompt.tool_calls import Answer, showable
+from tasks.prompt.tool_calls import ParsedAnswer, visible_text
 from tasks.retrieval import lookup_tool
-from tasks.tools.policy import Decision, Deed
+from tasks.tools.policy import Decision, ToolResult
 from tasks.tools.toolbox import Failure, dump_result
 
 WITHHELD = Failure(error="unreadable", message="What the tool told cannot be shown.")
 """Stands in for a result that no check could clean."""
 
 
-class Used(Protocol):
+class ToolOutcome(Protocol):
     """What came of a call, and what the rules said of it."""
 
     @property
@@ -37,14 +37,14 @@ class Used(Protocol):
     def decisions(self) -> tuple[Decision, ...]: ...
 
 
-Use = Callable[[ToolCall, str | None, str], Used]
+RunTool = Callable[[ToolCall, str | None, str], ToolOutcome]
 """Runs a call for a customer (None: somebody unknown) under a key."""
 
 
-class Desk(Protocol):
+class PackageBackend(Protocol):
     """Reaches served packages, with all that a turn of theirs may need on its way."""
 
-    def ask(self, app: str, ask: Ask, reading: Reading) -> Events:
+    def stream(self, app: str, ask: TurnRequest, reading: PendingPassages) -> Events:
         """The events of one turn by the package of the application `app`. Closing it ends the work for it.
 
         Args:
@@ -55,7 +55,7 @@ class Desk(Protocol):
         ...
 
 
-class Rounds:
+class ToolLoop:
     """A `Desk` that runs the tools which a backend's models ask for.
 
     Args:
@@ -65,90 +65,90 @@ class Rounds:
         safety: looks at what tools tell before the model reads it.
     """
 
-    def __init__(self, backend: Backend, use: Use, settings: ToolSettings, safety: Safety) -> None:
+    def __init__(self, backend: Backend, use: RunTool, settings: ToolSettings, safety: Guardrails) -> None:
         self._backend = backend
         self._use = use
         self._settings = settings
         self._safety = safety
 
-    async def ask(self, app: str, ask: Ask, reading: Reading) -> Events:
+    async def stream(self, app: str, ask: TurnRequest, reading: PendingPassages) -> Events:
         """See `Desk.ask`."""
         if not ask.may_use_tools:
-            async with aclosing(self._backend.ask(app, ask)) as events:
+            async with aclosing(self._backend.stream(app, ask)) as events:
                 async for event in events:
                     yield event
             return
-        turn = _Turn(ask)
+        turn = _ToolTurn(ask)
         for number in range(self._settings.rounds):
-            async with aclosing(self._backend.ask(app, turn.ask)) as events:
+            async with aclosing(self._backend.stream(app, turn.ask)) as events:
                 async for event in events:
-                    if told := turn.told(event):
+                    if told := turn.shown(event):
                         yield told
             if not turn.calls:
                 return
             for place, call in enumerate(turn.calls):
                 if call.name == lookup_tool.NAME:
-                    turn.looked_up(await reading.end())
+                    turn.add_passages(await reading.wait())
                     continue
                 key = f"{ask.key}:{number}:{place}"
-                turn.used(call, *await asyncio.to_thread(self._run, call, ask.customer, key))
+                turn.add_tool_result(call, *await asyncio.to_thread(self._run, call, ask.customer, key))
         yield turn.unfinished(self._settings.unfinished)
 
-    def _run(self, call: ToolCall, customer: str | None, key: str) -> tuple[Used, Checked]:
+    def _run(self, call: ToolCall, customer: str | None, key: str) -> tuple[ToolOutcome, CheckedText]:
         """What came of a call, and its result as the model may read it."""
         used = self._use(call, customer, key)
-        return used, self._safety.look("data", dump_result(used.result))
+        return used, self._safety.check("data", dump_result(used.result))
 
 
-class _Turn:
+class _ToolTurn:
     """The conversation as it grows by rounds, and what all of them took together."""
 
-    def __init__(self, ask: Ask) -> None:
+    def __init__(self, ask: TurnRequest) -> None:
         self.ask = ask
         self.calls: tuple[ToolCall, ...] = ()
-        self._rounds: list[Finished] = []
-        self._steps: list[Step] = []
-        self._deeds: list[Deed] = []
+        self._rounds: list[TurnEnd] = []
+        self._steps: list[ToolStep] = []
+        self._deeds: list[ToolResult] = []
         self._said: list[str] = []
         self._text, self._shown = "", 0
 
-    def told(self, event: Event) -> Event | None:
+    def shown(self, event: Event) -> Event | None:
         """What the client's side is told of a round's event: nothing of the end of one that asks for tools."""
         if isinstance(event, Delta):
             return self._delta(event)
-        if not isinstance(event, Finished):
+        if not isinstance(event, TurnEnd):
             return event
         self._rounds.append(event)
         self.calls = event.answer.tool_calls
         if not self.calls:
             return self._finished(event.answer)
         self.ask = replace(self.ask, messages=(*self.ask.messages, event.answer.message()))
-        self._said += filter(None, [showable(event.generation.text)])
+        self._said += filter(None, [visible_text(event.generation.text)])
         self._text, self._shown = "", 0
         return None
 
-    def looked_up(self, read: Read) -> None:
+    def add_passages(self, read: FoundPassages) -> None:
         """The next round reads what was found for the customer's turn; it was checked when its index was opened."""
-        self._steps.append(Step(tool=lookup_tool.NAME, outcome="ok" if read.given else "nothing_found"))
-        told = lookup_tool.read_message(lookup_tool.with_context(self.ask.messages, read.given))
+        self._steps.append(ToolStep(tool=lookup_tool.NAME, outcome="ok" if read.shown else "nothing_found"))
+        told = lookup_tool.read_message(lookup_tool.with_context(self.ask.messages, read.shown))
         self.ask = replace(self.ask, messages=(*self.ask.messages, told))
 
-    def used(self, call: ToolCall, used: Used, checked: Checked) -> None:
+    def add_tool_result(self, call: ToolCall, used: ToolOutcome, checked: CheckedText) -> None:
         """What came of a call, which the next round reads."""
         outcome = used.result.error if isinstance(used.result, Failure) else "ok"
         found = tuple(f"{one.check}: {one.reason}" for one in checked.findings if one.outcome != "pass")
-        self._steps.append(Step(tool=call.name, outcome=outcome, decisions=used.decisions, found=found))
+        self._steps.append(ToolStep(tool=call.name, outcome=outcome, decisions=used.decisions, found=found))
         result = dump_result(WITHHELD) if checked.blocked else checked.text
-        self._deeds.append(Deed(call.name, result))
+        self._deeds.append(ToolResult(call.name, result))
         self.ask = replace(self.ask, messages=(*self.ask.messages, Message(role="tool", content=result)))
 
-    def unfinished(self, words: str) -> Finished:
+    def unfinished(self, words: str) -> TurnEnd:
         """The end of a turn whose model would go on asking for tools."""
-        return self._finished(Answer(words, (), True))
+        return self._finished(ParsedAnswer(words, (), True))
 
     def _delta(self, event: Delta) -> Delta:
         self._text += event.text
-        text = showable(self._text)
+        text = visible_text(self._text)
         new, self._shown = text[self._shown :], len(text)
         # Of an answer that goes on after a call the first piece begins a line.
         begins = new and len(new) == len(text) and self._said
@@ -161,10 +161,10 @@ class _Turn:
             text=f"\n{new}" if begins else new,
             prompt_tokens=prompt,
             completion_tokens=completion,
-            deeds=tuple(self._deeds),
+            tool_results=tuple(self._deeds),
         )
 
-    def _finished(self, answer: Answer) -> Finished:
+    def _finished(self, answer: ParsedAnswer) -> TurnEnd:
         """All rounds as one answer. Its features are the first round's, which is the one that evaluation asks for."""
         rounds, last = self._rounds, self._rounds[-1]
         generation = replace(
@@ -179,9 +179,9 @@ class _Turn:
             generation=generation,
             answer=replace(answer, content="\n".join([*self._said, answer.content])),
             features=rounds[0].features,
-            first=rounds[0] if self._steps else None,
+            first_round=rounds[0] if self._steps else None,
             queue_ms=sum(one.queue_ms for one in rounds),
             cached_tokens=sum(one.cached_tokens for one in rounds),
             steps=tuple(self._steps),
-            deeds=tuple(self._deeds),
+            tool_results=tuple(self._deeds),
         )

@@ -33,12 +33,12 @@ from tasks.domains.nursery.answer_patterns import (
     TOLD_AMOUNT,
 )
 from tasks.domains.nursery.entities import Customer
-from tasks.domains.nursery.result_sentences import tell
-from tasks.tools.policy import ALLOW, Decision, Deed, Verdict, decide, objection, rule
+from tasks.domains.nursery.result_sentences import result_sentence
+from tasks.tools.policy import ALLOW, Decision, RuleResult, ToolResult, decide, first_refusal, rule
 
 
 @dataclass(frozen=True)
-class TurnFacts:
+class AnswerFacts:
     """What an answer may lean on.
 
     `deeds` are what tools answered here, never what a client says that they did; `passages` were
@@ -46,18 +46,18 @@ class TurnFacts:
     """
 
     customer: Customer | None = None
-    deeds: tuple[Deed, ...] = ()
+    tool_results: tuple[ToolResult, ...] = ()
     passages: tuple[str, ...] = ()
-    said: tuple[str, ...] = ()
+    user_messages: tuple[str, ...] = ()
     searched: bool = False
 
 
 @dataclass(frozen=True)
-class Answer:
+class CheckedAnswer:
     """An answer with the facts of its turn."""
 
     text: str
-    facts: TurnFacts
+    facts: AnswerFacts
 
     def sentences(self, pattern: re.Pattern[str]) -> list[str]:
         """The sentences in which the pattern is found."""
@@ -66,23 +66,23 @@ class Answer:
 
     @property
     def results(self) -> str:
-        return " ".join(deed.result for deed in self.facts.deeds)
+        return " ".join(deed.result for deed in self.facts.tool_results)
 
 
-def before_answer(text: str, facts: TurnFacts) -> tuple[Decision, ...]:
+def check_answer(text: str, facts: AnswerFacts) -> tuple[Decision, ...]:
     """What the rules say of an answer before it is sent.
 
     Where a tool was run, what it told last is what to say instead of words that are not allowed.
     """
-    decisions = decide(RULES, Answer(text, facts))
-    if not facts.deeds or objection(decisions) is None:
+    decisions = decide(RULES, CheckedAnswer(text, facts))
+    if not facts.tool_results or first_refusal(decisions) is None:
         return decisions
-    told = {"instead": tell(facts.deeds[-1])}
+    told = {"instead": result_sentence(facts.tool_results[-1])}
     return tuple(one if one.outcome == "allow" else one.model_copy(update=told) for one in decisions)
 
 
 @rule("support desk")
-def promised_guarantee(answer: Answer) -> Verdict | None:
+def promised_guarantee(answer: CheckedAnswer) -> RuleResult | None:
     """No guarantee but that for tools, if the knowledge base says so."""
     found = answer.sentences(GUARANTEE)
     if not found:
@@ -93,12 +93,12 @@ def promised_guarantee(answer: Answer) -> Verdict | None:
 
 
 @rule("accounts")
-def promised_money(answer: Answer) -> Verdict | None:
+def promised_money(answer: CheckedAnswer) -> RuleResult | None:
     """An amount comes from a tool, the knowledge base or the customer; one that is given back, from a refund alone."""
     found = answer.sentences(AMOUNT)
     if not found:
         return None
-    back = {pence for deed in answer.facts.deeds if deed.tool == "refund_order" for pence in _told(deed.result)}
+    back = {pence for deed in answer.facts.tool_results if deed.tool == "refund_order" for pence in _told(deed.result)}
     known = _told(answer.results) | _figures(answer.facts)
     for sentence in found:
         allowed = back if GIVEN_BACK.search(sentence) and not _from_passage(sentence, answer) else known
@@ -108,39 +108,39 @@ def promised_money(answer: Answer) -> Verdict | None:
 
 
 @rule("support desk")
-def unfounded_figure(answer: Answer) -> Verdict | None:
+def unfounded_figure(answer: CheckedAnswer) -> RuleResult | None:
     """Where the knowledge base says nothing and no tool told anything, the only figures are the customer's."""
     facts = answer.facts
     figures = set(FIGURE.findall(answer.text))
-    if not figures or not facts.searched or facts.passages or facts.deeds:
+    if not figures or not facts.searched or facts.passages or facts.tool_results:
         return None
-    heard = set(FIGURE.findall(" ".join(facts.said)))
+    heard = set(FIGURE.findall(" ".join(facts.user_messages)))
     return ALLOW if figures <= heard else _refuse("The desk found nothing about that in its pages.")
 
 
 @rule("support desk")
-def promised_deed(answer: Answer) -> Verdict | None:
+def promised_deed(answer: CheckedAnswer) -> RuleResult | None:
     """What is said to be done was done by a tool."""
     applied = False
     for tool, pattern in DONE.items():
         found = [s for s in answer.sentences(pattern) if not (NEGATED.search(s) or CONDITIONAL.search(s))]
         applied = applied or bool(found)
         seen = tool == "cancel_order" and '"status": "cancelled"' in answer.results
-        if found and not seen and not any(deed.tool == tool and _stands(deed) for deed in answer.facts.deeds):
+        if found and not seen and not any(deed.tool == tool and _stands(deed) for deed in answer.facts.tool_results):
             return _refuse("The desk says that something is done only when it is.")
     return ALLOW if applied else None
 
 
 @rule("support desk")
-def denied_deed(answer: Answer) -> Verdict | None:
+def denied_deed(answer: CheckedAnswer) -> RuleResult | None:
     """What a tool has just done or told is not denied."""
-    if not answer.facts.deeds or not DENIES.search(answer.text.replace("\u2019", "'")):
+    if not answer.facts.tool_results or not DENIES.search(answer.text.replace("\u2019", "'")):
         return None
-    return _refuse("The desk does not deny what it has done.") if _stands(answer.facts.deeds[-1]) else ALLOW
+    return _refuse("The desk does not deny what it has done.") if _stands(answer.facts.tool_results[-1]) else ALLOW
 
 
 @rule("growers")
-def promised_safety(answer: Answer) -> Verdict | None:
+def promised_safety(answer: CheckedAnswer) -> RuleResult | None:
     """Nothing on whether a plant is safe to eat or does any good as a remedy."""
     found = answer.sentences(SAFE)
     if not found:
@@ -150,14 +150,14 @@ def promised_safety(answer: Answer) -> Verdict | None:
 
 
 @rule("accounts")
-def promised_discount(answer: Answer) -> Verdict | None:
+def promised_discount(answer: CheckedAnswer) -> RuleResult | None:
     """No discounts but those in the knowledge base."""
     offers = [s for s in answer.sentences(OFFER) if not NEGATED.search(s)]
     shares = [s for s in answer.sentences(SHARE) if not GUARANTEE.search(s)]
     if not offers and not shares:
         return None
     read = set(SHARE.findall(" ".join(answer.facts.passages)))
-    heard = read | set(SHARE.findall(" ".join(answer.facts.said)))
+    heard = read | set(SHARE.findall(" ".join(answer.facts.user_messages)))
     for sentence in {*offers, *shares}:
         named = set(SHARE.findall(sentence))
         offered = sentence in offers
@@ -167,9 +167,9 @@ def promised_discount(answer: Answer) -> Verdict | None:
 
 
 @rule("account team")
-def other_people(answer: Answer) -> Verdict | None:
+def other_people(answer: CheckedAnswer) -> RuleResult | None:
     """Nothing of anybody but the customer: no address or order that is not theirs, nothing told to others."""
-    known = " ".join((*answer.facts.said, *answer.facts.passages, answer.results)).lower()
+    known = " ".join((*answer.facts.user_messages, *answer.facts.passages, answer.results)).lower()
     own = answer.facts.customer.email.lower() if answer.facts.customer else ""
     emails = {email.lower() for email in EMAIL.findall(answer.text)}
     orders = set(ORDER_NUMBER.findall(answer.text))
@@ -192,13 +192,13 @@ RULES = (
 )
 
 
-def _stands(deed: Deed) -> bool:
+def _stands(deed: ToolResult) -> bool:
     """Whether what was asked is done: now, or already before."""
     return "error" not in json.loads(deed.result) or " already." in deed.result
 
 
-def _refuse(reason: str) -> Verdict:
-    return Verdict("refuse", "not_allowed", reason)
+def _refuse(reason: str) -> RuleResult:
+    return RuleResult("refuse", "not_allowed", reason)
 
 
 def _amounts(text: str) -> set[int]:
@@ -212,14 +212,14 @@ def _told(result: str) -> set[int]:
     return {round(float(number) * 100) for number in TOLD_AMOUNT.findall(result)}
 
 
-def _figures(facts: TurnFacts) -> set[int]:
+def _figures(facts: AnswerFacts) -> set[int]:
     """Amounts that were read or heard, and what may be reckoned from them, in pence.
 
     Two may be added or subtracted; three that the customer named may be added, and take or lose a
     share that was read.
     """
     read = " ".join(facts.passages)
-    heard = _amounts(" ".join(facts.said))
+    heard = _amounts(" ".join(facts.user_messages))
     sums = {sum(some) for count in (1, 2, 3) for some in combinations(sorted(heard), count)}
     shares = [round(pence * int(share) / 100) for pence in sums for share in set(SHARE.findall(read))]
     rests = [round(pence * (100 - int(share)) / 100) for pence in sums for share in set(SHARE.findall(read))]
@@ -228,7 +228,7 @@ def _figures(facts: TurnFacts) -> set[int]:
     return _amounts(read) | sums | reckoned | {*shares, *rests}
 
 
-def _from_passage(sentence: str, answer: Answer) -> bool:
+def _from_passage(sentence: str, answer: CheckedAnswer) -> bool:
     """Whether each amount stands in a sentence of the knowledge base that is about giving back too."""
     lines = (line for passage in answer.facts.passages for line in SENTENCE.split(passage) if GIVEN_BACK.search(line))
     return _amounts(sentence) <= {pence for line in lines for pence in _amounts(line)}

@@ -12,11 +12,11 @@ from datetime import datetime
 from tasks.domains.nursery.calendar import cut_off
 from tasks.domains.nursery.entities import HARDY, LIVING, Kind, Reason
 from tasks.domains.nursery.refunds import refundable
-from tasks.domains.nursery.rule_facts import Facts
-from tasks.domains.nursery.tool_arguments import OfOrder, ToClaim, ToRefund, ToReturn
-from tasks.domains.nursery.tools import Visit, find_line, is_fresh
-from tasks.domains.nursery.transaction import Books
-from tasks.tools.policy import ALLOW, Decision, Verdict, decide, rule
+from tasks.domains.nursery.rule_facts import CallFacts
+from tasks.domains.nursery.tool_arguments import ClaimArguments, OrderArguments, RefundArguments, ReturnArguments
+from tasks.domains.nursery.tools import ToolContext, find_line, is_fresh
+from tasks.domains.nursery.transaction import ShopTransaction
+from tasks.tools.policy import ALLOW, Decision, RuleResult, decide, rule
 from tasks.tools.toolbox import Call
 
 RETURN_DAYS: dict[Kind, int] = {"goods": 30, "tool": 30, "seed": 14, "bulb": 14}
@@ -32,8 +32,8 @@ NO_GROUNDS: dict[Reason, str] = {
 }
 
 
-def before_call(
-    call: Call[Visit], customer: str | None, books: Books, now: datetime, limit_pence: int
+def check_call(
+    call: Call[ToolContext], customer: str | None, books: ShopTransaction, now: datetime, limit_pence: int
 ) -> tuple[Decision, ...]:
     """What the rules say of a call that `customer` (None: somebody unknown) makes at `now`.
 
@@ -42,32 +42,32 @@ def before_call(
     """
     asked = call.arguments
     signed_in = customer is not None and books.customer(customer) is not None
-    order = books.order(asked.order_id) if isinstance(asked, OfOrder) else None
+    order = books.order(asked.order_id) if isinstance(asked, OrderArguments) else None
     own = order if order and signed_in and order.customer == customer else None
-    line = find_line(own, asked.item) if own and isinstance(asked, ToReturn | ToClaim) else None
-    return decide(RULES, Facts(call, signed_in, order is not None, own, line, now, limit_pence))
+    line = find_line(own, asked.item) if own and isinstance(asked, ReturnArguments | ClaimArguments) else None
+    return decide(RULES, CallFacts(call, signed_in, order is not None, own, line, now, limit_pence))
 
 
 @rule("account team")
-def signed_in(facts: Facts) -> Verdict | None:
+def signed_in(facts: CallFacts) -> RuleResult | None:
     """Orders are for those whom the shop's site has logged in."""
     if facts.call.tool.caller == "anyone":
         return None
-    return ALLOW if facts.signed_in else Verdict("refuse", "sign_in", "Please sign in first, so that we know you.")
+    return ALLOW if facts.signed_in else RuleResult("refuse", "sign_in", "Please sign in first, so that we know you.")
 
 
 @rule("account team")
-def order_of_customer(facts: Facts) -> Verdict | None:
+def order_of_customer(facts: CallFacts) -> RuleResult | None:
     """Only the order's own customer may see or change it."""
-    if not isinstance(facts.call.arguments, OfOrder):
+    if not isinstance(facts.call.arguments, OrderArguments):
         return None
     if facts.order:
         return ALLOW
-    return Verdict("refuse", "not_yours" if facts.exists else "not_found", NO_ORDER)
+    return RuleResult("refuse", "not_yours" if facts.exists else "not_found", NO_ORDER)
 
 
 @rule("dispatch")
-def cancel_window(facts: Facts) -> Verdict | None:
+def cancel_window(facts: CallFacts) -> RuleResult | None:
     """An order may be cancelled while it is placed."""
     if facts.does != "cancel_order" or facts.order is None:
         return None
@@ -75,108 +75,108 @@ def cancel_window(facts: Facts) -> Verdict | None:
     if status == "placed":
         return ALLOW
     if status == "cancelled":
-        return Verdict("refuse", "not_allowed", "That order is cancelled already.")
-    return Verdict("refuse", "too_late", f"It is too late to cancel: the order is {status}.")
+        return RuleResult("refuse", "not_allowed", "That order is cancelled already.")
+    return RuleResult("refuse", "too_late", f"It is too late to cancel: the order is {status}.")
 
 
 @rule("dispatch")
-def delivery_cutoff(facts: Facts) -> Verdict | None:
+def delivery_cutoff(facts: CallFacts) -> RuleResult | None:
     """The delivery day moves until 6 pm on the day before dispatch."""
     if facts.does not in {"change_delivery", "delivery_slots"} or facts.order is None:
         return None
     status = facts.order.status
     if status == "cancelled":
-        return Verdict("refuse", "not_allowed", "That order is cancelled, so nothing is delivered.")
+        return RuleResult("refuse", "not_allowed", "That order is cancelled, so nothing is delivered.")
     if status in {"sent", "delivered"}:
-        return Verdict("refuse", "too_late", f"The order is {status}, so its day is fixed.")
+        return RuleResult("refuse", "too_late", f"The order is {status}, so its day is fixed.")
     if facts.now < cut_off(facts.order.dispatch_on):
         return ALLOW
-    return Verdict("refuse", "too_late", "The day is fixed since 6 pm on the day before dispatch.")
+    return RuleResult("refuse", "too_late", "The day is fixed since 6 pm on the day before dispatch.")
 
 
 @rule("returns team")
-def living_plants(facts: Facts) -> Verdict | None:
+def living_plants(facts: CallFacts) -> RuleResult | None:
     """Living plants never come back."""
     if facts.does != "start_return" or facts.line is None:
         return None
     if facts.line.kind in LIVING:
-        return Verdict("refuse", "not_allowed", "Living plants are not returnable; two promises cover them instead.")
+        return RuleResult("refuse", "not_allowed", "Living plants are not returnable; two promises cover them instead.")
     return ALLOW
 
 
 @rule("returns team")
-def return_window(facts: Facts) -> Verdict | None:
+def return_window(facts: CallFacts) -> RuleResult | None:
     """30 days for hard goods, 14 for seeds and bulbs; 10 years for a tool that broke."""
     if facts.does != "start_return" or facts.order is None or facts.line is None or facts.line.kind in LIVING:
         return None
     days = facts.days_since_delivery
     if facts.line.kind == "voucher":
-        return Verdict("refuse", "not_allowed", "Vouchers are not exchangeable for cash.")
+        return RuleResult("refuse", "not_allowed", "Vouchers are not exchangeable for cash.")
     if days is None:
-        return Verdict("refuse", "not_allowed", "That order has not been delivered.")
+        return RuleResult("refuse", "not_allowed", "That order has not been delivered.")
     guaranteed = facts.line.kind == "tool" and facts.line.faulty and facts.within_years(GUARANTEE_YEARS)
     allowed = RETURN_DAYS[facts.line.kind]
     if guaranteed or days <= allowed:
         return ALLOW
-    return Verdict("refuse", "too_late", f"The {allowed} days for returning that are over.")
+    return RuleResult("refuse", "too_late", f"The {allowed} days for returning that are over.")
 
 
 @rule("growers")
-def claim_window(facts: Facts) -> Verdict | None:
+def claim_window(facts: CallFacts) -> RuleResult | None:
     """3 days for what came dead, damaged, wrong or not at all; 12 months for a plant that died."""
     if facts.does != "open_claim" or facts.order is None or facts.line is None:
         return None
     asked = facts.call.arguments
-    assert isinstance(asked, ToClaim)
+    assert isinstance(asked, ClaimArguments)
     if facts.order.delivered_on is None:
-        return Verdict("refuse", "not_allowed", "That order has not been delivered.")
+        return RuleResult("refuse", "not_allowed", "That order has not been delivered.")
     if facts.line.kind in {"goods", "tool", "voucher"} and asked.problem != "missing":
-        return Verdict("refuse", "not_allowed", "The promises cover plants; please start a return for that.")
+        return RuleResult("refuse", "not_allowed", "The promises cover plants; please start a return for that.")
     if is_fresh(facts.order, facts.now.date()):
         return ALLOW
     if asked.problem != "dead":
-        return Verdict("refuse", "too_late", "Troubles on arrival must reach us within 3 days of delivery.")
+        return RuleResult("refuse", "too_late", "Troubles on arrival must reach us within 3 days of delivery.")
     if facts.within_years(SEASON_YEARS):
         return ALLOW
-    return Verdict("refuse", "too_late", "The 12 months of the First Season promise are over.")
+    return RuleResult("refuse", "too_late", "The 12 months of the First Season promise are over.")
 
 
 @rule("growers")
-def first_season_kind(facts: Facts) -> Verdict | None:
+def first_season_kind(facts: CallFacts) -> RuleResult | None:
     """First Season is for hardy perennials, shrubs and trees."""
     asked, order, line = facts.call.arguments, facts.order, facts.line
-    if not isinstance(asked, ToClaim) or order is None or line is None or asked.problem != "dead":
+    if not isinstance(asked, ClaimArguments) or order is None or line is None or asked.problem != "dead":
         return None
     if order.delivered_on is None or is_fresh(order, facts.now.date()):
         return None
     if line.kind in HARDY:
         return ALLOW
-    return Verdict("refuse", "not_allowed", "First Season covers hardy perennials, shrubs and trees only.")
+    return RuleResult("refuse", "not_allowed", "First Season covers hardy perennials, shrubs and trees only.")
 
 
 @rule("accounts")
-def refund_grounds(facts: Facts) -> Verdict | None:
+def refund_grounds(facts: CallFacts) -> RuleResult | None:
     """Money goes back only for what the order's state supports."""
     asked = facts.call.arguments
-    if not isinstance(asked, ToRefund) or facts.order is None:
+    if not isinstance(asked, RefundArguments) or facts.order is None:
         return None
     if refundable(facts.order, asked.reason, facts.now.date()):
         return ALLOW
     if any(refund.reason == asked.reason for refund in facts.order.refunds):
-        return Verdict("refuse", "not_allowed", "That has been refunded already.")
-    return Verdict("refuse", "not_allowed", NO_GROUNDS[asked.reason])
+        return RuleResult("refuse", "not_allowed", "That has been refunded already.")
+    return RuleResult("refuse", "not_allowed", NO_GROUNDS[asked.reason])
 
 
 @rule("accounts")
-def refund_limit(facts: Facts) -> Verdict | None:
+def refund_limit(facts: CallFacts) -> RuleResult | None:
     """The desk gives back no more than the limit for one order, in all; more is a person's to decide."""
     asked = facts.call.arguments
-    if not isinstance(asked, ToRefund) or facts.order is None:
+    if not isinstance(asked, RefundArguments) or facts.order is None:
         return None
     pence = refundable(facts.order, asked.reason, facts.now.date())
     if facts.order.refunded_pence + pence <= facts.limit_pence:
         return ALLOW
-    return Verdict("needs_person", "needs_person", "A colleague has to look at a refund of this size.")
+    return RuleResult("needs_person", "needs_person", "A colleague has to look at a refund of this size.")
 
 
 RULES = (

@@ -17,7 +17,7 @@ from pathlib import Path
 from tasks.core.errors import GraftError
 from tasks.core.jsonl import R, read_lines
 from tasks.domains.nursery.entities import Customer, Item, Order
-from tasks.domains.nursery.transaction import Books
+from tasks.domains.nursery.transaction import ShopTransaction
 
 VERSION = 1
 BUSY_S = 3.0
@@ -67,7 +67,7 @@ class Shop:
     path: Path
 
     @contextmanager
-    def transaction(self, *, write: bool) -> Iterator[Books]:
+    def transaction(self, *, write: bool) -> Iterator[ShopTransaction]:
         """The books, whole: what is written is kept when the block ends well, and else undone.
 
         Raises:
@@ -78,7 +78,7 @@ class Shop:
             connection.execute(f"PRAGMA query_only = {'OFF' if write else 'ON'}")
             connection.execute("BEGIN IMMEDIATE" if write else "BEGIN")
             try:
-                yield Books(connection)
+                yield ShopTransaction(connection)
             except BaseException:
                 connection.execute("ROLLBACK")
                 raise
@@ -112,7 +112,7 @@ def _make(path: Path, seed: Path) -> None:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA foreign_keys = ON")
             connection.executescript(f"BEGIN; {SCHEMA}")
-            _fill(Books(connection), seed)
+            _fill(ShopTransaction(connection), seed)
             connection.execute(f"PRAGMA user_version = {VERSION}")
             connection.execute("COMMIT")
         try:
@@ -121,7 +121,7 @@ def _make(path: Path, seed: Path) -> None:
             return
 
 
-def _fill(books: Books, seed: Path) -> None:
+def _fill(books: ShopTransaction, seed: Path) -> None:
     for customer in read_seed(seed / "customers.jsonl", Customer):
         books.add_customer(customer)
     for item in read_seed(seed / "items.jsonl", Item):

@@ -41,7 +41,7 @@ class Item(Record):
     in_stock: int
 
 
-class Line(Record):
+class OrderLine(Record):
     """An item of an order. `faulty`: the nursery knows that what it sent was at fault."""
 
     item: str
@@ -93,7 +93,7 @@ class Order(Record):
     transit_days: int
     postage_pence: int
     charged_pence: int
-    lines: tuple[Line, ...]
+    lines: tuple[OrderLine, ...]
     returns: tuple[Return, ...] = ()
     claims: tuple[Claim, ...] = ()
     refunds: tuple[Refund, ...] = ()
@@ -107,6 +107,6 @@ class Order(Record):
     def refunded_pence(self) -> int:
         return sum(refund.pence for refund in self.refunds)
 
-    def line(self, item: str) -> Line:
+    def line(self, item: str) -> OrderLine:
         """The line of an item that is in the order, by its exact name."""
         return next(line for line in self.lines if line.item == item)

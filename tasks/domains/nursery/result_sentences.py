@@ -7,12 +7,12 @@ from collections.abc import Callable
 from datetime import date
 from typing import Any
 
-from tasks.tools.policy import Deed
+from tasks.tools.policy import ToolResult
 
 Result = dict[str, Any]
 
 
-def tell(deed: Deed) -> str:
+def result_sentence(deed: ToolResult) -> str:
     """The sentence for a deed; a failure has its own."""
     result: Result = json.loads(deed.result)
     return str(result["message"]) if "error" in result else _TELLS[deed.tool](result)

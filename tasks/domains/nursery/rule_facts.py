@@ -5,20 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
-from tasks.domains.nursery.entities import Line, Order
-from tasks.domains.nursery.tools import Visit
+from tasks.domains.nursery.entities import Order, OrderLine
+from tasks.domains.nursery.tools import ToolContext
 from tasks.tools.toolbox import Call
 
 
 @dataclass(frozen=True)
-class Facts:
+class CallFacts:
     """What the rules look at. `order` is None unless it is the customer's own; `line` is what `item` names in it."""
 
-    call: Call[Visit]
+    call: Call[ToolContext]
     signed_in: bool
     exists: bool
     order: Order | None
-    line: Line | None
+    line: OrderLine | None
     now: datetime
     limit_pence: int
 

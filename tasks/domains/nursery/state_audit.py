@@ -18,7 +18,7 @@ from typing import Any
 
 from tasks.core.records import ToolCall
 from tasks.domains.nursery.entities import HARDY, LIVING
-from tasks.tools.policy import Deed
+from tasks.tools.policy import ToolResult
 
 Row = dict[str, Any]
 Tables = dict[str, dict[int, Row]]
@@ -59,7 +59,7 @@ def audit_changes(before: Tables, after: Tables, bounds: Bounds) -> tuple[str, .
     return tuple(_Audit(before, after, bounds).found())
 
 
-def audit_reads(calls: Sequence[tuple[ToolCall, Deed]], tables: Tables, customer: str | None) -> tuple[str, ...]:
+def audit_reads(calls: Sequence[tuple[ToolCall, ToolResult]], tables: Tables, customer: str | None) -> tuple[str, ...]:
     """A sentence for each tool that told something of an order which is not the customer's own."""
     owners = {order["id"]: order["customer"] for order in tables["orders"].values()}
     return tuple(

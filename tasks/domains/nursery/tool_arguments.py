@@ -12,30 +12,30 @@ from tasks.domains.nursery.entities import Problem, Reason
 Topic = Literal["complaint", "trade", "wedding", "press", "accessibility", "other"]
 
 
-class OfOrder(Record):
+class OrderArguments(Record):
     order_id: str = Field(description="Order number, such as HL-20931.", pattern="^HL-[0-9]{5}$")
 
 
-class NewDay(OfOrder):
+class DeliveryArguments(OrderArguments):
     date: str = Field(description="Weekday in lower case, or MM-DD.")
 
 
-class ToReturn(OfOrder):
+class ReturnArguments(OrderArguments):
     item: str = Field(description="What goes back, as the customer names it.")
 
 
-class ToClaim(OfOrder):
+class ClaimArguments(OrderArguments):
     item: str = Field(description="The plant or thing concerned.")
     problem: Problem
 
 
-class ToRefund(OfOrder):
+class RefundArguments(OrderArguments):
     reason: Reason
 
 
-class OfItem(Record):
+class ItemArguments(Record):
     item: str = Field(description="The item, with its variety if named.")
 
 
-class OfTopic(Record):
+class TopicArguments(Record):
     topic: Topic

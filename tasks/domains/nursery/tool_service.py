@@ -17,17 +17,17 @@ from pathlib import Path
 from tasks.core.paths import SHOP, SHOP_SEED
 from tasks.core.records import Record, ToolCall
 from tasks.core.settings import ToolSettings
-from tasks.domains.nursery.answer_rules import TurnFacts, before_answer
-from tasks.domains.nursery.call_rules import before_call
+from tasks.domains.nursery.answer_rules import AnswerFacts, check_answer
+from tasks.domains.nursery.call_rules import check_call
 from tasks.domains.nursery.database import Shop, open_shop
-from tasks.domains.nursery.tools import TOOLS, Visit
-from tasks.domains.nursery.transaction import Books
-from tasks.tools.policy import Decision, Deed, objection
+from tasks.domains.nursery.tools import TOOLS, ToolContext
+from tasks.domains.nursery.transaction import ShopTransaction
+from tasks.tools.policy import Decision, ToolResult, first_refusal
 from tasks.tools.toolbox import Call, Failure, Once, Toolbox, ToolError
 
 
 @dataclass(frozen=True)
-class Answered:
+class ToolAnswer:
     """A call's result, what the rules said, and whether an earlier call with the same key had done it."""
 
     result: Record
@@ -35,41 +35,41 @@ class Answered:
     repeated: bool = False
 
 
-def open_desk(settings: ToolSettings, path: Path = SHOP, seed: Path = SHOP_SEED) -> Desk:
+def open_tool_service(settings: ToolSettings, path: Path = SHOP, seed: Path = SHOP_SEED) -> ToolService:
     """The desk of the default shop, whose clock stands still.
 
     Raises:
         GraftError: as `open_shop`.
     """
-    return Desk(open_shop(path, seed), lambda: settings.now, settings.refund_limit_pence)
+    return ToolService(open_shop(path, seed), lambda: settings.now, settings.refund_limit_pence)
 
 
 @dataclass(frozen=True)
-class Desk:
+class ToolService:
     """The shop's tools under its rules. `clock` tells the nursery's time, `refund_limit_pence` see `rules`."""
 
     shop: Shop
     clock: Callable[[], datetime]
     refund_limit_pence: int
-    tools: Toolbox[Visit] = TOOLS
+    tools: Toolbox[ToolContext] = TOOLS
 
-    def answer(self, call: ToolCall, customer: str | None, key: str) -> Answered:
+    def call(self, call: ToolCall, customer: str | None, key: str) -> ToolAnswer:
         """Do what a model asks for on behalf of `customer` (None: somebody unknown), whatever it asks.
 
         `key` names the intention: the same for a call that is tried again, another for every other.
         """
         read = self.tools.read(call)
         if isinstance(read, Failure):
-            return Answered(read)
+            return ToolAnswer(read)
         request = _Request(self, customer, key)
         answered = self.tools.run(read, request.perform)
-        return Answered(answered) if isinstance(answered, Failure) else answered
+        return ToolAnswer(answered) if isinstance(answered, Failure) else answered
 
-    def before_answer(
+    def check_answer(
         self,
         text: str,
         customer: str | None,
-        deeds: Sequence[Deed],
+        deeds: Sequence[ToolResult],
         passages: Sequence[str] | None,
         said: Sequence[str],
     ) -> tuple[Decision, ...]:
@@ -81,26 +81,26 @@ class Desk:
         if customer is not None:
             with self.shop.transaction(write=False) as books:
                 known = books.customer(customer)
-        return before_answer(
-            text, TurnFacts(known, tuple(deeds), tuple(passages or ()), tuple(said), passages is not None)
+        return check_answer(
+            text, AnswerFacts(known, tuple(deeds), tuple(passages or ()), tuple(said), passages is not None)
         )
 
 
-class _NotDoneError(Exception):
+class _ToolFailedError(Exception):
     """A tool said no: the transaction is undone, and this is the answer."""
 
-    def __init__(self, answered: Answered) -> None:
+    def __init__(self, answered: ToolAnswer) -> None:
         super().__init__(answered.result)
         self.answered = answered
 
 
 @dataclass(frozen=True)
 class _Request:
-    desk: Desk
+    desk: ToolService
     customer: str | None
     key: str
 
-    def perform(self, call: Call[Visit], once: Once) -> Answered:
+    def perform(self, call: Call[ToolContext], once: Once) -> ToolAnswer:
         try:
             with self.desk.shop.transaction(write=call.tool.effect) as books:
                 answered = self._repeat(call, books) if call.tool.effect else None
@@ -108,11 +108,11 @@ class _Request:
                     answered = self._first(call, books)
                 if not once.take():
                     raise TimeoutError(f"{call.tool.name} took longer than {call.tool.timeout_s} s")
-        except _NotDoneError as error:
+        except _ToolFailedError as error:
             return error.answered
         return answered
 
-    def _repeat(self, call: Call[Visit], books: Books) -> Answered | None:
+    def _repeat(self, call: Call[ToolContext], books: ShopTransaction) -> ToolAnswer | None:
         """The answer to a key that was used before."""
         earlier = books.earlier_call(self.key)
         if earlier is None:
@@ -120,22 +120,22 @@ class _Request:
         known, result = earlier
         if known != self._hash(call):
             message = "This request was used for something else already."
-            return Answered(Failure(error="key_reused", message=message), repeated=True)
-        return Answered(call.tool.result.model_validate_json(result), repeated=True)
+            return ToolAnswer(Failure(error="key_reused", message=message), repeated=True)
+        return ToolAnswer(call.tool.result.model_validate_json(result), repeated=True)
 
-    def _first(self, call: Call[Visit], books: Books) -> Answered:
+    def _first(self, call: Call[ToolContext], books: ShopTransaction) -> ToolAnswer:
         now = self.desk.clock()
-        decisions = before_call(call, self.customer, books, now, self.desk.refund_limit_pence)
-        if barred := objection(decisions):
-            return Answered(Failure(error=barred.code, message=barred.reason), decisions)
+        decisions = check_call(call, self.customer, books, now, self.desk.refund_limit_pence)
+        if barred := first_refusal(decisions):
+            return ToolAnswer(Failure(error=barred.code, message=barred.reason), decisions)
         try:
-            result = call.tool.function(Visit(books, self.customer, now), call.arguments)
+            result = call.tool.function(ToolContext(books, self.customer, now), call.arguments)
         except ToolError as error:
-            raise _NotDoneError(Answered(error.failure, decisions)) from error
+            raise _ToolFailedError(ToolAnswer(error.failure, decisions)) from error
         if call.tool.effect:
             books.remember_call(self.key, call.tool.name, self._hash(call), result.model_dump_json())
-        return Answered(result, decisions)
+        return ToolAnswer(result, decisions)
 
-    def _hash(self, call: Call[Visit]) -> str:
+    def _hash(self, call: Call[ToolContext]) -> str:
         content = [call.tool.name, call.arguments.model_dump(mode="json"), self.customer]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

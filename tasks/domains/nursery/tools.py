@@ -13,11 +13,19 @@ from typing import Literal
 
 from tasks.core.records import Record
 from tasks.domains.nursery.calendar import delivery_days, dispatch_for, wished_day
-from tasks.domains.nursery.entities import Claim, Line, Order, Postage, Promise, Return, Status
+from tasks.domains.nursery.entities import Claim, Order, OrderLine, Postage, Promise, Return, Status
 from tasks.domains.nursery.item_names import find_name
 from tasks.domains.nursery.refunds import refundable
-from tasks.domains.nursery.tool_arguments import NewDay, OfItem, OfOrder, OfTopic, ToClaim, ToRefund, ToReturn
-from tasks.domains.nursery.transaction import Books
+from tasks.domains.nursery.tool_arguments import (
+    ClaimArguments,
+    DeliveryArguments,
+    ItemArguments,
+    OrderArguments,
+    RefundArguments,
+    ReturnArguments,
+    TopicArguments,
+)
+from tasks.domains.nursery.transaction import ShopTransaction
 from tasks.tools.toolbox import Toolbox, ToolError, tool
 
 TIMEOUT_S = 5.0
@@ -26,10 +34,10 @@ SHOWN_DAYS = 5
 
 
 @dataclass(frozen=True)
-class Visit:
+class ToolContext:
     """One call's view of the shop: its rows, who asks (None: somebody unknown), and when."""
 
-    books: Books
+    books: ShopTransaction
     customer: str | None
     now: datetime
 
@@ -47,44 +55,44 @@ class OrderState(Record):
     day: date | None
 
 
-class Moved(Record):
+class DeliveryChange(Record):
     moved_to: date
 
 
-class Cancelled(Record):
+class Cancellation(Record):
     cancelled: Literal[True] = True
 
 
-class Returned(Record):
+class ReturnReceipt(Record):
     return_id: str
     postage: Postage
 
 
-class Claimed(Record):
+class ClaimReceipt(Record):
     claim_id: str
     promise: Promise
 
 
-class Stock(Record):
+class StockLevel(Record):
     item: str
     in_stock: int
     price: str
 
 
-class HandedOver(Record):
+class Handover(Record):
     ticket: str
 
 
-class Slots(Record):
+class DeliverySlots(Record):
     days: tuple[date, ...]
 
 
-class Refunded(Record):
+class RefundReceipt(Record):
     refunded: str
 
 
 @tool(effect=False, caller="customer", timeout_s=TIMEOUT_S)
-def find_order(visit: Visit, asked: OfOrder) -> OrderState:
+def find_order(visit: ToolContext, asked: OrderArguments) -> OrderState:
     """Status, courier and dispatch day of an order."""
     order = visit.order(asked.order_id)
     items = tuple(f"{line.quantity} x {line.item}" for line in order.lines)
@@ -93,25 +101,25 @@ def find_order(visit: Visit, asked: OfOrder) -> OrderState:
 
 
 @tool(effect=True, caller="customer", timeout_s=TIMEOUT_S)
-def change_delivery(visit: Visit, asked: NewDay) -> Moved:
+def change_delivery(visit: ToolContext, asked: DeliveryArguments) -> DeliveryChange:
     """Move the delivery of an order to another day."""
     order = visit.order(asked.order_id)
     day = wished_day(asked.date, order.deliver_on, visit.now, order.transit_days)
     if day is None:
         raise ToolError("bad_date", "Nothing can be delivered on that day; we deliver on Monday to Friday.")
     visit.books.move(order.id, dispatch_for(day, order.transit_days), day)
-    return Moved(moved_to=day)
+    return DeliveryChange(moved_to=day)
 
 
 @tool(effect=True, caller="customer", timeout_s=TIMEOUT_S)
-def cancel_order(visit: Visit, asked: OfOrder) -> Cancelled:
+def cancel_order(visit: ToolContext, asked: OrderArguments) -> Cancellation:
     """Cancel an order that is not packed yet."""
     visit.books.cancel(asked.order_id)
-    return Cancelled()
+    return Cancellation()
 
 
 @tool(effect=True, caller="customer", timeout_s=TIMEOUT_S)
-def start_return(visit: Visit, asked: ToReturn) -> Returned:
+def start_return(visit: ToolContext, asked: ReturnArguments) -> ReturnReceipt:
     """Start the return of hard goods, seeds or bulbs."""
     order = visit.order(asked.order_id)
     line = ordered_line(order, asked.item)
@@ -119,11 +127,11 @@ def start_return(visit: Visit, asked: ToReturn) -> Returned:
         raise ToolError("not_allowed", "A return of that item is open already.")
     postage: Postage = "ours" if line.faulty else "customer"
     number = visit.books.add_return(order.id, Return(item=line.item, postage=postage))
-    return Returned(return_id=f"R-{number:05d}", postage=postage)
+    return ReturnReceipt(return_id=f"R-{number:05d}", postage=postage)
 
 
 @tool(effect=True, caller="customer", timeout_s=TIMEOUT_S)
-def open_claim(visit: Visit, asked: ToClaim) -> Claimed:
+def open_claim(visit: ToolContext, asked: ClaimArguments) -> ClaimReceipt:
     """Open a claim under the Fresh Arrival or the First Season promise."""
     order = visit.order(asked.order_id)
     line = ordered_line(order, asked.item)
@@ -131,44 +139,44 @@ def open_claim(visit: Visit, asked: ToClaim) -> Claimed:
         raise ToolError("not_allowed", "A claim for that item is open already.")
     promise: Promise = "fresh_arrival" if is_fresh(order, visit.now.date()) else "first_season"
     number = visit.books.add_claim(order.id, Claim(item=line.item, problem=asked.problem, promise=promise))
-    return Claimed(claim_id=f"K-{number:05d}", promise=promise)
+    return ClaimReceipt(claim_id=f"K-{number:05d}", promise=promise)
 
 
 @tool(effect=False, caller="anyone", timeout_s=TIMEOUT_S)
-def check_stock(visit: Visit, asked: OfItem) -> Stock:
+def check_stock(visit: ToolContext, asked: ItemArguments) -> StockLevel:
     """Whether an item is in stock, and its price."""
     name = find_name(asked.item, visit.books.item_names())
     if name is None:
         raise ToolError("not_sold", "We sell nothing of that name.")
     item = visit.books.item(name)
-    return Stock(item=item.name, in_stock=item.in_stock, price=pounds(item.price_pence))
+    return StockLevel(item=item.name, in_stock=item.in_stock, price=pounds(item.price_pence))
 
 
 @tool(effect=True, caller="anyone", timeout_s=TIMEOUT_S)
-def hand_over(visit: Visit, asked: OfTopic) -> HandedOver:
+def hand_over(visit: ToolContext, asked: TopicArguments) -> Handover:
     """Hand the conversation to a person at the desk."""
     known = visit.customer if visit.customer and visit.books.customer(visit.customer) else None
-    return HandedOver(ticket=f"T-{visit.books.add_ticket(known, asked.topic):05d}")
+    return Handover(ticket=f"T-{visit.books.add_ticket(known, asked.topic):05d}")
 
 
 @tool(effect=False, caller="customer", timeout_s=TIMEOUT_S)
-def delivery_slots(visit: Visit, asked: OfOrder) -> Slots:
+def delivery_slots(visit: ToolContext, asked: OrderArguments) -> DeliverySlots:
     """Days to which the delivery of an order can move."""
     order = visit.order(asked.order_id)
     days = (day for day in delivery_days(visit.now, order.transit_days) if day != order.deliver_on)
-    return Slots(days=tuple(islice(days, SHOWN_DAYS)))
+    return DeliverySlots(days=tuple(islice(days, SHOWN_DAYS)))
 
 
 @tool(effect=True, caller="customer", timeout_s=TIMEOUT_S)
-def refund_order(visit: Visit, asked: ToRefund) -> Refunded:
+def refund_order(visit: ToolContext, asked: RefundArguments) -> RefundReceipt:
     """Refund an order, as far as its state supports it."""
     order = visit.order(asked.order_id)
     pence = refundable(order, asked.reason, visit.now.date())
     visit.books.add_refund(order.id, asked.reason, pence)
-    return Refunded(refunded=pounds(pence))
+    return RefundReceipt(refunded=pounds(pence))
 
 
-TOOLS: Toolbox[Visit] = Toolbox(
+TOOLS: Toolbox[ToolContext] = Toolbox(
     [
         find_order,
         change_delivery,
@@ -183,13 +191,13 @@ TOOLS: Toolbox[Visit] = Toolbox(
 )
 
 
-def find_line(order: Order, item: str) -> Line | None:
+def find_line(order: Order, item: str) -> OrderLine | None:
     """The line that a customer means by `item`."""
     name = find_name(item, [line.item for line in order.lines])
     return None if name is None else order.line(name)
 
 
-def ordered_line(order: Order, item: str) -> Line:
+def ordered_line(order: Order, item: str) -> OrderLine:
     """As `find_line`.
 
     Raises:

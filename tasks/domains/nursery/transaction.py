@@ -14,7 +14,7 @@ from tasks.domains.nursery.entities import Claim, Customer, Item, Order, Reason,
 
 
 @dataclass(frozen=True)
-class Books:
+class ShopTransaction:
     """The rows that one transaction sees."""
 
     connection: sqlite3.Connection

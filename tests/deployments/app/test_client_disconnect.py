@@ -8,8 +8,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from deployments.app.access.rate_limits import Limits
-from tasks.engine.protocol import Chunk
+from deployments.app.access.rate_limits import RateLimits
+from tasks.engine.protocol import TokenChunk
 from tests.deployments.app.test_turn import ASK, Desk
 from tests.support.assistant_in_process import LIMITS
 from tests.support.scripted_engine import ScriptedEngine, says
@@ -22,7 +22,7 @@ class Stepped(ScriptedEngine):
         super().__init__(says("Yes, so.\nA long answer that nobody waits for"))
         self.may_step = threading.Semaphore(steps)
 
-    def step(self) -> list[Chunk]:
+    def step(self) -> list[TokenChunk]:
         assert self.may_step.acquire(timeout=30)
         return super().step()
 
@@ -61,7 +61,7 @@ async def hang_up(desk: Desk, after: str) -> None:
 def test_a_stream_cut_short_counts_the_tokens_that_came(tiny_base: Path, tiny_prompts: Path) -> None:
     async def run() -> None:
         desk = Desk(Stepped(3), tiny_base, tiny_prompts)
-        desk.turns.limits = Limits(LIMITS, clock=lambda: 0.0)  # nothing flows back meanwhile
+        desk.turns.limits = RateLimits(LIMITS, clock=lambda: 0.0)  # nothing flows back meanwhile
         await hang_up(desk, after="so.")  # a sentence, which the third piece ends
         desk.engine.may_step.release(100)
         (row,) = desk.rows

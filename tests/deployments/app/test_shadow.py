@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from deployments.app.routing.routing import Routing
-from deployments.app.routing.traffic_split import visitor
-from deployments.core.messages import OVERLOADED, Ask, Event
+from deployments.app.routing.traffic_split import user_bucket_key
+from deployments.core.messages import OVERLOADED, Event, TurnRequest
 from deployments.core.settings import CacheSettings, RetrySettings, ShadowSettings
 from tasks.core.paths import PARAMS
 from tasks.core.settings import load_settings
@@ -38,7 +38,7 @@ def desk(*scripts: Script, routing: Routing | None = None, **options: Any) -> De
 def late(go_on: asyncio.Event) -> Script:
     """An answer that begins once it may."""
 
-    async def script(ask: Ask) -> AsyncGenerator[Event]:
+    async def script(ask: TurnRequest) -> AsyncGenerator[Event]:
         await go_on.wait()
         async for event in answers("Late.")(ask):
             yield event
@@ -86,7 +86,11 @@ def test_what_production_answered_is_asked_of_the_shadow_and_compared(stream: bo
             200,
         )
         assert row.answer_chars == len("From the new one.")
-        assert row.visitor == answer.visitor == PSEUDONYMS.of(visitor("anonymous", Ask(customer="C-1042")))
+        assert (
+            row.visitor
+            == answer.visitor
+            == PSEUDONYMS.pseudonym(user_bucket_key("anonymous", TurnRequest(customer="C-1042")))
+        )
         compared = ShadowPair.model_validate_json(row.shadow)
         assert (compared.trace_id, compared.production, compared.shadow) == (answer.trace_id, OLD, NEW)
         assert (compared.production_ms, compared.shadow_ms) == (2.0, 2.0)
@@ -193,11 +197,11 @@ def test_a_shadow_that_fails_leaves_a_row_and_is_not_asked_again(script: Script)
 
 
 def test_a_shadow_that_raises_or_hangs_is_nobodys_trouble(caplog: pytest.LogCaptureFixture) -> None:
-    async def raises(_: Ask) -> AsyncGenerator[Event]:
+    async def raises(_: TurnRequest) -> AsyncGenerator[Event]:
         raise RuntimeError("the machine is on fire")
         yield
 
-    async def hangs(_: Ask) -> AsyncGenerator[Event]:
+    async def hangs(_: TurnRequest) -> AsyncGenerator[Event]:
         await asyncio.sleep(60)
         yield  # type: ignore[misc]  # which makes it a generator
 

@@ -13,7 +13,7 @@ import pytest
 
 from tasks.core.settings import EngineSettings
 from tasks.engine.protocol import ConstraintError, GenerationRequest, JsonSchema, Regex, Tag, Tags
-from tasks.engine.resources import ALONE
+from tasks.engine.resources import EXCLUSIVE
 from tasks.engine.transformers import TransformersEngine
 from tasks.prompt.encoding import Prompt
 from tests.deployments.app.test_turn import Desk, TellingEngine
@@ -58,11 +58,11 @@ class Unable(TellingEngine):
         ({"tools": [LOOK_UP, LIST]}, Tags("<tool_call>", (tag("look_up", WORD), tag("list", {})))),
         (
             {"tools": [LOOK_UP, LIST], "tool_choice": "required"},
-            Tags("<tool_call>", (tag("look_up", WORD), tag("list", {})), at_once=True),
+            Tags("<tool_call>", (tag("look_up", WORD), tag("list", {})), required=True),
         ),
         (
             {"tools": [LOOK_UP, LIST], "tool_choice": {"type": "function", "function": {"name": "list"}}},
-            Tags("<tool_call>", (tag("list", {}),), at_once=True),
+            Tags("<tool_call>", (tag("list", {}),), required=True),
         ),
         ({"response_format": {"type": "json_object"}}, JsonSchema('{"type": "object"}')),
         ({"response_format": FORMAT}, JsonSchema(json.dumps(SCHEMA))),
@@ -121,7 +121,9 @@ def test_the_reference_engine_holds_what_http_asks_and_refuses_what_is_no_schema
 ) -> None:
     async def run() -> None:
         end_of_turn = Prompt.load(tiny_prompts, tiny_base).end_of_turn
-        desk = Desk(TransformersEngine.load(tiny_base, None, end_of_turn, "float32", ALONE), tiny_base, tiny_prompts)
+        desk = Desk(
+            TransformersEngine.load(tiny_base, None, end_of_turn, "float32", EXCLUSIVE), tiny_base, tiny_prompts
+        )
         one = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"enum": ["yes"]}}}
         assert (await desk.whole(response_format=one)).choices[0].message.content == '"yes"'
         regex = {"structured_outputs": {"regex": "[ab]{3}"}}
@@ -140,7 +142,9 @@ def test_the_reference_engine_holds_what_http_asks_and_refuses_what_is_no_schema
 def test_a_model_that_knows_nothing_calls_the_tool_that_it_must(tiny_base: Path, tiny_prompts: Path) -> None:
     async def run() -> None:
         end_of_turn = Prompt.load(tiny_prompts, tiny_base).end_of_turn
-        desk = Desk(TransformersEngine.load(tiny_base, None, end_of_turn, "float32", ALONE), tiny_base, tiny_prompts)
+        desk = Desk(
+            TransformersEngine.load(tiny_base, None, end_of_turn, "float32", EXCLUSIVE), tiny_base, tiny_prompts
+        )
         settings = EngineSettings(name="transformers", dtype="float32", max_new_tokens=90)
         desk.server._model = replace(desk.server._model, settings=settings)
         for choice in ("required", {"type": "function", "function": {"name": "look_up"}}):

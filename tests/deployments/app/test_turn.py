@@ -17,16 +17,16 @@ from typing import Any
 import openai
 import pytest
 
-from deployments.app.access.rate_limits import Limits
-from deployments.app.routing.routing import Routing, Served
+from deployments.app.access.rate_limits import RateLimits
+from deployments.app.routing.routing import Routing, ServedPackage
 from deployments.app.routing.timeouts import Timeouts
 from deployments.core.settings import ReplicaSettings
 from deployments.replicas.engine import PackageServer
 from tasks.core.settings import EngineSettings
 from tasks.engine.loading import Model
-from tasks.engine.protocol import Chunk, GenerationRequest
+from tasks.engine.protocol import GenerationRequest, TokenChunk
 from tasks.prompt.encoding import Prompt
-from tasks.prompt.tool_calls import showable
+from tasks.prompt.tool_calls import visible_text
 from tests.support import assistant_in_process
 from tests.support.assistant_in_process import LIMITS
 from tests.support.scripted_engine import Piece, ScriptedEngine, says
@@ -45,7 +45,7 @@ SETTINGS = ReplicaSettings(
     start_timeout_s=5,
     health_every_s=5,
 )
-SERVED = Served(app="new", name="desk", max_new_tokens=50, since=1)
+SERVED = ServedPackage(app="new", name="desk", max_new_tokens=50, since=1)
 
 
 class TellingEngine(ScriptedEngine):
@@ -57,7 +57,7 @@ class TellingEngine(ScriptedEngine):
         self.may_go_on.set()
         self.left = threading.Event()
 
-    def step(self) -> list[Chunk]:
+    def step(self) -> list[TokenChunk]:
         self.may_go_on.wait(30)
         return super().step()
 
@@ -166,7 +166,7 @@ def test_no_piece_of_a_tool_call_is_streamed_as_content(tiny_base: Path, tiny_pr
 
 def test_showable_never_takes_back() -> None:
     for text in TEXTS:
-        shown = [showable(text[:size]) for size in range(len(text) + 1)]
+        shown = [visible_text(text[:size]) for size in range(len(text) + 1)]
         assert all(later.startswith(earlier) for earlier, later in itertools.pairwise(shown))
 
 
@@ -319,7 +319,7 @@ def test_a_rate_limit_is_429_with_openais_headers_and_counts_what_was_used(
     async def run() -> None:
         desk = Desk(TellingEngine("ok"), tiny_base, tiny_prompts)
         limits = LIMITS.model_copy(update={"requests_per_minute": 2})
-        desk.turns.limits = Limits(limits, clock=lambda: 0.0)  # nothing flows back meanwhile
+        desk.turns.limits = RateLimits(limits, clock=lambda: 0.0)  # nothing flows back meanwhile
         ask = desk.streamed if stream else desk.whole
         for _ in range(2):
             await ask()

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from deployments.replicas.batching import Batches, OverloadedError
-from tasks.engine.protocol import Chunk, GenerationRequest
+from deployments.replicas.batching import BatchingQueue, OverloadedError
+from tasks.engine.protocol import GenerationRequest, TokenChunk
 from tests.support.scripted_engine import Piece, ScriptedEngine
 
 
@@ -26,7 +26,7 @@ class SteppedEngine(ScriptedEngine):
         super().__init__(numbered)
         self.may_step = threading.Semaphore(0)
 
-    def step(self) -> list[Chunk]:
+    def step(self) -> list[TokenChunk]:
         assert self.may_step.acquire(timeout=30)
         return super().step()
 
@@ -35,7 +35,7 @@ def request(number: int, tokens: int) -> GenerationRequest:
     return GenerationRequest((number,), max_new_tokens=tokens)
 
 
-async def text(batches: Batches, number: int, tokens: int) -> str:
+async def text(batches: BatchingQueue, number: int, tokens: int) -> str:
     return "".join([chunk.text async for chunk in batches.follow(batches.admit(request(number, tokens)))])
 
 
@@ -52,7 +52,7 @@ def expected(number: int, tokens: int) -> str:
 def test_who_waits_joins_those_who_run_and_gets_its_own_text() -> None:
     async def run() -> None:
         engine = SteppedEngine()
-        batches = Batches(engine, at_once=3, max_queued=10, max_wait_s=60)
+        batches = BatchingQueue(engine, at_once=3, max_queued=10, max_wait_s=60)
         first = asyncio.create_task(text(batches, 0, 4))
         await until(lambda: engine.requests)
         others = [asyncio.create_task(text(batches, n, n)) for n in (1, 2, 3, 4)]
@@ -71,7 +71,7 @@ def test_who_waits_joins_those_who_run_and_gets_its_own_text() -> None:
 def test_more_than_may_wait_are_refused_and_leaving_makes_room() -> None:
     async def run() -> None:
         engine = SteppedEngine()
-        batches = Batches(engine, at_once=1, max_queued=2, max_wait_s=60)
+        batches = BatchingQueue(engine, at_once=1, max_queued=2, max_wait_s=60)
         running = asyncio.create_task(text(batches, 0, 1))
         await until(lambda: engine.requests)
         waiting = [asyncio.create_task(text(batches, n, 1)) for n in (1, 2)]
@@ -91,7 +91,7 @@ def test_more_than_may_wait_are_refused_and_leaving_makes_room() -> None:
 def test_hanging_up_ends_the_work_within_one_step() -> None:
     async def run() -> None:
         engine = SteppedEngine()
-        batches = Batches(engine, at_once=1, max_queued=2, max_wait_s=60)
+        batches = BatchingQueue(engine, at_once=1, max_queued=2, max_wait_s=60)
         chunks = batches.follow(batches.admit(request(0, 1000)))
         engine.may_step.release()
         await anext(chunks)
@@ -106,7 +106,7 @@ def test_hanging_up_ends_the_work_within_one_step() -> None:
 def test_the_others_go_on_when_one_leaves() -> None:
     async def run() -> None:
         engine = SteppedEngine()
-        batches = Batches(engine, at_once=2, max_queued=4, max_wait_s=60)
+        batches = BatchingQueue(engine, at_once=2, max_queued=4, max_wait_s=60)
         leaves, stays = (asyncio.create_task(text(batches, n, 5)) for n in (1, 2))
         await until(lambda: len(engine.requests) > 0)
         engine.may_step.release(2)
@@ -123,7 +123,7 @@ def test_the_others_go_on_when_one_leaves() -> None:
 class BrokenOnce(SteppedEngine):
     """Fails in its first step, and again when told to forget what it was doing."""
 
-    def step(self) -> list[Chunk]:
+    def step(self) -> list[TokenChunk]:
         self.may_step.release(10)
         if not self.together:
             self.together.append(0)
@@ -137,7 +137,7 @@ class BrokenOnce(SteppedEngine):
 
 def test_an_engines_failure_reaches_who_asked_and_the_next_is_served() -> None:
     async def run() -> None:
-        batches = Batches(BrokenOnce(), at_once=2, max_queued=4, max_wait_s=60)
+        batches = BatchingQueue(BrokenOnce(), at_once=2, max_queued=4, max_wait_s=60)
         with pytest.raises(RuntimeError, match=r"^out of memory"):
             await text(batches, 1, 1)
         assert await text(batches, 2, 1) == "2.1 "
@@ -148,7 +148,7 @@ def test_an_engines_failure_reaches_who_asked_and_the_next_is_served() -> None:
 def test_who_would_wait_too_long_is_refused_at_once() -> None:
     async def run() -> None:
         engine = SteppedEngine()
-        batches = Batches(engine, at_once=1, max_queued=10, max_wait_s=0.5)
+        batches = BatchingQueue(engine, at_once=1, max_queued=10, max_wait_s=0.5)
         engine.may_step.release()
         await text(batches, 0, 1)
         assert batches._place_s > 0  # measured; from here on a known one
@@ -176,7 +176,7 @@ class Refusing(SteppedEngine):
 def test_a_request_that_the_engine_refuses_is_nobody_elses_business() -> None:
     async def run() -> None:
         engine = Refusing()
-        batches = Batches(engine, at_once=2, max_queued=4, max_wait_s=60)
+        batches = BatchingQueue(engine, at_once=2, max_queued=4, max_wait_s=60)
         engine.may_step.release(10)
         async with asyncio.timeout(30):
             found = await asyncio.gather(*(text(batches, n, 1) for n in (1, 2, 3)), return_exceptions=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from deployments.core.messages import Ask, Delta, Event, Finished
+from deployments.core.messages import Delta, Event, TurnEnd, TurnRequest
 from deployments.core.settings import SERVE_YAML, load_serve_settings
 from deployments.replicas.engine import EngineReplica, PackageServer
 from deployments.serve import rollout
@@ -36,11 +36,11 @@ def test_new_text_is_sent_at_most_so_often_and_all_of_it_at_the_end(
         settings = EngineSettings(name="transformers", dtype="float32", max_new_tokens=50)
         model = Model(scripted, Prompt.load(tiny_prompts, tiny_base), settings, 500)
         server = PackageServer(model, (), SETTINGS.model_copy(update={"stream_every_s": every_s}))
-        return [event async for event in server.turn(Ask(messages=(Message(role="user", content="Which?"),)))]
+        return [event async for event in server.turn(TurnRequest(messages=(Message(role="user", content="Which?"),)))]
 
     *deltas, finished = asyncio.run(run())
     assert [delta.text for delta in deltas if isinstance(delta, Delta)] == pieces
-    assert isinstance(finished, Finished)
+    assert isinstance(finished, TurnEnd)
     assert finished.generation.text == "Order HL-20931"
 
 

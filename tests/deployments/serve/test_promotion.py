@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 
 from deployments.serve import rollout
-from deployments.serve.promotion import change, describe, is_served, production_digest, serve_production, take_out
+from deployments.serve.promotion import (
+    describe,
+    is_served,
+    production_digest,
+    roll_back,
+    serve_production,
+    switch_production,
+)
 from tasks.core.errors import GraftError
 from tasks.core.files import write_json
 from tasks.registry.audit_log import read_audit
@@ -44,7 +51,7 @@ def digests(serve: PretendedServe, packages: list[Path], tiny_base: Path, tmp_pa
     write_json(tmp_path / "evaluation" / "scores.json", {})
     found = [open_registry().publish(package, tiny_base, tmp_path / "evaluation") for package in packages]
     open_registry().swap(PRODUCTION, found[0], None, "the first", PROMOTE)
-    change(found[1], found[0], "a better one", PROMOTE)
+    switch_production(found[1], found[0], "a better one", PROMOTE)
     return found
 
 
@@ -55,7 +62,7 @@ def in_production() -> tuple[str | None, str | None]:
 
 def test_production_moves_to_another_package_and_back(digests: list[str]) -> None:
     assert in_production() == (digests[1], digests[1])
-    moved = change(to_go_back_to(open_registry()), digests[1], "answers in French", ROLLBACK)
+    moved = switch_production(to_go_back_to(open_registry()), digests[1], "answers in French", ROLLBACK)
     assert in_production() == (digests[0], digests[0])
     assert list(moved.seconds) == ["deploy", "promote", "retire"]
     told = describe(moved)
@@ -69,13 +76,13 @@ def test_production_moves_to_another_package_and_back(digests: list[str]) -> Non
 
 def test_what_is_in_production_is_not_moved(digests: list[str]) -> None:
     with pytest.raises(GraftError, match="in production already; nothing was changed"):
-        change(digests[1], digests[1], "again", PROMOTE)
+        switch_production(digests[1], digests[1], "again", PROMOTE)
     assert len(open_registry().history()) == 2
 
 
 def test_who_looked_before_somebody_else_moved_it_changes_nothing(digests: list[str]) -> None:
     with pytest.raises(ChannelConflictError, match="nothing was changed"):
-        change(digests[2], digests[0], "from an old view", PROMOTE)
+        switch_production(digests[2], digests[0], "from an old view", PROMOTE)
     assert in_production() == (digests[1], digests[1])
     assert digests[2] not in rollout.served().served
     assert len(open_registry().history()) == 2
@@ -84,7 +91,7 @@ def test_who_looked_before_somebody_else_moved_it_changes_nothing(digests: list[
 def test_a_package_that_does_not_come_up_leaves_production_as_it_was(serve: PretendedServe, digests: list[str]) -> None:
     serve.broken.add(f"engine-{digests[2][:12]}")
     with pytest.raises(GraftError, match="did not come up: RuntimeError: not weights"):
-        change(digests[2], digests[1], "will not start", PROMOTE)
+        switch_production(digests[2], digests[1], "will not start", PROMOTE)
     assert in_production() == (digests[1], digests[1])
     assert len(open_registry().history()) == 2
 
@@ -95,7 +102,7 @@ def test_a_channel_that_was_moved_goes_back_and_the_history_says_by_whom(digests
     rollout.deploy(digests[2])
     registry.swap(PRODUCTION, digests[2], digests[1], "a new one", PROMOTE)
     with pytest.raises(OSError, match="the endpoint"):
-        take_out(digests[2], digests[1], OSError("the endpoint"), "taken back", PROMOTE)
+        roll_back(digests[2], digests[1], OSError("the endpoint"), "taken back", PROMOTE)
     assert in_production() == (digests[1], digests[1])
     assert digests[2] not in rollout.served().served
     assert registry.history()[-1].act == ROLLBACK
@@ -107,7 +114,7 @@ def test_after_a_lost_race_the_endpoint_is_where_the_channel_is(digests: list[st
     rollout.deploy(digests[0])
     open_registry().swap(PRODUCTION, digests[0], digests[1], "somebody else", PROMOTE)
     with pytest.raises(ChannelConflictError):
-        change(digests[2], digests[1], "late", PROMOTE)
+        switch_production(digests[2], digests[1], "late", PROMOTE)
     assert in_production() == (digests[0], digests[0])
 
 
@@ -146,7 +153,7 @@ def test_after_a_restart_what_is_not_admitted_is_told_and_not_served(
     assert not_served
     assert re.search(f"^{digests[1]} is in production and cannot be served: .*{said}", not_served)
     assert "`graft rollback --reason TEXT`" in not_served
-    assert rollout.answers(), "there is no assistant to say that nothing is served"
+    assert rollout.assistant_is_up(), "there is no assistant to say that nothing is served"
     assert rollout.served().served == {}
     assert not is_served(digests[1])
 
@@ -155,7 +162,7 @@ def test_what_cannot_be_served_is_gone_back_from(serve: PretendedServe, digests:
     change_a_file(Path(".graft/registry"), digests[1])
     serve.applications.clear()
     assert serve_production()
-    change(to_go_back_to(open_registry()), digests[1], "a file of it was changed", ROLLBACK)
+    switch_production(to_go_back_to(open_registry()), digests[1], "a file of it was changed", ROLLBACK)
     assert in_production() == (digests[0], digests[0])
     assert is_served(digests[0])
     assert serve_production() is None

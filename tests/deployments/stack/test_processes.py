@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from deployments.stack.processes import Recorded, records, start, stop, wait_ready
+from deployments.stack.processes import ProcessRecord, records, start, stop, wait_ready
 from tasks.core.errors import GraftError
 from tasks.core.files import write_json
 
@@ -32,7 +32,7 @@ def wait(holds: Callable[[], object]) -> None:
         time.sleep(0.05)
 
 
-def begin_family(root: Path) -> tuple[Recorded, psutil.Process]:
+def begin_family(root: Path) -> tuple[ProcessRecord, psutil.Process]:
     """A recorded process and the child it started."""
     record = start("family", FAMILY, os.environ, root)
     leader = psutil.Process(record.pid)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from deployments.app.routing.routing import Canary, Routing, Served
+from deployments.app.routing.routing import Canary, Routing, ServedPackage
 from flows.release_steps import canary_phases
-from flows.release_steps.canary_phases import BreachError, UndecidedError, go_through, guarded
+from flows.release_steps.canary_phases import BreachError, UndecidedError, go_through, run_phase
 from tasks.core.errors import GraftError
 from tasks.core.rollout_phases import Phase
 from tasks.core.settings import CanaryAnalysisSettings, CanaryMargins, load_settings
@@ -29,7 +29,7 @@ SETTINGS = CanaryAnalysisSettings(
 )
 HALF = Phase(name="canary", percent=50)
 PACKAGES = {
-    digest: Served(app=f"engine-{digest[:3]}", name="desk", max_new_tokens=8, since=0)
+    digest: ServedPackage(app=f"engine-{digest[:3]}", name="desk", max_new_tokens=8, since=0)
     for digest in (CANARY, PRODUCTION, "q" * 64)
 }
 Serve = Callable[..., list[tuple[str, float | None]]]
@@ -81,7 +81,7 @@ def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Serve:
 
 def test_an_equal_canary_is_healthy_after_enough_intervals(serve: Serve) -> None:
     asked = serve(lambda number: row(number, CANARY))
-    state = guarded(HALF, CANARY, PRODUCTION, SETTINGS, 8.0)
+    state = run_phase(HALF, CANARY, PRODUCTION, SETTINGS, 8.0)
     assert state.name == "Healthy"
     assert asked == [(CANARY, 50)]
     assert incidents() == []
@@ -90,7 +90,7 @@ def test_an_equal_canary_is_healthy_after_enough_intervals(serve: Serve) -> None
 def test_a_worse_canary_is_a_breach_within_an_interval_and_opens_one_incident(serve: Serve) -> None:
     asked = serve(lambda number: failure(number, CANARY) if number % 10 else row(number, CANARY))
     with pytest.raises(BreachError, match=r"canary 50: The canary is worse .*failed requests.*Incident 2026-01-31"):
-        guarded(HALF, CANARY, PRODUCTION, SETTINGS, 8.0)
+        run_phase(HALF, CANARY, PRODUCTION, SETTINGS, 8.0)
     assert asked == [(CANARY, 50), ("", None)], "production does not answer everybody again"
     (incident,) = incidents()
     assert (incident.report.digest, incident.report.phase, incident.report.measure) == (CANARY, "canary 50", "errors")
@@ -100,21 +100,21 @@ def test_a_worse_canary_is_a_breach_within_an_interval_and_opens_one_incident(se
 def test_a_canary_that_nobody_asks_is_undecided_when_patience_ends(serve: Serve) -> None:
     serve(lambda number: row(number, PRODUCTION))
     with pytest.raises(UndecidedError, match="Not decided after 30 s"):
-        guarded(HALF, CANARY, PRODUCTION, SETTINGS, 8.0)
+        run_phase(HALF, CANARY, PRODUCTION, SETTINGS, 8.0)
     assert incidents() == []
 
 
 def test_a_shadow_is_entered_as_one_and_judged_by_its_own_rows(serve: Serve) -> None:
     asked = serve(lambda number: failure(number, CANARY, operation="shadow", route="shadow"))
     with pytest.raises(BreachError, match=r"shadow: "):
-        guarded(Phase(name="shadow"), CANARY, PRODUCTION, SETTINGS, 8.0)
+        run_phase(Phase(name="shadow"), CANARY, PRODUCTION, SETTINGS, 8.0)
     assert asked == [(CANARY, None), ("", None)]
 
 
 def test_a_production_that_somebody_moved_ends_the_phase(serve: Serve) -> None:
     serve(lambda number: row(number, CANARY), production="q" * 64)
     with pytest.raises(GraftError, match=r"does not stand beside .* any more, production is qqq"):
-        guarded(HALF, CANARY, PRODUCTION, SETTINGS, 8.0)
+        run_phase(HALF, CANARY, PRODUCTION, SETTINGS, 8.0)
 
 
 def test_beside_a_production_that_cannot_be_served_there_is_nothing_to_compare(

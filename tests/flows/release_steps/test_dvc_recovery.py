@@ -32,18 +32,18 @@ def _project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_list_of_those_at_work_that_was_cut_stops_dvc_no_more() -> None:
-    dvc_recovery.AT_WORK.write_text("", encoding="utf-8")
+    dvc_recovery.LOCK_TABLE.write_text("", encoding="utf-8")
     status, told = dvc("status", "--json")
     assert status != 0 and "corrupted" in told
-    dvc_recovery.mend()
+    dvc_recovery.repair()
     assert dvc("status", "--json") == (0, "{}\n")
 
 
 def test_a_list_that_can_be_read_is_left_as_it_is() -> None:
     busy = {"write": {"first.txt": {"pid": 1, "cmd": "dvc repro"}}, "read": {}}
-    dvc_recovery.AT_WORK.write_text(json.dumps(busy), encoding="utf-8")
-    dvc_recovery.mend()
-    assert json.loads(dvc_recovery.AT_WORK.read_text(encoding="utf-8")) == busy
+    dvc_recovery.LOCK_TABLE.write_text(json.dumps(busy), encoding="utf-8")
+    dvc_recovery.repair()
+    assert json.loads(dvc_recovery.LOCK_TABLE.read_text(encoding="utf-8")) == busy
 
 
 @pytest.mark.parametrize("mark", ["schema", "  second:", "outs:"])
@@ -52,7 +52,7 @@ def test_a_cut_lock_file_is_what_it_was_when_it_could_last_be_read(mark: str) ->
     whole = dvc_recovery.LOCK_FILE.read_text(encoding="utf-8")
     dvc_recovery.LOCK_FILE.write_text(whole[: whole.rindex(mark) + len(mark) - 1], encoding="utf-8")
     dvc_recovery.keep()  # keeps nothing that is cut
-    dvc_recovery.mend()
+    dvc_recovery.repair()
     assert dvc_recovery.LOCK_FILE.read_text(encoding="utf-8") == whole
 
 
@@ -78,7 +78,7 @@ def test_wherever_a_lock_file_is_cut_dvc_reads_it_or_it_counts_as_cut() -> None:
 def test_without_a_whole_one_it_is_said_how_to_get_it() -> None:
     dvc_recovery.LOCK_FILE.write_text("schema: '2.0'\nstages:\n  first:\n    outs:\n", encoding="utf-8")
     with pytest.raises(GraftError, match="git checkout"):
-        dvc_recovery.mend()
+        dvc_recovery.repair()
     dvc_recovery.LOCK_FILE.unlink()
-    dvc_recovery.mend()
+    dvc_recovery.repair()
     assert not dvc_recovery.LOCK_FILE.exists()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.release_steps.single_run import turn
+from flows.release_steps.single_run import single_run
 from tests.conftest import ROOT
 
 WAITER = """
@@ -39,7 +39,7 @@ def said(process: subprocess.Popen[str]) -> str:
 
 def test_one_has_the_turn_one_waits_and_a_third_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with turn("release") as mine:
+    with single_run("release") as mine:
         assert mine
         waiting, others = waiter(tmp_path), []
         while not others or said(others[-1]) != "skipped":  # until the first of them has come to wait
@@ -57,5 +57,5 @@ def test_a_killed_process_leaves_its_turn(tmp_path: Path, monkeypatch: pytest.Mo
     assert said(first) == "mine"
     first.send_signal(signal.SIGKILL)
     first.wait()
-    with turn("release") as mine:
+    with single_run("release") as mine:
         assert mine

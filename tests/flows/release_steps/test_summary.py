@@ -3,7 +3,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 
-from flows.release_steps.summary import Released, render
+from flows.release_steps.summary import ReleaseSummary, render
 from tasks.core.settings import load_settings
 from tests.conftest import ROOT
 from tests.support.eval_rows import four_rows
@@ -12,7 +12,7 @@ GATE = load_settings(ROOT / "params.yaml").gate
 
 
 def test_summary_names_all_that_a_person_needs() -> None:
-    released = Released(
+    released = ReleaseSummary(
         name="desk",
         digest="ab" * 32,
         since=datetime(2026, 1, 31, 10, 0, tzinfo=UTC),

@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 
 from tasks.core.errors import GraftError
-from tasks.data.file_formats import Incoming, read_incoming
+from tasks.data.file_formats import ImportFile, read_import
 from tests.support.raw_rows import say, write_rows
 
 
-def table(folder: Path, text: str, name: str = "t.csv", encoding: str = "utf-8") -> Incoming:
+def table(folder: Path, text: str, name: str = "t.csv", encoding: str = "utf-8") -> ImportFile:
     path = folder / name
     path.write_bytes(text.encode(encoding))
-    return read_incoming(path, "text", "kind")
+    return read_import(path, "text", "kind")
 
 
-def pairs(incoming: Incoming) -> list[tuple[str, str, str]]:
+def pairs(incoming: ImportFile) -> list[tuple[str, str, str]]:
     return [(row.messages[0].content, row.messages[1].content, row.label) for row in incoming.rows]
 
 
@@ -68,31 +68,31 @@ def test_a_record_with_too_few_cells_is_a_fault_with_its_line(tmp_path: Path) ->
 def test_what_cannot_be_read_is_said(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(GraftError, match=message):
-        read_incoming(tmp_path / name, "text", "kind")
+        read_import(tmp_path / name, "text", "kind")
 
 
 def test_columns_must_be_named(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("ask;say\n1;2\n", encoding="utf-8")
     with pytest.raises(GraftError, match=r"say which columns to use.*it has the columns ask, say"):
-        read_incoming(tmp_path / "t.csv", None, None)
+        read_import(tmp_path / "t.csv", None, None)
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(GraftError, match="no such file"):
-        read_incoming(tmp_path / "t.csv", "text", "kind")
+        read_import(tmp_path / "t.csv", "text", "kind")
 
 
 def test_openais_fine_tuning_shape_with_tools(tmp_path: Path) -> None:
     tool = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
     row = {"messages": say("hi", "ho")["messages"], "tools": [tool], "parallel_tool_calls": False}
-    incoming = read_incoming(write_rows(tmp_path / "t.jsonl", [row, say("he", "ha")]), None, None)
+    incoming = read_import(write_rows(tmp_path / "t.jsonl", [row, say("he", "ha")]), None, None)
     assert list(incoming.tools.values()) == [tool]
     assert [row.label for row in incoming.rows] == ["", "care"]
 
 
 def test_what_was_understood_is_told(tmp_path: Path) -> None:
     (tmp_path / "bad.jsonl").write_text(json.dumps(say("hi there", "ho")) + "\nnonsense\n", encoding="utf-8")
-    told = read_incoming(tmp_path / "bad.jsonl", None, None).describe()
+    told = read_import(tmp_path / "bad.jsonl", None, None).describe()
     assert "chat JSONL, 1 rows, 1 unreadable lines" in told
     assert "labels: 1 (care 1)" in told
     assert "first row, user: hi there" in told

@@ -17,7 +17,7 @@ from tasks.core.files import sha256_tree, write_text
 from tasks.core.paths import BUILT_BASE, CONTRACT, KNOWLEDGE, PROMPTS, QUERY_EXPANSIONS, RAW
 from tasks.core.settings import load_settings
 from tasks.data.contract_check import check_contract
-from tasks.data.contract_spec import load_terms
+from tasks.data.contract_spec import load_contract
 from tasks.data.importer import add, replace_data
 from tasks.data.raw_rows import read_folder
 from tasks.prepare import prepare
@@ -61,7 +61,7 @@ def write_table(path: Path, rows: list[tuple[str, str]]) -> Path:
 def recheck() -> list[str]:
     """The rules that the data on disk breaks or warns of, by the contract and prompt on disk."""
     prompt, settings = Prompt.load(PROMPTS, BUILT_BASE), load_settings()
-    checked = check_contract(read_folder(RAW), load_terms(CONTRACT), prompt, settings.contract, date.today())
+    checked = check_contract(read_folder(RAW), load_contract(CONTRACT), prompt, settings.contract, date.today())
     prepare(checked.rows.to_dict("records"), settings.prepare)
     assert not checked.broken
     return [outcome.rule for outcome in checked.warnings]
@@ -140,7 +140,7 @@ def test_replacing_brings_a_contract_and_a_prompt_and_keeps_the_old(shop: Path) 
     assert [path.name for path in RAW.iterdir()] == ["my-wants.jsonl"]
     assert [path.name for path in KNOWLEDGE.rglob("*") if path.is_file()] == [".gitkeep"]
     assert QUERY_EXPANSIONS.read_text(encoding="utf-8") == ""
-    terms, source = load_terms(CONTRACT), PromptSource.read(PROMPTS)
+    terms, source = load_contract(CONTRACT), PromptSource.read(PROMPTS)
     assert terms.labels == {"lend": "answer", "sell": "answer"}
     assert terms.language == "en"
     assert terms.owner.startswith("unknown")
@@ -173,7 +173,7 @@ def test_replacing_by_chat_lifts_the_shared_system_turn_and_drafts_the_tools(sho
     assert source.system == "You mind the till."
     assert [tool["function"]["name"] for tool in source.tools] == ["find_order"]
     assert source.tools[0]["function"]["parameters"]["required"] == ["order_id"]
-    assert load_terms(CONTRACT).labels == {"answer": "answer", "refusal": "refusal", "tool": "tool"}
+    assert load_contract(CONTRACT).labels == {"answer": "answer", "refusal": "refusal", "tool": "tool"}
     assert all(line.row and line.row.messages[0].role == "user" for line in read_folder(RAW))
     assert recheck() == ["balance"]
 
@@ -194,7 +194,7 @@ def test_a_slice_of_banking77_becomes_the_data_set(shop: Path) -> None:
     labels = sorted({label for _, label in rows})[:6]
     some = [row for label in labels for row in [row for row in rows if row[1] == label][:25]]
     add(write_table(shop.parent / "bank.csv", some), input_column="text", target_column="kind", replace=True)
-    assert set(load_terms(CONTRACT).labels) == set(labels)
+    assert set(load_contract(CONTRACT).labels) == set(labels)
     assert recheck() == []
     first = json.loads((RAW / "bank.jsonl").read_text(encoding="utf-8").splitlines()[0])
     assert first["messages"][1]["content"] == first["label"] == labels[0]

@@ -6,33 +6,33 @@ from pathlib import Path
 
 import pytest
 
-from tasks.engine.prefix_cache import PrefixBlocks
+from tasks.engine.prefix_cache import PrefixCacheModel
 from tasks.engine.protocol import Engine, GenerationRequest
 
 
 def test_whole_blocks_of_the_same_beginning_are_known() -> None:
-    blocks = PrefixBlocks(size=4, room=10)
-    assert blocks.known(range(10)) == 0
+    blocks = PrefixCacheModel(size=4, room=10)
+    assert blocks.cached_tokens(range(10)) == 0
     blocks.keep(range(10))
-    assert blocks.known(range(10)) == 8
-    assert blocks.known([*range(7), 99, 100]) == 4
-    assert blocks.known([99, *range(1, 10)]) == 0
+    assert blocks.cached_tokens(range(10)) == 8
+    assert blocks.cached_tokens([*range(7), 99, 100]) == 4
+    assert blocks.cached_tokens([99, *range(1, 10)]) == 0
 
 
 def test_the_last_token_is_always_computed() -> None:
-    blocks = PrefixBlocks(size=4, room=10)
+    blocks = PrefixCacheModel(size=4, room=10)
     blocks.keep(range(8))
-    assert blocks.known(range(8)) == 7
+    assert blocks.cached_tokens(range(8)) == 7
 
 
 def test_the_block_that_was_used_longest_ago_goes_first() -> None:
-    blocks = PrefixBlocks(size=4, room=2)
+    blocks = PrefixCacheModel(size=4, room=2)
     blocks.keep(range(5))
     blocks.keep(range(50, 55))
-    assert blocks.known(range(5)) == 4
+    assert blocks.cached_tokens(range(5)) == 4
     blocks.keep(range(90, 95))
-    assert blocks.known(range(5)) == 4
-    assert blocks.known(range(50, 55)) == 0
+    assert blocks.cached_tokens(range(5)) == 4
+    assert blocks.cached_tokens(range(50, 55)) == 0
 
 
 def steps_to_first_token(engine: Engine, key: int, prompt: list[int], new: int) -> tuple[int, int, list[int]]:
@@ -53,13 +53,13 @@ def test_openvino_computes_what_is_not_said_to_be_kept(
 ) -> None:
     from tasks.engine import openvino
     from tasks.engine.openvino_export import export
-    from tasks.engine.resources import ALONE
+    from tasks.engine.resources import EXCLUSIVE
 
     monkeypatch.setattr(openvino, "_BATCHED_TOKENS", 1)
     export(tiny_base, None, tmp_path / "exported")
     unending = 255
     engine = openvino.OpenVinoEngine.load(
-        tmp_path / "exported", tiny_base / "tokenizer.json", unending, "float32", ALONE
+        tmp_path / "exported", tiny_base / "tokenizer.json", unending, "float32", EXCLUSIVE
     )
     prompt = [3 + (7 * place + place // 9) % 200 for place in range(100)]
     opening = prompt[:64]

@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from tasks.core.errors import GraftError
 from tasks.engine.loading import open_base, open_package
-from tasks.engine.prefix_cache import shared_length
-from tasks.engine.probes import PARITY, ROWS, TOKENS, ProbeRow, check_answers, probe
-from tasks.engine.resources import ALONE
+from tasks.engine.prefix_cache import common_prefix_length
+from tasks.engine.probes import PARITY, ROWS, TOKENS, ProbeRow, check_answers, check_probes
+from tasks.engine.resources import EXCLUSIVE
 from tests.conftest import make_base
 from tests.support.ray_stack import make_package, seal
 
@@ -53,7 +53,7 @@ def no_probes(package: Path) -> None:
 
 
 def test_a_right_deploy_passes(packaged: Path, tiny_base: Path) -> None:
-    probe(open_package(packaged, tiny_base, ALONE), packaged)
+    check_probes(open_package(packaged, tiny_base, EXCLUSIVE), packaged)
 
 
 @pytest.mark.parametrize(
@@ -75,23 +75,23 @@ def test_a_wrong_deploy_is_told_apart(
     wrong(package)
     seal(package, tiny_base)
     with pytest.raises(GraftError, match=told):
-        probe(open_package(package, tiny_base, ALONE), package)
+        check_probes(open_package(package, tiny_base, EXCLUSIVE), package)
 
 
 def test_an_engine_that_leaves_the_adapter_out_is_told_apart(packaged: Path, tiny_base: Path) -> None:
     """The package is whole, and is not what answers."""
     with pytest.raises(GraftError, match="effect probe: 3 of 3 answers begin as the base's"):
-        probe(open_base(packaged, tiny_base, tiny_base, ALONE), packaged)
+        check_probes(open_base(packaged, tiny_base, tiny_base, EXCLUSIVE), packaged)
 
 
 def test_an_adapter_of_another_base_is_told_apart(tiny_base: Path, tiny_prompts: Path, tmp_path: Path) -> None:
     """Of the same architecture and shape, so that it can be loaded; sealed as if it were of the base that serves."""
     trained_on = make_base(tmp_path / "base", seed=1)
     package = make_package(tmp_path / "package", 1, trained_on, tiny_prompts)
-    probe(open_package(package, trained_on, ALONE), package)
+    check_probes(open_package(package, trained_on, EXCLUSIVE), package)
     seal(package, tiny_base)
     with pytest.raises(GraftError, match=r"parity probe: of 3 answers' first 8 tokens \d+% are as when"):
-        probe(open_package(package, tiny_base, ALONE), package)
+        check_probes(open_package(package, tiny_base, EXCLUSIVE), package)
 
 
 def test_prompts_must_be_the_same_token_for_token(packaged: Path, tiny_base: Path, tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_prompts_must_be_the_same_token_for_token(packaged: Path, tiny_base: Pat
     changed = (package / PARITY).read_text(encoding="utf-8").replace("Where is it?", "Where is he?")
     (package / PARITY).write_text(changed, encoding="utf-8")
     with pytest.raises(GraftError, match=r"parity probe: token \d+ of prompt \d differs"):
-        probe(open_package(package, tiny_base, ALONE), package)
+        check_probes(open_package(package, tiny_base, EXCLUSIVE), package)
 
 
 def test_one_answer_may_take_another_turn() -> None:
@@ -114,4 +114,8 @@ def test_one_answer_may_take_another_turn() -> None:
 
 
 def test_agreement_is_counted_from_the_start() -> None:
-    assert (shared_length((1, 2, 3), (1, 2)), shared_length((1, 2, 3), (1, 9, 3)), shared_length((), (1,))) == (2, 1, 0)
+    assert (
+        common_prefix_length((1, 2, 3), (1, 2)),
+        common_prefix_length((1, 2, 3), (1, 9, 3)),
+        common_prefix_length((), (1,)),
+    ) == (2, 1, 0)

@@ -19,7 +19,6 @@ from tokenizers import Tokenizer
 
 from tasks.engine.model_loading import load_merged, load_model
 from tasks.engine.protocol import (
-    Chunk,
     Constraint,
     ConstraintError,
     Engine,
@@ -29,9 +28,10 @@ from tasks.engine.protocol import (
     Regex,
     Tag,
     Tags,
+    TokenChunk,
     generate,
 )
-from tasks.engine.resources import ALONE
+from tasks.engine.resources import EXCLUSIVE
 
 END = 2
 PROMPTS = [(1, 40, 50, 60, 70), (1, 40, 50, 61), (1, 40, 50, 60, 71, 80, 90, 99), (1, 40, 50, 9)]
@@ -62,15 +62,15 @@ Opens = Callable[[Path, Path | None], Engine]
 def transformers(base: Path, adapter: Path | None) -> Engine:
     from tasks.engine.transformers import TransformersEngine
 
-    return TransformersEngine.load(base, adapter, END, "float32", ALONE)
+    return TransformersEngine.load(base, adapter, END, "float32", EXCLUSIVE)
 
 
 def apart(base: Path, adapter: Path | None) -> Engine:
     """The reference in a process of its own: nothing is lost on the way."""
-    from tasks.engine.subprocess_engine import ApartEngine
+    from tasks.engine.subprocess_engine import SubprocessEngine
     from tasks.engine.transformers import TransformersEngine
 
-    return ApartEngine(partial(TransformersEngine.load, base, adapter, END, "float32", ALONE))
+    return SubprocessEngine(partial(TransformersEngine.load, base, adapter, END, "float32", EXCLUSIVE))
 
 
 def openvino(base: Path, adapter: Path | None) -> Engine:
@@ -84,14 +84,14 @@ def openvino(base: Path, adapter: Path | None) -> Engine:
         graph = convert(load_merged(base, adapter, torch.float32))
         openvino.save_model(graph, Path(folder) / MODEL, compress_to_fp16=False)
         write_tokenizer(base / "tokenizer.json", Path(folder))
-        return OpenVinoEngine.load(Path(folder), base / "tokenizer.json", END, "float32", ALONE)
+        return OpenVinoEngine.load(Path(folder), base / "tokenizer.json", END, "float32", EXCLUSIVE)
 
 
 def vllm(base: Path, adapter: Path | None) -> Engine:
     pytest.importorskip("vllm", reason="vLLM has an environment of its own")
     from tasks.engine.vllm import VllmEngine
 
-    return VllmEngine.load(base, adapter, END, "float32", ALONE)
+    return VllmEngine.load(base, adapter, END, "float32", EXCLUSIVE)
 
 
 ENGINES: list[Opens] = [transformers, apart, openvino, vllm]
@@ -165,9 +165,9 @@ def alone(engine: Engine, asked: list[GenerationRequest]) -> list[Generation]:
     return [together(engine, [request])[0] for request in asked]
 
 
-def until_done(engine: Engine, keys: set[int]) -> list[Chunk]:
+def until_done(engine: Engine, keys: set[int]) -> list[TokenChunk]:
     """Everything that `keys`, which are open, still gain."""
-    chunks: list[Chunk] = []
+    chunks: list[TokenChunk] = []
     while keys:
         gained = engine.step()
         chunks += gained
@@ -175,11 +175,11 @@ def until_done(engine: Engine, keys: set[int]) -> list[Chunk]:
     return chunks
 
 
-def tokens(chunks: list[Chunk], key: int) -> tuple[int, ...]:
+def tokens(chunks: list[TokenChunk], key: int) -> tuple[int, ...]:
     return tuple(token for chunk in chunks if chunk.key == key for token in chunk.token_ids)
 
 
-def text(chunks: list[Chunk], key: int) -> str:
+def text(chunks: list[TokenChunk], key: int) -> str:
     return "".join(chunk.text for chunk in chunks if chunk.key == key)
 
 
@@ -200,7 +200,7 @@ def test_who_comes_later_says_the_same_and_who_leaves_disturbs_nobody(engine: En
     sizes = (3, 9, 5, 12, 7, 1, 12, 4)
     asked = [GenerationRequest(prompt, size) for prompt, size in zip(PROMPTS * 2, sizes, strict=True)]
     expected = [generation.token_ids for generation in alone(engine, asked)]
-    chunks: list[Chunk] = []
+    chunks: list[TokenChunk] = []
     for key, request in enumerate(asked):
         engine.submit(key, request)
         chunks += engine.step()
@@ -219,7 +219,7 @@ def test_a_cancelled_request_gains_nothing_from_the_next_step_on(engine: Engine)
     asked = requests(max_new_tokens=40)
     engine.submit(0, asked[0])
     engine.submit(1, asked[1])
-    chunks: list[Chunk] = []
+    chunks: list[TokenChunk] = []
     while {chunk.key for chunk in chunks} != {0, 1}:  # an engine apart may begin on one before it hears of the other
         chunks += engine.step()
     engine.cancel(0)
@@ -359,7 +359,7 @@ def test_who_has_a_constraint_disturbs_nobody(engine: Engine) -> None:
 
 
 def test_a_text_of_tags_alone_is_one_of_them(engine: Engine) -> None:
-    found = together(engine, draws(12, max_new_tokens=400, constraint=replace(TAGS, at_once=True)))
+    found = together(engine, draws(12, max_new_tokens=400, constraint=replace(TAGS, required=True)))
     names = set()
     for generation in found:
         assert generation.finish_reason == "stop"
@@ -429,7 +429,7 @@ def test_what_was_kept_of_a_prompt_is_told(opens: Opens, base: Path) -> None:
 
     def cached(key: int) -> list[int]:
         engine.submit(key, GenerationRequest((*prompt, 200 + key), max_new_tokens=3))
-        chunks: list[Chunk] = []
+        chunks: list[TokenChunk] = []
         while not chunks or not chunks[-1].finish_reason:
             chunks += engine.step()
         return [chunk.cached_tokens for chunk in chunks]

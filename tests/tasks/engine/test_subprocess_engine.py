@@ -12,23 +12,23 @@ import psutil
 import pytest
 
 from tasks.engine.protocol import GenerationRequest
-from tasks.engine.resources import ALONE
-from tasks.engine.subprocess_engine import ApartEngine, EngineLostError
+from tasks.engine.resources import EXCLUSIVE
+from tasks.engine.subprocess_engine import EngineLostError, SubprocessEngine
 from tasks.engine.transformers import TransformersEngine
 from tests.conftest import ROOT
 
 
 def opens(base: Path) -> partial[TransformersEngine]:
-    return partial(TransformersEngine.load, base, None, 2, "float32", ALONE)
+    return partial(TransformersEngine.load, base, None, 2, "float32", EXCLUSIVE)
 
 
 def test_what_opening_raises_is_told(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="model_type"):
-        ApartEngine(opens(tmp_path))
+        SubprocessEngine(opens(tmp_path))
 
 
 def test_a_lost_process_is_told_from_the_next_step_on(tiny_base: Path) -> None:
-    engine = ApartEngine(opens(tiny_base))
+    engine = SubprocessEngine(opens(tiny_base))
     engine.submit(1, GenerationRequest((1, 40, 50), 1000))
     assert engine.step()[0].key == 1
     psutil.Process(engine.pid).kill()

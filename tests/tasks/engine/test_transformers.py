@@ -10,7 +10,7 @@ import torch
 
 from tasks.engine.model_loading import load_model
 from tasks.engine.protocol import Engine, Generation, GenerationRequest, generate
-from tasks.engine.resources import ALONE
+from tasks.engine.resources import EXCLUSIVE
 from tasks.engine.transformers import TransformersEngine, _masked, shared_prefix
 
 END = 2
@@ -19,7 +19,7 @@ PROMPTS = [(1, 40, 50, 60, 70), (1, 40, 50, 61), (1, 40, 50, 60, 71, 80, 90, 99)
 
 @pytest.fixture(scope="module")
 def engine(tiny_base: Path) -> TransformersEngine:
-    return TransformersEngine.load(tiny_base, None, END, "float32", ALONE)
+    return TransformersEngine.load(tiny_base, None, END, "float32", EXCLUSIVE)
 
 
 def requests(**options: object) -> list[GenerationRequest]:
@@ -55,7 +55,7 @@ def test_what_the_last_batch_opened_with_is_not_computed_again(
     monkeypatch.setattr(TransformersEngine, "_forward", counted)
     for prompt in prompts:
         request = GenerationRequest(prompt, 1)
-        fresh = TransformersEngine.load(tiny_base, None, END, "float32", ALONE)
+        fresh = TransformersEngine.load(tiny_base, None, END, "float32", EXCLUSIVE)
         before = len(computed)
         expected = fresh._prefill([request])[0]
         alone = sum(computed[before:])

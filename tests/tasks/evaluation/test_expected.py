@@ -12,12 +12,12 @@ from tasks.core.errors import GraftError
 from tasks.core.paths import CONTRACT, EXPECTED_OUTCOMES, KNOWLEDGE, PARAMS, RAW, SHOP_SEED
 from tasks.core.records import ChatRow, Example, ToolCall, dump_messages
 from tasks.core.settings import load_settings
-from tasks.data.contract_spec import load_terms
-from tasks.data.raw_rows import Line, read_folder
+from tasks.data.contract_spec import load_contract
+from tasks.data.raw_rows import RawLine, read_folder
 from tasks.domains.nursery.database import read_seed
 from tasks.domains.nursery.entities import Customer
-from tasks.domains.nursery.tool_service import open_desk
-from tasks.evaluation.expected import Expected, read_expected
+from tasks.domains.nursery.tool_service import open_tool_service
+from tasks.evaluation.expected import ExpectedOutcome, read_expected
 from tasks.prepare import prepare
 from tasks.retrieval.chunks import chunk_folder
 from tasks.text.duplicates import find_duplicates
@@ -32,8 +32,8 @@ def test_lines_are_read_by_id_and_what_is_left_out_is_not_expected(tmp_path: Pat
     path = tmp_path / "expected.jsonl"
     path.write_text(FIRST + '{"id": "two"}\n')
     assert read_expected(path, SECTIONS) == {
-        "one": Expected(id="one", customer="C-1001", outcome="ok", sections=("a.md#Roses",)),
-        "two": Expected(id="two", customer=None, outcome=None, sections=()),
+        "one": ExpectedOutcome(id="one", customer="C-1001", outcome="ok", sections=("a.md#Roses",)),
+        "two": ExpectedOutcome(id="two", customer=None, outcome=None, sections=()),
     }
 
 
@@ -76,14 +76,14 @@ def held_out() -> list[Example]:
     return [example for example in prepare(stored, settings.prepare).examples if example.split != "train"]
 
 
-def _stored(line: Line, row: ChatRow, twin: ChatRow) -> dict[str, str]:
+def _stored(line: RawLine, row: ChatRow, twin: ChatRow) -> dict[str, str]:
     """A row as the contract hands it on."""
     own = {"id": row.id, "label": row.label, "group": row.group, "source": line.source, "twin": twin.id}
     return own | {"messages": dump_messages(row.messages)}
 
 
 @pytest.fixture(scope="module")
-def expected() -> dict[str, Expected]:
+def expected() -> dict[str, ExpectedOutcome]:
     return read_expected(
         ROOT / EXPECTED_OUTCOMES, {chunk.section for chunk in chunk_folder(ROOT / KNOWLEDGE, len, 10_000)}
     )
@@ -95,13 +95,13 @@ def turn_calls(example: Example) -> list[ToolCall]:
     return [call for message in example.messages[asked:] for call in message.tool_calls]
 
 
-def test_every_held_out_row_has_a_line(held_out: list[Example], expected: dict[str, Expected]) -> None:
+def test_every_held_out_row_has_a_line(held_out: list[Example], expected: dict[str, ExpectedOutcome]) -> None:
     assert {example.id for example in held_out} - expected.keys() == set()
     rows = {line.row.id for line in read_folder(ROOT / RAW) if line.row}
     assert expected.keys() - rows == set()
 
 
-def test_customers_exist(expected: dict[str, Expected]) -> None:
+def test_customers_exist(expected: dict[str, ExpectedOutcome]) -> None:
     known = {customer.id for customer in read_seed(ROOT / SHOP_SEED / "customers.jsonl", Customer)}
     named = {one.customer for one in expected.values()} - {None}
     assert named <= known
@@ -109,9 +109,9 @@ def test_customers_exist(expected: dict[str, Expected]) -> None:
 
 
 def test_answers_stand_in_sections_and_nothing_else_does(
-    held_out: list[Example], expected: dict[str, Expected]
+    held_out: list[Example], expected: dict[str, ExpectedOutcome]
 ) -> None:
-    behaviour = load_terms(ROOT / CONTRACT).labels
+    behaviour = load_contract(ROOT / CONTRACT).labels
     met = {example.id: behaviour[example.label] for example in held_out}
     without = [name for name, kind in met.items() if kind == "answer" and not expected[name].sections]
     assert len(without) <= 0.02 * sum(kind == "answer" for kind in met.values()), without
@@ -119,17 +119,19 @@ def test_answers_stand_in_sections_and_nothing_else_does(
 
 
 def test_outcomes_are_what_a_fresh_shop_answers(
-    tmp_path: Path, held_out: list[Example], expected: dict[str, Expected]
+    tmp_path: Path, held_out: list[Example], expected: dict[str, ExpectedOutcome]
 ) -> None:
     settings = load_settings(ROOT / PARAMS).tools
-    pristine = open_desk(settings, tmp_path / "pristine.sqlite", ROOT / SHOP_SEED).shop.path
+    pristine = open_tool_service(settings, tmp_path / "pristine.sqlite", ROOT / SHOP_SEED).shop.path
     answered: dict[str, str | None] = {}
     for example in held_out:
         answered[example.id] = None
         for call in turn_calls(example):
             path = Path(shutil.copy(pristine, tmp_path / "shop.sqlite"))
             result = (
-                open_desk(settings, path, ROOT / SHOP_SEED).answer(call, expected[example.id].customer, "key").result
+                open_tool_service(settings, path, ROOT / SHOP_SEED)
+                .call(call, expected[example.id].customer, "key")
+                .result
             )
             answered[example.id] = result.error if isinstance(result, Failure) else "ok"
     told = {example.id: expected[example.id].outcome for example in held_out}

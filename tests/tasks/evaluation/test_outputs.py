@@ -9,7 +9,7 @@ import pytest
 
 from tasks.core.errors import GraftError
 from tasks.core.files import write_json
-from tasks.evaluation.outputs import Rate, read_evidence
+from tasks.evaluation.outputs import Rate, read_outputs
 
 DIGEST, ORIGINAL = "ab" * 32, "cd" * 32
 
@@ -24,7 +24,7 @@ def measured(folder: Path, evaluated: str, asked: str) -> tuple[Path, Path]:
 
 
 def test_what_was_measured_of_the_package_is_read(tmp_path: Path) -> None:
-    rows, rates = read_evidence(DIGEST, *measured(tmp_path, DIGEST, DIGEST))
+    rows, rates = read_outputs(DIGEST, *measured(tmp_path, DIGEST, DIGEST))
     assert rows.to_dict("list") == {"system": ["base"], "quality": [0.5]}
     assert rates == {"answered": Rate(n=2, value=1.0)}
 
@@ -36,14 +36,14 @@ def test_a_variant_is_not_judged_by_what_its_original_was_measured_at(
     tmp_path: Path, evaluated: str, asked: str, stage: str
 ) -> None:
     with pytest.raises(GraftError, match=f"(?s){ORIGINAL}.*{DIGEST}.*run `dvc repro {stage}`"):
-        read_evidence(DIGEST, *measured(tmp_path, evaluated, asked))
+        read_outputs(DIGEST, *measured(tmp_path, evaluated, asked))
 
 
 def test_scores_that_name_no_package_are_refused(tmp_path: Path) -> None:
     evaluation, assistant = measured(tmp_path, DIGEST, DIGEST)
     write_json(evaluation / "scores.json", {"systems": {}})
     with pytest.raises(GraftError, match="does not say which package was measured; run `dvc repro evaluate`"):
-        read_evidence(DIGEST, evaluation, assistant)
+        read_outputs(DIGEST, evaluation, assistant)
     (evaluation / "scores.json").unlink()
     with pytest.raises(GraftError, match="does not say which package"):
-        read_evidence(DIGEST, evaluation, assistant)
+        read_outputs(DIGEST, evaluation, assistant)

@@ -8,12 +8,12 @@ import pytest
 
 from tasks.core.errors import GraftError
 from tasks.core.files import write_json
-from tasks.evaluation.outputs import Rate, read_rates, share
+from tasks.evaluation.outputs import Rate, rate_of, read_rates
 
 
 def test_a_share_of_nothing_is_no_number() -> None:
-    assert share([True, False, False]) == Rate(n=3, value=0.3333)
-    assert share([]) == Rate(n=0, value=None)
+    assert rate_of([True, False, False]) == Rate(n=3, value=0.3333)
+    assert rate_of([]) == Rate(n=0, value=None)
 
 
 def test_rates_are_read_as_written_and_a_file_without_them_is_named(tmp_path: Path) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from tasks.core.records import Message, ToolCall
 from tasks.engine.protocol import Generation
-from tasks.evaluation.response_features import CATEGORICAL, NUMERIC, Features, measure
-from tasks.prompt.tool_calls import Answer
+from tasks.evaluation.response_features import CATEGORICAL, NUMERIC, ResponseFeatures, measure_response
+from tasks.prompt.tool_calls import ParsedAnswer
 
 
 def test_counts_the_last_question_and_the_answer() -> None:
@@ -16,8 +16,8 @@ def test_counts_the_last_question_and_the_answer() -> None:
     ]
     call = ToolCall(name="find_order", arguments={"order_id": "HL-12345"})
     generation = Generation("x", (1, 2, 3), 40, "stop", 1.0, 2.0)
-    features = measure(messages, generation, Answer("", (call,), valid=True), ("i can't",))
-    assert features == Features(
+    features = measure_response(messages, generation, ParsedAnswer("", (call,), valid=True), ("i can't",))
+    assert features == ResponseFeatures(
         user_chars=5,
         turns=2,
         prompt_tokens=40,
@@ -28,4 +28,4 @@ def test_counts_the_last_question_and_the_answer() -> None:
         refused=False,
         valid_format=True,
     )
-    assert set(NUMERIC) | set(CATEGORICAL) == set(Features.model_fields)
+    assert set(NUMERIC) | set(CATEGORICAL) == set(ResponseFeatures.model_fields)

@@ -7,13 +7,13 @@ import pandas as pd
 import pytest
 
 from tasks.core.errors import GraftError
-from tasks.gate.efficiency import Cost, judge_costs
+from tasks.gate.efficiency import EfficiencyComparison, compare_efficiency
 from tests.support.eval_rows import SETTINGS, evaluation, system
 
 
-def judged(rows: pd.DataFrame, **max_ratio: float) -> tuple[dict[str, Cost], dict[str, str]]:
+def judged(rows: pd.DataFrame, **max_ratio: float) -> tuple[dict[str, EfficiencyComparison], dict[str, str]]:
     settings = SETTINGS.model_copy(update={"max_ratio": max_ratio})
-    costs, findings = judge_costs(system(rows, "candidate"), system(rows, "incumbent"), "incumbent", settings)
+    costs, findings = compare_efficiency(system(rows, "candidate"), system(rows, "incumbent"), "incumbent", settings)
     outcomes = {cost.name: outcome for cost, (outcome, _) in zip(costs, findings, strict=True)}
     return {cost.name: cost for cost in costs}, outcomes
 
@@ -58,7 +58,9 @@ def test_fewer_tokens_in_the_same_time_are_slower() -> None:
 def test_figures_are_told_with_their_units() -> None:
     settings = SETTINGS.model_copy(update={"max_ratio": {"peak_memory_mb": 1.1}})
     rows = pair(peak_memory_mb=1.25)
-    [(outcome, sentence)] = judge_costs(system(rows, "candidate"), system(rows, "incumbent"), "incumbent", settings)[1]
+    [(outcome, sentence)] = compare_efficiency(
+        system(rows, "candidate"), system(rows, "incumbent"), "incumbent", settings
+    )[1]
     assert outcome == "fail"
     assert sentence.startswith("The peak of memory is 1000 MB against the incumbent's 800, 1.25 times as much")
 

@@ -9,7 +9,7 @@ from tasks.core.paths import PARAMS
 from tasks.core.settings import load_settings
 from tasks.gate.bootstrap import interval, with_doubt
 from tasks.gate.error_rates import ALIKE, EVALUATIONS, MEAN, error_rates, simulate, slice_rates
-from tasks.gate.verdict import judge
+from tasks.gate.verdict import decide_gate
 from tests.conftest import ROOT
 from tests.support.eval_rows import evaluation
 
@@ -54,7 +54,7 @@ def test_the_simulation_asks_what_the_gate_asks() -> None:
     candidate, incumbent = simulate((3, 154), -0.05, 0.7, seed=5)
     for ours, theirs in zip(candidate, incumbent, strict=True):
         rows = evaluation(154, base=np.zeros(154), incumbent=theirs, candidate=ours)
-        [found] = [c for c in judge(rows, {}, SETTINGS.model_copy(update={"limits": {}})).comparisons
+        [found] = [c for c in decide_gate(rows, {}, SETTINGS.model_copy(update={"limits": {}})).comparisons
                    if c.against == "incumbent" and not c.slice]  # fmt: skip
         order = np.argsort([f"row-{i}" for i in range(154)])
         assert (found.low, found.high) == interval(with_doubt((ours - theirs)[order]), SETTINGS)

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from tasks.core.settings import GateSettings, LengthSettings
-from tasks.gate.slices import judge_slices, slices
+from tasks.gate.slices import compare_slices, cut_slices
 from tests.support.eval_rows import SETTINGS, evaluation, system
 
 
@@ -18,13 +18,13 @@ def changed(name: str, settings: GateSettings = SETTINGS, **values: object) -> G
 
 def sentences(rows: pd.DataFrame, settings: GateSettings) -> list[tuple[str, str]]:
     others = {name: system(rows, name) for name in ("base", "incumbent") if (rows["system"] == name).any()}
-    return list(judge_slices(system(rows, "candidate"), others, settings)[1])
+    return list(compare_slices(system(rows, "candidate"), others, settings)[1])
 
 
 def test_every_row_is_in_one_slice_of_each_sort() -> None:
     rows = evaluation(candidate=0.5).assign(prompt_tokens=[100, 101, 201] * 30)
     rows.loc[rows["id"] == "row-7", "language"] = "de"
-    found = {part.name: set(part.ids) for part in slices(system(rows, "candidate"), SETTINGS.slices)}
+    found = {part.name: set(part.ids) for part in cut_slices(system(rows, "candidate"), SETTINGS.slices)}
     sizes = {name: len(ids) for name, ids in found.items()}
     assert sizes == {
         "label answer": 60,

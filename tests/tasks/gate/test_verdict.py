@@ -9,12 +9,12 @@ import pytest
 from tasks.core.errors import GraftError
 from tasks.core.settings import GateSettings
 from tasks.evaluation.outputs import Rate
-from tasks.gate.verdict import Verdict, judge, markdown
+from tasks.gate.verdict import GateVerdict, decide_gate, markdown
 from tests.support.eval_rows import SETTINGS, evaluation
 
 
-def judged(rows: pd.DataFrame, settings: GateSettings, **rates: Rate) -> Verdict:
-    return judge(rows, rates, settings)
+def judged(rows: pd.DataFrame, settings: GateSettings, **rates: Rate) -> GateVerdict:
+    return decide_gate(rows, rates, settings)
 
 
 def noisy(mean: float, n: int = 90, seed: int = 0) -> np.ndarray:
@@ -224,4 +224,4 @@ def test_costs_are_compared_with_the_incumbent_or_else_with_the_base() -> None:
     verdict = judged(rows[rows["system"] != "incumbent"], SETTINGS)
     assert verdict.outcome == "fail"
     assert verdict.reasons[0].startswith("The 95th percentile of the time to the first token is 400 ms against the")
-    assert {cost.against for cost in verdict.costs} == {"base"}
+    assert {cost.against for cost in verdict.efficiency} == {"base"}

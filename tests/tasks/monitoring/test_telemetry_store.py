@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.evaluation.response_features import Features
+from tasks.evaluation.response_features import ResponseFeatures
 from tasks.monitoring.telemetry_row import SCHEMA, TelemetryRow
 from tasks.monitoring.telemetry_store import TelemetryWriter, compact_left_overs, read_window
 
@@ -47,7 +47,7 @@ def parts(root: Path) -> list[Path]:
 
 
 def test_a_row_has_every_feature() -> None:
-    assert set(Features.model_fields) <= set(TelemetryRow.model_fields)
+    assert set(ResponseFeatures.model_fields) <= set(TelemetryRow.model_fields)
 
 
 def test_rows_are_read_back_from_parts_and_open_files(tmp_path: Path) -> None:

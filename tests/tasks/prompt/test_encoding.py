@@ -77,7 +77,7 @@ def test_what_is_learned_is_what_is_parsed(prompt: Prompt) -> None:
 
 def test_a_call_decides_whole_and_words_by_their_first_token(prompt: Prompt) -> None:
     _, labels = prompt.encode_training(CONVERSATION[:4])
-    decides = prompt.decides(labels)
+    decides = prompt.decision_mask(labels)
     deciding = prompt.tokenizer.decode(
         [label for label, told in zip(labels, decides, strict=True) if told], skip_special_tokens=False
     )

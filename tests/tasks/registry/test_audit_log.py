@@ -10,7 +10,7 @@ import pytest
 
 from tasks.core.files import sha256_tree
 from tasks.core.settings import load_settings
-from tasks.registry.audit_log import actor, note, read_audit, render
+from tasks.registry.audit_log import actor, append_entry, read_audit, render
 from tasks.registry.registry import PRODUCTION, Act, LocalRegistry
 from tests.conftest import ROOT
 
@@ -28,9 +28,9 @@ def digests(registry: LocalRegistry, build_package: Callable[..., Any]) -> list[
 
 def test_every_act_is_told_in_its_order(registry: LocalRegistry, digests: list[str]) -> None:
     one, two = digests
-    note(registry, "publish", one, "passed the gate", "release run calm-otter", "calm-otter")
+    append_entry(registry, "publish", one, "passed the gate", "release run calm-otter", "calm-otter")
     registry.swap(PRODUCTION, one, None, "first", Act(action="promote", who="release run calm-otter", run="calm-otter"))
-    note(registry, "approve", two, "looks right", "Ada")
+    append_entry(registry, "approve", two, "looks right", "Ada")
     registry.swap(PRODUCTION, two, one, "second", Act(action="promote", who="Ada"))
     registry.swap(PRODUCTION, one, two, "answers in French", Act(action="rollback", who="Bo"))
     told = [(entry.action, entry.who, entry.digest, entry.channel) for entry in read_audit(registry)]
@@ -47,11 +47,11 @@ def test_every_act_is_told_in_its_order(registry: LocalRegistry, digests: list[s
 def test_what_was_noted_stays_and_a_publication_is_noted_once(
     registry: LocalRegistry, digests: list[str], tmp_path: Path
 ) -> None:
-    note(registry, "publish", digests[0], "the first time", "Ada")
-    note(registry, "reject", digests[0], "too curt", "Ada")
+    append_entry(registry, "publish", digests[0], "the first time", "Ada")
+    append_entry(registry, "reject", digests[0], "too curt", "Ada")
     before = sha256_tree(tmp_path / "registry/audit")
-    note(registry, "publish", digests[0], "again", "Bo")
-    note(registry, "reject", digests[0], "still too curt", "Ada")
+    append_entry(registry, "publish", digests[0], "again", "Bo")
+    append_entry(registry, "reject", digests[0], "still too curt", "Ada")
     after = sha256_tree(tmp_path / "registry/audit")
     assert before.items() < after.items()
     assert [entry.reason for entry in read_audit(registry)] == ["the first time", "too curt", "still too curt"]
@@ -65,7 +65,7 @@ def test_a_swap_without_an_author_says_so(registry: LocalRegistry, digests: list
 def test_it_is_printed_newest_first_with_the_owners(registry: LocalRegistry, digests: list[str]) -> None:
     owners = load_settings(ROOT / "params.yaml").owners
     assert "nothing was published yet" in render([], owners)
-    note(registry, "publish", digests[0], "passed the gate", "release run calm-otter", "calm-otter")
+    append_entry(registry, "publish", digests[0], "passed the gate", "release run calm-otter", "calm-otter")
     registry.swap(PRODUCTION, digests[0], None, "why not", Act(action="promote", who="Ada", run="calm-otter"))
     first, second, *rest = render(read_audit(registry), owners).splitlines()
     assert first.endswith(f"promote production   {digests[0][:12]}  Ada (run calm-otter): why not")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tasks.core.settings import load_settings
 from tasks.evaluation.outputs import Rate
-from tasks.reports.eval_tables import by_label, by_system, whole_turns
+from tasks.reports.eval_tables import by_label, by_system, end_to_end
 from tests.conftest import ROOT
 from tests.support.eval_rows import four_rows
 
@@ -33,5 +33,5 @@ def test_each_request_kind_has_the_candidates_interval_and_the_others_means() ->
 
 
 def test_whole_turns_that_were_not_measured_have_no_value() -> None:
-    table = whole_turns({"answered": Rate(n=154, value=1.0), "refusal_recall": Rate(n=0, value=None)})
+    table = end_to_end({"answered": Rate(n=154, value=1.0), "refusal_recall": Rate(n=0, value=None)})
     assert [cells(line) for line in table[2:]] == [["answered", "154", "1"], ["refusal_recall", "0", ""]]

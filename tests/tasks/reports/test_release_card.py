@@ -14,7 +14,7 @@ from tasks.core.errors import GraftError
 from tasks.core.files import sha256_tree, write_json, write_text
 from tasks.core.settings import load_settings
 from tasks.model_package.manifest import MANIFEST, read_manifest
-from tasks.reports.release_card import CARD, PICTURE, full_card, gather
+from tasks.reports.release_card import CARD, PICTURE, gather, release_card
 from tests.conftest import ROOT
 from tests.support.constraints import SHEET
 
@@ -42,7 +42,7 @@ def test_evaluation_whole_turns_curve_and_card_lie_together(built: Any, tmp_path
     assert sha256_tree(built.evaluation).items() <= found.items()
     assert set(found) == {"scores.json", "rows.parquet", "assistant.json", PICTURE, CARD}
     card = (target / CARD).read_text(encoding="utf-8")
-    assert card == full_card(built.package, target, GATE, SHEET.review_by)
+    assert card == release_card(built.package, target, GATE, SHEET.review_by)
     lines = card.splitlines()
     assert "![Loss during training](loss.png)" in lines
     assert "| candidate |    1 | 1.000 (1.000 to 1.000)" in card

@@ -11,9 +11,9 @@ import pytest
 
 from tasks.core.errors import GraftError
 from tasks.core.files import write_json, write_text
-from tasks.registry.audit_log import note
+from tasks.registry.audit_log import append_entry
 from tasks.registry.registry import PRODUCTION, Act, Channel, LocalRegistry
-from tasks.reports.release_card import CARD, WHOLE_TURNS
+from tasks.reports.release_card import ASSISTANT_SCORES, CARD
 from tasks.reports.releases import before, describe, find, listing, to_go_back_to
 
 BASE = {"n": 154, "quality": 0.0736, "tool_call_match": 0.0}
@@ -39,7 +39,7 @@ def publish(registry: LocalRegistry, build_package: Callable[..., Any]) -> Calla
         built = build_package(adapter)
         write_json(built.evaluation / "scores.json", {} if systems is None else {"systems": systems})
         if rates is not None:
-            write_json(built.evaluation / WHOLE_TURNS, {"rates": rates})
+            write_json(built.evaluation / ASSISTANT_SCORES, {"rates": rates})
         return registry.publish(built.package, built.base, built.evaluation)
 
     return publish
@@ -144,7 +144,7 @@ def test_one_release_is_shown_with_its_scores_its_history_and_who_approved_it(
     built = build_package("one")
     write_json(built.evaluation / "scores.json", {"systems": SYSTEMS})
     digest = registry.publish(built.package, built.base, built.evaluation)
-    note(registry, "approve", digest, "reads well", "Ada")
+    append_entry(registry, "approve", digest, "reads well", "Ada")
     registry.swap(PRODUCTION, digest, None, "first", Act(action="promote", who="Bo"))
     shown = describe(registry, digest)
     assert shown.startswith(f"package {digest}\nbuilt at: 2026-01-31\n")

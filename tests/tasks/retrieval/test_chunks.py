@@ -8,8 +8,8 @@ import pytest
 
 from tasks.core.errors import GraftError
 from tasks.core.paths import KNOWLEDGE
-from tasks.retrieval.chunks import Chunk, chunk_folder, chunk_sections, pieces
-from tasks.retrieval.documents import Section, document_files, read_document
+from tasks.retrieval.chunks import Passage, chunk_folder, chunk_sections, split_text
+from tasks.retrieval.documents import DocumentSection, document_files, read_document
 from tests.conftest import ROOT
 
 
@@ -19,18 +19,18 @@ def words(text: str) -> int:
 
 def test_a_text_is_cut_at_the_best_place_there_is() -> None:
     text = "One two. Three four five.\n\nSix seven eight\nnine ten.\n\nEleven."
-    assert pieces(text, lambda t: words(t) <= 11) == [text]
-    assert pieces(text, lambda t: words(t) <= 6) == [
+    assert split_text(text, lambda t: words(t) <= 11) == [text]
+    assert split_text(text, lambda t: words(t) <= 6) == [
         "One two. Three four five.",
         "Six seven eight\nnine ten.\n\nEleven.",
     ]
-    assert pieces(text, lambda t: words(t) <= 3) == [
+    assert split_text(text, lambda t: words(t) <= 3) == [
         "One two.",
         "Three four five.",
         "Six seven eight",
         "nine ten.\n\nEleven.",
     ]
-    assert pieces(text, lambda t: words(t) <= 1) == text.split()
+    assert split_text(text, lambda t: words(t) <= 1) == text.split()
 
 
 def test_a_word_that_does_not_fit_is_refused_with_the_file(tmp_path: Path) -> None:
@@ -40,7 +40,11 @@ def test_a_word_that_does_not_fit_is_refused_with_the_file(tmp_path: Path) -> No
 
 
 def test_headings_count_and_ids_are_made_from_file_and_heading() -> None:
-    sections = [Section(("A & B", "C d"), "1 2 3. 4 5 6."), Section(("A & B", "C d"), "7"), Section((), "8")]
+    sections = [
+        DocumentSection(("A & B", "C d"), "1 2 3. 4 5 6."),
+        DocumentSection(("A & B", "C d"), "7"),
+        DocumentSection((), "8"),
+    ]
     chunks = chunk_sections("x.md", sections, words, max_tokens=9)
     assert [(chunk.id, chunk.text) for chunk in chunks] == [
         ("x.md#c-d", "1 2 3."),
@@ -66,5 +70,5 @@ def test_the_knowledge_is_cut_without_loss_and_within_the_limit(max_tokens: int)
 
 
 def test_a_chunk_outlives_json() -> None:
-    chunk = Chunk(id="a.md#b", source="a.md", headings=("A", "B"), text="line\u2028two\nthree")
-    assert Chunk.model_validate_json(chunk.model_dump_json()) == chunk
+    chunk = Passage(id="a.md#b", source="a.md", headings=("A", "B"), text="line\u2028two\nthree")
+    assert Passage.model_validate_json(chunk.model_dump_json()) == chunk

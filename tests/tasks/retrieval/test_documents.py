@@ -10,7 +10,7 @@ from pypdf import PdfWriter
 from pypdf.generic import DecodedStreamObject, DictionaryObject, NameObject
 
 from tasks.core.errors import GraftError
-from tasks.retrieval.documents import Section, document_files, read_document
+from tasks.retrieval.documents import DocumentSection, document_files, read_document
 
 MARKDOWN = """\ufeffBefore any heading.
 
@@ -61,23 +61,25 @@ def write_pdf(path: Path, pages: list[str], title: str = "", password: str = "")
 def test_markdown_gives_the_text_under_each_heading_with_the_headings_above_it(tmp_path: Path) -> None:
     (tmp_path / "our-returns.md").write_text(MARKDOWN, encoding="utf-8")
     assert read_document(tmp_path / "our-returns.md") == [
-        Section(("our returns",), "Before any heading."),
-        Section(("Returns", "Seeds and bulbs"), "14 days.\n- sealed\n\n```\n# no heading\n~~~\n```"),
-        Section(("Returns", "Empty", "Deep"), "Text."),
-        Section(("Returns", "Last"), "End."),
+        DocumentSection(("our returns",), "Before any heading."),
+        DocumentSection(("Returns", "Seeds and bulbs"), "14 days.\n- sealed\n\n```\n# no heading\n~~~\n```"),
+        DocumentSection(("Returns", "Empty", "Deep"), "Text."),
+        DocumentSection(("Returns", "Last"), "End."),
     ]
 
 
 def test_plain_text_is_one_section_under_the_files_name(tmp_path: Path) -> None:
     (tmp_path / "opening_hours.txt").write_text("# 9 to 5\n\nNot on Sundays.\n", encoding="utf-8")
-    assert read_document(tmp_path / "opening_hours.txt") == [Section(("opening hours",), "# 9 to 5\n\nNot on Sundays.")]
+    assert read_document(tmp_path / "opening_hours.txt") == [
+        DocumentSection(("opening hours",), "# 9 to 5\n\nNot on Sundays.")
+    ]
 
 
 def test_a_pdf_is_a_section_a_page(tmp_path: Path) -> None:
     path = write_pdf(tmp_path / "care.pdf", ["Water weekly.", "", "Prune in May."], title="Care")
     assert read_document(path) == [
-        Section(("Care", "page 1"), "Water weekly."),
-        Section(("Care", "page 3"), "Prune in May."),
+        DocumentSection(("Care", "page 1"), "Water weekly."),
+        DocumentSection(("Care", "page 3"), "Prune in May."),
     ]
 
 

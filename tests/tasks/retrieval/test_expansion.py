@@ -9,13 +9,13 @@ import pytest
 
 from tasks.core.errors import GraftError
 from tasks.core.paths import EVAL_QUERIES, KNOWLEDGE, QUERY_EXPANSIONS
-from tasks.evaluation.retrieval_metrics import read_questions
-from tasks.retrieval.chunks import Chunk, chunk_folder
-from tasks.retrieval.expansion import read_asked
+from tasks.evaluation.retrieval_metrics import read_eval_queries
+from tasks.retrieval.chunks import Passage, chunk_folder
+from tasks.retrieval.expansion import read_expansions
 from tests.conftest import ROOT
 
 CHUNKS = [
-    Chunk(id=f"a.md#{place}", source="a.md", headings=("Title", heading), text="…")
+    Passage(id=f"a.md#{place}", source="a.md", headings=("Title", heading), text="…")
     for place, heading in enumerate(("Roses", "Lilies", "Roses"))
 ]
 GOOD = '{"article": "a.md", "heading": "Roses", "asked": ["when?", "how?"]}'
@@ -23,11 +23,11 @@ GOOD = '{"article": "a.md", "heading": "Roses", "asked": ["when?", "how?"]}'
 
 def test_each_question_has_the_places_of_its_section(tmp_path: Path) -> None:
     path = tmp_path / "asked.jsonl"
-    assert read_asked(path, CHUNKS) == []
+    assert read_expansions(path, CHUNKS) == []
     path.write_text("\n")
-    assert read_asked(path, CHUNKS) == []
+    assert read_expansions(path, CHUNKS) == []
     path.write_text(GOOD + "\n" + GOOD.replace("Roses", "Lilies") + "\n")
-    assert read_asked(path, CHUNKS) == [("when?", (0, 2)), ("how?", (0, 2)), ("when?", (1,)), ("how?", (1,))]
+    assert read_expansions(path, CHUNKS) == [("when?", (0, 2)), ("how?", (0, 2)), ("when?", (1,)), ("how?", (1,))]
 
 
 @pytest.mark.parametrize(
@@ -44,20 +44,20 @@ def test_a_wrong_line_is_named(tmp_path: Path, line: str, said: str) -> None:
     path = tmp_path / "asked.jsonl"
     path.write_text(GOOD + "\n" + line + "\n")
     with pytest.raises(GraftError, match=rf"asked.jsonl:2: .*{re.escape(said)}"):
-        read_asked(path, CHUNKS)
+        read_expansions(path, CHUNKS)
 
 
 def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
     (tmp_path / "asked.jsonl").write_bytes(b"\xff")
     with pytest.raises(GraftError, match=r"asked.jsonl: not readable"):
-        read_asked(tmp_path / "asked.jsonl", CHUNKS)
+        read_expansions(tmp_path / "asked.jsonl", CHUNKS)
 
 
 def test_every_section_has_questions_and_none_is_one_that_retrieval_is_measured_by() -> None:
     chunks = chunk_folder(ROOT / KNOWLEDGE, len, 10_000)
-    asked = read_asked(ROOT / QUERY_EXPANSIONS, chunks)
+    asked = read_expansions(ROOT / QUERY_EXPANSIONS, chunks)
     assert {place for _, places in asked for place in places} == set(range(len(chunks)))
-    measured = [words(question.question) for question in read_questions(ROOT / EVAL_QUERIES, chunks)]
+    measured = [words(question.question) for question in read_eval_queries(ROOT / EVAL_QUERIES, chunks)]
     alike = [q for q, _ in asked if any(len(words(q) & m) >= 0.6 * len(words(q) | m) for m in measured)]
     assert alike == []
 

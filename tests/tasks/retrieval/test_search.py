@@ -17,7 +17,7 @@ from tasks.embedding import bring_in
 from tasks.index import index_folder
 from tasks.retrieval.embedder import Embedder, TextTooLongError
 from tasks.retrieval.index_files import build_index, read_index
-from tasks.retrieval.search import Nearness, Passages, Retriever, fuse
+from tasks.retrieval.search import PassageIndex, Retriever, VectorIndex, reciprocal_rank_fusion
 from tests.conftest import ROOT, embedding_source
 
 SETTINGS = RetrievalSettings(
@@ -56,11 +56,11 @@ def write(folder: Path, texts: dict[str, str]) -> None:
 
 
 def opened(index: Path, embedder: Embedder, tables: Path, **changed: object) -> Retriever:
-    return Retriever(Passages(index, tables, SETTINGS.model_copy(update=changed)), embedder)
+    return Retriever(PassageIndex(index, tables, SETTINGS.model_copy(update=changed)), embedder)
 
 
 def test_ranks_are_fused_by_weight() -> None:
-    scores = fuse([([7, 8], 1.0), ([8, 9], 0.5)], 20)
+    scores = reciprocal_rank_fusion([([7, 8], 1.0), ([8, 9], 0.5)], 20)
     assert scores == pytest.approx({7: 1 / 21, 8: 1 / 22 + 0.5 / 21, 9: 0.5 / 22})
 
 
@@ -80,8 +80,8 @@ def test_words_are_stemmed_and_find_what_the_vector_does_not(index: Path, embedd
     by_words = opened(index, embedder, tmp_path / "tables", words_weight=1.0, candidates=4)
     assert by_vector[0].chunk.source == "zzz.txt"
     assert "lilies.txt" in [hit.chunk.source for hit in by_words.search(question, 2)]
-    passages = Passages(index, tmp_path / "tables", SETTINGS)
-    assert [passages.chunks[place].source for place in passages.by_words("guarantee", 3)] == ["lilies.txt"]
+    passages = PassageIndex(index, tmp_path / "tables", SETTINGS)
+    assert [passages.chunks[place].source for place in passages.by_keywords("guarantee", 3)] == ["lilies.txt"]
 
 
 def test_a_chunk_is_found_by_the_questions_that_it_answers_and_is_given_once(
@@ -95,8 +95,8 @@ def test_a_chunk_is_found_by_the_questions_that_it_answers_and_is_given_once(
     assert first.chunk.source == "lilies.txt"
     assert first.cosine == pytest.approx(1, abs=1e-5)
     assert second.chunk.source != "lilies.txt"
-    passages = Passages(tmp_path / "asked", tmp_path / "tables", SETTINGS)
-    assert passages.by_words("qqq guaranteed xylophone", 4) == [lilies]
+    passages = PassageIndex(tmp_path / "asked", tmp_path / "tables", SETTINGS)
+    assert passages.by_keywords("qqq guaranteed xylophone", 4) == [lilies]
     assert sorted(passages.by_vector(embedder.embed(embedder.encode(["roses"]))[0], 9)) == [0, 1, 2, 3]
 
 
@@ -109,21 +109,21 @@ def test_nearness_is_of_the_text_and_of_the_nearest_questions() -> None:
         }
     )
     settings = SETTINGS.model_copy(update={"floor": 1.1, "asked_floor": 0.8})
-    near = Nearness(rows, 2, settings).to(np.ones(1, dtype=np.float32))
-    assert near.nearness == pytest.approx([1.0, 0.4 * 0.2 + 0.6 * (0.8 + 0.6) / 2])
+    near = VectorIndex(rows, 2, settings).similarity_to(np.ones(1, dtype=np.float32))
+    assert near.similarity == pytest.approx([1.0, 0.4 * 0.2 + 0.6 * (0.8 + 0.6) / 2])
     assert near.cosines == pytest.approx([1.0, 0.8])
-    assert (near.order(2), near.over_floor) == ([0, 1], True)
+    assert (near.order(2), near.is_relevant) == ([0, 1], True)
     higher = settings.model_copy(update={"asked_floor": 0.81})
-    assert not Nearness(rows, 2, higher).to(np.ones(1, dtype=np.float32)).over_floor
+    assert not VectorIndex(rows, 2, higher).similarity_to(np.ones(1, dtype=np.float32)).is_relevant
 
 
 def test_under_the_floor_nothing_is_found(index: Path, embedder: Embedder, tmp_path: Path) -> None:
     vector = embedder.embed(embedder.encode(["qqq"]))[0]
-    passages = Passages(index, tmp_path / "tables", SETTINGS)
+    passages = PassageIndex(index, tmp_path / "tables", SETTINGS)
     nearest = max(hit.cosine for hit in passages.find("qqq", vector, 4))
     above, below = (SETTINGS.model_copy(update={"floor": nearest + step}) for step in (0.001, -0.001))
-    assert Passages(index, tmp_path / "tables", above).find("qqq", vector, 4) == ()
-    assert len(Passages(index, tmp_path / "tables", below).find("qqq", vector, 2)) == 2
+    assert PassageIndex(index, tmp_path / "tables", above).find("qqq", vector, 4) == ()
+    assert len(PassageIndex(index, tmp_path / "tables", below).find("qqq", vector, 2)) == 2
 
 
 @pytest.mark.parametrize("question", ["", "???", '"a" AND (b OR -c) title:x ~ ^ * \\', "the of", "日本", "a\nb\0"])
@@ -131,29 +131,29 @@ def test_a_question_is_text_whatever_stands_in_it(
     index: Path, embedder: Embedder, tmp_path: Path, question: str
 ) -> None:
     vector = embedder.embed(embedder.encode(["roses"]))[0]
-    assert Passages(index, tmp_path / "tables", SETTINGS).find(question, vector, 2)
+    assert PassageIndex(index, tmp_path / "tables", SETTINGS).find(question, vector, 2)
 
 
 def test_the_table_is_kept_and_made_anew_for_another_index(index: Path, embedder: Embedder, tmp_path: Path) -> None:
     tables = tmp_path / "tables"
-    before = Passages(index, tables, SETTINGS)
+    before = PassageIndex(index, tables, SETTINGS)
     files = {path: path.stat().st_mtime_ns for path in tables.rglob("*")}
-    Passages(index, tables, SETTINGS)
+    PassageIndex(index, tables, SETTINGS)
     assert {path: path.stat().st_mtime_ns for path in tables.rglob("*")} == files
     write(tmp_path / "knowledge", {"moss": "Rake it out."})
     index_folder(tmp_path / "knowledge", embedder, 80, index)
-    after = Passages(index, tables, SETTINGS)
+    after = PassageIndex(index, tables, SETTINGS)
     assert sorted(path.name for path in tables.iterdir()) == sorted({before.digest, after.digest})
-    assert [len(passages.by_words("rake", 5)) for passages in (before, after)] == [0, 1]
+    assert [len(passages.by_keywords("rake", 5)) for passages in (before, after)] == [0, 1]
 
 
 def test_tables_made_and_searched_at_the_same_time_agree(index: Path, tmp_path: Path) -> None:
     vector = np.eye(8, dtype=np.float32)[0]
-    shared = Passages(index, tmp_path / "elsewhere", SETTINGS)
+    shared = PassageIndex(index, tmp_path / "elsewhere", SETTINGS)
     found: list[object] = []
 
     def search() -> None:
-        own = Passages(index, tmp_path / "tables", SETTINGS)
+        own = PassageIndex(index, tmp_path / "tables", SETTINGS)
         found.extend(passages.find("roses", vector, 3) for passages in (shared, own))
 
     threads = [threading.Thread(target=search) for _ in range(4)]

@@ -11,8 +11,8 @@ import pytest
 
 from tasks.core.errors import GraftError
 from tasks.core.settings import CanaryAnalysisSettings, CanaryMargins
-from tasks.rollout.canary_analysis import MEASURES, GuardVerdict, judge, measured, report
-from tasks.rollout.canary_metrics import compared
+from tasks.rollout.canary_analysis import MEASURES, CanaryVerdict, analyze_canary, compare_metric, incident_report
+from tasks.rollout.canary_metrics import canary_samples
 from tasks.rollout.confidence_sequences import Sums, p_value
 from tests.support.telemetry_rows import CANARY, PATIENCE_S, PRODUCTION, START, failure, row, stored
 
@@ -26,8 +26,8 @@ SETTINGS = CanaryAnalysisSettings(
 WIDE = SETTINGS.model_copy(update={"margins": CanaryMargins(**dict.fromkeys(CanaryMargins.model_fields, 0.5))})
 
 
-def judged(rows: pd.DataFrame, settings: CanaryAnalysisSettings, after_s: int = 600) -> GuardVerdict:
-    return judge(
+def judged(rows: pd.DataFrame, settings: CanaryAnalysisSettings, after_s: int = 600) -> CanaryVerdict:
+    return analyze_canary(
         rows, CANARY, PRODUCTION, START, START + timedelta(seconds=after_s), settings, first_token_s=PATIENCE_S
     )
 
@@ -125,7 +125,7 @@ def test_an_equal_canary_on_a_busy_box_is_no_breach_though_production_is_waited_
     assert not [m.measure for m in verdict.measures if m.outcome == "breach"]
     errors = verdict.measures[0]
     assert (errors.measure, errors.canary, errors.production) == ("errors", 0.5, 0.5)
-    patient = judge(rows, CANARY, PRODUCTION, START, verdict.at, SETTINGS, first_token_s=30.0)
+    patient = analyze_canary(rows, CANARY, PRODUCTION, START, verdict.at, SETTINGS, first_token_s=30.0)
     assert patient.outcome == "breach", "it is the limit that makes the two alike"
 
 
@@ -148,7 +148,7 @@ def test_quality_is_a_breach_where_it_was_judged(tmp_path: Path) -> None:
 def test_the_p_value_is_below_alpha_exactly_when_the_bound_is_above_the_margin() -> None:
     production = np.zeros(1000)
     for hits in range(15):
-        found = measured("errors", np.arange(30) < hits, production, SETTINGS)
+        found = compare_metric("errors", np.arange(30) < hits, production, SETTINGS)
         assert (found.outcome == "breach") == (found.p_value < SETTINGS.alpha)
 
 
@@ -173,7 +173,7 @@ def false_alarms(phases: list[pd.DataFrame]) -> float:
     found = []
     for rows in phases:
         looks = (rows[rows["at"] < START + timedelta(seconds=second)] for second in (100, 200, 300, 400))
-        both = (compared(seen, CANARY, PRODUCTION, START, SETTINGS.min_requests, PATIENCE_S) for seen in looks)
+        both = (canary_samples(seen, CANARY, PRODUCTION, START, SETTINGS.min_requests, PATIENCE_S) for seen in looks)
         sides = [(Sums.of(arms.canary["refusals"]), Sums.of(arms.production["refusals"])) for arms in both]
         evidence = [float(p_value(ours, theirs, SETTINGS.margins.refusals)) for ours, theirs in sides]
         found.append(min(evidence) < SETTINGS.alpha / len(MEASURES))
@@ -189,14 +189,14 @@ def test_customers_who_ask_the_same_over_and_over_make_no_false_alarms() -> None
 
 def test_a_package_is_not_compared_with_itself(tmp_path: Path) -> None:
     with pytest.raises(GraftError, match="there is nothing to compare"):
-        judge(stored([], tmp_path), CANARY, CANARY, START, START, SETTINGS, first_token_s=PATIENCE_S)
+        analyze_canary(stored([], tmp_path), CANARY, CANARY, START, START, SETTINGS, first_token_s=PATIENCE_S)
 
 
 def test_a_breach_is_reported_with_its_numbers_and_nothing_else_is(tmp_path: Path) -> None:
     verdict = judged(traffic(tmp_path, canary=12, failed=9), SETTINGS)
-    told = report(verdict, "canary", "canary 5%")
+    told = incident_report(verdict, "canary", "canary 5%")
     assert (told.digest, told.channel, told.phase, told.measure) == (CANARY, "canary", "canary 5%", "errors")
     assert told.numbers["canary"] == 0.75 and told.numbers["n_canary"] == 12 and told.numbers["margin"] == 0.02
     assert "75.0% of 12" in told.what
     with pytest.raises(GraftError, match="waiting is no breach"):
-        report(judged(stored([], tmp_path / "none"), SETTINGS), "canary", "canary 5%")
+        incident_report(judged(stored([], tmp_path / "none"), SETTINGS), "canary", "canary 5%")

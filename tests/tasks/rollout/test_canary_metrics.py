@@ -11,17 +11,17 @@ import pytest
 
 from tasks.core.errors import GraftError
 from tasks.monitoring.telemetry_row import REDTEAM_OWNER, TelemetryRow
-from tasks.rollout.canary_metrics import Arms, compared, is_asked, shadowed
+from tasks.rollout.canary_metrics import CanarySamples, canary_samples, has_traffic, shadow_samples
 from tasks.rollout.shadow_comparison import SHADOW, ShadowPair
 from tests.support.telemetry_rows import CANARY, PATIENCE_S, PRODUCTION, START, failure, row, stored
 
 OTHER = "f" * 64
 
 
-def arms(tmp_path: Path, *rows: TelemetryRow, reference: int = 2) -> Arms:
+def arms(tmp_path: Path, *rows: TelemetryRow, reference: int = 2) -> CanarySamples:
     """The two sides, with two fast answers of production's before the phase."""
     early = [row(-20), row(-10)]
-    return compared(stored([*early, *rows], tmp_path), CANARY, PRODUCTION, START, reference, PATIENCE_S)
+    return canary_samples(stored([*early, *rows], tmp_path), CANARY, PRODUCTION, START, reference, PATIENCE_S)
 
 
 def lists(numbers: dict[str, Any]) -> dict[str, list[float]]:
@@ -92,7 +92,12 @@ def test_a_row_that_does_not_say_whom_it_was_meant_for_counts_for_nobody(tmp_pat
 def test_a_package_is_asked_if_a_request_was_meant_for_it(tmp_path: Path) -> None:
     rows = [instead(1, PRODUCTION, CANARY, "canary=timeout"), row(2, OTHER, route="digest")]
     found = stored([*rows, row(3, "q" * 64, cache="hit")], tmp_path)
-    assert [is_asked(found, digest) for digest in (CANARY, PRODUCTION, OTHER, "q" * 64)] == [True, False, False, False]
+    assert [has_traffic(found, digest) for digest in (CANARY, PRODUCTION, OTHER, "q" * 64)] == [
+        True,
+        False,
+        False,
+        False,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -150,7 +155,7 @@ def test_what_came_before_the_phase_serves_for_the_percentile_alone(tmp_path: Pa
     before = [row(second - 1000, latency_ms=float(second)) for second in range(1, 101)]
     old_canary = row(-500, CANARY, refused=True)
     rows = stored([*before, old_canary, row(1, latency_ms=95.0), row(2, latency_ms=97.0), row(3, CANARY)], tmp_path)
-    found = compared(rows, CANARY, PRODUCTION, START, 50, PATIENCE_S)
+    found = canary_samples(rows, CANARY, PRODUCTION, START, 50, PATIENCE_S)
     assert found.slow_ms == 96.0  # of 1 to 100 ms
     assert list(found.production["slow"]) == [0.0, 1.0]
     assert list(found.canary["slow"]) == [1.0]
@@ -160,32 +165,32 @@ def test_what_came_before_the_phase_serves_for_the_percentile_alone(tmp_path: Pa
 
 def test_without_a_past_the_first_answers_set_the_percentile_and_are_not_compared(tmp_path: Path) -> None:
     rows = stored([*(row(second, latency_ms=100.0 + second) for second in range(1, 6)), row(6, CANARY)], tmp_path)
-    found = compared(rows, CANARY, PRODUCTION, START, 3, PATIENCE_S)
+    found = canary_samples(rows, CANARY, PRODUCTION, START, 3, PATIENCE_S)
     assert found.slow_ms == 103.0
     assert list(found.production["slow"]) == [1.0, 1.0]
     assert len(found.production["errors"]) == 5
-    too_few = compared(rows, CANARY, PRODUCTION, START, 6, PATIENCE_S)
+    too_few = canary_samples(rows, CANARY, PRODUCTION, START, 6, PATIENCE_S)
     assert too_few.slow_ms is None
     assert not too_few.production["slow"].size and not too_few.canary["slow"].size
 
 
 def test_quality_is_compared_where_it_was_judged(tmp_path: Path) -> None:
     rows = stored([row(1), row(2), row(3, CANARY), row(4, CANARY)], tmp_path)
-    found = compared(rows.assign(quality=[1.0, np.nan, 0.25, 0.5]), CANARY, PRODUCTION, START, 2, PATIENCE_S)
+    found = canary_samples(rows.assign(quality=[1.0, np.nan, 0.25, 0.5]), CANARY, PRODUCTION, START, 2, PATIENCE_S)
     assert list(found.production["quality"]) == [0.0]
     assert list(found.canary["quality"]) == [0.75, 0.5]
     with pytest.raises(GraftError, match="a quality is not a number from 0 to 1"):
-        compared(rows.assign(quality=4.0), CANARY, PRODUCTION, START, 2, PATIENCE_S)
+        canary_samples(rows.assign(quality=4.0), CANARY, PRODUCTION, START, 2, PATIENCE_S)
 
 
 def test_rows_from_elsewhere_are_refused_by_their_columns(tmp_path: Path) -> None:
     rows = stored([row(1)], tmp_path).drop(columns=["owner", "cache"])
     with pytest.raises(GraftError, match="no column owner, cache"):
-        compared(rows, CANARY, PRODUCTION, START, 2, PATIENCE_S)
+        canary_samples(rows, CANARY, PRODUCTION, START, 2, PATIENCE_S)
 
 
 def test_an_empty_store_gives_empty_arms(tmp_path: Path) -> None:
-    found = compared(stored([], tmp_path), CANARY, PRODUCTION, START + timedelta(hours=1), 2, PATIENCE_S)
+    found = canary_samples(stored([], tmp_path), CANARY, PRODUCTION, START + timedelta(hours=1), 2, PATIENCE_S)
     assert all(not values.size for values in (*found.canary.values(), *found.production.values()))
     assert found.slow_ms is None
 
@@ -207,7 +212,7 @@ def test_of_each_visitor_the_first_request_counts_alone_in_every_measure(tmp_pat
 def test_rows_without_a_visitor_count_each_for_itself(tmp_path: Path) -> None:
     rows = stored([row(-20), row(-10), *(row(second, CANARY) for second in range(1, 4))], tmp_path)
     for visitor in ("", None, np.nan):
-        found = compared(rows.assign(visitor=visitor), CANARY, PRODUCTION, START, 2, PATIENCE_S)
+        found = canary_samples(rows.assign(visitor=visitor), CANARY, PRODUCTION, START, 2, PATIENCE_S)
         assert len(found.canary["errors"]) == 3
 
 
@@ -238,7 +243,7 @@ def test_of_a_visitors_copies_the_first_counts(tmp_path: Path) -> None:
         copied(5, shadow_refused=True),
         copied(6),
     ]
-    found = shadowed(stored(rows, tmp_path), CANARY, PRODUCTION, START, reference=1)
+    found = shadow_samples(stored(rows, tmp_path), CANARY, PRODUCTION, START, reference=1)
     assert lists(found.canary) == {
         "errors": [0, 1, 0, 0],
         "slow": [0, 0],
@@ -279,7 +284,7 @@ def test_a_shadow_is_compared_on_the_requests_that_it_was_asked_too(tmp_path: Pa
         failure(6.5, CANARY, operation=SHADOW, route=SHADOW, owner=REDTEAM_OWNER),
         row(7),  # production's own rows say nothing of what was copied
     ]
-    found = shadowed(stored(rows, tmp_path), CANARY, PRODUCTION, START, reference=2)
+    found = shadow_samples(stored(rows, tmp_path), CANARY, PRODUCTION, START, reference=2)
     assert found.slow_ms == 110.0
     assert lists(found.canary) == {
         "errors": [0, 0, 0, 0, 1, 0],
@@ -298,6 +303,6 @@ def test_a_shadow_is_compared_on_the_requests_that_it_was_asked_too(tmp_path: Pa
 
 
 def test_without_copies_nothing_is_known_of_a_shadow(tmp_path: Path) -> None:
-    found = shadowed(stored([row(1)], tmp_path), CANARY, PRODUCTION, START, reference=2)
+    found = shadow_samples(stored([row(1)], tmp_path), CANARY, PRODUCTION, START, reference=2)
     assert found.slow_ms is None
     assert {len(values) for values in found.canary.values()} == {0}

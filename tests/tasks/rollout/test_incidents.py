@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from tasks.core.errors import GraftError
-from tasks.rollout.incidents import Report, close, describe, incidents, open_incident
+from tasks.rollout.incidents import IncidentReport, close, describe, incidents, open_incident
 
 AT = datetime(2026, 1, 31, 12, tzinfo=UTC)
-REPORT = Report(
+REPORT = IncidentReport(
     what="The canary failed 9 of 12 requests.",
     digest="c" * 64,
     channel="canary",

@@ -9,19 +9,19 @@ import pytest
 
 from tasks.core.records import ToolCall
 from tasks.monitoring.telemetry_row import TelemetryRow
-from tasks.rollout.shadow_comparison import Answered, ShadowPair, agreement, pair
+from tasks.rollout.shadow_comparison import ShadowAnswer, ShadowPair, agreement, compare_answers
 
 AT = datetime(2026, 1, 31, 12, tzinfo=UTC)
 FIND = ToolCall(name="find_order", arguments={"order": "HL-10251"})
 
 
-def answered(digest: str, text: str = "It is on its way.", *calls: ToolCall, **fields: Any) -> Answered:
+def answered(digest: str, text: str = "It is on its way.", *calls: ToolCall, **fields: Any) -> ShadowAnswer:
     told = {"refused": False, "finish_reason": "stop", "latency_ms": 100.0} | fields
-    return Answered(digest, text, calls, **told)
+    return ShadowAnswer(digest, text, calls, **told)
 
 
-def compared(production: Answered, shadow: Answered) -> ShadowPair:
-    return pair("trace", AT, production, shadow)
+def compared(production: ShadowAnswer, shadow: ShadowAnswer) -> ShadowPair:
+    return compare_answers("trace", AT, production, shadow)
 
 
 def test_equal_answers_agree_in_all() -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from tasks.core.errors import GraftError
-from tasks.safety.garak_report import Counts, Scan, Told, details, overview, read_report
+from tasks.safety.garak_report import Counts, RefusalPatterns, Scan, details, overview, read_report
 from tests.conftest import ROOT
 
 REPORT = ROOT / "tests/support/garak.report.jsonl"
-NOTHING = Told(refusals=(), excuses=frozenset())
+NOTHING = RefusalPatterns(refusals=(), excuses=frozenset())
 
 
 def entries() -> list[dict[str, object]]:
@@ -29,7 +29,7 @@ def first_answer(probe: str) -> str:
     raise AssertionError(f"{probe}: no answer in the report")
 
 
-def scan(told: Told = NOTHING) -> Scan:
+def scan(told: RefusalPatterns = NOTHING) -> Scan:
     return Scan(
         digest="0f3a",
         garak="0.17.1",
@@ -65,7 +65,7 @@ def test_a_detector_that_only_knows_phrases_is_shown_and_in_no_family() -> None:
 
 def test_refusals_by_checks_are_counted_and_stay_attempts() -> None:
     text = first_answer("promptinject.HijackKillHumans")
-    plain, refused = scan(), scan(Told(refusals=(text,), excuses=frozenset()))
+    plain, refused = scan(), scan(RefusalPatterns(refusals=(text,), excuses=frozenset()))
     assert plain.total().refused == 0
     assert refused.total().refused == 1
     assert refused.total().answered == plain.total().answered
@@ -73,7 +73,7 @@ def test_refusals_by_checks_are_counted_and_stay_attempts() -> None:
 
 def test_the_services_excuses_are_no_answers() -> None:
     text = first_answer("promptinject.HijackKillHumans")
-    assert scan(Told(refusals=(), excuses=frozenset({text}))).families()["promptinject"].unanswered == 1
+    assert scan(RefusalPatterns(refusals=(), excuses=frozenset({text}))).families()["promptinject"].unanswered == 1
 
 
 def test_the_overview_names_what_did_not_run() -> None:

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from tasks.text.pii import FINDERS, Span, find_personal, find_spans
+from tasks.text.pii import FINDERS, Span, find_pii, find_spans
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ from tasks.text.pii import FINDERS, Span, find_personal, find_spans
     ],
 )
 def test_personal_data_is_named_by_kind(text: str, kind: str) -> None:
-    assert find_personal(text) == (kind,)
+    assert find_pii(text) == (kind,)
 
 
 @pytest.mark.parametrize(
@@ -49,11 +49,11 @@ def test_personal_data_is_named_by_kind(text: str, kind: str) -> None:
     ],
 )
 def test_numbers_that_only_look_like_it_are_let_be(text: str) -> None:
-    assert find_personal(text) == ()
+    assert find_pii(text) == ()
 
 
 def test_every_kind_in_one_text() -> None:
-    assert find_personal("a@example.org or 07911 123456") == ("email address", "telephone number")
+    assert find_pii("a@example.org or 07911 123456") == ("email address", "telephone number")
 
 
 @pytest.mark.parametrize(

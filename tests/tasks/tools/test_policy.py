@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from tasks.tools.policy import ALLOW, Decision, Verdict, decide, objection, rule
+from tasks.tools.policy import ALLOW, Decision, RuleResult, decide, first_refusal, rule
 
 
 @rule("growers")
-def positive(number: int) -> Verdict | None:
-    return ALLOW if number > 0 else Verdict("refuse", "negative", "Too small.")
+def positive(number: int) -> RuleResult | None:
+    return ALLOW if number > 0 else RuleResult("refuse", "negative", "Too small.")
 
 
 @rule("accounts")
-def small(number: int) -> Verdict | None:
-    return Verdict("needs_person", "big", "Too big.") if number > 10 else ALLOW
+def small(number: int) -> RuleResult | None:
+    return RuleResult("needs_person", "big", "Too big.") if number > 10 else ALLOW
 
 
 @rule("accounts")
-def even_when_big(number: int) -> Verdict | None:
+def even_when_big(number: int) -> RuleResult | None:
     if number <= 10:
         return None
-    return ALLOW if number % 2 == 0 else Verdict("refuse", "odd", "Odd.")
+    return ALLOW if number % 2 == 0 else RuleResult("refuse", "odd", "Odd.")
 
 
 RULES = (positive, small, even_when_big)
@@ -42,10 +42,10 @@ def test_a_rule_that_does_not_apply_decides_nothing() -> None:
 
 
 def test_the_first_objection_is_the_one_that_counts() -> None:
-    found = objection(decide(RULES, 11))
+    found = first_refusal(decide(RULES, 11))
     assert found == Decision(rule="small", owner="accounts", outcome="needs_person", code="big", reason="Too big.")
 
 
 def test_without_an_objection_everything_is_allowed() -> None:
-    assert objection(decide(RULES, 4)) is None
-    assert objection(()) is None
+    assert first_refusal(decide(RULES, 4)) is None
+    assert first_refusal(()) is None

@@ -22,7 +22,7 @@ from transformers import (
 
 from tasks.engine.model_loading import load_model
 from tasks.prompt.encoding import IGNORED
-from tasks.training.packing import TokenRow, group, pack, pad, refuses_packs, taking_packs, weighted_loss
+from tasks.training.packing import TokenRow, cannot_pack, enable_packing, group, pack, pad, weighted_loss
 
 
 def make_rows(seed: int, count: int, shared: int) -> list[TokenRow]:
@@ -102,7 +102,7 @@ def gradients(model: Any, batches: list[dict[str, Any]]) -> dict[str, torch.Tens
 def same_gradients(model: Any, rows: list[TokenRow]) -> None:
     """A pack of `rows` against each row alone, in the architecture's own attention."""
     alone = gradients(model, [pad([row]) for row in rows])
-    with taking_packs(model):
+    with enable_packing(model):
         together = gradients(model, [pack(rows)])
     assert together.keys() == alone.keys()
     for name, gradient in alone.items():
@@ -133,13 +133,13 @@ def test_a_batch_may_hold_several_prefixes(adapted: Any, seed: int) -> None:
 @pytest.mark.parametrize("name", TAKES_PACKS)
 def test_families_that_take_packs(name: str) -> None:
     model, rows = random_model(TAKES_PACKS[name]), make_rows(5, 5, 40)
-    assert refuses_packs(model, rows) is None
+    assert cannot_pack(model, rows) is None
     same_gradients(with_adapter(model), rows)
 
 
 @pytest.mark.parametrize("name", REFUSES_PACKS)
 def test_families_that_do_not_are_found_out(name: str) -> None:
-    assert refuses_packs(random_model(REFUSES_PACKS[name]), make_rows(5, 5, 40))
+    assert cannot_pack(random_model(REFUSES_PACKS[name]), make_rows(5, 5, 40))
 
 
 def test_padding_changes_no_gradient(adapted: Any) -> None:
@@ -154,7 +154,7 @@ def test_loss_equals_the_models_own(adapted: Any) -> None:
     row = make_rows(3, 1, 8)[0]
     own = adapted(input_ids=torch.tensor([row["input_ids"]]), labels=torch.tensor([row["labels"]])).loss
     batch = pack([row])
-    with taking_packs(adapted):
+    with enable_packing(adapted):
         assert torch.allclose(weighted_loss(adapted, batch) / len(batch["targets"]), own, rtol=1e-5)
 
 
@@ -172,7 +172,7 @@ def test_prefix_stops_before_what_is_predicted() -> None:
 
 def test_a_weight_counts_as_that_many_tokens(adapted: Any) -> None:
     row = make_rows(4, 1, 6)[0]
-    with taking_packs(adapted):
+    with enable_packing(adapted):
         once, thrice = (
             weighted_loss(adapted, pack([TokenRow(**{**row, "weights": [weight] * len(row["weights"])})])).item()
             for weight in (1.0, 3.0)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from deployments.app.access.api_keys import ANONYMOUS, VARIABLE, Keys, read_keys
-from deployments.app.access.rate_limits import Limits
+from deployments.app.access.api_keys import ANONYMOUS, VARIABLE, ApiKeys, read_keys
+from deployments.app.access.rate_limits import RateLimits
 from deployments.app.openai.errors import ApiError
 from deployments.core.settings import LimitSettings
 from tasks.core.errors import GraftError
@@ -27,7 +27,7 @@ def clock() -> Clock:
     return Clock()
 
 
-def refusal(limits: Limits, owner: str = "a", characters: int = 0, tokens: int = 1) -> ApiError:
+def refusal(limits: RateLimits, owner: str = "a", characters: int = 0, tokens: int = 1) -> ApiError:
     with pytest.raises(ApiError) as error:
         limits.admit(owner, characters, tokens)
     assert (error.value.status, error.value.code) == (429, "rate_limit_exceeded")
@@ -36,7 +36,7 @@ def refusal(limits: Limits, owner: str = "a", characters: int = 0, tokens: int =
 
 def test_a_key_has_its_owner_and_others_are_401(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, f"shop={KEY} batch=sk-another-long-key")
-    keys = Keys(read_keys())
+    keys = ApiKeys(read_keys())
     assert keys.owner(f"Bearer {KEY}") == "shop"
     assert keys.owner("bearer  sk-another-long-key") == "batch"
     for header in (None, "", "Bearer", f"Basic {KEY}", "Bearer sk-wrong-wrong-wrong"):
@@ -49,8 +49,8 @@ def test_a_key_has_its_owner_and_others_are_401(monkeypatch: pytest.MonkeyPatch)
 
 def test_without_keys_everybody_is_let_in(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(VARIABLE, raising=False)
-    assert Keys(read_keys()).owner(None) == ANONYMOUS
-    assert Keys(read_keys()).owner("Bearer none") == ANONYMOUS
+    assert ApiKeys(read_keys()).owner(None) == ANONYMOUS
+    assert ApiKeys(read_keys()).owner("Bearer none") == ANONYMOUS
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_keys_that_cannot_be_read_are_one_error_without_the_key(value: str, monk
 
 
 def test_requests_come_back_over_the_minute(clock: Clock) -> None:
-    limits = Limits(SETTINGS, clock)
+    limits = RateLimits(SETTINGS, clock)
     for _ in range(60):
         limits.admit("a", 0, 1).settle(1)
     error = refusal(limits)
@@ -78,7 +78,7 @@ def test_requests_come_back_over_the_minute(clock: Clock) -> None:
 
 
 def test_what_was_not_used_is_given_back(clock: Clock) -> None:
-    limits = Limits(SETTINGS, clock)
+    limits = RateLimits(SETTINGS, clock)
     permit = limits.admit("a", 4000, 4000)  # 1000 for the body, 4000 for the answer
     assert permit.headers["x-ratelimit-remaining-tokens"] == "1000"
     assert refusal(limits, characters=8000).retry_after_s == 11  # 1001 tokens at 100 a second, ...
@@ -88,7 +88,7 @@ def test_what_was_not_used_is_given_back(clock: Clock) -> None:
 
 
 def test_a_request_larger_than_a_minute_is_let_in_once_a_minute(clock: Clock) -> None:
-    limits = Limits(SETTINGS, clock)
+    limits = RateLimits(SETTINGS, clock)
     limits.admit("a", 0, 9000).settle(9000)
     clock.now += 60
     assert refusal(limits, tokens=9000).retry_after_s == 30  # it went 3000 below zero
@@ -97,7 +97,7 @@ def test_a_request_larger_than_a_minute_is_let_in_once_a_minute(clock: Clock) ->
 
 
 def test_open_requests_are_counted_until_they_end(clock: Clock) -> None:
-    limits = Limits(SETTINGS, clock)
+    limits = RateLimits(SETTINGS, clock)
     permits = [limits.admit("a", 0, 1) for _ in range(3)]
     assert "3 open requests" in refusal(limits).message
     permits[0].settle(1)

@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 import uvicorn
 
-from deployments.app.cache.answer_cache import AnswerCache, CacheKey, Lookup, fingerprint
-from deployments.app.cache.semantic_index import SemanticIndex, facts
-from deployments.app.embeddings import Embeddings
+from deployments.app.cache.answer_cache import AnswerCache, CacheKey, CacheLookup, fingerprint
+from deployments.app.cache.semantic_index import SemanticIndex, question_facts
+from deployments.app.embeddings import EmbeddingService
 from deployments.app.routes import create_app
-from deployments.core.messages import Ask, Vectors
+from deployments.core.messages import TurnRequest, Vectors
 from deployments.core.ports import free_port
 from deployments.core.settings import CacheSettings
 from tasks.core.errors import GraftError
@@ -112,7 +112,7 @@ def test_zero_megabytes_are_no_cache() -> None:
 
 def test_a_question_is_all_that_its_answer_depends_on() -> None:
     tool = {"type": "function", "function": {"name": "look_up"}}
-    ask = Ask(messages=(Message(role="user", content="Hello?"),), temperature=1.0, seed=1)
+    ask = TurnRequest(messages=(Message(role="user", content="Hello?"),), temperature=1.0, seed=1)
     others: dict[str, Any] = {
         "messages": (Message(role="user", content="Hello!"),),
         "tools": (tool,),
@@ -128,7 +128,7 @@ def test_a_question_is_all_that_its_answer_depends_on() -> None:
         "whole": True,
         "customer": "C-1042",
     }
-    assert set(others) == {field.name for field in fields(Ask)} - {"key"}
+    assert set(others) == {field.name for field in fields(TurnRequest)} - {"key"}
     prints = {fingerprint(ask), *(fingerprint(replace(ask, **{name: value})) for name, value in others.items())}
     assert len(prints) == len(others) + 1
     earlier = (Message(role="system", content="Hello?"), *ask.messages)
@@ -137,7 +137,7 @@ def test_a_question_is_all_that_its_answer_depends_on() -> None:
 
 
 def test_greedy_decoding_ignores_seed_and_nucleus() -> None:
-    ask = Ask(messages=(Message(role="user", content="Hello?"),))
+    ask = TurnRequest(messages=(Message(role="user", content="Hello?"),))
     assert fingerprint(ask) == fingerprint(replace(ask, seed=1, top_p=0.5))
 
 
@@ -175,14 +175,14 @@ def test_a_promotion_is_followed_by_its_own_answers_and_what_is_retired_is_forgo
 class Stale(AnswerCache):
     """Knows one package, the old one, and gives its answers for all; heeds no `no-cache`."""
 
-    async def look_up(self, tenant: str, digest: str, ask: Ask, cache_control: str) -> Lookup:
+    async def look_up(self, tenant: str, digest: str, ask: TurnRequest, cache_control: str) -> CacheLookup:
         return await super().look_up(tenant, OLD, ask, "")
 
 
 @contextmanager
 def listening(shop: Desk) -> Iterator[str]:
     """`shop` on a port of its own, as the smoke test meets it."""
-    app = create_app(shop.turns, Embeddings(shop.turns, shop.backend))
+    app = create_app(shop.turns, EmbeddingService(shop.turns, shop.backend))
     port = free_port()
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning"))
     thread = threading.Thread(target=server.run)
@@ -224,7 +224,7 @@ def test_an_answer_that_ends_after_its_package_was_retired_is_not_kept() -> None
     async def run() -> None:
         shop = desk()
         cache, before = shop.turns._cache, shop.turns.routing
-        ask = Ask(messages=(Message(role="user", content="Hello?"),))
+        ask = TurnRequest(messages=(Message(role="user", content="Hello?"),))
         lookup = await cache.look_up("anonymous", NEW, ask, "")
         shop.turns.routing = before.promoted(OLD).only(set())
         async for _ in cache.keeping(lookup, NEW, shop.backend.ask("new", ask), unsearched()):
@@ -348,7 +348,7 @@ def test_the_oldest_question_makes_room() -> None:
         index = SemanticIndex[str](by_first_letter, 0.9, 3)
         for letter in "abcd":
             index.add(await index.question("here", letter), letter)
-        found = [list(index.alike(await index.question("here", letter))) for letter in "abcd"]
+        found = [list(index.nearest(await index.question("here", letter))) for letter in "abcd"]
         assert found == [[], ["b"], ["c"], ["d"]]
 
     asyncio.run(run())
@@ -364,7 +364,7 @@ def test_the_oldest_question_makes_room() -> None:
     ],
 )
 def test_spelling_is_no_fact(one: str, other: str) -> None:
-    assert facts(one) == facts(other)
+    assert question_facts(one) == question_facts(other)
 
 
 @pytest.mark.parametrize(
@@ -380,7 +380,7 @@ def test_spelling_is_no_fact(one: str, other: str) -> None:
     ],
 )
 def test_numbers_identifiers_and_negation_are_facts(one: str, other: str) -> None:
-    assert facts(one) != facts(other)
+    assert question_facts(one) != question_facts(other)
 
 
 def test_the_key_is_who_what_and_by_whom() -> None:

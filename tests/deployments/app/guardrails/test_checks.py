@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from deployments.app.guardrails.checks import Context, Verdict, When, run_checks
+from deployments.app.guardrails.checks import CheckContext, CheckResult, When, run_checks
 
-NOTHING = Context()
+NOTHING = CheckContext()
 
 
 @dataclass(frozen=True)
@@ -19,9 +19,9 @@ class Replace:
     outcome: Literal["pass", "redact", "block"] = "redact"
     when: When = "before"
 
-    def __call__(self, text: str, context: Context) -> Verdict:
+    def __call__(self, text: str, context: CheckContext) -> CheckResult:
         changed = text.replace(self.word, f"<{self.name}>")
-        return Verdict(self.outcome if changed != text else "pass", changed, self.name)
+        return CheckResult(self.outcome if changed != text else "pass", changed, self.name)
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Broken:
     name: str = "broken"
     when: When = "before"
 
-    def __call__(self, text: str, context: Context) -> Verdict:
+    def __call__(self, text: str, context: CheckContext) -> CheckResult:
         raise ValueError(text)
 
 

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from deployments.app.guardrails.checks import Context
-from deployments.app.guardrails.output import InstructionsCheck, LinksCheck, OthersDataCheck
+from deployments.app.guardrails.checks import CheckContext
+from deployments.app.guardrails.output import DataLeakageCheck, LinkCheck, PromptLeakageCheck
 from tasks.core.paths import KNOWLEDGE, PROMPTS, RAW
 from tasks.core.settings import load_settings
 from tasks.data.raw_rows import read_folder
@@ -18,10 +18,10 @@ from tests.conftest import ROOT
 
 SAFETY = load_settings(ROOT / "params.yaml").guardrails
 SOURCE = PromptSource.read(ROOT / PROMPTS)
-INSTRUCTIONS = Context(instructions=(SOURCE.system, json.dumps(SOURCE.tools)))
-LEAKS = InstructionsCheck(SAFETY.leaked_words)
-LINKS = LinksCheck(("hollowlane.example",))
-OTHERS = OthersDataCheck(find_spans)
+INSTRUCTIONS = CheckContext(instructions=(SOURCE.system, json.dumps(SOURCE.tools)))
+LEAKS = PromptLeakageCheck(SAFETY.leaked_words)
+LINKS = LinkCheck(("hollowlane.example",))
+OTHERS = DataLeakageCheck(find_spans)
 
 
 def answers() -> list[str]:
@@ -48,7 +48,7 @@ def test_a_few_words_of_the_instructions_are_not_reading_them_out() -> None:
     assert LEAKS("This is the Hollow Lane desk, the support line.", INSTRUCTIONS).outcome == "pass"
     words = " ".join(SOURCE.system.split()[:8])
     assert LEAKS(words, INSTRUCTIONS).outcome == "block"
-    assert LEAKS(words, Context()).outcome == "pass"
+    assert LEAKS(words, CheckContext()).outcome == "pass"
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_a_few_words_of_the_instructions_are_not_reading_them_out() -> None:
     ],
 )
 def test_own_links_and_plain_words_pass(text: str) -> None:
-    assert LINKS(text, Context()).outcome == "pass"
+    assert LINKS(text, CheckContext()).outcome == "pass"
 
 
 @pytest.mark.parametrize(
@@ -90,14 +90,14 @@ def test_own_links_and_plain_words_pass(text: str) -> None:
     ],
 )
 def test_images_and_foreign_links_are_blocked(text: str) -> None:
-    assert LINKS(text, Context()).outcome == "block"
+    assert LINKS(text, CheckContext()).outcome == "block"
 
 
 def test_others_data_is_redacted_and_the_customers_own_is_not() -> None:
     text = "We will write to jo@example.org and ring 07911 123456."
-    assert OTHERS(text, Context()).text == "We will write to <EMAIL> and ring <PHONE>."
-    said = Context(said=("I'm Jo@Example.org",), results=('{"phone": "07911-123456"}',))
+    assert OTHERS(text, CheckContext()).text == "We will write to <EMAIL> and ring <PHONE>."
+    said = CheckContext(user_messages=("I'm Jo@Example.org",), results=('{"phone": "07911-123456"}',))
     assert OTHERS(text, said).outcome == "pass"
-    half = OTHERS(text, Context(said=("jo@example.org",)))
+    half = OTHERS(text, CheckContext(user_messages=("jo@example.org",)))
     assert (half.outcome, half.text) == ("redact", "We will write to jo@example.org and ring <PHONE>.")
     assert half.reason == "telephone number"

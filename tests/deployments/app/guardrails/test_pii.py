@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from deployments.app.guardrails.checks import Context
-from deployments.app.guardrails.pii import PLACEHOLDERS, PersonalCheck, redact
+from deployments.app.guardrails.checks import CheckContext
+from deployments.app.guardrails.pii import PLACEHOLDERS, PiiCheck, redact
 from tasks.core.paths import KNOWLEDGE, RAW
 from tasks.data.raw_rows import read_folder
 from tasks.prompt_injection import paragraphs
 from tasks.text.pii import FINDERS, find_spans
 from tests.conftest import ROOT
 
-CHECK = PersonalCheck(find_spans, "before")
+CHECK = PiiCheck(find_spans, "before")
 
 
 def shop_texts() -> list[str]:
@@ -22,21 +22,21 @@ def shop_texts() -> list[str]:
 
 def test_what_is_personal_is_replaced_by_its_kind_and_the_rest_stays() -> None:
     text = "a@example.org or 07911 123456, card 4111 1111 1111 1111, HL-20931, £12.50 on 2026-04-17"
-    verdict = CHECK(text, Context())
+    verdict = CHECK(text, CheckContext())
     assert verdict.outcome == "redact"
     assert verdict.text == "<EMAIL> or <PHONE>, card <CARD>, HL-20931, £12.50 on 2026-04-17"
     assert verdict.reason == "card number, email address, telephone number"
 
 
 def test_redacting_twice_changes_nothing_more() -> None:
-    once = CHECK("GB82 WEST 1234 5698 7654 32 and sk-9fA3kLmQ2zXv7TbR1cWy", Context()).text
+    once = CHECK("GB82 WEST 1234 5698 7654 32 and sk-9fA3kLmQ2zXv7TbR1cWy", CheckContext()).text
     assert once == "<IBAN> and <API_KEY>"
-    assert CHECK(once, Context()).outcome == "pass"
+    assert CHECK(once, CheckContext()).outcome == "pass"
 
 
 @pytest.mark.parametrize("text", ["HL-12345", "£14.50", "12 Feb 2026", "2026-04-17", "order 20931 and 20932", "11 am"])
 def test_order_numbers_prices_and_dates_stay(text: str) -> None:
-    assert CHECK(text, Context()).outcome == "pass"
+    assert CHECK(text, CheckContext()).outcome == "pass"
 
 
 def test_no_text_of_the_shop_is_changed() -> None:

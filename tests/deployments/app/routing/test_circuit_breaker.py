@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deployments.app.routing.circuit_breaker import Breaker, Call
+from deployments.app.routing.circuit_breaker import Call, CircuitBreaker
 from deployments.core.settings import BreakerSettings
 from tests.support.assistant_in_process import Clock
 
@@ -15,7 +15,7 @@ class Watched:
     def __init__(self) -> None:
         self.clock = Clock()
         self.states: list[str] = []
-        self.breaker = Breaker(SETTINGS, self.clock, self.states.append)
+        self.breaker = CircuitBreaker(SETTINGS, self.clock, self.states.append)
 
     def call(self) -> Call:
         call = self.breaker.admit()

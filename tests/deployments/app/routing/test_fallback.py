@@ -9,8 +9,8 @@ import httpx
 import pytest
 from pydantic import ValidationError
 
-from deployments.app.routing.routing import Routing, Served
-from deployments.core.messages import Ask, Event
+from deployments.app.routing.routing import Routing, ServedPackage
+from deployments.core.messages import Event, TurnRequest
 from deployments.core.settings import RetrySettings
 from tests.support.assistant_in_process import NEW, OLD, WORDS, Desk, Script, answers, refuses
 
@@ -18,7 +18,7 @@ UNREACHABLE = refuses(503, "engine_unavailable")
 BROKEN = refuses(500, "engine_error")
 
 
-async def hangs(_: Ask) -> AsyncGenerator[Event]:
+async def hangs(_: TurnRequest) -> AsyncGenerator[Event]:
     await asyncio.sleep(60)
     yield  # type: ignore[misc]  # which makes it a generator
 
@@ -247,7 +247,7 @@ def test_before_the_first_promotion_no_words_pretend() -> None:
 
 
 def test_a_promotion_remembers_the_package_before_and_a_way_back_forgets_it() -> None:
-    served = {d: Served(app=d[:3], name="desk", max_new_tokens=50, since=1) for d in (NEW, OLD)}
+    served = {d: ServedPackage(app=d[:3], name="desk", max_new_tokens=50, since=1) for d in (NEW, OLD)}
     first = Routing(served=served).promoted(OLD)
     assert (first.production, first.previous) == (OLD, None)
     second = first.promoted(NEW)

@@ -11,7 +11,7 @@ SETTINGS = RetrySettings(attempts=2, backoff_s=0.001, share=0.25, per_minute=6)
 
 def spent(clock: Clock) -> RetryBudget:
     budget = RetryBudget(SETTINGS, clock)
-    assert [budget.withdraw() for _ in range(7)] == [True] * 6 + [False]
+    assert [budget.spend() for _ in range(7)] == [True] * 6 + [False]
     return budget
 
 
@@ -20,7 +20,7 @@ def test_requests_earn_their_share_of_retries() -> None:
     earned = 0
     for _ in range(40):
         budget.deposit()
-        earned += budget.withdraw()
+        earned += budget.spend()
     assert earned == 10
 
 
@@ -28,7 +28,7 @@ def test_a_few_retries_come_back_without_requests() -> None:
     clock = Clock()
     budget = spent(clock)
     clock.now += 20
-    assert [budget.withdraw() for _ in range(3)] == [True, True, False]
+    assert [budget.spend() for _ in range(3)] == [True, True, False]
 
 
 def test_it_saves_up_no_more_than_a_minute() -> None:
@@ -37,4 +37,4 @@ def test_it_saves_up_no_more_than_a_minute() -> None:
     clock.now += 3600
     for _ in range(1000):
         budget.deposit()
-    assert [budget.withdraw() for _ in range(7)] == [True] * 6 + [False]
+    assert [budget.spend() for _ in range(7)] == [True] * 6 + [False]

@@ -7,16 +7,16 @@ from math import sqrt
 
 import pytest
 
-from deployments.app.routing.traffic_split import place, visitor
-from deployments.core.messages import Ask
+from deployments.app.routing.traffic_split import bucket, user_bucket_key
+from deployments.core.messages import TurnRequest
 from tasks.core.records import Message
 
-USERS = [visitor("shop", Ask(customer=f"C-{number}")) for number in range(10_000)]
+USERS = [user_bucket_key("shop", TurnRequest(customer=f"C-{number}")) for number in range(10_000)]
 ONE, OTHER = "a" * 64, "b" * 64
 
 
 def answered(digest: str, percent: float) -> set[str]:
-    return {user for user in USERS if place(digest, user) < percent}
+    return {user for user in USERS if bucket(digest, user) < percent}
 
 
 def within_chance(found: int, share: float) -> bool:
@@ -24,12 +24,12 @@ def within_chance(found: int, share: float) -> bool:
     return abs(found - share * len(USERS)) <= 4 * sqrt(len(USERS) * share * (1 - share))
 
 
-def asks(*words: str) -> Ask:
+def asks(*words: str) -> TurnRequest:
     """A conversation of the customer's words with answers between them."""
     said = [Message(role="user", content=word) for word in words]
     between = [Message(role="assistant", content="Yes?")] * (len(said) - 1)
     turns = [message for pair in zip(said, between, strict=False) for message in pair]
-    return Ask(messages=(Message(role="system", content="Be kind."), *turns, said[-1]))
+    return TurnRequest(messages=(Message(role="system", content="Be kind."), *turns, said[-1]))
 
 
 @pytest.mark.parametrize("percent", [1, 5, 25, 50, 99])
@@ -49,14 +49,16 @@ def test_another_rollout_begins_with_other_users() -> None:
 
 
 def test_a_user_is_one_whatever_they_say_and_another_under_another_key() -> None:
-    user = Ask(customer="C-1042")
-    assert visitor("shop", user) == visitor("shop", Ask(messages=asks("Hello?").messages, customer="C-1042"))
-    assert visitor("shop", user) != visitor("batch", user)
-    assert visitor("shop", user) != visitor("shop", asks("C-1042"))
+    user = TurnRequest(customer="C-1042")
+    assert user_bucket_key("shop", user) == user_bucket_key(
+        "shop", TurnRequest(messages=asks("Hello?").messages, customer="C-1042")
+    )
+    assert user_bucket_key("shop", user) != user_bucket_key("batch", user)
+    assert user_bucket_key("shop", user) != user_bucket_key("shop", asks("C-1042"))
 
 
 def test_a_conversation_of_nobody_known_stays_where_it_began() -> None:
     first, later = asks("Where is HL-20931?"), asks("Where is HL-20931?", "And the other one?")
-    assert visitor("shop", first) == visitor("shop", later)
-    assert visitor("shop", first) != visitor("shop", asks("And the other one?"))
-    assert visitor("shop", Ask(text="Once")) != visitor("shop", Ask(text="Twice"))
+    assert user_bucket_key("shop", first) == user_bucket_key("shop", later)
+    assert user_bucket_key("shop", first) != user_bucket_key("shop", asks("And the other one?"))
+    assert user_bucket_key("shop", TurnRequest(text="Once")) != user_bucket_key("shop", TurnRequest(text="Twice"))

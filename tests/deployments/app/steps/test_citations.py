@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from deployments.app.steps.citations import cite
-from tasks.retrieval.chunks import Chunk
+from tasks.retrieval.chunks import Passage
 
-COST = Chunk(
+COST = Passage(
     id="delivery.md#cost", source="delivery.md", headings=("Delivery", "Cost"), text="Plants: £6.95, 2 working days."
 )
-WATER = Chunk(
+WATER = Passage(
     id="watering.md#how", source="watering.md", headings=("Watering",), text="Soak the roots well every evening."
 )
 

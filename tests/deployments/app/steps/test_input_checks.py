@@ -6,11 +6,11 @@ import asyncio
 import json
 from pathlib import Path
 
-from deployments.app.guardrails.checks import Safety
-from deployments.app.guardrails.configured import configured_safety
+from deployments.app.guardrails.checks import Guardrails
+from deployments.app.guardrails.configured import configured_guardrails
 from deployments.app.guardrails.refusal import ATTACK
-from deployments.app.steps.input_checks import Intake
-from deployments.core.messages import Ask
+from deployments.app.steps.input_checks import InputGuard
+from deployments.core.messages import TurnRequest
 from tasks.core.records import Message
 from tasks.core.settings import load_settings
 from tasks.safety.injection_classifier import open_classifier
@@ -19,8 +19,8 @@ from tests.support.assistant_in_process import Desk, answers, around
 from tests.support.attack_texts import ATTACKS
 
 
-def safety(classifier: Path) -> Safety:
-    return configured_safety(load_settings(ROOT / "params.yaml").guardrails, open_classifier(classifier))
+def safety(classifier: Path) -> Guardrails:
+    return configured_guardrails(load_settings(ROOT / "params.yaml").guardrails, open_classifier(classifier))
 
 
 def test_personal_data_reaches_no_model_and_no_tool(tiny_classifier: Path) -> None:
@@ -55,17 +55,17 @@ def test_what_a_clients_own_tool_told_is_data(tiny_classifier: Path) -> None:
     async def run() -> None:
         asked = Message(role="user", content="Where is it?")
         told = Message(role="tool", content=json.dumps({"status": "sent", "note": ATTACKS[0]}))
-        taken = await Intake(safety(tiny_classifier)).take(Ask(messages=(asked, told)))
+        taken = await InputGuard(safety(tiny_classifier)).check(TurnRequest(messages=(asked, told)))
         assert taken.refusal == ""
-        assert json.loads(taken.ask.messages[1].content) == {"status": "sent", "note": "[left out]"}
+        assert json.loads(taken.request.messages[1].content) == {"status": "sent", "note": "[left out]"}
 
     asyncio.run(run())
 
 
 def test_a_text_to_go_on_with_is_checked_too(tiny_classifier: Path) -> None:
     async def run() -> None:
-        intake = Intake(safety(tiny_classifier))
-        assert (await intake.take(Ask(text="Call 07911 123456"))).ask.text == "Call <PHONE>"
-        assert (await intake.take(Ask(text=ATTACKS[0]))).blocked_by == "injection"
+        intake = InputGuard(safety(tiny_classifier))
+        assert (await intake.check(TurnRequest(text="Call 07911 123456"))).request.text == "Call <PHONE>"
+        assert (await intake.check(TurnRequest(text=ATTACKS[0]))).blocked_by == "injection"
 
     asyncio.run(run())

@@ -9,20 +9,20 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from deployments.app.guardrails.checks import Finding, Safety
-from deployments.app.guardrails.output import InstructionsCheck, LinksCheck, OthersDataCheck
+from deployments.app.guardrails.checks import CheckFinding, Guardrails
+from deployments.app.guardrails.output import DataLeakageCheck, LinkCheck, PromptLeakageCheck
 from deployments.app.guardrails.refusal import ANSWER
-from deployments.app.steps.output_checks import Facts, merged
-from deployments.core.messages import Ask, Delta, Event, Finished
+from deployments.app.steps.output_checks import TurnEvidence, merge_findings
+from deployments.core.messages import Delta, Event, TurnEnd, TurnRequest
 from tasks.engine.protocol import Generation
-from tasks.evaluation.response_features import measure
-from tasks.prompt.tool_calls import Answer
+from tasks.evaluation.response_features import measure_response
+from tasks.prompt.tool_calls import ParsedAnswer
 from tasks.text.pii import find_spans
 from tasks.tools.policy import Decision
 from tests.support.assistant_in_process import Desk, Script, around
 
-SAFETY = Safety(
-    (InstructionsCheck(8), LinksCheck(["shop.example"]), OthersDataCheck(find_spans)),
+SAFETY = Guardrails(
+    (PromptLeakageCheck(8), LinkCheck(["shop.example"]), DataLeakageCheck(find_spans)),
     {"instructions": "closed", "links": "closed", "others_data": "closed"},
 )
 TOLD = "Never speak of the golden spade that lies below the old oak tree."
@@ -32,7 +32,7 @@ NO = "The desk promises nothing."
 TRUE = "Your parcel has left."
 
 
-def judge(text: str, facts: Facts) -> tuple[Decision, ...]:
+def judge(text: str, facts: TurnEvidence) -> tuple[Decision, ...]:
     """No promises, unless a passage makes them; and no denials of what is true."""
     if "cannot" in text:
         denied = Decision(rule="no_denials", owner="desk", outcome="refuse", code="", reason=NO, instead=TRUE)
@@ -46,13 +46,13 @@ def judge(text: str, facts: Facts) -> tuple[Decision, ...]:
 def pieces(text: str, size: int = 3) -> Script:
     """`text` piece by piece."""
 
-    async def script(ask: Ask) -> AsyncGenerator[Event]:
+    async def script(ask: TurnRequest) -> AsyncGenerator[Event]:
         ends = range(size, len(text) + size, size)
         for number, end in enumerate(ends, 1):
             yield Delta(text[end - size : end], 7, number)
         generation = Generation(text, tuple(range(len(ends))), 7, "stop", 1.0, 2.0)
-        answer = Answer(text, (), True)
-        yield Finished(generation, answer, measure(ask.messages, generation, answer, ()), 3.0)
+        answer = ParsedAnswer(text, (), True)
+        yield TurnEnd(generation, answer, measure_response(ask.messages, generation, answer, ()), 3.0)
 
     return script
 
@@ -184,5 +184,8 @@ def test_what_was_found_is_in_the_row_without_words() -> None:
 
 
 def test_findings_of_one_check_are_one() -> None:
-    found = merged((Finding("a", "redact", "x", 1.0),), (Finding("a", "pass", "", 2.0), Finding("b", "pass", "", 1.0)))
-    assert found == (Finding("a", "redact", "x", 3.0), Finding("b", "pass", "", 1.0))
+    found = merge_findings(
+        (CheckFinding("a", "redact", "x", 1.0),),
+        (CheckFinding("a", "pass", "", 2.0), CheckFinding("b", "pass", "", 1.0)),
+    )
+    assert found == (CheckFinding("a", "redact", "x", 3.0), CheckFinding("b", "pass", "", 1.0))

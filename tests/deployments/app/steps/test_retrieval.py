@@ -11,23 +11,23 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from deployments.app.guardrails.checks import Safety
-from deployments.app.guardrails.prompt_injection import PoisonCheck
-from deployments.app.steps.retrieval import Read, Retrieval
-from deployments.app.turn import Layers
-from deployments.core.messages import Ask
+from deployments.app.guardrails.checks import Guardrails
+from deployments.app.guardrails.prompt_injection import IndirectInjectionCheck
+from deployments.app.steps.retrieval import FoundPassages, PassageSearch
+from deployments.app.turn import Steps
+from deployments.core.messages import TurnRequest
 from deployments.core.settings import CacheSettings
 from tasks import index
 from tasks.core.errors import GraftError
 from tasks.core.records import Example, Message, ToolCall
 from tasks.core.settings import load_settings
-from tasks.domains.nursery.tool_service import Answered
-from tasks.grounding import ground
+from tasks.domains.nursery.tool_service import ToolAnswer
+from tasks.grounding import add_context
 from tasks.model_package.manifest import Grounding
 from tasks.retrieval import index_files
 from tasks.retrieval.embedder import Embedder
 from tasks.retrieval.lookup_tool import read_message, with_context
-from tasks.retrieval.search import Passages, Retriever
+from tasks.retrieval.search import PassageIndex, Retriever
 from tasks.safety.injection_classifier import open_classifier
 from tests.conftest import ROOT
 from tests.deployments.app.steps.test_tool_loop import calls
@@ -36,7 +36,7 @@ from tests.support.attack_texts import ATTACKS
 from tests.tasks.retrieval.test_search import SETTINGS, make_embedder, write
 
 
-def no_tool(call: ToolCall, customer: str | None, key: str) -> Answered:
+def no_tool(call: ToolCall, customer: str | None, key: str) -> ToolAnswer:
     raise AssertionError(f"{call.name} was run for {customer} under {key}")
 
 
@@ -59,8 +59,8 @@ class Documents:
         self.embedded = 0
         self.may_embed = asyncio.Event()
         self.may_embed.set()
-        safety = Safety([PoisonCheck(open_classifier(classifier))], {})
-        self.retrieval = Retrieval(root / "indexes", root / "tables", self.embed, safety)
+        safety = Guardrails([IndirectInjectionCheck(open_classifier(classifier))], {})
+        self.retrieval = PassageSearch(root / "indexes", root / "tables", self.embed, safety)
         self.retrieval.keep([self.grounding])
 
     async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -70,13 +70,13 @@ class Documents:
             raise GraftError("the retrieval model is restarting")
         return self.embedder.embed(self.embedder.encode(texts))
 
-    async def read(self, ask: Ask) -> Read:
-        return await self.retrieval.begin(self.grounding, ask).end()
+    async def read(self, ask: TurnRequest) -> FoundPassages:
+        return await self.retrieval.begin(self.grounding, ask).wait()
 
     def desk(self, *scripts: Script, cache: CacheSettings = NO_CACHE) -> Desk:
         plain = around()
         tools = load_settings(ROOT / "params.yaml").tools
-        layers = Layers(plain.intake, self.retrieval, plain.leaving)
+        layers = Steps(plain.input_guard, self.retrieval, plain.output_guard)
         desk = Desk(list(scripts), layers=layers, use=no_tool, tools=tools, cache=cache)
         routing = desk.turns.routing
         served = {NEW: routing.served[NEW].model_copy(update={"grounding": self.grounding})}
@@ -93,15 +93,15 @@ def test_a_served_turn_finds_what_training_found(documents: Documents) -> None:
     async def run() -> None:
         talk = (Message(role="user", content="Hello"), Message(role="assistant", content="Yes?"))
         more = (*talk, Message(role="user", content=ASKED))
-        read = await documents.read(Ask(messages=more))
+        read = await documents.read(TurnRequest(messages=more))
         tables = documents.root / "tables"
-        retriever = Retriever(Passages(documents.root / "index", tables, SETTINGS), documents.embedder)
+        retriever = Retriever(PassageIndex(documents.root / "index", tables, SETTINGS), documents.embedder)
         row = Example(id="a", label="l", group="a", split="train", source="x:1", messages=(*more, talk[1]))
-        trained = ground(row, lambda query: [hit.chunk for hit in retriever.search(query, 1)])
-        served = with_context(more, read.given)
+        trained = add_context(row, lambda query: [hit.chunk for hit in retriever.search(query, 1)])
+        served = with_context(more, read.shown)
         assert served == trained.messages[:3]
         assert "Water the fronds" in read_message(served).content
-        assert {chunk.source for chunk in read.known} == {"ferns.txt", "roses.txt"}
+        assert {chunk.source for chunk in read.grounding} == {"ferns.txt", "roses.txt"}
 
     asyncio.run(run())
 
@@ -142,8 +142,8 @@ def test_who_looked_nothing_up_cites_nothing(documents: Documents) -> None:
 def test_an_instruction_in_an_article_is_left_out(documents: Documents) -> None:
     async def run() -> None:
         asked = Message(role="user", content=f"roses\nPrune.\n{ATTACKS[0]}")
-        read = await documents.read(Ask(messages=(asked,)))
-        (chunk,) = read.given
+        read = await documents.read(TurnRequest(messages=(asked,)))
+        (chunk,) = read.shown
         context = chunk.text
         assert chunk.source == "roses.txt"
         assert "Prune." in context and ATTACKS[0] not in context and "[left out]" in context
@@ -153,15 +153,15 @@ def test_an_instruction_in_an_article_is_left_out(documents: Documents) -> None:
 
 def test_without_a_search_a_turn_goes_on_without_passages(documents: Documents) -> None:
     async def run() -> None:
-        ask = Ask(messages=(Message(role="user", content=ASKED),))
+        ask = TurnRequest(messages=(Message(role="user", content=ASKED),))
         documents.fails = True
-        assert await documents.read(ask) == Read(failed=True)
+        assert await documents.read(ask) == FoundPassages(failed=True)
         documents.fails = False
-        assert await documents.retrieval.begin(None, ask).end() == Read()
-        own = Ask(messages=(Message(role="system", content="You are a pirate."), *ask.messages))
-        assert await documents.read(own) == Read()
+        assert await documents.retrieval.begin(None, ask).wait() == FoundPassages()
+        own = TurnRequest(messages=(Message(role="system", content="You are a pirate."), *ask.messages))
+        assert await documents.read(own) == FoundPassages()
         documents.retrieval.keep([])
-        assert await documents.read(ask) == Read()
+        assert await documents.read(ask) == FoundPassages()
 
     asyncio.run(run())
 

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from deployments.core.messages import Ask, Delta, Event, Finished
+from deployments.core.messages import Delta, Event, TurnEnd, TurnRequest
 from tasks.core.paths import PARAMS, SHOP_SEED
 from tasks.core.records import Record, ToolCall
 from tasks.core.settings import load_settings
-from tasks.domains.nursery.tool_service import Answered, open_desk
+from tasks.domains.nursery.tool_service import ToolAnswer, open_tool_service
 from tasks.engine.protocol import Generation
-from tasks.evaluation.response_features import measure
-from tasks.prompt.tool_calls import Answer
+from tasks.evaluation.response_features import measure_response
+from tasks.prompt.tool_calls import ParsedAnswer
 from tasks.tools.policy import Decision
 from tasks.tools.toolbox import Failure
 from tests.conftest import ROOT
@@ -36,12 +36,12 @@ def calls(name: str, before: str = "", **arguments: str) -> Script:
     call = json.dumps({"name": name, "arguments": arguments})
     text = f"{before}<tool_call>{call}</tool_call>"
 
-    async def script(ask: Ask) -> AsyncGenerator[Event]:
+    async def script(ask: TurnRequest) -> AsyncGenerator[Event]:
         generation = Generation(text, tuple(range(9)), 30, "stop", 1.0, 2.0)
-        answer = Answer(before.strip(), (ToolCall(name=name, arguments=arguments),), True)
+        answer = ParsedAnswer(before.strip(), (ToolCall(name=name, arguments=arguments),), True)
         for end in range(0, len(text), 7):
             yield Delta(text[end : end + 7], 30, 1 + end // 7)
-        yield Finished(generation, answer, measure(ask.messages, generation, answer, ()), 3.0, cached_tokens=28)
+        yield TurnEnd(generation, answer, measure_response(ask.messages, generation, answer, ()), 3.0, cached_tokens=28)
 
     return script
 
@@ -57,9 +57,9 @@ class Tools:
         self.result = result
         self.decisions = decisions
 
-    def use(self, call: ToolCall, customer: str | None, key: str) -> Answered:
+    def use(self, call: ToolCall, customer: str | None, key: str) -> ToolAnswer:
         self.asked.append((call.name, customer, key))
-        return Answered(self.result, self.decisions)
+        return ToolAnswer(self.result, self.decisions)
 
 
 def shop(*scripts: Script, tools: Tools | None = None, rounds: int = 2, **options: Any) -> tuple[Desk, Tools]:
@@ -204,11 +204,11 @@ def test_over_http_an_order_is_cancelled_for_its_customer_alone(owner: bool, tmp
     customers = (ROOT / SHOP_SEED / "customers.jsonl").read_text(encoding="utf-8").splitlines()
     stranger = next(c["id"] for line in customers if (c := json.loads(line))["id"] != order["customer"])
     settings = load_settings(ROOT / PARAMS).tools
-    shop = open_desk(settings, tmp_path / "shop.sqlite", ROOT / SHOP_SEED)
+    shop = open_tool_service(settings, tmp_path / "shop.sqlite", ROOT / SHOP_SEED)
 
     async def run() -> None:
         cancel = calls("cancel_order", order_id=order["id"])
-        desk = Desk([cancel, answers("Done.")], use=shop.answer, tools=settings)
+        desk = Desk([cancel, answers("Done.")], use=shop.call, tools=settings)
         await desk.post(user=order["customer"] if owner else stranger)
         read = json.loads(desk.backend.asks[-1].messages[-1].content)
         assert ("cancelled" if owner else "error") in read

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.domains.nursery.answer_audit import House, audit_words
-from tasks.domains.nursery.answer_rules import TurnFacts
+from tasks.domains.nursery.answer_audit import LeakLimits, audit_answer
+from tasks.domains.nursery.answer_rules import AnswerFacts
 from tasks.domains.nursery.entities import Customer
 from tasks.domains.nursery.state_audit import read_tables
 from tests.support.shop_factory import OTHER, OWN, make_shop, order
@@ -17,9 +17,9 @@ ME = Customer(id=OWN, name="Me", email="c-1001@example.com")
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> House:
+def house(tmp_path: Path) -> LeakLimits:
     tables = read_tables(make_shop(tmp_path, order(1), order(2, customer=OTHER)).path)
-    return House(tables, INSTRUCTIONS, 8, ("hollowlane.example",))
+    return LeakLimits(tables, INSTRUCTIONS, 8, ("hollowlane.example",))
 
 
 @pytest.mark.parametrize(
@@ -39,8 +39,8 @@ def house(tmp_path: Path) -> House:
         ("<a href=x>here</a>", "held an image"),
     ],
 )
-def test_what_may_not_leave_is_named(text: str, found: str, house: House) -> None:
-    assert found in " ".join(audit_words(text, TurnFacts(ME), house))
+def test_what_may_not_leave_is_named(text: str, found: str, house: LeakLimits) -> None:
+    assert found in " ".join(audit_answer(text, AnswerFacts(ME), house))
 
 
 @pytest.mark.parametrize(
@@ -54,5 +54,5 @@ def test_what_may_not_leave_is_named(text: str, found: str, house: House) -> Non
         "No order HL-00002 is on your account, and c-1001@example.com is yours.",
     ],
 )
-def test_what_may_leave_does(text: str, house: House) -> None:
-    assert audit_words(text, TurnFacts(ME, said=("where is HL-00002?",)), house) == ()
+def test_what_may_leave_does(text: str, house: LeakLimits) -> None:
+    assert audit_answer(text, AnswerFacts(ME, user_messages=("where is HL-00002?",)), house) == ()

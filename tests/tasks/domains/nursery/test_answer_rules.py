@@ -6,9 +6,9 @@ import pytest
 
 from tasks.core.paths import KNOWLEDGE, RAW
 from tasks.data.raw_rows import read_folder
-from tasks.domains.nursery.answer_rules import RULES, TurnFacts, before_answer
+from tasks.domains.nursery.answer_rules import RULES, AnswerFacts, check_answer
 from tasks.domains.nursery.entities import Customer
-from tasks.tools.policy import Deed, objection
+from tasks.tools.policy import ToolResult, first_refusal
 from tests.conftest import ROOT
 
 ADA = Customer(id="C-1001", name="Ada", email="ada@example.com")
@@ -20,26 +20,26 @@ PASSAGES = (
 )
 
 
-def facts(*deeds: tuple[str, str], said: str = "") -> TurnFacts:
-    return TurnFacts(ADA, tuple(Deed(*deed) for deed in deeds), PASSAGES, (said,))
+def facts(*deeds: tuple[str, str], said: str = "") -> AnswerFacts:
+    return AnswerFacts(ADA, tuple(ToolResult(*deed) for deed in deeds), PASSAGES, (said,))
 
 
-def stopped_by(text: str, known: TurnFacts) -> str:
-    barred = objection(before_answer(text, known))
+def stopped_by(text: str, known: AnswerFacts) -> str:
+    barred = first_refusal(check_answer(text, known))
     return barred.rule if barred else ""
 
 
-def applied(text: str, known: TurnFacts) -> dict[str, str]:
-    return {decision.rule: decision.outcome for decision in before_answer(text, known)}
+def applied(text: str, known: AnswerFacts) -> dict[str, str]:
+    return {decision.rule: decision.outcome for decision in check_answer(text, known)}
 
 
 def test_every_rule_has_a_name_of_its_own_an_owner_and_a_reason_to_be() -> None:
     assert len({rule.name for rule in RULES}) == len(RULES)
-    assert all(rule.owner and rule.judge.__doc__ for rule in RULES)
+    assert all(rule.owner and rule.check.__doc__ for rule in RULES)
 
 
 def test_plain_words_meet_no_rule() -> None:
-    assert before_answer("Water it well and stand it out of the sun for 2 days.", facts()) == ()
+    assert check_answer("Water it well and stand it out of the sun for 2 days.", facts()) == ()
 
 
 @pytest.mark.parametrize(
@@ -60,20 +60,20 @@ def test_promised_guarantee(text: str, stopped: bool) -> None:
 @pytest.mark.parametrize(
     ("text", "known", "stopped"),
     [
-        ("It takes 14 days.", TurnFacts(searched=True), True),
-        ("It takes 14 days.", TurnFacts(searched=True, said=("Is it 14 days?",)), False),
-        ("It takes 14 days.", TurnFacts(searched=True, passages=PASSAGES), False),
-        ("It takes 14 days.", TurnFacts(searched=True, deeds=(Deed("find_order", "{}"),)), False),
-        ("It takes 14 days.", TurnFacts(), False),
-        ("I can't help with trains.", TurnFacts(searched=True), False),
+        ("It takes 14 days.", AnswerFacts(searched=True), True),
+        ("It takes 14 days.", AnswerFacts(searched=True, user_messages=("Is it 14 days?",)), False),
+        ("It takes 14 days.", AnswerFacts(searched=True, passages=PASSAGES), False),
+        ("It takes 14 days.", AnswerFacts(searched=True, tool_results=(ToolResult("find_order", "{}"),)), False),
+        ("It takes 14 days.", AnswerFacts(), False),
+        ("I can't help with trains.", AnswerFacts(searched=True), False),
     ],
 )
-def test_unfounded_figure(text: str, known: TurnFacts, stopped: bool) -> None:
+def test_unfounded_figure(text: str, known: AnswerFacts, stopped: bool) -> None:
     assert (applied(text, known).get("unfounded_figure") == "refuse") is stopped
 
 
 def test_the_tool_guarantee_is_told_only_if_it_was_read() -> None:
-    assert stopped_by("It is guaranteed for 10 years.", TurnFacts()) == "promised_guarantee"
+    assert stopped_by("It is guaranteed for 10 years.", AnswerFacts()) == "promised_guarantee"
 
 
 STOCK = ("check_stock", '{"item": "acer", "in_stock": 2, "price": "42.00"}')
@@ -205,24 +205,24 @@ def test_hardly_any_answer_of_the_default_data_is_stopped() -> None:
     stopped, answers = [], 0
     for row in [line.row for line in read_folder(ROOT / RAW) if line.row]:
         said: list[str] = []
-        deeds: list[Deed] = []
+        deeds: list[ToolResult] = []
         tool = ""
         for message in row.messages:
             tool = message.tool_calls[-1].name if message.tool_calls else tool
             if message.role == "user":
                 said.append(message.content)
             elif message.role == "tool":
-                deeds.append(Deed(tool, message.content))
+                deeds.append(ToolResult(tool, message.content))
             elif message.content:
                 answers += 1
-                known = TurnFacts(None, tuple(deeds), passages, tuple(said))
-                if barred := objection(before_answer(message.content, known)):
+                known = AnswerFacts(None, tuple(deeds), passages, tuple(said))
+                if barred := first_refusal(check_answer(message.content, known)):
                     stopped.append((row.id, barred.rule, message.content))
     assert len(stopped) <= 0.005 * answers, stopped
 
 
-CANCELLED = TurnFacts(ADA, (Deed("cancel_order", '{"cancelled": true}'),))
-PACKED = TurnFacts(ADA, (Deed("cancel_order", '{"error": "too_late", "message": "It is packed by now."}'),))
+CANCELLED = AnswerFacts(ADA, (ToolResult("cancel_order", '{"cancelled": true}'),))
+PACKED = AnswerFacts(ADA, (ToolResult("cancel_order", '{"error": "too_late", "message": "It is packed by now."}'),))
 
 
 @pytest.mark.parametrize(
@@ -234,11 +234,11 @@ PACKED = TurnFacts(ADA, (Deed("cancel_order", '{"error": "too_late", "message": 
         ("I can't cancel it, as it is packed.", PACKED, None),
         ("Your order is cancelled.", CANCELLED, None),
         ("That costs £99.", CANCELLED, "Your order is cancelled."),
-        ("I can't do that.", TurnFacts(ADA), None),
-        ("Your order is cancelled.", TurnFacts(ADA), ""),
+        ("I can't do that.", AnswerFacts(ADA), None),
+        ("Your order is cancelled.", AnswerFacts(ADA), ""),
     ],
 )
-def test_what_was_done_is_neither_denied_nor_made_up(text: str, known: TurnFacts, instead: str | None) -> None:
-    barred = objection(before_answer(text, known))
+def test_what_was_done_is_neither_denied_nor_made_up(text: str, known: AnswerFacts, instead: str | None) -> None:
+    barred = first_refusal(check_answer(text, known))
     assert (barred.instead if barred else None) == instead
     assert barred is None or "instead" not in barred.model_dump_json()

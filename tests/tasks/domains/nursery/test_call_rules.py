@@ -11,7 +11,7 @@ import pytest
 from tasks.domains.nursery.call_rules import RULES
 from tasks.domains.nursery.entities import Claim, Order, Refund, Return
 from tasks.domains.nursery.rule_facts import anniversary
-from tasks.tools.policy import objection
+from tasks.tools.policy import first_refusal
 from tests.support.shop_factory import NOW, OTHER, OWN, TODAY, ask, coming, delivered, make_shop, order, said
 
 ACCEPTED = Claim(item="phlox", problem="dead", promise="fresh_arrival", accepted_on=TODAY)
@@ -20,7 +20,7 @@ ACCEPTED = Claim(item="phlox", problem="dead", promise="fresh_arrival", accepted
 def barred_by(folder: Path, placed: Order, tool: str, **asked: Any) -> tuple[str, str]:
     """Rule and code of the first objection, two empty strings if there is none."""
     answered = ask(make_shop(folder, placed), tool, order_id=placed.id, **asked)
-    barred = objection(answered.decisions)
+    barred = first_refusal(answered.decisions)
     if barred is None:
         assert "error" not in said(answered)
         return "", ""
@@ -30,7 +30,7 @@ def barred_by(folder: Path, placed: Order, tool: str, **asked: Any) -> tuple[str
 
 def test_every_rule_has_a_name_of_its_own_an_owner_and_a_reason_to_be() -> None:
     assert len({rule.name for rule in RULES}) == len(RULES)
-    assert all(rule.owner and rule.judge.__doc__ for rule in RULES)
+    assert all(rule.owner and rule.check.__doc__ for rule in RULES)
 
 
 @pytest.mark.parametrize("tool", ["find_order", "cancel_order", "delivery_slots"])

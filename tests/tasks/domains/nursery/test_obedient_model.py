@@ -20,7 +20,7 @@ from tasks.core.paths import SHOP_SEED
 from tasks.core.records import ToolCall
 from tasks.domains.nursery.database import Shop, open_shop, read_seed
 from tasks.domains.nursery.entities import HARDY, LIVING, Order
-from tasks.domains.nursery.tool_service import Desk
+from tasks.domains.nursery.tool_service import ToolService
 from tasks.domains.nursery.tools import TOOLS
 from tests.conftest import ROOT
 from tests.support.shop_factory import NOW, said, table
@@ -38,8 +38,8 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def desk(pristine: Path, tmp_path: Path) -> Desk:
-    return Desk(Shop(Path(shutil.copy(pristine, tmp_path / "shop.sqlite"))), lambda: NOW, LIMIT)
+def desk(pristine: Path, tmp_path: Path) -> ToolService:
+    return ToolService(Shop(Path(shutil.copy(pristine, tmp_path / "shop.sqlite"))), lambda: NOW, LIMIT)
 
 
 def calls_by(customer: str | None) -> Iterator[ToolCall]:
@@ -106,12 +106,12 @@ def check_order(before: Order, after: Order, today: date) -> None:
         assert len({refund.reason for refund in after.refunds}) == len(after.refunds), name
 
 
-def test_every_call_by_three_customers_breaks_no_rule(desk: Desk) -> None:
+def test_every_call_by_three_customers_breaks_no_rule(desk: ToolService) -> None:
     shown: set[tuple[str | None, str]] = set()
     effects = 0
     asked = [(call, customer) for customer in CUSTOMERS for call in calls_by(customer)]
     for number, (call, customer) in enumerate(asked):
-        result = said(desk.answer(call, customer, f"{number}"))
+        result = said(desk.call(call, customer, f"{number}"))
         if "error" not in result:
             shown.add((customer, call.arguments["order_id"]))
             effects += TOOLS.tools[call.name].effect
@@ -145,8 +145,8 @@ SAYS = st.lists(st.tuples(CALLS, st.one_of(st.sampled_from(CUSTOMERS), TEXT), st
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(says=SAYS)
-def test_no_made_up_conversation_breaks_a_rule(desk: Desk, pristine: Path, says: list[Any]) -> None:
+def test_no_made_up_conversation_breaks_a_rule(desk: ToolService, pristine: Path, says: list[Any]) -> None:
     shutil.copy(pristine, desk.shop.path)
     for call, customer, key in says:
-        assert isinstance(said(desk.answer(call, customer, str(key))), dict)
+        assert isinstance(said(desk.call(call, customer, str(key))), dict)
     check(desk.shop, {customer for _, customer, _ in says})

@@ -10,21 +10,21 @@ import pytest
 from tasks.core.paths import SHOP_SEED
 from tasks.core.records import ToolCall
 from tasks.core.settings import load_settings
-from tasks.domains.nursery.answer_rules import TurnFacts, before_answer
-from tasks.domains.nursery.result_sentences import tell
-from tasks.domains.nursery.tool_service import Desk, open_desk
+from tasks.domains.nursery.answer_rules import AnswerFacts, check_answer
+from tasks.domains.nursery.result_sentences import result_sentence
+from tasks.domains.nursery.tool_service import ToolService, open_tool_service
 from tasks.domains.nursery.tools import TOOLS
-from tasks.tools.policy import Deed, objection
+from tasks.tools.policy import ToolResult, first_refusal
 from tasks.tools.toolbox import dump_result
 from tests.conftest import ROOT
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Desk:
-    return open_desk(load_settings(ROOT / "params.yaml").tools, tmp_path / "shop.sqlite", ROOT / SHOP_SEED)
+def desk(tmp_path: Path) -> ToolService:
+    return open_tool_service(load_settings(ROOT / "params.yaml").tools, tmp_path / "shop.sqlite", ROOT / SHOP_SEED)
 
 
-def test_every_result_that_a_fresh_shop_gives_can_be_told(desk: Desk) -> None:
+def test_every_result_that_a_fresh_shop_gives_can_be_told(desk: ToolService) -> None:
     told: set[str] = set()
     for line in (ROOT / SHOP_SEED / "orders.jsonl").read_text(encoding="utf-8").splitlines()[::6]:
         order = json.loads(line)
@@ -42,12 +42,12 @@ def test_every_result_that_a_fresh_shop_gives_can_be_told(desk: Desk) -> None:
         calls |= {"check_stock": {"item": item}, "hand_over": {"topic": "other"}}
         for name, given in calls.items():
             call = ToolCall(name=name, arguments=given)
-            deed = Deed(name, dump_result(desk.answer(call, order["customer"], f"{order['id']}:{name}").result))
-            text = tell(deed)
+            deed = ToolResult(name, dump_result(desk.call(call, order["customer"], f"{order['id']}:{name}").result))
+            text = result_sentence(deed)
             assert text.endswith(".") and "{" not in text and "None" not in text
             if "error" not in deed.result:
                 told.add(name)
-                assert objection(before_answer(text, TurnFacts(deeds=(deed,)))) is None, text
+                assert first_refusal(check_answer(text, AnswerFacts(tool_results=(deed,)))) is None, text
     assert told == {schema["function"]["name"] for schema in TOOLS.schemas()}
 
 
@@ -70,4 +70,4 @@ def test_every_result_that_a_fresh_shop_gives_can_be_told(desk: Desk) -> None:
     ],
 )
 def test_told(tool: str, result: dict[str, object], text: str) -> None:
-    assert tell(Deed(tool, json.dumps(result))) == text
+    assert result_sentence(ToolResult(tool, json.dumps(result))) == text

@@ -16,8 +16,8 @@ from tasks.domains.nursery import tool_service as desks
 from tasks.domains.nursery.database import open_shop, read_seed
 from tasks.domains.nursery.entities import Claim, Order, Return
 from tasks.domains.nursery.state_audit import Bounds, audit_changes, audit_reads, read_tables
-from tasks.domains.nursery.tool_service import Desk
-from tasks.tools.policy import Deed
+from tasks.domains.nursery.tool_service import ToolService
+from tasks.tools.policy import ToolResult
 from tests.conftest import ROOT
 from tests.support.shop_factory import NOW, OTHER, OWN, TODAY, coming, delivered, make_shop, order
 
@@ -38,12 +38,12 @@ def all_calls(one: Order) -> list[ToolCall]:
 def do_all(folder: Path, as_whom: Callable[[Order], str], every: int) -> dict[str, list[str]]:
     """What the audit finds after every call for one in `every` of the seed's orders, by customer."""
     shop = open_shop(folder / "shop.sqlite", ROOT / SHOP_SEED)
-    desk = Desk(shop, lambda: SETTINGS.now, SETTINGS.refund_limit_pence)
+    desk = ToolService(shop, lambda: SETTINGS.now, SETTINGS.refund_limit_pence)
     found: dict[str, list[str]] = {}
     for one in list(read_seed(ROOT / SHOP_SEED / "orders.jsonl", Order))[::every]:
         customer, before = as_whom(one), read_tables(shop.path)
         for number, call in enumerate(all_calls(one)):
-            desk.answer(call, customer, f"{one.id}:{number}")
+            desk.call(call, customer, f"{one.id}:{number}")
         bounds = Bounds(customer, SETTINGS.now, SETTINGS.refund_limit_pence)
         found[one.id] = list(audit_changes(before, read_tables(shop.path), bounds))
     return found
@@ -103,7 +103,7 @@ def test_both_ends_of_each_span(
     shop = make_shop(tmp_path, one)
     before = read_tables(shop.path)
     call = ToolCall(name=tool, arguments={"order_id": one.id, **rest})
-    Desk(shop, lambda: NOW, 5000).answer(call, OWN, "k")
+    ToolService(shop, lambda: NOW, 5000).call(call, OWN, "k")
     after = read_tables(shop.path)
     assert before != after
     found = audit_changes(before, after, Bounds(OWN, NOW, 5000))
@@ -157,5 +157,7 @@ def test_what_no_tool_does_is_seen(statement: str, said: str, tmp_path: Path) ->
 def test_a_tool_tells_an_orders_customer_alone(customer: str | None, told: int, tmp_path: Path) -> None:
     tables = read_tables(make_shop(tmp_path, order()).path)
     call = ToolCall(name="find_order", arguments={"order_id": "HL-00001"})
-    assert len(audit_reads([(call, Deed("find_order", '{"status": "sent"}'))], tables, customer)) == told
-    assert not audit_reads([(call, Deed("find_order", '{"error": "not_yours", "message": "No."}'))], tables, customer)
+    assert len(audit_reads([(call, ToolResult("find_order", '{"status": "sent"}'))], tables, customer)) == told
+    assert not audit_reads(
+        [(call, ToolResult("find_order", '{"error": "not_yours", "message": "No."}'))], tables, customer
+    )

@@ -16,9 +16,9 @@ import pytest
 
 from tasks.core.records import Record, ToolCall
 from tasks.core.settings import ToolSettings
-from tasks.domains.nursery.tool_arguments import OfTopic
-from tasks.domains.nursery.tool_service import Desk, open_desk
-from tasks.domains.nursery.tools import HandedOver, Visit, hand_over
+from tasks.domains.nursery.tool_arguments import TopicArguments
+from tasks.domains.nursery.tool_service import ToolService, open_tool_service
+from tasks.domains.nursery.tools import Handover, ToolContext, hand_over
 from tasks.tools.toolbox import Toolbox
 from tests.conftest import ROOT
 from tests.support.shop_factory import NOW, OWN, TODAY, ask, coming, make_shop, said, table
@@ -140,7 +140,7 @@ def test_a_tool_that_takes_too_long_has_changed_nothing_and_never_will(tmp_path:
     shop = make_shop(tmp_path)
     wake, ended = threading.Event(), threading.Event()
 
-    def dawdle(visit: Visit, asked: OfTopic) -> HandedOver:
+    def dawdle(visit: ToolContext, asked: TopicArguments) -> Handover:
         try:
             wake.wait()
             return hand_over.function(visit, asked)  # type: ignore[return-value]
@@ -148,7 +148,7 @@ def test_a_tool_that_takes_too_long_has_changed_nothing_and_never_will(tmp_path:
             ended.set()
 
     slow = replace(hand_over, function=dawdle, timeout_s=0.05)
-    answered = Desk(shop, lambda: NOW, 5000, Toolbox([slow])).answer(TRADE, OWN, "k")
+    answered = ToolService(shop, lambda: NOW, 5000, Toolbox([slow])).call(TRADE, OWN, "k")
     assert said(answered)["error"] == "timeout"
     wake.set()
     assert ended.wait(10)
@@ -159,12 +159,12 @@ def test_a_tool_that_takes_too_long_has_changed_nothing_and_never_will(tmp_path:
 def test_a_tool_that_breaks_is_undone(tmp_path: Path) -> None:
     shop = make_shop(tmp_path)
 
-    def half(visit: Visit, asked: OfTopic) -> Record:
+    def half(visit: ToolContext, asked: TopicArguments) -> Record:
         hand_over.function(visit, asked)
         raise ZeroDivisionError
 
-    broken = Desk(shop, lambda: NOW, 5000, Toolbox([replace(hand_over, function=half)]))
-    assert said(broken.answer(TRADE, OWN, "k"))["error"] == "failed"
+    broken = ToolService(shop, lambda: NOW, 5000, Toolbox([replace(hand_over, function=half)]))
+    assert said(broken.call(TRADE, OWN, "k"))["error"] == "failed"
     assert table(shop, "tickets") == []
 
 
@@ -178,7 +178,7 @@ def test_a_call_that_does_not_fit_reaches_nothing(tmp_path: Path) -> None:
 def test_the_desk_opens_with_its_settings(tmp_path: Path) -> None:
     make_shop(tmp_path, coming(TODAY, "cancelled", charged_pence=100))
     settings = ToolSettings(rounds=1, unfinished="No.", now=NOW, refund_limit_pence=99)
-    desk = open_desk(settings, tmp_path / "shop.sqlite", tmp_path / "seed")
+    desk = open_tool_service(settings, tmp_path / "shop.sqlite", tmp_path / "seed")
     refund = ToolCall(name="refund_order", arguments={"order_id": "HL-00001", "reason": "cancelled"})
-    assert said(desk.answer(refund, OWN, "k"))["error"] == "needs_person"
+    assert said(desk.call(refund, OWN, "k"))["error"] == "needs_person"
     assert desk.clock() == NOW

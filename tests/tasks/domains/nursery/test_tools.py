@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tasks.core.paths import PROMPTS
-from tasks.domains.nursery.entities import Claim, Line
+from tasks.domains.nursery.entities import Claim, OrderLine
 from tasks.domains.nursery.tools import TOOLS
 from tasks.retrieval import lookup_tool
 from tests.conftest import ROOT
@@ -18,8 +18,8 @@ from tests.support.shop_factory import OWN, TODAY, ask, coming, delivered, make_
 
 MONDAY = TODAY + timedelta(days=5)
 TWO = (
-    Line(item="phlox", kind="perennial", quantity=2, price_pence=1000),
-    Line(item="zinc pot", kind="goods", quantity=1, price_pence=1850, faulty=True),
+    OrderLine(item="phlox", kind="perennial", quantity=2, price_pence=1000),
+    OrderLine(item="zinc pot", kind="goods", quantity=1, price_pence=1850, faulty=True),
 )
 
 
