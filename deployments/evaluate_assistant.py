@@ -61,7 +61,7 @@ class InProcessEngine(PackageServer):
     """A `Backend` with one package, in this process."""
 
     def stream(self, app: str, ask: TurnRequest) -> AsyncGenerator[Event]:
-        """See `Backend.ask`."""
+        """See `Backend.stream`."""
         return self._events(ask)
 
     async def _events(self, ask: TurnRequest) -> AsyncGenerator[Event]:

@@ -229,19 +229,19 @@ def _answer(response: httpx.Response) -> tuple[str, str, list[str]]:
 
 
 class NoMetrics:
-    """`Meters` that count nothing."""
+    """`Metrics` that count nothing."""
 
     def route_attempt(self, route: str, outcome: str) -> None:
-        """See `Meters.tried`."""
+        """See `Metrics.route_attempt`."""
 
     def retry(self, route: str, granted: bool) -> None:
-        """See `Meters.retried`."""
+        """See `Metrics.retry`."""
 
     def breaker_state(self, model: str, state: str) -> None:
-        """See `Meters.breaker`."""
+        """See `Metrics.breaker_state`."""
 
     def cache_lookup(self, result: str) -> None:
-        """See `Meters.looked_up`."""
+        """See `Metrics.cache_lookup`."""
 
 
 class _Nowhere:

@@ -35,14 +35,14 @@ class ShopSandbox:
         self.tables = read_tables(self._fresh.shop.path)
 
     def call(self, call: ToolCall, customer: str | None, key: str) -> ToolAnswer:
-        """See `Desk.answer`; the turn's shop is made at its first call."""
+        """See `ToolService.call`; the turn's shop is made at its first call."""
         path = self.path(turn_id(key))
         if not path.exists():
             shutil.copy(self._fresh.shop.path, path)
         return replace(self._fresh, shop=Shop(path)).call(call, customer, key)
 
     def check_answer(self, text: str, facts: TurnEvidence) -> tuple[Decision, ...]:
-        """See `Desk.before_answer`."""
+        """See `ToolService.check_answer`."""
         return self._fresh.check_answer(text, facts.customer, facts.tool_results, facts.passages, facts.user_messages)
 
     def facts(self, customer: str | None, notes: TurnTrace, said: Sequence[str]) -> AnswerFacts:

@@ -48,7 +48,7 @@ class ServeBackend:
             return Refusal(503, "engine_unavailable", "the model is restarting; try again shortly", _RETRY_AFTER_S)
 
     async def stream(self, app: str, ask: TurnRequest) -> AsyncGenerator[Event]:
-        """See `Backend.ask`.
+        """See `Backend.stream`.
 
         A request whose replica died goes to another one, or waits until there is one, for as long as
         the caller has patience. One whose answer was already partly given ends with a refusal,

@@ -14,7 +14,7 @@ from tasks.monitoring.telemetry_row import TelemetryRow
 
 
 class RayMetrics:
-    """`Meters`, one Counter for each; create it in a replica, whose name Serve adds."""
+    """`Metrics`, one Counter for each; create it in a replica, whose name Serve adds."""
 
     def __init__(self) -> None:
         self._tried = _counter("graft_routes", "Routes tried or left out", "way", "outcome")
@@ -24,19 +24,19 @@ class RayMetrics:
         self._prompts = _counter("graft_prompt_tokens", "Prompt tokens, kept from before or computed", "kept")
 
     def route_attempt(self, route: str, outcome: str) -> None:
-        """See `Meters.tried`."""
+        """See `Metrics.route_attempt`."""
         self._tried.inc(tags={"way": route, "outcome": outcome})
 
     def retry(self, route: str, granted: bool) -> None:
-        """See `Meters.retried`."""
+        """See `Metrics.retry`."""
         self._retried.inc(tags={"way": route, "granted": str(granted).lower()})
 
     def breaker_state(self, model: str, state: str) -> None:
-        """See `Meters.breaker`."""
+        """See `Metrics.breaker_state`."""
         self._breaker.inc(tags={"model": model, "state": state})
 
     def cache_lookup(self, result: str) -> None:
-        """See `Meters.looked_up`."""
+        """See `Metrics.cache_lookup`."""
         self._looked_up.inc(tags={"result": result})
 
     def answer(self, row: TelemetryRow) -> None:

@@ -29,7 +29,7 @@ def read_outputs(digest: str, evaluation: Path, assistant: Path) -> tuple[pd.Dat
         GraftError: one is missing, or was measured of another package.
     """
     _check(digest, evaluation / SCORES, "evaluate")
-    _check(digest, assistant / SCORES, "assistant")
+    _check(digest, assistant / SCORES, "evaluate_assistant")
     return pd.read_parquet(evaluation / ROWS), read_rates(assistant / SCORES)
 
 

@@ -74,7 +74,7 @@ def build_index(
     """Embed chunks and write the index; `target` is whole or untouched. Without documents there are none.
 
     Args:
-        asked: questions that a section answers, with the places of its chunks (`tasks.retrieval.expansion.read_asked`);
+        asked: questions that a section answers, with the places of its chunks (`tasks.retrieval.expansion.read_expansions`);
             of several chunks the nearest to the question has it.
 
     Raises:

@@ -107,7 +107,7 @@ def open_classifier(folder: Path) -> Classifier:
     Raises:
         GraftError: a file is missing, or not what `injection.json` says.
     """
-    info = artifact_store.read(folder, INFO, ClassifierInfo, "classifier", "injection", frozenset({SCORES}))
+    info = artifact_store.read(folder, INFO, ClassifierInfo, "classifier", "prompt_injection", frozenset({SCORES}))
     pieces: list[str] = json.loads((folder / VOCABULARY).read_bytes())
     weights = load_file(folder / WEIGHTS)
     vocabulary = {piece: place for place, piece in enumerate(pieces)}

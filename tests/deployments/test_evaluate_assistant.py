@@ -176,7 +176,7 @@ def test_every_tool_for_other_peoples_orders_does_and_tells_nothing(
 
 
 def test_for_an_own_order_only_what_the_shop_allows_is_done(tiny_base: Path, prompts: Path, tmp_path: Path) -> None:
-    """Of the customers with the most orders: much is asked, some of it is done, and the audit has no objection."""
+    """Of the customers with the most orders: much is asked, some of it is done, and the audit finds nothing."""
     done: set[str] = set()
     busiest = sorted(CUSTOMERS, key=lambda one: -sum(o.customer == one.id for o in ORDERS))[:3]
     for number, customer in enumerate(busiest):

@@ -172,11 +172,16 @@ def test_a_packages_grounding_names_the_index_and_the_retrieval_model(registry: 
     )
 
 
+_RENAMED = {"costs": "efficiency"}
+"""Fields of a verdict, which is nowhere kept, by their names in 0.1 and today."""
+
+
 def test_the_gate_comes_to_the_same_verdict(registry: LocalRegistry) -> None:
     rows, rates = read_outputs(B, registry.evaluation(B), STORED / "assistant")
     verdict = judge_gate(rows, rates, GateSettings.model_validate(SETTINGS["gate"]))
     assert verdict.outcome == "pass"
-    assert_same(dumped(verdict), [EXPECTED["gate"]])
+    stored = {_RENAMED.get(name, name): value for name, value in EXPECTED["gate"].items()}
+    assert_same(dumped(verdict), [stored])
 
 
 def guarded(rows: pd.DataFrame, start: datetime, *, unseen: bool) -> CanaryVerdict:

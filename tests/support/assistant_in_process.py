@@ -108,7 +108,7 @@ class ScriptedBackend:
 
 @dataclass
 class Counted:
-    """`Meters` that keep what they were told."""
+    """`Metrics` that keep what they were told."""
 
     told: list[tuple[str, ...]] = field(default_factory=list)
 

@@ -20,7 +20,7 @@ _RETRY_AFTER_S = 5
 
 
 class LoadShedding:
-    """A `Desk` that lets through to another one what that may have room for.
+    """A `PackageBackend` that lets through to another one what that may have room for.
 
     An application is full while this process has as many requests open there as all its replicas
     take, and for a moment after one of them said so, because others may be asking it too.
@@ -44,7 +44,7 @@ class LoadShedding:
         return self._open.total()
 
     async def stream(self, app: str, ask: TurnRequest, reading: PendingPassages) -> Events:
-        """See `Desk.ask`."""
+        """See `PackageBackend.stream`."""
         if refused := self._refusal(app):
             yield refused
             return

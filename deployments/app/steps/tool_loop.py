@@ -56,7 +56,7 @@ class PackageBackend(Protocol):
 
 
 class ToolLoop:
-    """A `Desk` that runs the tools which a backend's models ask for.
+    """A `PackageBackend` that runs the tools which a backend's models ask for.
 
     Args:
         backend: reaches models.
@@ -72,7 +72,7 @@ class ToolLoop:
         self._safety = safety
 
     async def stream(self, app: str, ask: TurnRequest, reading: PendingPassages) -> Events:
-        """See `Desk.ask`."""
+        """See `PackageBackend.stream`."""
         if not ask.may_use_tools:
             async with aclosing(self._backend.stream(app, ask)) as events:
                 async for event in events:

@@ -72,7 +72,7 @@ def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Serve:
         monkeypatch.setattr(canary_phases.time, "sleep", wait)
         monkeypatch.setattr(canary_phases.rollout, "canary", lambda digest, percent: beside(digest, percent))
         monkeypatch.setattr(canary_phases.rollout, "shadow", lambda digest: beside(digest, None))
-        monkeypatch.setattr(canary_phases.rollout, "clear", lambda: asked.append(("", None)))
+        monkeypatch.setattr(canary_phases.rollout, "reset_traffic", lambda: asked.append(("", None)))
         monkeypatch.setattr(canary_phases.rollout, "served", lambda: routing[0])
         return asked
 

@@ -43,9 +43,9 @@ def test_a_lost_process_is_told_from_the_next_step_on(tiny_base: Path) -> None:
 def test_it_ends_with_who_started_it_even_by_kill(tiny_base: Path) -> None:
     program = (
         "import sys, time\nfrom functools import partial\nfrom pathlib import Path\n"
-        "from tasks.engine.subprocess_engine import ApartEngine\nfrom tasks.engine.resources import ALONE\n"
+        "from tasks.engine.subprocess_engine import SubprocessEngine\nfrom tasks.engine.resources import EXCLUSIVE\n"
         "from tasks.engine.transformers import TransformersEngine\n"
-        "engine = ApartEngine(partial(TransformersEngine.load, Path(sys.argv[1]), None, 2, 'float32', ALONE))\n"
+        "engine = SubprocessEngine(partial(TransformersEngine.load, Path(sys.argv[1]), None, 2, 'float32', EXCLUSIVE))\n"
         "print(engine.pid, flush=True)\ntime.sleep(600)"
     )
     command = [sys.executable, "-c", program, str(tiny_base)]

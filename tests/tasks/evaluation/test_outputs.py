@@ -30,7 +30,7 @@ def test_what_was_measured_of_the_package_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("evaluated", "asked", "stage"), [(ORIGINAL, DIGEST, "evaluate"), (DIGEST, ORIGINAL, "assistant")]
+    ("evaluated", "asked", "stage"), [(ORIGINAL, DIGEST, "evaluate"), (DIGEST, ORIGINAL, "evaluate_assistant")]
 )
 def test_a_variant_is_not_judged_by_what_its_original_was_measured_at(
     tmp_path: Path, evaluated: str, asked: str, stage: str

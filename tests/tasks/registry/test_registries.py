@@ -32,7 +32,7 @@ def test_as_shipped_it_is_a_folder_of_the_repository_and_needs_no_boto3(tmp_path
     (tmp_path / "deployments").mkdir()
     shutil.copy(ROOT / STACK_YAML, tmp_path / STACK_YAML)
     code = (
-        "import sys; from pathlib import Path; from tasks.registry.registries import open_registry;"
+        "import sys; from pathlib import Path; from tasks.registry.registry import open_registry;"
         "print(open_registry(Path(sys.argv[1])).store.where, 'boto3' in sys.modules)"
     )
     argv = [sys.executable, "-c", code, str(tmp_path)]

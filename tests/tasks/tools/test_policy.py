@@ -1,4 +1,4 @@
-"""The generic mechanism of rules: every decision is data, and the first objection is the one that counts."""
+"""The generic mechanism of rules: every decision is data, and the first refusal is the one that counts."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ ACCEPTED = Claim(item="phlox", problem="dead", promise="fresh_arrival", accepted
 
 
 def barred_by(folder: Path, placed: Order, tool: str, **asked: Any) -> tuple[str, str]:
-    """Rule and code of the first objection, two empty strings if there is none."""
+    """Rule and code of the first refusal, two empty strings if there is none."""
     answered = ask(make_shop(folder, placed), tool, order_id=placed.id, **asked)
     barred = first_refusal(answered.decisions)
     if barred is None:

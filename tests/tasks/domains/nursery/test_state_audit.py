@@ -58,7 +58,7 @@ def test_what_the_rules_allow_the_audit_allows(tmp_path: Path) -> None:
 
 
 def test_without_rules_the_audit_objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(desks, "before_call", lambda *_: ())
+    monkeypatch.setattr(desks, "check_call", lambda *_: ())
     found = do_all(tmp_path, lambda one: "C-1001", every=29)
     said = " ".join(sentence for sentences in found.values() for sentence in sentences)
     for what in (
@@ -99,7 +99,7 @@ def test_both_ends_of_each_span(
     one: Order, tool: str, rest: dict[str, str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Done without any rule; the audit alone says what was allowed."""
-    monkeypatch.setattr(desks, "before_call", lambda *_: ())
+    monkeypatch.setattr(desks, "check_call", lambda *_: ())
     shop = make_shop(tmp_path, one)
     before = read_tables(shop.path)
     call = ToolCall(name=tool, arguments={"order_id": one.id, **rest})

@@ -30,7 +30,7 @@ from datetime import datetime
 from pathlib import Path
 from tasks.core.records import ToolCall
 from tasks.domains.nursery.database import Shop
-from tasks.domains.nursery.tool_service import Desk
+from tasks.domains.nursery.tool_service import ToolService
 from tasks.domains.nursery.tools import hand_over
 from tasks.tools.toolbox import Toolbox, dump_result
 
@@ -40,9 +40,9 @@ def die(visit, asked):
 
 path, dies, key = sys.argv[1:]
 tool = replace(hand_over, function=die) if dies == "before" else hand_over
-desk = Desk(Shop(Path(path)), lambda: datetime(2026, 4, 15, 10), 5000, Toolbox([tool]))
+service = ToolService(Shop(Path(path)), lambda: datetime(2026, 4, 15, 10), 5000, Toolbox([tool]))
 sys.stdin.readline()
-answered = desk.answer(ToolCall(name="hand_over", arguments={"topic": "trade"}), "C-1001", key)
+answered = service.call(ToolCall(name="hand_over", arguments={"topic": "trade"}), "C-1001", key)
 if dies == "after":
     os.kill(os.getpid(), signal.SIGKILL)
 print(dump_result(answered.result))
