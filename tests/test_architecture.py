@@ -1,11 +1,17 @@
-"""The shape of the repository: who imports whom, what a stage is, and what no file may say."""
+"""The architecture of the repository: layers, entry points, dependencies, and how each module is documented.
+
+Each rule is a function that takes the root of a tree and returns what breaks it; below it stands a
+test on a small tree that does. `tests/support/code_structure.py` reads the trees; the rules of
+imported distributions are in `tests/test_dependencies.py`, those of docstrings in
+`tests/test_documentation.py`, and those of words in `tests/test_words.py`.
+"""
 
 from __future__ import annotations
 
-import ast
 import re
 import subprocess
 import sys
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -13,100 +19,331 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
+from tests.support import code_structure as code
+from tests.support.code_structure import (
+    PROJECT,
+    closure,
+    fail_if,
+    folder_of,
+    imports,
+    imports_of,
+    modules,
+    read,
+    sources,
+    write_tree,
+)
+
 ROOT = Path(__file__).parent.parent
 FORBIDDEN = {
     "tasks": {"flows", "deployments", "prefect", "ray"},
     "deployments": {"flows", "prefect"},
     "flows": {"ray"},
 }
-DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
+DVC = yaml.safe_load(read(ROOT / "dvc.yaml"))
 STAGES = sorted(DVC["stages"])
 SLOW_STAGES = {"train", "package", "evaluate"}
 PUBLIC_HOSTS = {"pypi.org", "files.pythonhosted.org", "download.pytorch.org"}
 
-
-def imports(source: str) -> Iterator[tuple[int, str]]:
-    """Line and dotted name of everything a module imports, at any depth: `from a import b` gives `a.b`."""
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            yield from ((node.lineno, alias.name) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "this repository imports by full names"
-            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
-        elif isinstance(node, ast.Call) and ast.unparse(node.func) in {"importlib.import_module", "import_module"}:
-            yield node.lineno, ast.literal_eval(node.args[0])
-
-
-def project_files(root: Path, name: str) -> Iterator[str]:
-    """The files that run when the dotted `name` is imported, relative to `root`; none for other packages.
-
-    A package's `__init__.py` counts if it has code of its own.
-    """
-    parts = name.split(".")
-    for length in range(1, len(parts) + 1):
-        stem = root.joinpath(*parts[:length])
-        for path in (stem.with_suffix(".py"), stem / "__init__.py"):
-            if path.is_file() and (path.name != "__init__.py" or has_code(path)):
-                yield path.relative_to(root).as_posix()
-
-
-def has_code(path: Path) -> bool:
-    body = ast.parse(path.read_text(encoding="utf-8")).body
-    return any(not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)) for node in body)
-
-
-def closure(root: Path, start: str) -> set[str]:
-    """The project files that `start` imports, directly or not, with itself."""
-    found: set[str] = set()
-    waiting = [start]
-    while waiting:
-        path = waiting.pop()
-        if path not in found:
-            found.add(path)
-            source = (root / path).read_text(encoding="utf-8")
-            waiting += [file for _, name in imports(source) for file in project_files(root, name)]
-    return found
+# From low to high: a module imports from its own folder and from those above it in this list.
+LAYERS = [
+    "tasks/core",
+    "tasks/text",
+    "tasks/tools",
+    "tasks/prompt",
+    "tasks/data",
+    "tasks/model_package",
+    "tasks/safety",
+    "tasks/engine",
+    "tasks/retrieval",
+    "tasks/training",
+    "tasks/evaluation",
+    "tasks/gate",
+    "tasks/registry",
+    "tasks/monitoring",
+    "tasks/rollout",
+    "tasks/reports",
+    "tasks/domains/*",  # below their loader, which reaches them all
+    "tasks/domains",
+    "tasks",  # the stages
+    "deployments/core",
+    "deployments/replicas",
+    "deployments/app/openai",
+    "deployments/app/access",
+    "deployments/app/guardrails",
+    "deployments/app/steps",
+    "deployments/app/routing",
+    "deployments/app/cache",
+    "deployments/app",
+    "deployments/serve",
+    "deployments/stack",
+    "deployments/redteam",
+    "deployments/evaluation",
+    "deployments",  # the launchers
+    "flows/release_steps",
+    "flows",
+]
+WIDEST_FOLDER = 20
 
 
 def against_the_arrow(root: Path) -> list[str]:
     return [
-        f"{path.relative_to(root)}:{line} imports {name}"
-        for folder, forbidden in FORBIDDEN.items()
-        for path in sorted((root / folder).rglob("*.py"))
-        for line, name in imports(path.read_text(encoding="utf-8"))
+        f"{path}:{line} imports {name}"
+        for top, forbidden in FORBIDDEN.items()
+        for path in sources(root, [top])
+        for line, name in imports(read(root / path))
         if name.split(".")[0] in forbidden
     ]
 
 
 def test_imports_follow_the_arrow() -> None:
     found = against_the_arrow(ROOT)
-    assert not found, "flows/ -> deployments/ -> tasks/, prefect in flows/ only, ray in deployments/ only:\n" + (
-        "\n".join(found)
-    )
+    fail_if(found, "flows/ -> deployments/ -> tasks/, prefect in flows/ only, ray in deployments/ only:")
 
 
 def test_the_arrow_sees_lazy_imports(tmp_path: Path) -> None:
-    (tmp_path / "tasks").mkdir()
-    (tmp_path / "tasks/lazy.py").write_text("import json\ndef f():\n    from ray import serve\n    return serve\n")
-    (tmp_path / "deployments").mkdir()
-    (tmp_path / "deployments/late.py").write_text("import importlib\nimportlib.import_module('prefect.events')\n")
+    write_tree(
+        tmp_path,
+        {
+            "tasks/lazy.py": "import json\ndef f():\n    from ray import serve\n    return serve\n",
+            "deployments/late.py": "import importlib\nimportlib.import_module('prefect.events')\n",
+        },
+    )
     assert against_the_arrow(tmp_path) == [
         "tasks/lazy.py:3 imports ray.serve",
         "deployments/late.py:2 imports prefect.events",
     ]
 
 
+def upward_imports(root: Path) -> list[str]:
+    """Imports of a folder that is higher in `LAYERS`, and folders that are not in it."""
+    found = []
+    for path in sources(root):
+        here = code.layer(LAYERS, path)
+        if here is None:
+            if not path.endswith("__init__.py") or code.has_code(root / path):
+                found.append(f"{path}: {folder_of(path)}/ has no place in LAYERS")
+            continue
+        for line, name in imports_of(root, path):
+            files = [(code.layer(LAYERS, file), file) for file in code.project_files(root, name)]
+            found += [f"{path}:{line} imports {file}" for rank, file in files if rank is not None and rank > here]
+    return found
+
+
+def test_imports_point_to_lower_layers() -> None:
+    fail_if(upward_imports(ROOT), f"a module imports from its own layer and lower ones, in this order: {LAYERS}")
+
+
+def test_an_upward_import_and_an_unlisted_folder_are_found(tmp_path: Path) -> None:
+    lazy = "def f():\n    from tasks.registry.registry import Registry\n    return Registry\n"
+    late = "from importlib import import_module\nimport_module('deployments.app.turn')\n"
+    write_tree(
+        tmp_path,
+        {
+            "tasks/gate/verdict.py": lazy,
+            "tasks/registry/registry.py": "from tasks.gate import comparison\n",
+            "tasks/gate/comparison.py": "",
+            "deployments/app/routing/routing.py": late,
+            "deployments/app/turn.py": "import deployments.app.routing.routing\n",
+            "tasks/misc/one.py": "",
+        },
+    )
+    assert upward_imports(tmp_path) == [
+        "tasks/gate/verdict.py:2 imports tasks/registry/registry.py",
+        "tasks/misc/one.py: tasks/misc/ has no place in LAYERS",
+        "deployments/app/routing/routing.py:2 imports deployments/app/turn.py",
+    ]
+
+
+def import_cycles(root: Path) -> list[str]:
+    """One cycle of modules and one of folders, if there are any."""
+    graph = code.module_graph(root)
+    cycles = [code.cycle(graph), code.cycle(code.folder_graph(graph))]
+    return [" -> ".join(nodes) for nodes in cycles if nodes]
+
+
+def test_neither_modules_nor_folders_import_in_a_circle() -> None:
+    fail_if(import_cycles(ROOT), "imports run in a circle, lazy ones included:")
+
+
+def test_cycles_of_modules_and_of_folders_are_found(tmp_path: Path) -> None:
+    lazy = "def f():\n    import tasks.a.one\n    return tasks.a.one\n"
+    write_tree(tmp_path, {"tasks/a/one.py": "from tasks.b import two\n", "tasks/b/two.py": lazy, "tasks/c/x.py": ""})
+    modules_found, folders_found = import_cycles(tmp_path)
+    assert set(modules_found.split(" -> ")) == {"tasks/a/one.py", "tasks/b/two.py"}
+    assert set(folders_found.split(" -> ")) == {"tasks/a", "tasks/b"}
+    write_tree(tmp_path, {"tasks/b/two.py": "", "tasks/b/other.py": lazy})
+    assert import_cycles(tmp_path) == [folders_found], "no module imports itself, yet the folders do"
+
+
+def around_the_loader(root: Path) -> list[str]:
+    """Modules that import a domain by name, and computed imports; both are the domain loader's alone."""
+    found = []
+    for path in sources(root):
+        for line, name in imports(read(root / path)):
+            if name == code.COMPUTED and path != code.DOMAIN_LOADER:
+                found.append(f"{path}:{line} imports a computed name, which no check can follow")
+            domain = "/".join(name.split(".")[:3])
+            if domain.startswith("tasks/domains/") and (root / domain).is_dir() and not path.startswith(f"{domain}/"):
+                found.append(f"{path}:{line} imports {name}; domains are reached through {code.DOMAIN_LOADER}")
+    return found
+
+
+def test_a_domain_is_reached_through_its_loader() -> None:
+    fail_if(around_the_loader(ROOT), "only the loader knows a domain's modules:")
+
+
+def test_imports_around_the_loader_are_found_and_the_loader_imports_all_domains(tmp_path: Path) -> None:
+    computed = "import importlib\ndef f(name):\n    return importlib.import_module(f'tasks.domains.{name}.tools')\n"
+    write_tree(
+        tmp_path,
+        {
+            "tasks/domains/loader.py": computed,
+            "tasks/domains/nursery/tools.py": "from tasks.domains.nursery import entities\n",
+            "tasks/domains/nursery/entities.py": "",
+            "tasks/serve.py": "from tasks.domains.loader import f\n",
+            "deployments/direct.py": "from tasks.domains.nursery.tools import shop\n",
+            "flows/late.py": computed,
+        },
+    )
+    assert around_the_loader(tmp_path) == [
+        "deployments/direct.py:1 imports tasks.domains.nursery.tools.shop; "
+        "domains are reached through tasks/domains/loader.py",
+        "flows/late.py:3 imports a computed name, which no check can follow",
+    ]
+    assert closure(tmp_path, "tasks/serve.py") == {
+        "tasks/serve.py",
+        "tasks/domains/loader.py",
+        "tasks/domains/nursery/tools.py",
+        "tasks/domains/nursery/entities.py",
+    }
+    assert closure(tmp_path, "flows/late.py") == {"flows/late.py"}
+
+
+def entry_points(root: Path) -> list[str]:
+    """Where the top-level modules differ from what DVC and Prefect start."""
+    stages = yaml.safe_load(read(root / "dvc.yaml"))["stages"]
+    launched = {stage["cmd"].split()[-1].replace(".", "/") + ".py" for stage in stages.values()}
+    deployed = yaml.safe_load(read(root / "deployments/prefect.yaml"))["deployments"]
+    wanted = {
+        "tasks": {f"tasks/{stage}.py" for stage in stages},
+        "deployments": {path for path in launched if folder_of(path) == "deployments"},
+        "flows": {"flows/cli.py", *("/".join(one["entrypoint"].split(".")[:2]) + ".py" for one in deployed)},
+    }
+    found = []
+    for top in PROJECT:
+        there = {path for path in modules(root, [top]) if folder_of(path) == top}
+        found += [f"{path}: nothing starts it; move it into a folder" for path in sorted(there - wanted[top])]
+        found += [f"{path}: it is started, and is not there" for path in sorted(wanted[top] - there)]
+    return found
+
+
+def test_top_level_modules_are_entry_points() -> None:
+    found = entry_points(ROOT)
+    fail_if(found, "tasks/*.py: dvc.yaml's stages; deployments/*.py: their launchers; flows/*.py: flows, and cli.py:")
+
+
+def test_a_module_that_nothing_starts_is_found(tmp_path: Path) -> None:
+    write_tree(
+        tmp_path,
+        {
+            "dvc.yaml": "stages: {train: {cmd: python -m deployments.train}, base: {cmd: python -m tasks.base}}\n",
+            "deployments/prefect.yaml": "deployments: [{entrypoint: flows.release.release}]\n",
+            "tasks/train.py": "",
+            "tasks/helpers.py": "",
+            "tasks/core/files.py": "",
+            "deployments/train.py": "",
+            "flows/release.py": "",
+            "flows/cli.py": "",
+        },
+    )
+    assert entry_points(tmp_path) == [
+        "tasks/helpers.py: nothing starts it; move it into a folder",
+        "tasks/base.py: it is started, and is not there",
+    ]
+
+
+def crowding(root: Path) -> list[str]:
+    """Folders that are too wide, and names that stand twice within one top folder."""
+    widths = Counter(map(folder_of, modules(root)))
+    found = [f"{folder}/: {width} modules" for folder, width in widths.items() if width > WIDEST_FOLDER]
+    for top in PROJECT:
+        names = defaultdict(list)
+        for path in modules(root, [top]):
+            names[f"module {path.rpartition('/')[2]}"].append(path)
+            for node in code.public_classes(root, path):
+                names[f"class {node.name}"].append(path)
+        found += [f"{name}: in {' and '.join(paths)}" for name, paths in names.items() if len(paths) > 1]
+    return found
+
+
+def test_folders_are_narrow_and_names_stand_once() -> None:
+    fail_if(crowding(ROOT), f"at most {WIDEST_FOLDER} modules a folder; a name means one thing in a top folder:")
+
+
+def test_wide_folders_and_names_that_stand_twice_are_found(tmp_path: Path) -> None:
+    twice = "class Row: ...\nclass _Private: ...\n"
+    write_tree(tmp_path, {f"tasks/wide/module_{number}.py": "" for number in range(WIDEST_FOLDER + 1)})
+    write_tree(tmp_path, {"tasks/a/rows.py": twice, "tasks/b/rows.py": twice, "flows/rows.py": twice})
+    assert crowding(tmp_path) == [
+        "tasks/wide/: 21 modules",
+        "module rows.py: in tasks/a/rows.py and tasks/b/rows.py",
+        "class Row: in tasks/a/rows.py and tasks/b/rows.py",
+    ]
+
+
+def untested_modules(root: Path) -> list[str]:
+    """Modules without a test of their name that no test names; and names of modules that are not there."""
+    tests = [path for path in modules(root, ["tests"]) if path.rpartition("/")[2].startswith("test_")]
+    named = {
+        (path, test)
+        for test in tests
+        for path in re.findall(rf"`((?:{'|'.join(PROJECT)})/[\w/]+\.py)`", code.docstring(root, test))
+    }
+    covered = {path for path, _ in named}
+    alone = [path for path in modules(root) if path not in covered and mirror_of(path) not in tests]
+    missing = [f"{path}: write {mirror_of(path)}" for path in alone]
+    return missing + [f"{test}: there is no {path}" for path, test in sorted(named) if not (root / path).is_file()]
+
+
+def mirror_of(path: str) -> str:
+    """Where the test of a module lies."""
+    folder, _, name = path.rpartition("/")
+    return f"tests/{folder}/test_{name}"
+
+
+def test_every_module_has_a_test_of_its_name_or_is_named_in_one() -> None:
+    fail_if(untested_modules(ROOT), "or name the module in the docstring of the test that tests it (`tasks/...py`):")
+
+
+def test_a_module_without_a_test_is_found(tmp_path: Path) -> None:
+    write_tree(
+        tmp_path,
+        {
+            "tasks/a.py": "",
+            "tasks/b.py": "",
+            "flows/steps/c.py": "",
+            "flows/steps/__init__.py": "",
+            "tests/tasks/test_b.py": '"""Also covers `flows/steps/c.py` and `flows/gone.py`."""\n',
+        },
+    )
+    assert untested_modules(tmp_path) == [
+        "tasks/a.py: write tests/tasks/test_a.py",
+        "tests/tasks/test_b.py: there is no flows/gone.py",
+    ]
+
+
 def test_closure_follows_lazy_and_package_imports(tmp_path: Path) -> None:
-    for name, source in {
-        "tasks/__init__.py": "",
-        "tasks/a.py": "import json\ndef f():\n    from tasks.engine import b\n    return b\n",
-        "tasks/engine/__init__.py": '"""Only words."""\n',
-        "tasks/engine/b.py": "from tasks.c import value\n",
-        "tasks/c.py": "value = 1\n",
-        "tasks/unused.py": "",
-    }.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(source)
+    write_tree(
+        tmp_path,
+        {
+            "tasks/__init__.py": "",
+            "tasks/a.py": "import json\ndef f():\n    from tasks.engine import b\n    return b\n",
+            "tasks/engine/__init__.py": '"""Only words."""\n',
+            "tasks/engine/b.py": "from tasks.c import value\n",
+            "tasks/c.py": "value = 1\n",
+            "tasks/unused.py": "",
+        },
+    )
     assert closure(tmp_path, "tasks/a.py") == {"tasks/a.py", "tasks/engine/b.py", "tasks/c.py"}
     (tmp_path / "tasks/engine/__init__.py").write_text("from tasks.unused import x\n")
     assert closure(tmp_path, "tasks/a.py") >= {"tasks/engine/__init__.py", "tasks/unused.py"}

@@ -23,6 +23,7 @@ def stay_on_loopback() -> None:
     Raises:
         AttributeError: this Ray has no such function; look again at how its replicas listen.
     """
+    # Ray Serve has no setting for this port. Without the module a replica listens on every interface.
     replica: Any = import_module("ray.serve._private.replica")
     add_port = replica.add_port_to_grpc_server
 

@@ -65,6 +65,9 @@ def convert(model: Any) -> Any:
         GraftError: see `export`.
     """
     import openvino
+
+    # The only way to a graph that keeps its KV cache. Without it the export returns the whole cache
+    # at every step, and the engine `openvino` cannot continue a sequence.
     from openvino._offline_transformations import apply_make_stateful_transformation
 
     shapes = cache_shapes(model)

@@ -34,6 +34,7 @@ from tasks.monitoring.telemetry_store import read_window
 from tasks.registry.registry import PRODUCTION, Registry
 
 if TYPE_CHECKING:
+    # Types of Evidently's own statistics, see `_statistic`; without them mypy fails, and nothing else.
     from evidently.legacy.calculations.stattests.registry import StatTest
     from evidently.legacy.core import ColumnType
 
@@ -171,6 +172,8 @@ def thresholds(window: pd.DataFrame, reference: pd.DataFrame, settings: DriftSet
 def _statistic(column: str) -> tuple[StatTest, ColumnType]:
     """Evidently's distance for a column: normed Wasserstein for numbers, Jensen-Shannon for categories."""
     os.environ["DO_NOT_TRACK"] = "1"  # read when Evidently is imported
+    # Evidently offers its distances alone only here. Without them thresholds cannot be measured on
+    # reshuffled rows, and the false-positive rate of drift is no longer the one in params.yaml.
     from evidently.legacy.calculations.stattests import jensenshannon_stat_test, wasserstein_stat_test
     from evidently.legacy.core import ColumnType
 

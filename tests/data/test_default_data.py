@@ -1,4 +1,7 @@
-"""The data that comes with the repository: every row keeps the contract, looked at without Great Expectations."""
+"""The data that comes with the repository: every row keeps the contract, looked at without Great Expectations.
+
+Also covers `tasks/core/paths.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,9 @@
 """Whatever a model says and asks for, no rule is broken through a whole turn: its client, the shop and the audit agree.
 
 The engine here says yes to everything and knows no instructions. All the rest is what serves.
+
+Also covers `deployments/app/steps/instructions.py`, `deployments/evaluation/harness.py` and
+`deployments/evaluation/shop_sandbox.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The cluster profile on a Ray of three nodes, each its own processes on this machine; one is lost under load."""
+"""The cluster profile on a Ray of three nodes, each its own processes on this machine; one is lost under load.
+
+Also covers `deployments/core/loopback.py` and `deployments/core/settings.py`.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,8 @@
 And a canary that stalls: its customers are answered by production, and the guard takes it out.
 
 Run by `make bench-release`, which reads the counts from the file that GRAFT_FAULTS names.
+
+Also covers `flows/release_steps/approval.py`.
 """
 
 from __future__ import annotations

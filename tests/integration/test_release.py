@@ -1,6 +1,10 @@
 """The whole of `graft run` on a real stack with a tiny model: refused, released, repeated, watched, cancelled.
 
 The tests share one stack and run in the order they are written in.
+
+Also covers `flows/monitor.py`, `flows/release_steps/artifacts.py`,
+`flows/release_steps/incumbent.py`, `flows/release_steps/publish.py` and
+`flows/release_steps/step.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,9 @@
-"""The served assistant, as clients meet it: the real `openai` client over HTTP, the real Ray Serve."""
+"""The served assistant, as clients meet it: the real `openai` client over HTTP, the real Ray Serve.
+
+Also covers `deployments/core/metrics.py`, `deployments/serve/applications.py`,
+`deployments/serve/assistant.py`, `deployments/serve/backend.py` and
+`deployments/serve/ray_metrics.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""One training run, alone and shared out over a real Ray: the same curve."""
+"""One training run, alone and shared out over a real Ray: the same curve.
+
+Also covers `deployments/train.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Changes that nobody notices: under steady load each is made for real, and every request is counted."""
+"""Changes that nobody notices: under steady load each is made for real, and every request is counted.
+
+Also covers `deployments/serve/rollout.py` and `deployments/serve/serve_client.py`.
+"""
 
 from __future__ import annotations
 

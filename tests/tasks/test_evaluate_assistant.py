@@ -1,4 +1,7 @@
-"""Whole turns scored: what a row asks of its turn, who refused, and rates that count only what was asked for."""
+"""Whole turns scored: what a row asks of its turn, who refused, and rates that count only what was asked for.
+
+Also covers `tasks/evaluation/assistant_turns.py`.
+"""
 
 from __future__ import annotations
 

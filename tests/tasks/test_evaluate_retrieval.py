@@ -1,4 +1,7 @@
-"""Recall and reciprocal ranks worked out by hand, and the questions that come with the repository."""
+"""Recall and reciprocal ranks worked out by hand, and the questions that come with the repository.
+
+Also covers `tasks/evaluation/retrieval_metrics.py`.
+"""
 
 from __future__ import annotations
 

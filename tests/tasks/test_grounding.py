@@ -1,4 +1,7 @@
-"""What is looked up for a conversation, where it stands, and that training reads what a served turn reads."""
+"""What is looked up for a conversation, where it stands, and that training reads what a served turn reads.
+
+Also covers `tasks/retrieval/queries.py`.
+"""
 
 from __future__ import annotations
 

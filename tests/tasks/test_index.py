@@ -1,4 +1,7 @@
-"""The index: equal documents give equal bytes, and it opens only as it was written."""
+"""The index: equal documents give equal bytes, and it opens only as it was written.
+
+Also covers `tasks/model_package/artifact_store.py` and `tasks/retrieval/index_files.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Preparation: exact duplicates go, near ones and groups stay together, and the guard catches a crossing."""
+"""Preparation: exact duplicates go, near ones and groups stay together, and the guard catches a crossing.
+
+Also covers `tasks/data/examples.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Training on a tiny model: it learns, resumes after a kill, and refuses what cannot count."""
+"""Training on a tiny model: it learns, resumes after a kill, and refuses what cannot count.
+
+Also covers `tasks/training/loss_curve.py` and `tasks/training/trainer.py`.
+"""
 
 from __future__ import annotations
 

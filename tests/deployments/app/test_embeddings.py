@@ -1,4 +1,7 @@
-"""`/v1/embeddings`: OpenAI's shape, the same keys, limits and rows, and nothing cut in silence."""
+"""`/v1/embeddings`: OpenAI's shape, the same keys, limits and rows, and nothing cut in silence.
+
+Also covers `deployments/replicas/embedding.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,9 @@
 """Turns over HTTP in one process, with an engine whose every word is known.
 
 The engine is scripted; queue, prompt, parsing, routes and telemetry are those that serve.
+
+Also covers `deployments/app/openai/chat.py`, `deployments/app/routing/timeouts.py`,
+`deployments/app/turn_record.py` and `deployments/core/messages.py`.
 """
 
 from __future__ import annotations

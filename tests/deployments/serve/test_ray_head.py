@@ -1,4 +1,7 @@
-"""The Ray head's command line, and what stands in its way. (That it runs: test_serving.)"""
+"""The Ray head's command line, and what stands in its way. (That it runs: test_serving.)
+
+Also covers `deployments/core/ports.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`params.yaml` is complete, strict, and its errors name the key."""
+"""`params.yaml` is complete, strict, and its errors name the key.
+
+Also covers `tasks/core/errors.py`.
+"""
 
 from __future__ import annotations
 

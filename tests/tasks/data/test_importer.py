@@ -1,4 +1,7 @@
-"""`graft data add`: what is added passes the contract, and a refusal leaves every byte where it was."""
+"""`graft data add`: what is added passes the contract, and a refusal leaves every byte where it was.
+
+Also covers `tasks/data/contract_draft.py`.
+"""
 
 from __future__ import annotations
 

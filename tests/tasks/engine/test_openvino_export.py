@@ -1,4 +1,7 @@
-"""Exported weights are the model that they were made from: its architecture, its adapter, its numbers."""
+"""Exported weights are the model that they were made from: its architecture, its adapter, its numbers.
+
+Also covers `tasks/engine/weight_fidelity.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Probes on a tiny model: a right deploy passes, and each kind of wrong one is told apart."""
+"""Probes on a tiny model: a right deploy passes, and each kind of wrong one is told apart.
+
+Also covers `tasks/engine/loading.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""What every engine keeps of `tasks/engine/protocol.py`. A new engine is one more function in ENGINES."""
+"""What every engine keeps of `tasks/engine/protocol.py`. A new engine is one more function in ENGINES.
+
+Also covers `tasks/engine/decoding.py`, `tasks/engine/openvino.py`, `tasks/engine/resources.py` and
+`tasks/engine/vllm.py`.
+"""
 
 from __future__ import annotations
 

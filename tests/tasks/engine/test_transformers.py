@@ -1,4 +1,7 @@
-"""The reference engine beyond the contract: transformers' own greedy search says the same, prefixes are kept."""
+"""The reference engine beyond the contract: transformers' own greedy search says the same, prefixes are kept.
+
+Also covers `tasks/engine/model_loading.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What is counted of an answer."""
+"""What is counted of an answer.
+
+Also covers `tasks/text/refusals.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The telemetry store: nothing lost, nothing counted twice."""
+"""The telemetry store: nothing lost, nothing counted twice.
+
+Also covers `tasks/monitoring/telemetry_row.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Messages to token ids and back: the same text in training and in service."""
+"""Messages to token ids and back: the same text in training and in service.
+
+Also covers `tasks/prompt/template.py` and `tasks/prompt/tool_calls.py`.
+"""
 
 from __future__ import annotations
 

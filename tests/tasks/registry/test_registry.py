@@ -1,4 +1,7 @@
-"""The registry, in a folder and in S3 alike: nothing published changes, and of two swaps at once one wins."""
+"""The registry, in a folder and in S3 alike: nothing published changes, and of two swaps at once one wins.
+
+Also covers `tasks/registry/folder_store.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Keys and limits: who is let in, what it costs, and what the refusal says."""
+"""Keys and limits: who is let in, what it costs, and what the refusal says.
+
+Also covers `deployments/app/access/api_keys.py` and `deployments/app/openai/errors.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The answer cache, over HTTP in one process: what is one question, what is kept, and for how long."""
+"""The answer cache, over HTTP in one process: what is one question, what is kept, and for how long.
+
+Also covers `deployments/app/cache/semantic_index.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`/v1/completions`: the text as it is, the same road, and OpenAI's older shape."""
+"""`/v1/completions`: the text as it is, the same road, and OpenAI's older shape.
+
+Also covers `deployments/app/openai/protocol.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""The service against its own OpenAPI document: requests made up from it, and no answer it does not foresee."""
+"""The service against its own OpenAPI document: requests made up from it, and no answer it does not foresee.
+
+Also covers `deployments/app/openai/requests.py`, `deployments/app/openai/responses.py` and
+`deployments/app/routes.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Fallback over HTTP in one process: packages that fail by a script, the routes and turns that serve."""
+"""Fallback over HTTP in one process: packages that fail by a script, the routes and turns that serve.
+
+Also covers `deployments/app/routing/routing.py`.
+"""
 
 from __future__ import annotations
 

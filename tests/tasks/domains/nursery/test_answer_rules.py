@@ -1,4 +1,7 @@
-"""What an answer may never say, rule by rule: the wording that is stopped, and the like of it that is not."""
+"""What an answer may never say, rule by rule: the wording that is stopped, and the like of it that is not.
+
+Also covers `tasks/domains/nursery/answer_patterns.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The shop's rules for calls, one by one, at both ends of every span, asked through the desk."""
+"""The shop's rules for calls, one by one, at both ends of every span, asked through the desk.
+
+Also covers `tasks/domains/nursery/rule_facts.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The shop's file: made once from its seed, whole or not at all, and shared by processes."""
+"""The shop's file: made once from its seed, whole or not at all, and shared by processes.
+
+Also covers `tasks/domains/nursery/entities.py`.
+"""
 
 from __future__ import annotations
 

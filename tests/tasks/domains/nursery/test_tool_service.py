@@ -1,4 +1,7 @@
-"""A call with an effect is done exactly once: after a crash, beside itself, and never for another intention."""
+"""A call with an effect is done exactly once: after a crash, beside itself, and never for another intention.
+
+Also covers `tasks/domains/nursery/tool_arguments.py` and `tasks/domains/nursery/transaction.py`.
+"""
 
 from __future__ import annotations
 
