@@ -1,4 +1,4 @@
-"""What the code takes from other distributions: each is declared, and their private modules are named with a reason."""
+"""Imports of other distributions: each is declared, and a private module of one is imported once, with a reason."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def test_a_first_line_without_a_known_word_is_found(tmp_path: Path) -> None:
             "tasks/access/keys.py": '"""Token buckets, one for each caller."""\n',
             "tasks/access/per_user.py": '"""A user\'s own."""\n',
             "tasks/access/silent.py": "",
-            "tasks/rollout/arms.py": '"""The canary-analyses\' rows."""\n',
+            "tasks/rollout/sides.py": '"""The canary-analyses\' rows."""\n',
         },
     )
     assert nameless_modules(tmp_path) == [

@@ -66,8 +66,8 @@ def convert(model: Any) -> Any:
     """
     import openvino
 
-    # The only way to a graph that keeps its KV cache. Without it the export returns the whole cache
-    # at every step, and the engine `openvino` cannot continue a sequence.
+    # Moves the KV cache into the graph's state. Without it the engine `openvino` cannot continue a
+    # sequence; `openvino.passes.MakeStateful` would have to take its place.
     from openvino._offline_transformations import apply_make_stateful_transformation
 
     shapes = cache_shapes(model)
