@@ -77,6 +77,7 @@ class Exemption:
 
 
 EXEMPTIONS = [Exemption(**one) for one in TABLE["exempt"]]
+STANDARD = [Exemption("*", term) for term in TABLE["standard"]]
 
 
 @cache
@@ -156,7 +157,7 @@ def findings(root: Path, paths: list[str], exemptions: list[Exemption]) -> tuple
     found, used = [], set()
     for path in paths:
         content = read(root / path)
-        here = [one for one in exemptions if fnmatch(path, one.files)]
+        here = [one for one in (*exemptions, *STANDARD) if fnmatch(path, one.files)]
         for finding, start, end in word_findings(path, content):
             reasons = [one for one in here if one.covers(content, finding.word, start, end)]
             used.update(reasons)

@@ -236,7 +236,7 @@ def glossary(root: Path) -> set[str]:
     lines = read(path).splitlines() if path.is_file() else []
     term = re.compile(r"^(?:[-*] )?\*\*(.+?)\*\*|^#{2,} (.+)$|^\| *(?:\*\*)?([^|*]+?)(?:\*\*)? *\|")
     found = (next(filter(None, match.groups())) for match in map(term.match, lines) if match)
-    return {plain(name.strip("` :")) for name in found if re.search(r"\w", name)}
+    return {plain(re.sub(r"\(.*?\)", "", name)) for name in found if re.search(r"\w", name)}
 
 
 def plain(text: str) -> str:
