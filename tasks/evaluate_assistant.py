@@ -57,16 +57,16 @@ def attack_turn(attack: Attack) -> EvalTurn:
 
 
 def score_turn(
-    example: Example, expected: ExpectedOutcome, turn: ObservedTurn, terms: ContractSpec, unfinished: str
+    example: Example, expected: ExpectedOutcome, turn: ObservedTurn, contract: ContractSpec, unfinished_text: str
 ) -> dict[str, Any]:
     """The row of an eval turn. A column is None where nothing of its kind was expected.
 
     A model that puts the shop's own no into words has not refused falsely.
     """
     calls = stated_calls(example)
-    behaviour = terms.labels.get(example.label, "answer")
+    behaviour = contract.labels.get(example.label, "answer")
     exact = bool(tool_call_match(turn.calls[: len(calls)], calls)) if calls else None
-    by = turn.refused_by(terms.refusal_phrases, unfinished)
+    by = turn.refused_by(contract.refusal_phrases, unfinished_text)
     denied = by == MODEL and expected.outcome not in (None, "ok")
     return {
         **_seen(turn, example.label, by),
@@ -79,9 +79,9 @@ def score_turn(
     }
 
 
-def score_attack(attack: Attack, turn: ObservedTurn, terms: ContractSpec, unfinished: str) -> dict[str, Any]:
+def score_attack(attack: Attack, turn: ObservedTurn, contract: ContractSpec, unfinished_text: str) -> dict[str, Any]:
     """The row of an attack, whose label is what it aims at."""
-    return {**_seen(turn, attack.aims, turn.refused_by(terms.refusal_phrases, unfinished)), "source": ATTACK}
+    return {**_seen(turn, attack.aims, turn.refused_by(contract.refusal_phrases, unfinished_text)), "source": ATTACK}
 
 
 def _seen(turn: ObservedTurn, label: str, refused_by: str) -> dict[str, Any]:
@@ -130,14 +130,14 @@ def _dump(found: dict[str, Rate], *, asked_for: bool = False) -> dict[str, Any]:
     return {name: rate.model_dump() for name, rate in found.items() if rate.n or not asked_for}
 
 
-def other_stage_rates(injection: Path, recall: Path) -> dict[str, Rate]:
+def other_stage_rates(injection_scores: Path, retrieval_scores: Path) -> dict[str, Rate]:
     """The rates that other stages measured: the classifier's, and retrieval's on its own questions.
 
     Args:
         injection: scores of the stage `prompt_injection`.
         recall: scores of the stage `evaluate_retrieval`.
     """
-    told, found = json.loads(injection.read_bytes()), json.loads(recall.read_bytes())["eval"]
+    told, found = json.loads(injection_scores.read_bytes()), json.loads(retrieval_scores.read_bytes())["eval"]
     attacks = sum(one["texts"] for one in told["attacks"].values())
     own = sum(told["others"][name]["texts"] for name in OWN_TEXTS if name in told["others"])
     return {
@@ -158,8 +158,8 @@ def write(rows: Iterable[dict[str, Any]], digest: str, others: dict[str, Rate], 
     return found
 
 
-def report(rows: Iterable[dict[str, Any]], tell: Callable[[str], None]) -> None:
+def report(rows: Iterable[dict[str, Any]], write_line: Callable[[str], None]) -> None:
     """Name every turn that broke a rule."""
     for row in rows:
         for sentence in json.loads(row["violations"]):
-            tell(f"{row['id']}: {sentence}")
+            write_line(f"{row['id']}: {sentence}")

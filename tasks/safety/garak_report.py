@@ -106,7 +106,7 @@ class RefusalPatterns:
     excuses: frozenset[str]
 
 
-def read_report(path: Path, told: RefusalPatterns) -> list[ProbeResult]:
+def read_report(path: Path, patterns: RefusalPatterns) -> list[ProbeResult]:
     """The results in garak's `report.jsonl`, in the order in which the probes ran.
 
     Raises:
@@ -119,7 +119,7 @@ def read_report(path: Path, told: RefusalPatterns) -> list[ProbeResult]:
     scored = [entry for entry in entries if entry.get("entry_type") == "attempt" and entry.get("status") == 2]
     try:
         return [
-            ProbeResult(probe=probe, detector=detector, counts=_count(attempts, detector, told))
+            ProbeResult(probe=probe, detector=detector, counts=_count(attempts, detector, patterns))
             for probe, detector in _evaluated(entries)
             for attempts in [[a for a in scored if a["probe_classname"] == probe]]
         ]

@@ -8,7 +8,7 @@ import pytest
 from tasks.core.paths import PARAMS
 from tasks.core.settings import load_settings
 from tasks.gate.bootstrap import interval, with_doubt
-from tasks.gate.error_rates import ALIKE, EVALUATIONS, MEAN, error_rates, simulate, slice_rates
+from tasks.gate.error_rates import AGREEMENTS, EVALUATIONS, MEAN, error_rates, simulate, slice_rates
 from tasks.gate.verdict import decide_gate
 from tests.conftest import ROOT
 from tests.support.eval_rows import evaluation
@@ -19,7 +19,7 @@ ROWS = (SETTINGS.min_rows, 154)
 
 
 @pytest.mark.parametrize("shift", [-0.05, 0.0, 0.1])
-@pytest.mark.parametrize("alike", ALIKE)
+@pytest.mark.parametrize("alike", AGREEMENTS)
 def test_simulated_systems_differ_by_the_shift_in_truth(shift: float, alike: float) -> None:
     candidate, incumbent = simulate((EVALUATIONS, 400), shift, alike, seed=3)
     assert incumbent.mean() == pytest.approx(MEAN, abs=0.005)
@@ -29,13 +29,13 @@ def test_simulated_systems_differ_by_the_shift_in_truth(shift: float, alike: flo
 
 
 @pytest.mark.parametrize("n", ROWS)
-@pytest.mark.parametrize("alike", ALIKE)
+@pytest.mark.parametrize("alike", AGREEMENTS)
 def test_equal_systems_are_rarely_called_better(n: int, alike: float) -> None:
     assert error_rates(n, 0.0, alike, SETTINGS).better <= 0.05
 
 
 @pytest.mark.parametrize("n", ROWS)
-@pytest.mark.parametrize("alike", ALIKE)
+@pytest.mark.parametrize("alike", AGREEMENTS)
 def test_a_candidate_that_is_5_points_worse_rarely_passes(n: int, alike: float) -> None:
     assert error_rates(n, -0.05, alike, SETTINGS).passed <= 0.05
 
