@@ -50,7 +50,7 @@ def index_folder(
 def main() -> None:
     embedder = Embedder(BUILT_EMBEDDING, threads=1)
     info = index_folder(KNOWLEDGE, embedder, load_settings().index.max_tokens, BUILT_INDEX, QUERY_EXPANSIONS)
-    print(f"index: {info.chunks} chunks of {info.documents} documents, {info.asked} query expansions")
+    print(f"index: {info.chunks} passages of {info.documents} documents, {info.asked} query expansions")
 
 
 if __name__ == "__main__":

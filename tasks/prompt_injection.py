@@ -90,8 +90,8 @@ def build(settings: PromptInjectionSettings, texts: Sequence[LabeledText], targe
     training = [sample for sample in texts if not sample.held_out]
     if not {True, False} <= {t.attack for t in training} or sum(t.source == SHOP for t in training) < settings.folds:
         raise GraftError(
-            f"prompt_injection: training needs attacks and at least {settings.folds} of the shop's own texts, but there "
-            f"are {count(training)}; see prompt_injection.sources in params.yaml"
+            f"prompt_injection: training needs attacks and at least {settings.folds} of the shop's own texts, but has "
+            f"{count(training)}; see prompt_injection.sources in params.yaml"
         )
     with new_folder(target) as folder:
         _fit(settings, training, folder)

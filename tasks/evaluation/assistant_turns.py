@@ -58,7 +58,12 @@ class ObservedTurn(Record):
     """Part of `latency_ms` spent in the engine, in milliseconds."""
 
     def refused_by(self, phrases: Sequence[str], unfinished_text: str) -> str:
-        """Who refused, or nothing if nobody did; `unfinished` are the words after too many rounds of tools."""
+        """The author of the refusal: a check, a rule, `MODEL` or `TOOL_LIMIT`; empty if the turn is no refusal.
+
+        Args:
+            phrases: refusal phrases of the contract.
+            unfinished_text: the fixed text that ends a turn at the limit of tool-loop steps.
+        """
         if self.finish_reason == FILTERED:
             return self.blocked_by
         if self.text.endswith(unfinished_text):

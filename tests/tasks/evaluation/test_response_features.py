@@ -1,4 +1,4 @@
-"""What is counted of an answer."""
+"""Response features of one answer."""
 
 from __future__ import annotations
 
