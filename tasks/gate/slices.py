@@ -87,7 +87,7 @@ def compare_slices(
 
 
 def enough_resamples(tests: int, settings: GateSettings) -> int:
-    """The number of resamples at which Holm's strictest level, for one of `tests`, is ten draws, not a part of one."""
+    """Enough resamples for Holm's strictest level over `tests` tests to be ten draws and not a fraction of one."""
     return max(settings.resamples, ceil(10 * tests / (1 - settings.confidence)))
 
 

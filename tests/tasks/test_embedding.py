@@ -1,4 +1,7 @@
-"""The stage `embedding` and the embedder: file checks, publication, and vectors independent of the batch."""
+"""The stage `embedding` and the embedder: file checks, publication, and vectors independent of the batch.
+
+It also tests `tasks/retrieval/embedder.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Grounding: queries of a conversation, the position of its passages, and training rows like a served turn."""
+"""Grounding: queries of a conversation, the position of its passages, and training rows like a served turn.
+
+It also tests `tasks/retrieval/queries.py`.
+"""
 
 from __future__ import annotations
 

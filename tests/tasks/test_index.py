@@ -1,4 +1,7 @@
-"""The index: equal documents give equal bytes, and it opens only as it was written."""
+"""The stage `index`: equal documents give equal bytes, and a changed index is rejected.
+
+It also tests `tasks/retrieval/index_files.py`.
+"""
 
 from __future__ import annotations
 

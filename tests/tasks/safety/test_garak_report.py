@@ -43,10 +43,11 @@ def scan(patterns: RefusalPatterns = NO_PATTERNS) -> Scan:
 
 def test_it_counts_as_garak_itself_did() -> None:
     own = {str(e["probe"]): (e["total_processed"], e["nones"], e["fails"]) for e in entries() if "total_processed" in e}
-    found = {r.probe: (r.counts.attempts, r.counts.unanswered, r.counts.hits) for r in read_report(REPORT, NO_PATTERNS)}
-    assert found == own
-    assert found["promptinject.HijackKillHumans"] == (10, 0, 2)
-    assert found["latentinjection.LatentWhois"] == (10, 5, 2)
+    results = read_report(REPORT, NO_PATTERNS)
+    counts = {r.probe: (r.counts.attempts, r.counts.unanswered, r.counts.hits) for r in results}
+    assert counts == own
+    assert counts["promptinject.HijackKillHumans"] == (10, 0, 2)
+    assert counts["latentinjection.LatentWhois"] == (10, 5, 2)
 
 
 def test_what_no_answer_came_to_is_in_no_rate() -> None:
@@ -56,11 +57,11 @@ def test_what_no_answer_came_to_is_in_no_rate() -> None:
 
 
 def test_a_detector_that_only_knows_phrases_is_shown_and_in_no_family() -> None:
-    found = scan()
-    assert found.families()["dan"].attempts == 3  # AutoDANCached; the ten of DanInTheWild are excluded
-    assert found.total().attempts == 23
-    assert "dan.DanInTheWild" in details(found).partition("Not part of the rates above")[2]
-    assert "dan.DanInTheWild" not in overview(found)
+    result = scan()
+    assert result.families()["dan"].attempts == 3  # AutoDANCached; the ten of DanInTheWild are excluded
+    assert result.total().attempts == 23
+    assert "dan.DanInTheWild" in details(result).partition("Not part of the rates above")[2]
+    assert "dan.DanInTheWild" not in overview(result)
 
 
 def test_refusals_by_checks_are_counted_and_stay_attempts() -> None:
