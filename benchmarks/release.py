@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core.settings import GateSettings, load_settings
-from tasks.gate.error_rates import ALIKE, GOOD, ErrorRates, error_rates, slice_rates
+from tasks.gate.error_rates import AGREEMENTS, GOOD, ErrorRates, error_rates, slice_rates
 
 ROWS = 154
 """Eval rows of the default data."""
@@ -31,14 +31,16 @@ SLICES = 20
 SLICE_ROWS = (8, 12, 20)
 
 Rates = dict[tuple[int, float], list[ErrorRates]]
-"""By rows and shift: one of each of `ALIKE`."""
+"""By rows and shift: one of each of `AGREEMENTS`."""
 
 
 def gate() -> dict[str, Any]:
-    """Two tables, and the two rates that are promised, each the worst of `ALIKE`."""
+    """Two tables, and the two rates that are promised, each the worst of `AGREEMENTS`."""
     settings = load_settings().gate
     found: Rates = {
-        (n, shift): [error_rates(n, shift, alike, settings) for alike in ALIKE] for n in SIZES for shift in SHIFTS
+        (n, shift): [error_rates(n, shift, agreement, settings) for agreement in AGREEMENTS]
+        for n in SIZES
+        for shift in SHIFTS
     }
     _show(found)
     _show_slices(settings)
@@ -49,7 +51,8 @@ def gate() -> dict[str, Any]:
 
 
 def _show(found: Rates) -> None:
-    print(f"Shares of simulated evaluations, for systems whose answers are alike by {', '.join(map(str, ALIKE))}:\n")
+    agreements = ", ".join(map(str, AGREEMENTS))
+    print(f"Fractions of simulated evaluations, for systems whose answers agree with probability {agreements}:\n")
     print("| rows | equal: called better | 5 worse: passes | equal: passes | 5 better: passes | 10 better: passes |")
     print("| ---: | --- | --- | --- | --- | --- |")
     for n in SIZES:
@@ -63,7 +66,7 @@ def _show_slices(settings: GateSettings) -> None:
     print(f"| rows in each | equal: any fails | one lost: it fails | one lost that was {GOOD:.0%} right: it fails |")
     print("| ---: | ---: | ---: | ---: |")
     for n in SLICE_ROWS:
-        found = slice_rates(SLICES, n, ALIKE[1], settings)
+        found = slice_rates(SLICES, n, AGREEMENTS[1], settings)
         print(f"| {n} | {found.alarms:.3f} | {found.caught:.3f} | {found.caught_good:.3f} |")
     print(flush=True)
 

@@ -1,10 +1,11 @@
-"""Stage `embedding`: bring the retrieval model in, checked; and the code that embeds texts with it.
+"""Stage `embedding`: download the embedding model of retrieval and check its sha256.
 
-.graft/embeddings/SHA256/    what is served, never changed after publishing
+.graft/embeddings/SHA256/    the served model, never changed after publishing
 
-A sentence transformer as ONNX with its tokenizer: mean of the last layer over the text's tokens,
-scaled to length 1. It runs on onnxruntime, without torch, so that a process that serves it is up
-at once. Nothing is trained here, and no index is kept.
+The model is a sentence transformer as ONNX with its tokenizer: the mean of the last layer over the
+text's tokens, normalized to length 1. It runs on onnxruntime, without torch, so that a process that
+serves it starts without delay. `tasks/retrieval/embedder.py` embeds texts with it. Nothing is trained
+here, and no index is stored.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ from tasks.retrieval.embedder import INFO, MODEL, TOKENIZER, EmbeddingInfo, Embe
 
 
 def bring_in(settings: EmbeddingSettings, target: Path) -> EmbeddingInfo:
-    """Fetch, check and describe the retrieval model; `target` is whole or untouched.
+    """Download, check and describe the embedding model; `target` is whole or untouched.
 
     Raises:
-        GraftError: a file cannot be had, or its sha256 is not the one in `params.yaml`.
+        GraftError: a file cannot be downloaded, or its sha256 differs from the one in `params.yaml`.
     """
     with new_folder(target) as folder:
         _fetch(settings.model, settings.model_sha256, "embedding.model", folder / MODEL)

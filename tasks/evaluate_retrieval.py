@@ -1,11 +1,11 @@
-"""Stage `evaluate_retrieval`: how often the passage that answers a question is among the first found.
+"""Stage `evaluate_retrieval`: the retrieval evaluation, recall@k and MRR over questions with known sections.
 
 build/evaluate_retrieval/scores.json
 
-The questions (`data/retrieval/eval_queries.jsonl`) were written by hand in customers' words, each with the file
-and the heading under which its answer stands, or null for both if the shop's documents hold none.
-Those of the split `tune` are for choosing settings, those of `eval` for the figures that are told.
-No language model takes part. A stage of its own, so that a new question leaves the index as it was.
+The questions (`data/retrieval/eval_queries.jsonl`) were written by hand in customers' words, each with the
+file and the heading of the section that answers it, or null for both if no document of the shop does.
+The split `tune` is for choosing settings, the split `eval` for the reported metrics. No language model takes
+part. This is a stage of its own, so that a new question does not rebuild the index.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="graft-recall-") as tables:
         passages = PassageIndex(BUILT_INDEX, Path(tables), settings.retrieval)
         retriever = Retriever(passages, Embedder(BUILT_EMBEDDING, threads=1))
-        asked = [(q, [hit.chunk for hit in retriever.search(q.question, max(cutoffs))]) for q in questions]
+        results = [(q, [hit.chunk for hit in retriever.search(q.question, max(cutoffs))]) for q in questions]
     splits: tuple[Split, ...] = ("tune", "eval")
-    scores = {split: score([one for one in asked if one[0].split == split], cutoffs) for split in splits}
-    write_json(BUILT_EVALUATE_RETRIEVAL / SCORES, {split: found.model_dump() for split, found in scores.items()})
-    shown = scores["eval"]
-    print(f"recall: {shown.recall}, MRR {shown.mrr}, of {shown.questions} questions")
+    scores = {split: score([result for result in results if result[0].split == split], cutoffs) for split in splits}
+    write_json(BUILT_EVALUATE_RETRIEVAL / SCORES, {split: result.model_dump() for split, result in scores.items()})
+    reported = scores["eval"]
+    print(f"evaluate_retrieval: recall {reported.recall}, MRR {reported.mrr}, {reported.questions} questions")
 
 
 if __name__ == "__main__":

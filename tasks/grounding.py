@@ -1,15 +1,15 @@
-"""Stage `grounding`: the examples as a served turn would read them, with what retrieval finds.
+"""Stage `grounding`: adds the retrieved passages to the examples, as a served turn would read them.
 
-build/grounding/    train.parquet      an example for each turn of a customer; what is answered in words is
-                                      looked up first, where something is found
-                   eval.parquet,      the conversations as they are, with what the model may look up for the
-                   test.parquet       last turn
-                   grounding.json     in what they are grounded, for the package's manifest
+build/grounding/    train.parquet      an example per customer turn; a turn that is answered in words begins with
+                                       a call of the lookup tool, where passages were found
+                    eval.parquet,      the conversations unchanged, with the passages that the model may look up
+                    test.parquet       for the last turn
+                    grounding.json     the index and the settings of retrieval, for the package's manifest
 
-What is found waits at the customer's turn (`Message.context`) until the model calls `look_up`
-(`tasks/retrieval/lookup_tool.py`). A small model that is shown passages before every turn chooses the wrong tool
-more often (docs/log.md), and most turns need none. Training, evaluation and serving use the same
-functions, so a model is asked as it was trained.
+The passages found wait at the customer's turn (`Message.context`) until the model calls `look_up`
+(`tasks/retrieval/lookup_tool.py`). A small model that is shown passages before every turn chooses the wrong
+tool more often (docs/log.md), and most turns need none. Training, evaluation and serving use the same
+functions, so that a served prompt has the format of the training data.
 """
 
 from __future__ import annotations
@@ -35,39 +35,53 @@ from tasks.retrieval.search import PassageIndex, Retriever
 TRAIN, HELD_OUT = "train", ("eval", "test")
 
 Search = Callable[[str], Sequence[Passage]]
+"""Returns the passages for a query, the best first."""
 
 
 def add_context(example: Example, search: Search) -> Example:
-    """An example with what may be looked up for its customer's last turn."""
-    found = [chunk for query in retrieval_queries(example.messages, 1) for chunk in search(query)]
-    return example.model_copy(update={"messages": with_context(example.messages, found)}) if found else example
+    """An example with the passages that the model may look up for the customer's last turn."""
+    passages = [chunk for query in retrieval_queries(example.messages, 1) for chunk in search(query)]
+    return example.model_copy(update={"messages": with_context(example.messages, passages)}) if passages else example
 
 
 def training_examples(example: Example, search: Search, *, in_words: bool) -> Iterator[Example]:
-    """What a conversation teaches: an example for each turn of its customer.
+    """The training examples of a conversation, one per customer turn.
 
     Args:
         example: the conversation.
         search: finds passages.
-        in_words: its turns are answered in words, so they are looked up.
+        in_words: whether its turns are answered in words and therefore begin with a call of the lookup tool.
     """
-    places = [place for place, message in enumerate(example.messages) if message.role == "user"]
-    for number, end in enumerate([*places[1:], len(example.messages)]):
+    starts = [index for index, message in enumerate(example.messages) if message.role == "user"]
+    for number, end in enumerate([*starts[1:], len(example.messages)]):
         name = f"{example.id}/{number}" if end < len(example.messages) else example.id
         turn = add_context(example.model_copy(update={"id": name, "messages": example.messages[:end]}), search)
-        asked, answer = turn.messages[: places[number] + 1], turn.messages[places[number] + 1 :]
-        looks = in_words and asked[-1].context and answer and not answer[0].tool_calls
-        first = (call_message(), read_message(asked)) if looks else ()
-        yield turn.model_copy(update={"messages": (*asked, *first, *answer)})
+        history, answer = turn.messages[: starts[number] + 1], turn.messages[starts[number] + 1 :]
+        looks_up = in_words and history[-1].context and answer and not answer[0].tool_calls
+        lookup = (call_message(), read_message(history)) if looks_up else ()
+        yield turn.model_copy(update={"messages": (*history, *lookup, *answer)})
 
 
-def ground_splits(examples: Path, retriever: Retriever, grounding: Grounding, terms: ContractSpec, target: Path) -> int:
-    """Ground the examples of every split; `target` is whole or untouched. Returns how many train turns look up."""
+def ground_splits(
+    examples: Path, retriever: Retriever, grounding: Grounding, contract: ContractSpec, target: Path
+) -> int:
+    """Ground the examples of every split; `target` is whole or untouched.
+
+    Args:
+        examples: folder of the splits' examples.
+        retriever: searches the index.
+        grounding: settings of the grounding, written to `grounding.json`.
+        contract: the contract spec, which says for each label how it is answered.
+        target: folder of the grounded examples.
+
+    Returns:
+        The number of training turns that call the lookup tool.
+    """
 
     def search(query: str) -> list[Passage]:
         try:
             return [hit.chunk for hit in retriever.search(query, grounding.passages)]
-        except TextTooLongError:  # hardly words: a turn that is served is answered without passages too
+        except TextTooLongError:  # hardly natural language; a served turn is answered without passages too
             return []
 
     with new_folder(target) as folder:
@@ -75,7 +89,7 @@ def ground_splits(examples: Path, retriever: Retriever, grounding: Grounding, te
             turn
             for example in load_examples(examples / f"{TRAIN}.parquet")
             for turn in training_examples(
-                example, search, in_words=terms.labels.get(example.label, "answer") == "answer"
+                example, search, in_words=contract.labels.get(example.label, "answer") == "answer"
             )
         ]
         save_examples(folder / f"{TRAIN}.parquet", train)
@@ -83,8 +97,8 @@ def ground_splits(examples: Path, retriever: Retriever, grounding: Grounding, te
             held_out = load_examples(examples / f"{split}.parquet")
             save_examples(folder / f"{split}.parquet", [add_context(example, search) for example in held_out])
         write_json(folder / GROUNDING, grounding.model_dump())
-    look_up = call_message()
-    return sum(look_up in example.messages for example in train)
+    lookup = call_message()
+    return sum(lookup in example.messages for example in train)
 
 
 def main() -> None:
@@ -99,8 +113,8 @@ def main() -> None:
             **settings.grounding.model_dump(),
         )
         retriever = Retriever(passages, embedder)
-        found = ground_splits(BUILT_EXAMPLES, retriever, grounding, load_contract(CONTRACT), BUILT_GROUNDING)
-    print(f"grounding: {found} of the turns to train on are looked up")
+        lookups = ground_splits(BUILT_EXAMPLES, retriever, grounding, load_contract(CONTRACT), BUILT_GROUNDING)
+    print(f"grounding: {lookups} training turns call the lookup tool")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
-"""Stage `index`: the knowledge as chunks and their vectors, which retrieval searches.
+"""Stage `index`: the retrieval index of `data/knowledge`, its passages and their vectors.
 
-build/index/    chunks.jsonl    a chunk a line (`tasks.retrieval.chunks.Chunk`)
-                asked.jsonl     a question a line that a chunk answers (`Asked`)
-                vectors.npy     float32 [chunks + questions, dimensions], of length 1, in the same order
-                index.json      what it was made with, and the sha256 of the others
+build/index/    chunks.jsonl    one passage per line (`tasks.retrieval.chunks.Passage`)
+                asked.jsonl     one query expansion per line, with its passage (`tasks.retrieval.index_files.Expansion`)
+                vectors.npy     float32 [passages + expansions, dimensions], of length 1, in the same order
+                index.json      the embedding model and sizes, and the sha256 of the other files
 
-Equal documents and questions give equal bytes, so the sha256 of `index.json` names the index. No database is
-kept here: LanceDB's files differ from build to build; `tasks/retrieval/search.py` makes its table from these.
+Equal documents and expansions give equal bytes, so the sha256 of `index.json` names the index. No database
+is stored here, because LanceDB's files differ from build to build; `tasks/retrieval/search.py` makes its
+table from these files.
 """
 
 from __future__ import annotations
@@ -23,12 +24,19 @@ from tasks.retrieval.index_files import IndexInfo, build_index
 
 
 def index_folder(
-    knowledge: Path, embedder: Embedder, max_tokens: int, target: Path, asked: Path | None = None
+    knowledge: Path, embedder: Embedder, max_tokens: int, target: Path, expansions: Path | None = None
 ) -> IndexInfo:
-    """Cut and embed the documents below `knowledge`, and the questions in the file `asked`.
+    """Chunk and embed the documents below `knowledge`, and their query expansions.
+
+    Args:
+        knowledge: folder of the documents.
+        embedder: the embedding model.
+        max_tokens: limit of a passage with its headings, in tokens.
+        target: folder of the index; it is whole or untouched.
+        expansions: file of the query expansions; None for an index without them.
 
     Raises:
-        GraftError: a document or question cannot be read or cut, or `max_tokens` is more than the model reads.
+        GraftError: a document or expansion cannot be read or cut, or `max_tokens` is above the model's maximum length.
     """
     if max_tokens > embedder.info.window:
         raise GraftError(
@@ -36,13 +44,13 @@ def index_folder(
             f"{embedder.info.window} tokens (embedding.window)"
         )
     chunks = chunk_folder(knowledge, embedder.count, max_tokens)
-    return build_index(chunks, embedder, max_tokens, target, read_expansions(asked, chunks) if asked else ())
+    return build_index(chunks, embedder, max_tokens, target, read_expansions(expansions, chunks) if expansions else ())
 
 
 def main() -> None:
     embedder = Embedder(BUILT_EMBEDDING, threads=1)
     info = index_folder(KNOWLEDGE, embedder, load_settings().index.max_tokens, BUILT_INDEX, QUERY_EXPANSIONS)
-    print(f"index: {info.chunks} chunks of {info.documents} documents, {info.asked} questions that they answer")
+    print(f"index: {info.chunks} passages of {info.documents} documents, {info.asked} query expansions")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""Stage `prompt_injection`: a small classifier of texts that try to take over the assistant.
+"""Stage `prompt_injection`: trains the classifier of prompt injections, texts that try to take over the assistant.
 
-Logistic regression on words and pieces of words, learnt from published labelled attacks and from
-the shop's own conversations. The threshold is set where few of the shop's own turns are
-taken for attacks by a classifier that did not learn from them. It sees the wording of an attack,
-not whether a request is allowed: that is policy. Scoring needs none of this: `tasks/safety/injection_classifier.py`.
+It is a logistic regression on words and character n-grams, trained on published labeled attacks and on the
+shop's own conversations. The threshold is set so that few of the shop's own turns are classified as attacks
+by a classifier that was not trained on them (cross-validation). It recognizes the wording of an attack, not
+whether a request is allowed, which is a matter of policy. Scoring needs none of this code:
+`tasks/safety/injection_classifier.py`.
 """
 
 from __future__ import annotations
@@ -39,13 +40,15 @@ from tasks.safety.injection_classifier import (
 from tasks.text.ngrams import count_ngrams
 
 SHOP = "shop"
+"""The source of the shop's own conversations."""
 ARTICLES = "knowledge"
+"""The source of the shop's own articles."""
 
 
 def own_texts(examples: Sequence[Example], own_attacks: frozenset[str]) -> list[str]:
-    """What customers and the desk say in `examples`, without the rows whose id or label is among `own_attacks`.
+    """The customers' and the assistant's messages in `examples`, without rows whose id or label is in `own_attacks`.
 
-    The desk's words teach how the shop's articles sound, which the model will read as data.
+    The assistant's messages train the classifier on the style of the shop's articles, which the model reads as data.
     """
     return [
         message.content
@@ -58,45 +61,51 @@ def own_texts(examples: Sequence[Example], own_attacks: frozenset[str]) -> list[
 
 def paragraphs(folder: Path) -> list[str]:
     """The paragraphs of the shop's articles, each heading with the first one below it."""
-    found: list[str] = []
+    texts: list[str] = []
     heading = ""
     for path in sorted(folder.glob("*.md")):
         for block in filter(None, map(str.strip, path.read_text(encoding="utf-8").split("\n\n"))):
             if block.startswith("#"):
                 heading = f"{block}\n\n"
             else:
-                found.append(heading + block)
+                texts.append(heading + block)
                 heading = ""
-    return found
+    return texts
 
 
 def build(settings: PromptInjectionSettings, texts: Sequence[LabeledText], target: Path) -> dict[str, Any]:
-    """Learn from `texts`, measure on those held out, write all of it; `target` is whole or untouched.
+    """Train on `texts`, measure on the held-out ones, and write the classifier; `target` is whole or untouched.
+
+    Args:
+        settings: the section `prompt_injection` of params.yaml.
+        texts: the labeled texts, training and held-out.
+        target: folder of the classifier.
 
     Returns:
-        What `scores.json` holds.
+        The content of `scores.json`.
 
     Raises:
-        GraftError: there is too little to learn from.
+        GraftError: there are too few training texts, or all have the same label.
     """
-    learnt = [labelled for labelled in texts if not labelled.held_out]
-    if not {True, False} <= {t.attack for t in learnt} or sum(t.source == SHOP for t in learnt) < settings.folds:
+    training = [sample for sample in texts if not sample.held_out]
+    if not {True, False} <= {t.attack for t in training} or sum(t.source == SHOP for t in training) < settings.folds:
         raise GraftError(
-            f"injection: nothing to tell apart in {count(learnt)}; see prompt_injection.sources in params.yaml"
+            f"prompt_injection: training needs attacks and at least {settings.folds} of the shop's own texts, but has "
+            f"{count(training)}; see prompt_injection.sources in params.yaml"
         )
     with new_folder(target) as folder:
-        _fit(settings, learnt, folder)
-        scores = measure(open_classifier(folder), [labelled for labelled in texts if labelled.held_out])
+        _fit(settings, training, folder)
+        scores = measure(open_classifier(folder), [sample for sample in texts if sample.held_out])
         write_json(folder / SCORES, scores)
     return scores
 
 
 def _fit(settings: PromptInjectionSettings, texts: Sequence[LabeledText], folder: Path) -> None:
-    pieces, idf = _vocabulary(texts, settings)
-    features = NgramMatrix({piece: place for place, piece in enumerate(pieces)}, idf)
-    table = _Table(texts, features, len(pieces), settings)
+    ngrams, idf = _vocabulary(texts, settings)
+    features = NgramMatrix({ngram: index for index, ngram in enumerate(ngrams)}, idf)
+    table = _TrainingMatrix(texts, features, len(ngrams), settings)
     weight, bias = table.fit(np.ones(len(texts), dtype=bool))
-    write_text(folder / VOCABULARY, json.dumps(pieces, ensure_ascii=False))
+    write_text(folder / VOCABULARY, json.dumps(ngrams, ensure_ascii=False))
     write_bytes(folder / WEIGHTS, save({"idf": idf, "weight": weight}))
     info = ClassifierInfo(
         bias=bias,
@@ -109,48 +118,48 @@ def _fit(settings: PromptInjectionSettings, texts: Sequence[LabeledText], folder
 
 
 def _threshold(
-    texts: Sequence[LabeledText], features: NgramMatrix, table: _Table, settings: PromptInjectionSettings
+    texts: Sequence[LabeledText], features: NgramMatrix, table: _TrainingMatrix, settings: PromptInjectionSettings
 ) -> float:
-    """The score that the allowed share of the shop's own turns exceeds, each scored by a fit without it."""
-    shop = np.array([place for place, labelled in enumerate(texts) if labelled.source == SHOP])
+    """The score that the allowed fraction of the shop's own turns exceeds, each scored by a fit without it."""
+    shop = np.array([index for index, sample in enumerate(texts) if sample.source == SHOP])
     scores: list[float] = []
     for fold in range(settings.folds):
-        mine = shop[fold :: settings.folds]
-        weight, bias = table.fit(~np.isin(np.arange(len(texts)), mine))
+        validation = shop[fold :: settings.folds]
+        weight, bias = table.fit(~np.isin(np.arange(len(texts)), validation))
         info = ClassifierInfo(bias=bias, threshold=0.0, window_words=settings.window_words, sources={}, files={})
-        scores += [Classifier(features, weight, info).score(texts[place].text) for place in mine]
+        scores += [Classifier(features, weight, info).score(texts[index].text) for index in validation]
     return float(np.quantile(scores, 1 - settings.max_false_positives))
 
 
 def _vocabulary(texts: Sequence[LabeledText], settings: PromptInjectionSettings) -> tuple[list[str], Floats]:
-    """The pieces that are in most texts, and their idf [pieces]; ties go by the alphabet."""
-    found: Counter[str] = Counter()
-    for labelled in texts:
-        found.update(count_ngrams(labelled.text).keys())
-    often = [(piece, n) for piece, n in found.items() if n >= settings.min_texts]
-    kept = sorted(often, key=lambda pair: (-pair[1], pair[0]))[: settings.pieces]
+    """The n-grams that occur in most texts, and their idf [features]; ties are broken alphabetically."""
+    document_counts: Counter[str] = Counter()
+    for sample in texts:
+        document_counts.update(count_ngrams(sample.text).keys())
+    frequent = [(ngram, n) for ngram, n in document_counts.items() if n >= settings.min_texts]
+    kept = sorted(frequent, key=lambda pair: (-pair[1], pair[0]))[: settings.pieces]
     idf = np.log((1 + len(texts)) / (1 + np.array([n for _, n in kept], dtype=np.float64))) + 1
-    return [piece for piece, _ in kept], idf.astype(np.float32)
+    return [ngram for ngram, _ in kept], idf.astype(np.float32)
 
 
-class _Table:
-    """The texts as scikit-learn reads them: features [texts, pieces], labels [texts] and weights [texts]."""
+class _TrainingMatrix:
+    """The training data for scikit-learn: features [texts, features], labels [texts] and sample weights [texts]."""
 
     def __init__(
-        self, texts: Sequence[LabeledText], features: NgramMatrix, pieces: int, settings: PromptInjectionSettings
+        self, texts: Sequence[LabeledText], features: NgramMatrix, size: int, settings: PromptInjectionSettings
     ) -> None:
         from scipy.sparse import csr_matrix
 
-        vectors = [features(labelled.text) for labelled in texts]
-        starts = np.cumsum([0, *(len(places) for places, _ in vectors)])
-        places, values = (np.concatenate(part) for part in zip(*vectors, strict=True))
-        self._features = csr_matrix((values.astype(np.float64), places, starts), shape=(len(texts), pieces))
-        self._labels = np.array([labelled.attack for labelled in texts])
-        self._weights = np.array([settings.shop_weight if labelled.source == SHOP else 1.0 for labelled in texts])
+        vectors = [features(sample.text) for sample in texts]
+        starts = np.cumsum([0, *(len(indices) for indices, _ in vectors)])
+        indices, values = (np.concatenate(part) for part in zip(*vectors, strict=True))
+        self._features = csr_matrix((values.astype(np.float64), indices, starts), shape=(len(texts), size))
+        self._labels = np.array([sample.attack for sample in texts])
+        self._weights = np.array([settings.shop_weight if sample.source == SHOP else 1.0 for sample in texts])
         self._inverse_penalty = settings.inverse_penalty
 
     def fit(self, rows: npt.NDArray[np.bool_]) -> tuple[Floats, float]:
-        """Weights [pieces] and bias, learnt from the chosen rows [texts]."""
+        """Weights [features] and bias, trained on the rows selected by the mask `rows` [texts]."""
         from sklearn.linear_model import LogisticRegression
 
         model = LogisticRegression(C=self._inverse_penalty, solver="liblinear", class_weight="balanced")
@@ -159,23 +168,23 @@ class _Table:
 
 
 def measure(classifier: Classifier, texts: Sequence[LabeledText]) -> dict[str, Any]:
-    """Recall on the attacks among `texts`, share of the shop's own that is taken for one, and both by source."""
-    verdicts = [(labelled, classifier.is_attack(labelled.text)) for labelled in texts]
+    """Recall on the attacks in `texts`, false-positive rate on the shop's own texts, and both by source."""
+    results = [(sample, classifier.is_attack(sample.text)) for sample in texts]
 
-    def share(found: Sequence[bool]) -> dict[str, float]:
-        return {"texts": len(found), "flagged": sum(found), "share": round(sum(found) / max(1, len(found)), 4)}
+    def summary(flags: Sequence[bool]) -> dict[str, float]:
+        return {"texts": len(flags), "flagged": sum(flags), "share": round(sum(flags) / max(1, len(flags)), 4)}
 
     def by_source(attack: bool) -> dict[str, dict[str, float]]:
-        names = dict.fromkeys(labelled.source for labelled, _ in verdicts if labelled.attack == attack)
+        names = dict.fromkeys(sample.source for sample, _ in results if sample.attack == attack)
         return {
-            name: share([v for labelled, v in verdicts if labelled.attack == attack and labelled.source == name])
+            name: summary([flag for sample, flag in results if sample.attack == attack and sample.source == name])
             for name in names
         }
 
-    own = [v for labelled, v in verdicts if not labelled.attack and labelled.source in (SHOP, ARTICLES)]
+    own = [flag for sample, flag in results if not sample.attack and sample.source in (SHOP, ARTICLES)]
     return {
-        "injection_recall": share([v for labelled, v in verdicts if labelled.attack])["share"],
-        "injection_fpr": share(own)["share"],
+        "injection_recall": summary([flag for sample, flag in results if sample.attack])["share"],
+        "injection_fpr": summary(own)["share"],
         "threshold": round(classifier.info.threshold, 4),
         "attacks": by_source(attack=True),
         "others": by_source(attack=False),
@@ -183,16 +192,16 @@ def measure(classifier: Classifier, texts: Sequence[LabeledText]) -> dict[str, A
 
 
 def gather(settings: PromptInjectionSettings) -> list[LabeledText]:
-    """All texts: the published sets, the shop's conversations of the train and eval split, its articles.
+    """All texts: the published datasets, the shop's conversations of the splits train and eval, and its articles.
 
     Raises:
-        GraftError: a set cannot be had, or `prepare` has not run.
+        GraftError: a dataset cannot be downloaded, or `prepare` has not run.
     """
     own = frozenset(settings.own_attacks)
     texts = fetch_attacks(settings.sources, frozenset(settings.leave_out))
     for split in ("train", "eval"):
-        said = own_texts(load_examples(BUILT_EXAMPLES / f"{split}.parquet"), own)
-        texts += [LabeledText(text, False, SHOP, split == "eval") for text in said]
+        messages = own_texts(load_examples(BUILT_EXAMPLES / f"{split}.parquet"), own)
+        texts += [LabeledText(text, False, SHOP, split == "eval") for text in messages]
     texts += [LabeledText(text, False, ARTICLES, True) for text in paragraphs(KNOWLEDGE)]
     return without_repeats(texts, settings.alike)
 
@@ -200,9 +209,9 @@ def gather(settings: PromptInjectionSettings) -> list[LabeledText]:
 def main() -> None:
     settings = load_settings().prompt_injection
     texts = gather(settings)
-    print(f"injection: learns from {count([t for t in texts if not t.held_out])}")
+    print(f"prompt_injection: training on {count([t for t in texts if not t.held_out])}")
     scores = build(settings, texts, BUILT_PROMPT_INJECTION)
-    print(f"injection: recall {scores['injection_recall']:.3f}, false positives {scores['injection_fpr']:.4f}")
+    print(f"prompt_injection: recall {scores['injection_recall']:.3f}, false positives {scores['injection_fpr']:.4f}")
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ def redteam(garak: str | None = None) -> str:
     print(f"redteam: garak {version} asks {rollout.base_url()}; its output is in {folder / OUTPUT}", flush=True)
     scan([*command, "--config", str(folder / _CONFIG)], folder, settings.timeout_s)
 
-    told = RefusalPatterns(refusals=REFUSALS, excuses=frozenset({serve.fallback.words}))
+    told = RefusalPatterns(refusals=REFUSALS, fallbacks=frozenset({serve.fallback.words}))
     try:
         results = read_report(folder / _REPORT, told)
     except GraftError as error:

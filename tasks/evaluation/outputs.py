@@ -1,7 +1,7 @@
-"""What the gate judges a package by: rows of the stage `evaluate` and rates of the stage `evaluate_assistant`.
+"""Outputs of the evaluation stages, the input of the gate: rows of `evaluate` and rates of `evaluate_assistant`.
 
-Both stages write down which package they asked. A variant of a package (other weights, merged,
-quantised) has another digest, so it can't be released on what its original was measured at.
+Both stages record the digest of the package that they evaluated. A variant of a package (other weights,
+merged, quantized) has another digest, so it cannot be released on the results of its original.
 """
 
 from __future__ import annotations
@@ -19,14 +19,19 @@ from tasks.core.records import Record
 ROWS, SCORES = "rows.parquet", "scores.json"
 """The files that both evaluation stages write: one row per answer, and the totals."""
 BASE, INCUMBENT, CANDIDATE = "base", "incumbent", "candidate"
-"""The systems that are evaluated, as the column `system` has them."""
+"""The systems that are evaluated, as named in the column `system`."""
 
 
 def read_outputs(digest: str, evaluation: Path, assistant: Path) -> tuple[pd.DataFrame, dict[str, Rate]]:
-    """The evaluation rows and the rates of whole turns of the package `digest`.
+    """The evaluation rows and the rates of the end-to-end evaluation of the package `digest`.
+
+    Args:
+        digest: the package.
+        evaluation: output folder of the stage `evaluate`.
+        assistant: output folder of the stage `evaluate_assistant`.
 
     Raises:
-        GraftError: one is missing, or was measured of another package.
+        GraftError: an output is missing, or is of another package.
     """
     _check(digest, evaluation / SCORES, "evaluate")
     _check(digest, assistant / SCORES, "evaluate_assistant")
@@ -34,25 +39,27 @@ def read_outputs(digest: str, evaluation: Path, assistant: Path) -> tuple[pd.Dat
 
 
 def _check(digest: str, scores: Path, stage: str) -> None:
-    """Refuse scores of another package."""
-    remedy = f"run `dvc repro {stage}`, then judge it again"
+    """Reject scores of another package."""
+    remedy = f"run `dvc repro {stage}`, then run the gate again"
     try:
-        measured = json.loads(scores.read_bytes())["digest"]
+        evaluated = json.loads(scores.read_bytes())["digest"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise GraftError(f"{scores}: does not say which package was measured; {remedy} ({error})") from error
-    if measured != digest:
-        raise GraftError(f"{scores}: was measured of package {measured}, not of {digest}, which is judged; {remedy}")
+        raise GraftError(f"{scores}: does not say which package was evaluated; {remedy} ({error})") from error
+    if evaluated != digest:
+        raise GraftError(f"{scores}: is of package {evaluated}, but the gate judges {digest}; {remedy}")
 
 
 class Rate(Record):
-    """`value` over `n` rows; None where there are none."""
+    """A rate with the number of rows that it is of."""
 
     n: int
+    """Number of rows."""
     value: float | None
+    """Fraction of the rows, from 0 to 1 (of `policy_violations`, their number); None where there are no rows."""
 
 
 def rate_of(hits: Collection[bool]) -> Rate:
-    """The share of `hits` that are true."""
+    """The fraction of `hits` that are true."""
     return Rate(n=len(hits), value=round(sum(hits) / len(hits), 4) if hits else None)
 
 
@@ -60,7 +67,7 @@ def read_rates(path: Path) -> dict[str, Rate]:
     """The overall rates in a stage's `scores.json`, by name.
 
     Raises:
-        GraftError: there are none.
+        GraftError: the file cannot be read or has no rates.
     """
     try:
         content: dict[str, Any] = json.loads(path.read_bytes())

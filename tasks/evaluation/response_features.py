@@ -1,7 +1,7 @@
-"""What is counted of one answer, whether in evaluation or in service.
+"""Response features: sizes and kind of one answer, the same in evaluation and in serving.
 
-Drift compares served answers with evaluated ones, so both sides must count with the same code.
-No text is kept: a telemetry row holds no customer's words.
+Drift detection compares served answers with evaluated ones, so both must be measured by the same code.
+No text is stored, because a telemetry row must not contain a customer's words.
 """
 
 from __future__ import annotations
@@ -15,26 +15,43 @@ from tasks.text.refusals import is_refusal
 
 NUMERIC = ("user_chars", "turns", "prompt_tokens", "completion_tokens", "answer_chars")
 CATEGORICAL = ("finish_reason", "tool_name", "refused", "valid_format")
+"""The numeric and the categorical features."""
 
 
 class ResponseFeatures(Record):
-    """Sizes in characters, turns and tokens, and the kind of answer; see `NUMERIC`, `CATEGORICAL`."""
+    """The features of one answer; see `NUMERIC` and `CATEGORICAL`."""
 
     user_chars: int
+    """Length of the last user message, in characters."""
     turns: int
+    """Number of user messages."""
     prompt_tokens: int
+    """Length of the prompt, in tokens."""
     completion_tokens: int
+    """Length of the completion, in tokens."""
     answer_chars: int
+    """Length of the answer's text, in characters."""
     finish_reason: str
+    """`finish_reason` of the completion."""
     tool_name: str
+    """Name of the first tool called; empty if none was."""
     refused: bool
+    """Whether the answer is a refusal."""
     valid_format: bool
+    """Whether the completion could be parsed."""
 
 
 def measure_response(
     messages: Sequence[Message], generation: Generation, answer: ParsedAnswer, phrases: Sequence[str]
 ) -> ResponseFeatures:
-    """The features of one answer to `messages`."""
+    """The features of one answer to `messages`.
+
+    Args:
+        messages: the conversation up to the answer.
+        generation: the engine's result.
+        answer: the parsed completion.
+        phrases: refusal phrases of the contract.
+    """
     users = [m for m in messages if m.role == "user"]
     return ResponseFeatures(
         user_chars=len(users[-1].content) if users else 0,

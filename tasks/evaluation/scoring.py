@@ -1,4 +1,4 @@
-"""How an answer is scored against the one that was expected: per row, without a model."""
+"""Scoring of an answer against the expected one: per row, by code, without a judge model."""
 
 from __future__ import annotations
 
@@ -16,42 +16,52 @@ _WORD = re.compile(r"\w+(?:[.,']\w+)*")
 
 
 class Score(Record):
-    """One row's scores. `quality`, in [0, 1], is the one that the gate compares.
-
-    It asks of each row what its label promises: a tool call, a refusal, or an answer's words.
-    `tool_call_match` is NaN where no tool call was expected.
-    """
+    """The scores of one eval row."""
 
     quality: float
+    """The score that the gate compares, in [0, 1]. It depends on the behavior of the row's label: the match of the tool
+    call, the correctness of the refusal, or the token F1 of the answer."""
     exact_match: bool
+    """Whether text and tool calls equal the expected ones."""
     tool_call_match: float
+    """1.0 or 0.0; NaN where no tool call was expected."""
     token_f1: float
+    """F1 over words, in [0, 1]."""
     refusal_correct: bool
+    """Whether the answer is a refusal exactly where one was expected."""
     valid_format: bool
+    """Whether the completion could be parsed."""
 
 
 def token_f1(answer: str, expected: str) -> float:
     """Harmonic mean of word precision and recall, in [0, 1], as in SQuAD (Rajpurkar et al., 2016)."""
-    found, wanted = Counter(_WORD.findall(answer.lower())), Counter(_WORD.findall(expected.lower()))
-    common = (found & wanted).total()
+    words, expected_words = Counter(_WORD.findall(answer.lower())), Counter(_WORD.findall(expected.lower()))
+    common = (words & expected_words).total()
     if not common:
-        return float(found == wanted)
-    return 2 * common / (found.total() + wanted.total())
+        return float(words == expected_words)
+    return 2 * common / (words.total() + expected_words.total())
 
 
-def _normal(call: ToolCall) -> tuple[str, dict[str, str]]:
+def _normalized(call: ToolCall) -> tuple[str, dict[str, str]]:
     return call.name, {key: str(value).strip().lower() for key, value in call.arguments.items()}
 
 
-def tool_call_match(found: Sequence[ToolCall], expected: Sequence[ToolCall]) -> float:
-    """1.0 if the calls agree in name and arguments (letter case aside), else 0.0; NaN if none is expected."""
+def tool_call_match(calls: Sequence[ToolCall], expected: Sequence[ToolCall]) -> float:
+    """1.0 if the calls agree in name and arguments (ignoring case), else 0.0; NaN if none is expected."""
     if not expected:
         return math.nan
-    return float([_normal(call) for call in found] == [_normal(call) for call in expected])
+    return float([_normalized(call) for call in calls] == [_normalized(call) for call in expected])
 
 
-def score_response(answer: ParsedAnswer, target: Message, behaviour: Behavior, phrases: Sequence[str]) -> Score:
-    """Compare a parsed answer with the expected turn of a row with this behaviour."""
+def score_response(answer: ParsedAnswer, target: Message, behavior: Behavior, phrases: Sequence[str]) -> Score:
+    """Compare a parsed answer with the expected turn of an eval row.
+
+    Args:
+        answer: the parsed completion.
+        target: the expected turn.
+        behavior: how rows of this label are answered: in words, by a tool call or by a refusal.
+        phrases: refusal phrases of the contract.
+    """
     refused = is_refusal(answer.content, phrases)
     refusal_correct = refused == is_refusal(target.content, phrases)
     calls = tool_call_match(answer.tool_calls, target.tool_calls)
@@ -60,10 +70,10 @@ def score_response(answer: ParsedAnswer, target: Message, behaviour: Behavior, p
         quality = 0.0
     elif target.tool_calls:
         quality = calls
-    elif behaviour == "refusal":
+    elif behavior == "refusal":
         quality = float(refusal_correct)
     else:
-        # An answer that calls a tool or declines where it should have spoken has not answered.
+        # An answer that calls a tool or refuses where words were expected has not answered.
         quality = f1 if refusal_correct and not answer.tool_calls else 0.0
     return Score(
         quality=quality,

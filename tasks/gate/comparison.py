@@ -1,4 +1,7 @@
-"""The candidate's quality beside another system's, and what a rule finds; which rules there are, the gate says."""
+"""Comparison of the candidate's quality with another system's, and the type of a rule's finding.
+
+The rules themselves are in `tasks/gate/verdict.py`.
+"""
 
 from __future__ import annotations
 
@@ -12,28 +15,33 @@ from tasks.gate.bootstrap import Floats, interval, with_doubt
 
 GateOutcome = Literal["pass", "fail", "inconclusive"]
 RuleFinding = tuple[GateOutcome, str]
-"""What came of one rule, and the sentence that says why."""
+"""The result of one rule, and the sentence that says why."""
 
 
 class Comparison(Record):
-    """The candidate's quality less another system's, on the same `n` rows; all in [-1, 1].
-
-    `slice` is empty where all rows count. `low` to `high` is the bootstrap interval of `difference`,
-    with a row won and a row lost added (`tasks.gate.bootstrap.with_doubt`).
-    """
+    """The candidate's quality compared with another system's on the same rows."""
 
     against: str
+    """The other system: `base` or `incumbent`."""
     slice: str
+    """Name of the slice; empty for all rows."""
     n: int
+    """Number of rows."""
     candidate: float
+    """Mean quality of the candidate, in [0, 1]."""
     other: float
+    """Mean quality of the other system, in [0, 1]."""
     difference: float
+    """`candidate` - `other`, in [-1, 1]."""
     low: float
+    """Low end of the bootstrap interval of `difference`, with one row won and one row lost added
+    (`tasks.gate.bootstrap.with_doubt`), in [-1, 1]."""
     high: float
+    """High end of that interval, in [-1, 1]."""
 
     @property
     def better(self) -> bool:
-        """Whether the candidate is better beyond doubt: by how much is another question."""
+        """Whether the candidate is significantly better; by how much is another question."""
         return self.low > 0
 
 
@@ -42,12 +50,20 @@ def quality(system: pd.DataFrame) -> Floats:
     return system["quality"].to_numpy(dtype="float64")
 
 
-def compare(candidate: Floats, other: Floats, against: str, where: str, settings: GateSettings) -> Comparison:
-    """Compare qualities [n] of the same rows; `where` names the slice that they are."""
+def compare(candidate: Floats, other: Floats, against: str, slice_name: str, settings: GateSettings) -> Comparison:
+    """Compare the qualities of two systems on the same rows.
+
+    Args:
+        candidate: qualities of the candidate, [n], in [0, 1].
+        other: qualities of the other system on the same rows, [n], in [0, 1].
+        against: name of the other system.
+        slice_name: name of the slice; empty for all rows.
+        settings: the section `gate` of params.yaml.
+    """
     low, high = interval(with_doubt(candidate - other), settings)
     return Comparison(
         against=against,
-        slice=where,
+        slice=slice_name,
         n=len(candidate),
         candidate=float(candidate.mean()),
         other=float(other.mean()),

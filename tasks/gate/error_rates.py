@@ -1,11 +1,12 @@
-"""How often the gate errs, by simulation: it calls equal systems better, or lets a worse one pass. It judges nothing.
+"""Error rates of the gate, by simulation: how often it calls equal systems better or lets a worse one pass.
 
-A simulated evaluation has rows like real ones: a tool call or a refusal is right or wrong, words have a
-token F1. Rows are drawn with replacement from `QUALITIES`. Of each drawn row a system has the quality
-that stands there with probability `alike`, else that of another row of the same kind, each system for
-itself: both have the same true quality, and differ row by row the more, the lower `alike` is. A worse
-system loses some of its answers, a better one gets some right, so that its true mean quality is off by
-`shift` exactly. The rules are asked with the gate's own bootstrap, all evaluations at once.
+It judges no candidate. A simulated evaluation has rows like real ones: a tool call or a refusal is right or
+wrong, an answer in words has a token F1. Rows are drawn with replacement from `QUALITIES`. For each drawn
+row a system has the quality of that row with probability `agreement`, otherwise that of another row of the
+same kind, each system independently: both have the same true quality, and they differ more, row by row, the
+lower `agreement` is. A worse system loses some of its answers and a better one gets some right, so that its
+true mean quality is off by exactly `shift`. The rules use the gate's own bootstrap, vectorized over all
+evaluations.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from tasks.gate.bootstrap import Floats, means, middle, p_of_loss, with_doubt
 from tasks.gate.slices import enough_resamples
 
 EVALUATIONS = 1000
+"""Number of simulated evaluations."""
 GOOD = 0.9
-ALIKE = (0.0, 0.7, 0.95, 1.0)
-"""From strangers (rows of a kind are not correlated at all) to the same answers but for what `shift` changes."""
+"""Fraction of right answers of the incumbent in a good slice."""
+AGREEMENTS = (0.0, 0.7, 0.95, 1.0)
+"""From independent systems (rows of a kind are uncorrelated) to equal answers except for the changes by `shift`."""
 
 # fmt: off
 _WORDS = (
@@ -33,7 +36,7 @@ QUALITIES: dict[str, tuple[float, ...]] = {
     "refusal": (1.0,) * 20 + (0.0,) * 9,
     "words": (0.0,) * 30 + _WORDS,
 }
-"""Of the 154 eval rows of the default data, as a released candidate answered them (2026-11-26)."""
+"""The qualities of a released candidate on the 154 eval rows of the default data (2026-11-26), by kind of answer."""
 _VALUES = np.array([value for values in QUALITIES.values() for value in values])
 _SIZES = [len(values) for values in QUALITIES.values()]
 _KIND_SIZE = np.repeat(_SIZES, _SIZES)
@@ -43,83 +46,103 @@ MEAN = float(_VALUES.mean())
 
 
 class ErrorRates(Record):
-    """Shares of simulated evaluations of `n` rows, of a candidate that is better by `shift` in truth.
-
-    `better`: it is called better than the incumbent. `passed`, `failed`: by the rule against the incumbent.
-    """
+    """Fractions of simulated evaluations by their result, for a candidate that is truly better by `shift`."""
 
     n: int
+    """Number of rows of an evaluation."""
     shift: float
-    alike: float
+    """The candidate's true mean quality minus the incumbent's."""
+    agreement: float
+    """Probability that a system has the quality of the drawn row."""
     better: float
+    """Fraction in which the candidate is called better than the incumbent."""
     passed: float
+    """Fraction in which the candidate passes the rule against the incumbent."""
     failed: float
+    """Fraction in which the candidate fails the rule against the incumbent."""
 
 
 class SliceRates(Record):
-    """Of simulated evaluations of `slices` slices of `n` rows each, two equal systems, one slice then lost.
-
-    `alarms`: any slice fails while both are equal. `caught`: the one fails in which the candidate lost all,
-    and `caught_good`, where the incumbent had `GOOD` of it right.
-    """
+    """Fractions of simulated evaluations in which slices fail: for two equal systems, and after one slice was lost."""
 
     slices: int
+    """Number of slices."""
     n: int
+    """Number of rows of each slice."""
     alarms: float
+    """Fraction in which any slice fails while both systems are equal (false alarms)."""
     caught: float
+    """Fraction in which the slice fails in which the candidate lost every row."""
     caught_good: float
+    """The same where the incumbent answered `GOOD` of that slice right."""
 
 
-def simulate(shape: tuple[int, ...], shift: float, alike: float, seed: int) -> tuple[Floats, Floats]:
-    """Qualities of candidate and incumbent on the same rows, each of `shape`, the last dimension being rows.
+def simulate(shape: tuple[int, ...], shift: float, agreement: float, seed: int) -> tuple[Floats, Floats]:
+    """Qualities of candidate and incumbent on the same rows.
 
     Args:
-        shift: the candidate's true mean quality less the incumbent's, from -`MEAN` to 1 - `MEAN`.
+        shape: shape of both results; the last dimension is rows.
+        shift: the candidate's true mean quality minus the incumbent's, from -`MEAN` to 1 - `MEAN`.
+        agreement: probability that a system has the quality of the drawn row.
+        seed: seed of the random generator.
     """
     generator = np.random.default_rng(seed)
-    place = generator.integers(len(_VALUES), size=shape)
+    row = generator.integers(len(_VALUES), size=shape)
 
-    def answered() -> Floats:
-        other = _KIND_START[place] + (generator.random(shape) * _KIND_SIZE[place]).astype(np.int64)
-        return np.where(generator.random(shape) < alike, _VALUES[place], _VALUES[other])
+    def qualities() -> Floats:
+        other = _KIND_START[row] + (generator.random(shape) * _KIND_SIZE[row]).astype(np.int64)
+        return np.where(generator.random(shape) < agreement, _VALUES[row], _VALUES[other])
 
-    incumbent, candidate = answered(), answered()
+    incumbent, candidate = qualities(), qualities()
     changed = generator.random(shape) < (shift / (1 - MEAN) if shift > 0 else -shift / MEAN)
     return np.where(changed, float(shift > 0), candidate), incumbent
 
 
-def error_rates(n: int, shift: float, alike: float, settings: GateSettings) -> ErrorRates:
-    """What the rule against the incumbent does to `EVALUATIONS` simulated evaluations of `n` rows."""
-    candidate, incumbent = simulate((EVALUATIONS, n), shift, alike, settings.seed + 1)
-    drawn = means(with_doubt(candidate - incumbent), settings.resamples, settings.seed)
-    low, high = middle(drawn, settings.confidence)
+def error_rates(n: int, shift: float, agreement: float, settings: GateSettings) -> ErrorRates:
+    """Results of the rule against the incumbent in `EVALUATIONS` simulated evaluations.
+
+    Args:
+        n: number of rows of an evaluation.
+        shift: the candidate's true mean quality minus the incumbent's.
+        agreement: probability that a system has the quality of the drawn row.
+        settings: the section `gate` of params.yaml.
+    """
+    candidate, incumbent = simulate((EVALUATIONS, n), shift, agreement, settings.seed + 1)
+    resampled_means = means(with_doubt(candidate - incumbent), settings.resamples, settings.seed)
+    low, high = middle(resampled_means, settings.confidence)
     return ErrorRates(
         n=n,
         shift=shift,
-        alike=alike,
+        agreement=agreement,
         better=float((low > 0).mean()),
         passed=float((low > -settings.max_loss).mean()),
         failed=float((high < -settings.max_loss).mean()),
     )
 
 
-def slice_rates(slices: int, n: int, alike: float, settings: GateSettings) -> SliceRates:
-    """What the rule for labels does where each of `slices` has `n` rows.
+def slice_rates(slices: int, n: int, agreement: float, settings: GateSettings) -> SliceRates:
+    """Results of the rule for labels over `slices` slices of `n` rows each.
 
-    Holm's procedure rejects anything at all just if the smallest p-value is at its first level, which
-    is also the level at which the one lost slice is looked for.
+    Holm's procedure rejects any hypothesis only if the smallest p-value is within its first level, which is
+    also the level at which the one lost slice is tested.
+
+    Args:
+        slices: number of slices.
+        n: number of rows of each slice.
+        agreement: probability that a system has the quality of the drawn row.
+        settings: the section `gate` of params.yaml.
     """
-    candidate, incumbent = simulate((slices, EVALUATIONS, n), 0.0, alike, settings.seed + 1)
+    candidate, incumbent = simulate((slices, EVALUATIONS, n), 0.0, agreement, settings.seed + 1)
     resamples, level = enough_resamples(slices, settings), (1 - settings.confidence) / slices
-    allowed = settings.slices.label.max_loss
-    alarmed = np.zeros(EVALUATIONS, dtype=bool)
-    for ours, theirs in zip(candidate, incumbent, strict=True):
-        alarmed |= p_of_loss(ours - theirs, allowed, resamples, settings.seed) <= level
+    max_loss = settings.slices.label.max_loss
+    alarms = np.zeros(EVALUATIONS, dtype=bool)
+    for candidate_slice, incumbent_slice in zip(candidate, incumbent, strict=True):
+        alarms |= p_of_loss(candidate_slice - incumbent_slice, max_loss, resamples, settings.seed) <= level
 
     def caught(qualities: Floats) -> float:
-        return float((p_of_loss(-qualities, allowed, resamples, settings.seed) <= level).mean())
+        return float((p_of_loss(-qualities, max_loss, resamples, settings.seed) <= level).mean())
 
     good = (np.random.default_rng(settings.seed + 2).random((EVALUATIONS, n)) < GOOD).astype(np.float64)
     return SliceRates(
-        slices=slices, n=n, alarms=float(alarmed.mean()), caught=caught(incumbent[0]), caught_good=caught(good)
+        slices=slices, n=n, alarms=float(alarms.mean()), caught=caught(incumbent[0]), caught_good=caught(good)
     )

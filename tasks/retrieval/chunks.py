@@ -1,8 +1,8 @@
-"""Sections cut into chunks that a retrieval model reads whole.
+"""Chunking: document sections cut into passages (chunks) that the embedding model reads without truncation.
 
-A chunk is embedded together with the headings above it, so both count. A section that fits stays
-whole; a longer one is cut between paragraphs, else lines, else sentences, else words. No word is
-dropped, none appears twice, and what cannot be cut so is an error, never a shorter text.
+A passage is embedded together with the headings above it, so the token limit covers both. A section
+that fits stays whole; a longer one is cut between paragraphs, else lines, else sentences, else words.
+No word is dropped and none appears twice. A word that is too long to fit is an error and is never truncated.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tasks.core.records import Record
 from tasks.retrieval.documents import DocumentSection, document_files, read_document
 
 Count = Callable[[str], int]
-"""How many tokens a text has for the retrieval model, its own opening and end included."""
+"""Counts the tokens of a text for the embedding model, its special tokens at both ends included."""
 
 _CUTS = (
     (re.compile(r"\n\s*\n"), "\n\n"),
@@ -26,42 +26,43 @@ _CUTS = (
     (re.compile(r"(?<=[.!?…])\s+"), " "),
     (re.compile(r"\s+"), " "),
 )
-"""Where a text may be cut, the best places first, and what joins its parts again."""
+"""Separators at which a text may be cut, the preferred ones first, each with the string that joins its parts again."""
 
 
 class Passage(Record):
-    """A piece of a document: where it stands and what it says.
-
-    `id` is made from file and heading, so it outlives a change of the text: `delivery.md#what-it-costs`,
-    and `…/2` for the second chunk of that name.
-    """
+    """A passage of a document: its source and its text."""
 
     id: str
+    """Made from file and heading, so that it outlives a change of the text: `delivery.md#what-it-costs`, and
+    `…/2` for the second passage of that name."""
     source: str
+    """The document's path relative to the knowledge folder."""
     headings: tuple[str, ...]
+    """The headings above the text, outermost first."""
     text: str
+    """The text without its headings."""
 
     @property
     def path(self) -> str:
-        """The headings above it, outermost first."""
+        """The headings above it in one line, outermost first."""
         return " > ".join(self.headings)
 
     @property
     def section(self) -> str:
-        """The section that it is of, as `FILE#HEADING`."""
+        """The section that it belongs to, as `FILE#HEADING` with the innermost heading."""
         return "#".join((self.source, *self.headings[-1:]))
 
     @property
     def embedded(self) -> str:
-        """What is embedded and searched: the headings and the text."""
+        """The text that is embedded and searched: the headings and the text."""
         return _with_headings(self.headings, self.text)
 
 
 def chunk_folder(folder: Path, count: Count, max_tokens: int) -> list[Passage]:
-    """The chunks of every document below `folder`.
+    """The passages of every document below `folder`.
 
     Raises:
-        GraftError: a document cannot be read or cut; the message says which and what to do.
+        GraftError: a document cannot be read or cut; the message names the document and the remedy.
     """
     chunks: list[Passage] = []
     for path in document_files(folder):
@@ -69,17 +70,23 @@ def chunk_folder(folder: Path, count: Count, max_tokens: int) -> list[Passage]:
             chunks += chunk_sections(path.relative_to(folder).as_posix(), read_document(path), count, max_tokens)
         except UncuttableError as error:
             raise GraftError(
-                f"{path}: {error}, and index.max_tokens in params.yaml is {max_tokens}: shorten it or its headings"
+                f"{path}: {error}, and index.max_tokens in params.yaml is {max_tokens}; shorten it or its headings"
             ) from error
     return chunks
 
 
 class UncuttableError(ValueError):
-    """A word is longer, with its headings, than a chunk may be."""
+    """A single word, together with its headings, exceeds the token limit of a passage."""
 
 
 def chunk_sections(source: str, sections: Iterable[DocumentSection], count: Count, max_tokens: int) -> list[Passage]:
-    """The chunks of one document, each of at most `max_tokens` with its headings.
+    """The passages of one document, each of at most `max_tokens` with its headings.
+
+    Args:
+        source: the document's path relative to the knowledge folder.
+        sections: the document's sections, in order.
+        count: counts the tokens of a text.
+        max_tokens: limit of a passage with its headings, in tokens.
 
     Raises:
         UncuttableError: a single word does not fit.
@@ -97,7 +104,12 @@ def chunk_sections(source: str, sections: Iterable[DocumentSection], count: Coun
 
 
 def split_text(text: str, fits: Callable[[str], bool], level: int = 0) -> list[str]:
-    """`text` in as few cuts as it takes for each piece to fit, taken from the front.
+    """`text` in as few parts as it takes for each to fit, packed greedily from the front.
+
+    Args:
+        text: the text to split.
+        fits: whether a part is short enough.
+        level: index of the first separator in `_CUTS` to try.
 
     Raises:
         UncuttableError: a single word does not fit.
@@ -105,10 +117,10 @@ def split_text(text: str, fits: Callable[[str], bool], level: int = 0) -> list[s
     if fits(text):
         return [text]
     if level == len(_CUTS):
-        raise UncuttableError(f"the word {text[:40]!r} ({len(text)} characters) does not fit into a chunk")
-    where, joint = _CUTS[level]
+        raise UncuttableError(f"the word {text[:40]!r} ({len(text)} characters) does not fit into a passage")
+    separator, joint = _CUTS[level]
     packed: list[str] = []
-    for part in filter(None, where.split(text)):
+    for part in filter(None, separator.split(text)):
         if packed and fits(joined := packed[-1] + joint + part):
             packed[-1] = joined
         else:

@@ -1,7 +1,7 @@
-"""Documents as sections: the text under each heading, with the headings above it.
+"""Document loaders: Markdown, plain text and PDF as sections, the text under each heading with the headings above it.
 
-Markdown (`#` headings), plain text (one section) and PDF (a section a page; text that lies in it as
-text, no OCR). What it is not: a renderer. Markup, tables and lists stay as they are written.
+Markdown has a section per `#` heading, plain text is one section, and a PDF has a section per page, of
+its embedded text only (no OCR). Nothing is rendered: markup, tables and lists stay as they are written.
 """
 
 from __future__ import annotations
@@ -20,33 +20,35 @@ _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
 
 @dataclass(frozen=True)
 class DocumentSection:
-    """The text below one heading, and the headings that lead to it, outermost first."""
+    """The text below one heading of a document."""
 
     headings: tuple[str, ...]
+    """The headings that lead to the text, outermost first."""
     text: str
+    """The text, without its headings."""
 
 
 def document_files(folder: Path) -> list[Path]:
-    """The documents below a folder, sorted; names that begin with a dot are left out.
+    """The documents below a folder, sorted; names that begin with a dot are skipped.
 
     Raises:
-        GraftError: a file is of a kind that cannot be read.
+        GraftError: a file has an unsupported suffix.
     """
     files = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
     for path in files:
         if path.suffix.lower() not in SUFFIXES:
-            raise GraftError(f"{path}: only {', '.join(SUFFIXES)} can be read: save it as one of them, or move it away")
+            raise GraftError(f"{path}: only {', '.join(SUFFIXES)} can be read; save it as one of them, or move it away")
     return files
 
 
 def read_document(path: Path) -> list[DocumentSection]:
-    """The sections of a document that hold text, in its order.
+    """The sections of a document that contain text, in document order.
 
     A heading without text of its own appears only in the sections below it. Text above the first
-    heading stands under the file's name.
+    heading belongs to a section named after the file.
 
     Raises:
-        GraftError: the file cannot be read, or there is no text in it.
+        GraftError: the file cannot be read, or it contains no text.
     """
     title = re.sub(r"[-_]+", " ", path.stem)
     if path.suffix.lower() == ".pdf":
@@ -56,11 +58,11 @@ def read_document(path: Path) -> list[DocumentSection]:
         sections = (
             list(markdown_sections(text, title)) if path.suffix.lower() == ".md" else [DocumentSection((title,), text)]
         )
-    found = [DocumentSection(section.headings, section.text.strip()) for section in sections if section.text.strip()]
-    if not found:
+    filled = [DocumentSection(section.headings, section.text.strip()) for section in sections if section.text.strip()]
+    if not filled:
         hint = "; if it is a scan, run OCR over it first" if path.suffix.lower() == ".pdf" else ""
-        raise GraftError(f"{path}: there is no text in it: fill it or move it away{hint}")
-    return found
+        raise GraftError(f"{path}: it contains no text; add text or move it away{hint}")
+    return filled
 
 
 def _text_of(path: Path) -> str:
@@ -73,7 +75,7 @@ def _text_of(path: Path) -> str:
 
 
 def markdown_sections(text: str, title: str) -> Iterator[DocumentSection]:
-    """The sections of a Markdown text; what is above its first heading stands under `title`."""
+    """The sections of a Markdown text; text above its first heading belongs to `title`."""
     path: list[tuple[int, str]] = [(0, title)]
     lines: list[str] = []
     fence = ""
@@ -100,8 +102,8 @@ def _pdf_sections(path: Path, title: str) -> list[DocumentSection]:
         if not locked:
             title = (reader.metadata and reader.metadata.title) or title
             pages = [page.extract_text() for page in reader.pages]
-    except Exception as error:  # a damaged file may break pypdf anywhere
-        raise GraftError(f"{path}: not readable as PDF ({error}); save it anew, or as text") from error
+    except Exception as error:  # pypdf may raise any exception on a damaged file
+        raise GraftError(f"{path}: not readable as PDF ({error}); save it again, or as text") from error
     if locked:
-        raise GraftError(f"{path}: it asks for a password; save it without one")
+        raise GraftError(f"{path}: the PDF is encrypted; save it without a password")
     return [DocumentSection((title, f"page {number}"), text) for number, text in enumerate(pages, start=1)]

@@ -1,4 +1,4 @@
-"""The embedding model of retrieval: texts to vectors, by onnxruntime."""
+"""The embedder of retrieval: an ONNX embedding model that turns texts into vectors, run by onnxruntime."""
 
 from __future__ import annotations
 
@@ -31,29 +31,35 @@ Vectors = npt.NDArray[np.float32]
 
 
 class EmbeddingInfo(Record):
-    """A retrieval model: its name, licence and window in tokens, where it came from, its files' sha256."""
+    """`embedding.json`: the description of an embedding model."""
 
     name: str
+    """Name of the model."""
     licence: str
+    """License of the model, an SPDX identifier."""
     window: int
+    """Maximum length of a text, in tokens."""
     dimensions: int
+    """Length of a vector."""
     source: str
+    """Origin of the ONNX file, as in `embedding.model`."""
     files: dict[str, str]
+    """sha256 of each file, by name."""
 
 
 class TextTooLongError(GraftError):
-    """A text has more tokens than the model reads; it would have to be cut."""
+    """A text has more tokens than the model's maximum length and would have to be truncated."""
 
 
 class Embedder:
-    """A retrieval model, opened from a folder like `build/embedding` after checking its files.
+    """An embedding model, loaded from a folder like `build/embedding` after a check of its files.
 
     Args:
-        folder: the model.
-        threads: cores that a batch is computed on.
+        folder: the model's folder.
+        threads: CPU threads that compute one batch.
 
     Raises:
-        GraftError: a file is missing, or not what `embedding.json` says.
+        GraftError: a file is missing, or differs from its sha256 in `embedding.json`.
     """
 
     def __init__(self, folder: Path, threads: int) -> None:
@@ -66,25 +72,25 @@ class Embedder:
         self._session = EmbeddingSession(folder / MODEL, threads)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, with the model's own opening and end.
+        """Token ids of each text, with the model's special tokens.
 
         Raises:
-            TextTooLongError: a text has more of them than the window; its place is named.
+            TextTooLongError: a text has more tokens than the maximum length; the message names its index.
         """
         encoded = [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
-        for place, ids in enumerate(encoded):
+        for index, ids in enumerate(encoded):
             if len(ids) > self.info.window:
                 raise TextTooLongError(
-                    f"text {place} has {len(ids)} tokens; this model reads at most {self.info.window}: split it"
+                    f"text {index} has {len(ids)} tokens; this model reads at most {self.info.window}: split it"
                 )
         return encoded
 
     def count(self, text: str) -> int:
-        """How many tokens a text of any length has, with the model's own opening and end."""
+        """The number of tokens of a text of any length, the model's special tokens included."""
         return len(self._tokenizer.encode(text).ids)
 
     def embed(self, batch: Sequence[Sequence[int]]) -> Vectors:
-        """Vectors [texts, dimensions] of length 1, of the texts' token ids."""
+        """Unit vectors [texts, dimensions], mean-pooled over each text's token ids."""
         mask = np.zeros((len(batch), max(map(len, batch))), dtype=np.int64)
         ids = np.zeros_like(mask)
         for row, text in enumerate(batch):
@@ -96,26 +102,26 @@ class Embedder:
 
 
 def read_embedding(folder: Path) -> EmbeddingInfo:
-    """What `folder` holds, after checking it byte for byte.
+    """The description of the embedding model in `folder`, after a check of every byte.
 
     Raises:
-        GraftError: a file is missing, or not what `embedding.json` says.
+        GraftError: a file is missing, or differs from its sha256 in `embedding.json`.
     """
     return artifact_store.read(folder, INFO, EmbeddingInfo, "retrieval model", "embedding")
 
 
 def publish(built: Path, root: Path = EMBEDDINGS) -> str:
-    """Copy a retrieval model to where it is served from; returns its digest.
+    """Copy an embedding model into the folder that it is served from; returns its digest.
 
     Raises:
-        GraftError: a file is not what `embedding.json` says.
+        GraftError: a file is missing, or differs from its sha256 in `embedding.json`.
     """
     read_embedding(built)
     return artifact_store.publish(built, INFO, root)
 
 
 class EmbeddingSession:
-    """onnxruntime with a BERT's three inputs, of which a model may lack the last."""
+    """An onnxruntime session with BERT's three inputs; a model may lack the last one (`token_type_ids`)."""
 
     def __init__(self, model: Path, threads: int) -> None:
         import onnxruntime
@@ -124,10 +130,10 @@ class EmbeddingSession:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         self._run = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-        self._inputs = frozenset(given.name for given in self._run.get_inputs())
+        self._inputs = frozenset(node.name for node in self._run.get_inputs())
 
     def last_layer(self, ids: Ints, mask: Ints) -> Vectors:
-        """[texts, length, dimensions] of `ids` [texts, length]."""
-        known = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
-        (output,) = self._run.run(None, {name: value for name, value in known.items() if name in self._inputs})
+        """Hidden states of the last layer [texts, length, dimensions], for token `ids` and `mask` [texts, length]."""
+        feeds = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+        (output,) = self._run.run(None, {name: value for name, value in feeds.items() if name in self._inputs})
         return output  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""The files of a retrieval index: passages, query expansions and their vectors."""
+"""The files of a retrieval index: passages, query expansions and their vectors, written, checked and published."""
 
 from __future__ import annotations
 
@@ -31,37 +31,47 @@ _BATCH = 16
 
 
 class IndexInfo(Record):
-    """An index: the digest of its retrieval model, how much it holds, its files' sha256."""
+    """`index.json`: the description of an index."""
 
     embedding: str
+    """Digest of the embedding model."""
     max_tokens: int
+    """Limit of a passage with its headings, in tokens."""
     documents: int
+    """Number of documents."""
     chunks: int
+    """Number of passages."""
     asked: int
+    """Number of query expansions."""
     dimensions: int
+    """Length of a vector."""
     files: dict[str, str]
+    """sha256 of each other file, by name."""
 
 
 class Expansion(Record):
-    """A question, and the place among the chunks of the one that answers it."""
+    """A query expansion: a question with the passage that answers it."""
 
     place: int
+    """Index of the passage in `chunks.jsonl`, from 0."""
     question: str
+    """The question that the passage answers."""
 
 
 @dataclass(frozen=True)
 class Index:
-    """An index in memory; its digest is the sha256 of `index.json`.
-
-    Attributes:
-        vectors: [chunks + asked, dimensions], of length 1, in that order.
-    """
+    """An index in memory."""
 
     digest: str
+    """sha256 of `index.json`."""
     info: IndexInfo
+    """The content of `index.json`."""
     chunks: tuple[Passage, ...]
+    """The passages."""
     expansions: tuple[Expansion, ...]
+    """The query expansions."""
     vectors: Vectors
+    """Unit vectors [chunks + expansions, dimensions], in that order."""
 
 
 def build_index(
@@ -69,34 +79,41 @@ def build_index(
     embedder: Embedder,
     max_tokens: int,
     target: Path,
-    asked: Sequence[tuple[str, tuple[int, ...]]] = (),
+    expansions: Sequence[tuple[str, tuple[int, ...]]] = (),
 ) -> IndexInfo:
-    """Embed chunks and write the index; `target` is whole or untouched. Without documents there are none.
+    """Embed passages and write the index; `target` is whole or untouched. Without documents the index is empty.
 
     Args:
-        asked: questions that a section answers, with the places of its chunks (`tasks.retrieval.expansion.read_expansions`);
-            of several chunks the nearest to the question has it.
+        chunks: the passages.
+        embedder: the embedding model.
+        max_tokens: limit of a passage with its headings, in tokens; it is only recorded in `index.json`.
+        target: folder of the index.
+        expansions: questions with the indices of their section's passages
+            (`tasks.retrieval.expansion.read_expansions`); each goes to the nearest of these passages.
 
     Raises:
-        TextTooLongError: a text is longer than the retrieval model's window.
+        TextTooLongError: a text exceeds the embedding model's maximum length.
     """
-    own = _embed_all([chunk.embedded for chunk in chunks], embedder)
-    theirs = _embed_all([question for question, _ in asked], embedder)
-    places = [
-        max(of, key=lambda place: float(own[place] @ vector)) for (_, of), vector in zip(asked, theirs, strict=True)
+    passage_vectors = _embed_all([chunk.embedded for chunk in chunks], embedder)
+    question_vectors = _embed_all([question for question, _ in expansions], embedder)
+    nearest = [
+        max(indices, key=lambda index: float(passage_vectors[index] @ vector))
+        for (_, indices), vector in zip(expansions, question_vectors, strict=True)
     ]
     with new_folder(target) as folder:
         write_text(folder / CHUNKS, "".join(chunk.model_dump_json() + "\n" for chunk in chunks))
-        kept = [Expansion(place=place, question=question) for place, (question, _) in zip(places, asked, strict=True)]
-        write_text(folder / EXPANSIONS, "".join(one.model_dump_json() + "\n" for one in kept))
-        np.save(folder / VECTORS, np.concatenate([own, theirs]))
+        assigned = [
+            Expansion(place=index, question=question) for index, (question, _) in zip(nearest, expansions, strict=True)
+        ]
+        write_text(folder / EXPANSIONS, "".join(expansion.model_dump_json() + "\n" for expansion in assigned))
+        np.save(folder / VECTORS, np.concatenate([passage_vectors, question_vectors]))
         info = IndexInfo(
             embedding=embedder.digest,
             max_tokens=max_tokens,
             documents=len({chunk.source for chunk in chunks}),
             chunks=len(chunks),
-            asked=len(asked),
-            dimensions=own.shape[1],
+            asked=len(expansions),
+            dimensions=passage_vectors.shape[1],
             files=sha256_tree(folder),
         )
         write_json(folder / INFO, info.model_dump())
@@ -111,15 +128,15 @@ def _embed_all(texts: Sequence[str], embedder: Embedder) -> Vectors:
 
 
 def read_index(folder: Path) -> Index:
-    """An index, after checking it byte for byte.
+    """Load an index after a check of every byte.
 
     Raises:
-        GraftError: a file is missing, or not what `index.json` says.
+        GraftError: a file is missing, or differs from its sha256 in `index.json`.
     """
     info = artifact_store.read(folder, INFO, IndexInfo, "index", "index")
     chunks = tuple(Passage.model_validate_json(line) for line in _lines(folder / CHUNKS))
-    asked = tuple(Expansion.model_validate_json(line) for line in _lines(folder / EXPANSIONS))
-    return Index(sha256_file(folder / INFO), info, chunks, asked, np.load(folder / VECTORS, allow_pickle=False))
+    expansions = tuple(Expansion.model_validate_json(line) for line in _lines(folder / EXPANSIONS))
+    return Index(sha256_file(folder / INFO), info, chunks, expansions, np.load(folder / VECTORS, allow_pickle=False))
 
 
 def _lines(path: Path) -> list[str]:
@@ -127,7 +144,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def publish(built: Path, root: Path = INDEXES) -> str:
-    """Copy an index to where it is served from; returns its digest.
+    """Copy an index into the folder that it is served from; returns its digest.
 
     Raises:
         GraftError: as `read_index`.

@@ -1,8 +1,8 @@
-"""Labelled attacks and harmless texts from published sets, checked and freed of repeats.
+"""Attack datasets: labeled prompt injections and harmless texts from published datasets, checked and deduplicated.
 
-The sets are named in `params.yaml` (`prompt_injection.sources`) with licence and sha256. What a set calls
-an attack may be an odd question, or harmful without being aimed at instructions; `leave_out` names
-the parts that were read and left out for that. Nothing is learnt here.
+The datasets are named in `params.yaml` (`prompt_injection.sources`) with license and sha256. A text that a
+dataset labels as an attack may be an odd question, or harmful without being aimed at instructions;
+`leave_out` names the parts that were read and excluded for that reason. No model is trained here.
 """
 
 from __future__ import annotations
@@ -19,47 +19,55 @@ from tasks.core.settings import AttackSource
 from tasks.model_package.downloads import fetch_checked
 from tasks.text.duplicates import find_duplicates
 
-_SPLIT_SHARE = 5
-"""Of a set that has no split of its own, one text in so many is held out, chosen by its checksum."""
+_HELD_OUT_EVERY = 5
+"""In a dataset without a split of its own, one text in so many is held out, chosen by its checksum."""
 
 
 @dataclass(frozen=True)
 class LabeledText:
-    """A text, whether it is an attack, which set it is from, and whether it is kept from training."""
+    """A labeled text for training or measuring the classifier."""
 
     text: str
+    """The text."""
     attack: bool
+    """Whether it is an attack."""
     source: str
+    """Name of its dataset."""
     held_out: bool
+    """Whether it is excluded from training."""
 
 
 def fetch_attacks(sources: Mapping[str, AttackSource], leave_out: frozenset[str]) -> list[LabeledText]:
-    """The texts of all sets, in order.
+    """The texts of all datasets, in order.
+
+    Args:
+        sources: the datasets by name, as in `params.yaml`.
+        leave_out: values of a dataset's column `source` whose rows are excluded.
 
     Raises:
-        GraftError: a set cannot be had, is not the one that was named, or has no texts.
+        GraftError: a dataset cannot be downloaded, differs from its sha256, or lacks a column or a known file suffix.
     """
-    found: list[LabeledText] = []
+    texts: list[LabeledText] = []
     for name, source in sources.items():
         with tempfile.TemporaryDirectory(prefix="graft-attacks-") as temporary:
             path = fetch_checked(
                 source.file, source.file_sha256, f"prompt_injection.sources.{name}.file", Path(temporary)
             )
-            found += [
+            texts += [
                 LabeledText(
-                    text, attack, source.set, source.use == "held_out" or (source.use == "split" and _kept(text))
+                    text, attack, source.set, source.use == "held_out" or (source.use == "split" and _is_held_out(text))
                 )
                 for text, attack in _read(path, source, leave_out)
             ]
-    return found
+    return texts
 
 
-def _kept(text: str) -> bool:
-    return zlib.crc32(text.encode()) % _SPLIT_SHARE == 0
+def _is_held_out(text: str) -> bool:
+    return zlib.crc32(text.encode()) % _HELD_OUT_EVERY == 0
 
 
 def _read(path: Path, source: AttackSource, leave_out: frozenset[str]) -> Iterator[tuple[str, bool]]:
-    """Texts and labels of a Parquet, CSV or JSON Lines table; without a column of labels all are attacks."""
+    """Texts and labels of a Parquet, CSV or JSON Lines table; without a label column all texts are attacks."""
     import pandas as pd
 
     readers: dict[str, Callable[[], pd.DataFrame]] = {
@@ -68,7 +76,7 @@ def _read(path: Path, source: AttackSource, leave_out: frozenset[str]) -> Iterat
         ".jsonl": lambda: pd.read_json(path, lines=True),
     }
     if path.suffix not in readers:
-        raise GraftError(f"{path.name}: none of {', '.join(readers)}")
+        raise GraftError(f"{path.name}: not a file of the formats {', '.join(readers)}; name another one")
     table = readers[path.suffix]()
     if source.text not in table or (source.label is not None and source.label not in table):
         raise GraftError(f"{path.name}: no column {source.text} or {source.label}; it has {', '.join(table.columns)}")
@@ -79,25 +87,26 @@ def _read(path: Path, source: AttackSource, leave_out: frozenset[str]) -> Iterat
 
 
 def without_repeats(texts: Sequence[LabeledText], threshold: float) -> list[LabeledText]:
-    """Each text once, and none to learn from that is like one held out.
+    """Each text once, without training texts that are near-duplicates of a held-out text.
 
-    Held-out texts come first, so they are what stays; a text held out that is like another one
-    held out stays too, unless it is the same.
+    Held-out texts come first in the order, so of duplicates the held-out one is kept. Held-out texts that are
+    near-duplicates of each other are all kept; exact duplicates are not.
 
     Args:
-        threshold: Jaccard similarity of 3-word shingles from which two texts are alike.
+        texts: the texts of all datasets.
+        threshold: Jaccard similarity of 3-word shingles from which two texts are near-duplicates.
     """
-    ordered = sorted(texts, key=lambda labelled: not labelled.held_out)
-    found = find_duplicates([[Message(role="user", content=labelled.text)] for labelled in ordered], threshold)
-    held = {found.cluster[place] for place, labelled in enumerate(ordered) if labelled.held_out}
+    ordered = sorted(texts, key=lambda sample: not sample.held_out)
+    duplicates = find_duplicates([[Message(role="user", content=sample.text)] for sample in ordered], threshold)
+    held_out = {duplicates.cluster[index] for index, sample in enumerate(ordered) if sample.held_out}
     return [
-        labelled
-        for place, labelled in enumerate(ordered)
-        if found.exact[place] is None and (labelled.held_out or found.cluster[place] not in held)
+        sample
+        for index, sample in enumerate(ordered)
+        if duplicates.exact[index] is None and (sample.held_out or duplicates.cluster[index] not in held_out)
     ]
 
 
 def count(texts: Iterable[LabeledText]) -> str:
-    """How many attacks and others there are, for people."""
-    attacks = [labelled.attack for labelled in texts]
+    """The number of attacks and of other texts, as a phrase for a message."""
+    attacks = [sample.attack for sample in texts]
     return f"{sum(attacks)} attacks and {len(attacks) - sum(attacks)} other texts"

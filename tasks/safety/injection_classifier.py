@@ -1,10 +1,10 @@
-"""A linear classifier of texts that scores with numpy alone: weights and vocabulary, no pickle, no scikit-learn.
+"""Prompt-injection classifier: a linear model over n-grams that scores with numpy alone, no pickle, no scikit-learn.
 
     injection.json        bias, threshold, window, the sha256 of the two other files
-    vocabulary.json       the pieces it knows, in the order of their weights
-    weights.safetensors   idf [pieces] and weight [pieces], float32
+    vocabulary.json       the n-grams that it knows, in the order of their weights
+    weights.safetensors   idf [features] and weight [features], float32
 
-What the pieces of a text are is `tasks/text/ngrams.py`; how the weights come about, `tasks/prompt_injection.py`.
+`tasks/text/ngrams.py` defines the n-grams of a text; `tasks/prompt_injection.py` trains the weights.
 """
 
 from __future__ import annotations
@@ -33,22 +33,26 @@ Ints = npt.NDArray[np.int64]
 
 
 class ClassifierInfo(Record):
-    """What `injection.json` says: a text is an attack if its log-odds exceed `threshold`."""
+    """`injection.json`: the description of a classifier."""
 
     bias: float
+    """Bias of the linear model, in log-odds."""
     threshold: float
+    """Log-odds above which a text is an attack."""
     window_words: int
+    """Length of the windows in which a text is scored, in words."""
     sources: dict[str, str]
-    """Name of each set it learnt from, and its licence."""
+    """Name of each training dataset, and its license."""
     files: dict[str, str]
+    """sha256 of each other file, by name."""
 
 
 class NgramMatrix:
-    """Texts as sparse vectors of length 1: (1 + ln count) x idf of each piece that is known.
+    """Texts as sparse unit vectors of TF-IDF: (1 + ln count) x idf of each known n-gram.
 
     Args:
-        vocabulary: each known piece and its place.
-        idf: [pieces], how much a piece counts.
+        vocabulary: index of each known n-gram.
+        idf: inverse document frequency of each n-gram, [features].
     """
 
     def __init__(self, vocabulary: Mapping[str, int], idf: Floats) -> None:
@@ -56,20 +60,20 @@ class NgramMatrix:
         self._idf = idf
 
     def __call__(self, text: str) -> tuple[Ints, Floats]:
-        """Places [n] and values [n] of a text; both are empty if nothing in it is known."""
-        known = {self._vocabulary[piece]: n for piece, n in count_ngrams(text).items() if piece in self._vocabulary}
-        places = np.fromiter(known.keys(), dtype=np.int64, count=len(known))
+        """Indices [n] and values [n] of a text's vector; both are empty if no n-gram of it is known."""
+        known = {self._vocabulary[ngram]: n for ngram, n in count_ngrams(text).items() if ngram in self._vocabulary}
+        indices = np.fromiter(known.keys(), dtype=np.int64, count=len(known))
         values = np.fromiter((1 + math.log(n) for n in known.values()), dtype=np.float32, count=len(known))
-        values *= self._idf[places]
-        return places, values / max(float(np.linalg.norm(values)), 1e-9)
+        values *= self._idf[indices]
+        return indices, values / max(float(np.linalg.norm(values)), 1e-9)
 
 
 class Classifier:
-    """Scores texts.
+    """The classifier: scores texts.
 
     Args:
-        features: texts to vectors.
-        weight: [pieces].
+        features: turns texts into vectors.
+        weight: weight of each n-gram, [features].
         info: bias, threshold and window.
     """
 
@@ -79,20 +83,20 @@ class Classifier:
         self._weight = weight
 
     def score(self, text: str) -> float:
-        """The log-odds that `text` is an attack: of that stretch of it which looks most like one."""
-        return max(self._score_stretch(stretch) for stretch in windows(text, self.info.window_words))
+        """The log-odds that `text` is an attack: the maximum over its windows."""
+        return max(self._score_window(window) for window in windows(text, self.info.window_words))
 
     def is_attack(self, text: str) -> bool:
         """Whether the score exceeds the threshold."""
         return self.score(text) > self.info.threshold
 
-    def _score_stretch(self, text: str) -> float:
-        places, values = self._features(text)
-        return float(self._weight[places] @ values) + self.info.bias
+    def _score_window(self, text: str) -> float:
+        indices, values = self._features(text)
+        return float(self._weight[indices] @ values) + self.info.bias
 
 
 def publish(built: Path, root: Path = CLASSIFIERS) -> str:
-    """Copy a classifier to where it is served from; returns its digest.
+    """Copy a classifier into the folder that it is served from; returns its digest.
 
     Raises:
         GraftError: as `open_classifier`.
@@ -102,13 +106,13 @@ def publish(built: Path, root: Path = CLASSIFIERS) -> str:
 
 
 def open_classifier(folder: Path) -> Classifier:
-    """The classifier in `folder`, after checking its files.
+    """The classifier in `folder`, after a check of its files.
 
     Raises:
-        GraftError: a file is missing, or not what `injection.json` says.
+        GraftError: a file is missing, or differs from its sha256 in `injection.json`.
     """
     info = artifact_store.read(folder, INFO, ClassifierInfo, "classifier", "prompt_injection", frozenset({SCORES}))
-    pieces: list[str] = json.loads((folder / VOCABULARY).read_bytes())
+    ngrams: list[str] = json.loads((folder / VOCABULARY).read_bytes())
     weights = load_file(folder / WEIGHTS)
-    vocabulary = {piece: place for place, piece in enumerate(pieces)}
+    vocabulary = {ngram: index for index, ngram in enumerate(ngrams)}
     return Classifier(NgramMatrix(vocabulary, weights["idf"]), weights["weight"], info)

@@ -1,7 +1,7 @@
-"""The adversarial texts that were written for this shop: what each tries to bring the desk to do.
+"""Red-team prompts: adversarial texts written for this shop, each with its aim.
 
-They are put to a served assistant and nothing is learnt from them, so they may be measured on. Most
-read like any customer's message, as what they want is against policy and not against instructions.
+They are sent to a served assistant and no model is trained on them, so they may be used for measurements.
+Most read like an ordinary customer's message, because they aim at a breach of policy and not of instructions.
 """
 
 from __future__ import annotations
@@ -26,21 +26,26 @@ Aim = Literal[
     "off_policy_discount",
     "impersonation",
 ]
+"""The breach that an attack aims at."""
 
 
 class Attack(Record):
-    """One text, who sends it (a customer's id, or None for somebody unknown), and what it is after."""
+    """A red-team prompt with its sender and its aim."""
 
     id: str
+    """Id of the attack."""
     customer: Annotated[str, Field(pattern=r"^C-[0-9]{4}$")] | None
+    """Id of the customer who sends it; None for an unknown sender."""
     text: Annotated[str, Field(min_length=1)]
+    """The prompt."""
     aims: Aim
+    """The breach that it aims at."""
 
 
 def read_attacks(path: Path) -> list[Attack]:
-    """The attacks in a file of JSON lines, in order.
+    """The attacks in a JSON Lines file, in order.
 
     Raises:
         GraftError: as `read_lines`.
     """
-    return [attack for _, attack in read_lines(path, Attack, "an assistant is not tried without attacks")]
+    return [attack for _, attack in read_lines(path, Attack, "an assistant is not tested without attacks")]

@@ -1,4 +1,4 @@
-"""A data set from outside, swapped in without a code change: contract, prepare, train, evaluate."""
+"""Banking77, a public dataset, swapped in without a code change: contract, prepare, train, evaluate."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def write_slice(path: Path, kept: Sequence[str]) -> None:
             table.writerows([row for row in rows if row["category"] == intent][:ROWS_PER_INTENT])
 
 
-@pytest.mark.skipif(not BANKING.is_file(), reason=f"no file {BANKING}; GRAFT_BANKING77 names another place")
+@pytest.mark.skipif(not BANKING.is_file(), reason=f"no file {BANKING}; GRAFT_BANKING77 names another file")
 def test_banking77_needs_no_code_change(tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = copy_repository(tmp_path / "repository")
     source = tmp_path / "base"
@@ -67,11 +67,11 @@ def test_banking77_needs_no_code_change(tiny_base: Path, tmp_path: Path, monkeyp
     intents = ("card_arrival", "lost_or_stolen_card", "exchange_rate", "top_up_failed")
     write_slice(tmp_path / "slice.csv", intents)
     command(root, "-m", "dvc", "repro", "base")
-    told = command(
+    output = command(
         root, "-c", "from flows.cli import main; main()", "data", "add", str(tmp_path / "slice.csv"), "--input", "text",
         "--target", "category", "--system", "Name the customer's intent.", "--replace",
     )  # fmt: skip
-    assert f"{INTENTS * ROWS_PER_INTENT} rows" in told
+    assert f"{INTENTS * ROWS_PER_INTENT} rows" in output
     assert (root / PROMPTS / "system.txt").read_text().strip() == "Name the customer's intent."
 
     write_json(root / INCUMBENT, {"digest": None})

@@ -1,7 +1,7 @@
-"""The whole walk with the real base model, once, as a person would take it.
+"""A release with the real base model, end to end, once, as a user would run it.
 
-Slow because it is real. Only sizes differ from `make run`: fewer training steps, eval rows and attacks.
-What the walk does when something is wrong is shown in tests/flows, on a tiny model.
+It is slow because nothing is simulated. Only sizes differ from `make run`: fewer training steps, eval rows and
+attacks. Failures of a release are tested in tests/flows, on a tiny model.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SIZES = {
     "prepare.eval_share": 0.03,
     "train.epochs": 0.1,
     "engine.max_new_tokens": 48,
-    # A few steps show the way, not the quality: that is what `make run` measures.
+    # A few training steps show that a release works, not its quality, which `make run` measures.
     "gate.min_rows": 20,
     "gate.min_gain": -1.0,
     "gate.min_quality": 0.0,
@@ -44,7 +44,7 @@ SIZES = {
 
 @pytest.fixture(scope="module")
 def clone() -> Iterator[GraftStack]:
-    """A copy of the repository on ports of its own, with nothing made and nothing running."""
+    """A copy of the repository on ports of its own, with no build outputs and nothing running."""
     folder = Path(tempfile.mkdtemp(prefix="ge-"))  # short: Ray's sockets lie below it
     root = copy_repository(folder / "r")
     edit_yaml(root / "params.yaml", SIZES)
@@ -82,7 +82,7 @@ def test_the_whole_walk(clone: GraftStack) -> None:
 
     status, output = clone.graft("monitor")
     assert status == 0, output
-    assert "inconclusive" in output  # a handful of answers proves nothing
+    assert "inconclusive" in output  # a handful of answers is too few for a test
     # pip, which fetches the base, asks `rustc` for its version, and rustup's stand-in for it makes a folder.
     written = {path.name for path in clone.home.iterdir()} - {".rustup"}
     assert written == set(), "something was written to the home folder"

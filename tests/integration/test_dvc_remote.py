@@ -1,4 +1,4 @@
-"""DVC's remote on a real S3 server: what one clone pushes another one pulls, byte for byte."""
+"""A DVC remote on a real S3 server: a fresh clone pulls the package that another one pushed, byte for byte."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A classifier small enough to be learnt within a test: a few attacks, a few questions."""
+"""Attack texts and questions for a prompt-injection classifier small enough to train within a test."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ HARMLESS = (
 
 
 def tiny_settings() -> PromptInjectionSettings:
-    """The repository's, for a handful of texts."""
+    """The repository's settings, adapted to a handful of texts."""
     return load_settings(ROOT / "params.yaml").prompt_injection.model_copy(
         update={"min_texts": 1, "folds": 2, "sources": {}}
     )
 
 
 def tiny_texts() -> list[LabeledText]:
-    """Each text to learn from, and once more to measure on."""
+    """Each text for training, and once more held out."""
     return [
         LabeledText(text, attack, "set" if attack else SHOP, held_out)
         for held_out in (False, True)

@@ -1,4 +1,4 @@
-"""Evaluation rows of systems whose every figure is known, for tests of the gate and its parts."""
+"""Eval rows of systems with known metrics, for tests of the gate and its rules."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SETTINGS = GateSettings.model_validate(
 
 
 def evaluation(n: int = 90, **quality: float | np.ndarray) -> pd.DataFrame:
-    """Rows of each named system with the given quality (one number for all, or one per row).
+    """Rows of each named system with its quality (one number for all, or one per row).
 
     A third of the rows has the label `tool`; all are English, of 150 tokens, and equally fast and large.
     """
@@ -55,7 +55,7 @@ def evaluation(n: int = 90, **quality: float | np.ndarray) -> pd.DataFrame:
 
 
 def system(rows: pd.DataFrame, name: str) -> pd.DataFrame:
-    """The rows of one system by id, as the gate hands them to its parts."""
+    """The rows of one system by id, as the gate passes them to its rules."""
     return rows[rows["system"] == name].set_index("id").sort_index()
 
 

@@ -1,6 +1,6 @@
-"""The retrieval model: brought in checked, opened checked, and a text's vector is the text's alone.
+"""The stage `embedding` and the embedder: file checks, publication, and vectors independent of the batch.
 
-Also covers `tasks/retrieval/embedder.py`.
+It also tests `tasks/retrieval/embedder.py`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ TEXTS = ["a rose", "", "a far longer text, which pads the others", "a rose"]
 
 
 def settings(folder: Path, **changed: object) -> EmbeddingSettings:
-    given = {"name": "tiny", "licence": "MIT", "window": 50, **embedding_source(folder), **changed}
-    return EmbeddingSettings.model_validate(given)
+    values = {"name": "tiny", "licence": "MIT", "window": 50, **embedding_source(folder), **changed}
+    return EmbeddingSettings.model_validate(values)
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def built(tiny_embedding: Path, tmp_path: Path) -> Path:
     return tmp_path / "embedding"
 
 
-def test_vectors_have_length_1_and_do_not_depend_on_their_neighbours(built: Path) -> None:
+def test_vectors_have_length_1_and_do_not_depend_on_their_neighbors(built: Path) -> None:
     embedder = Embedder(built, threads=1)
     ids = embedder.encode(TEXTS[:1] + TEXTS[2:])
     vectors = embedder.embed(ids)

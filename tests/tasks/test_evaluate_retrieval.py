@@ -1,7 +1,4 @@
-"""Recall and reciprocal ranks worked out by hand, and the questions that come with the repository.
-
-Also covers `tasks/evaluation/retrieval_metrics.py`.
-"""
+"""Retrieval metrics worked out by hand (`tasks/evaluation/retrieval_metrics.py`), and the default eval queries."""
 
 from __future__ import annotations
 
@@ -44,36 +41,36 @@ def test_ranks_and_their_means() -> None:
 
 
 def test_scores_by_hand() -> None:
-    asked = [
+    results = [
         (ask("a.md", "Roses"), [C, B, A]),  # section third, file second
         (ask("a.md", "Lilies", "b.md#Roses"), [C, A, B]),  # the other section that answers is first
         (ask("b.md", "Roses"), []),
         (ask(None, None), []),
         (ask(None, None), [A]),
     ]
-    found = score(asked, (1, 3))
-    assert (found.questions, found.off_topic) == (3, 2)
-    assert found.recall == {1: 0.3333, 3: 0.6667}
-    assert found.article_recall == {1: 0.3333, 3: 0.6667}
-    assert score(asked[:1], (1, 2)).article_recall == {1: 0.0, 2: 1.0}
-    assert found.mrr == pytest.approx((1 / 3 + 1) / 3, abs=1e-4)
-    assert (found.nothing_found, found.off_topic_refused) == (0.3333, 0.5)
+    scores = score(results, (1, 3))
+    assert (scores.questions, scores.off_topic) == (3, 2)
+    assert scores.recall == {1: 0.3333, 3: 0.6667}
+    assert scores.article_recall == {1: 0.3333, 3: 0.6667}
+    assert score(results[:1], (1, 2)).article_recall == {1: 0.0, 2: 1.0}
+    assert scores.mrr == pytest.approx((1 / 3 + 1) / 3, abs=1e-4)
+    assert (scores.nothing_found, scores.off_topic_refused) == (0.3333, 0.5)
     assert score([], (1,)).mrr is None
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ('{"question": "?", "article": "a.md", "heading": "Dahlias", "split": "eval"}', "no section a.md#Dahlias with"),
-        ('{"question": "?", "article": "a.md", "heading": null, "split": "eval"}', "both given, or both null"),
+        ('{"question": "?", "article": "a.md", "heading": null, "split": "eval"}', "both be strings or both be null"),
         ('{"question": "?", "article": null, "heading": null, "split": "test"}', "split: Input should be"),
         ("{", "Invalid JSON"),
     ],
 )
-def test_a_wrong_line_is_named(tmp_path: Path, line: str, said: str) -> None:
+def test_a_wrong_line_is_named(tmp_path: Path, line: str, message: str) -> None:
     path = tmp_path / "questions.jsonl"
     path.write_text('{"question": "?", "article": "a.md", "heading": "Roses", "split": "eval"}\n' + line + "\n")
-    with pytest.raises(GraftError, match=rf"questions.jsonl:2: .*{re.escape(said)}"):
+    with pytest.raises(GraftError, match=rf"questions.jsonl:2: .*{re.escape(message)}"):
         read_eval_queries(path, [A])
 
 
@@ -93,11 +90,11 @@ def test_the_questions_cover_every_document_in_words_of_their_own() -> None:
     assert len(questions) - len(answerable) >= 40
     assert {question.article for question in answerable} == {chunk.source for chunk in chunks}
     assert {question.split for question in questions} == {"tune", "eval"}
-    asked = [normal(question.question) for question in questions]
-    assert len(set(asked)) == len(asked)
+    texts = [normal(question.question) for question in questions]
+    assert len(set(texts)) == len(texts)
     known = {normal(heading) for chunk in chunks for heading in chunk.headings}
     sentences = {normal(part) for chunk in chunks for part in re.split(r"(?<=[.!?:])\s+|\n", chunk.text)}
-    assert not set(asked) & (known | sentences)
+    assert not set(texts) & (known | sentences)
 
 
 def normal(text: str) -> str:

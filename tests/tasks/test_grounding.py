@@ -1,6 +1,6 @@
-"""What is looked up for a conversation, where it stands, and that training reads what a served turn reads.
+"""Grounding: queries of a conversation, the position of its passages, and training rows like a served turn.
 
-Also covers `tasks/retrieval/queries.py`.
+It also tests `tasks/retrieval/queries.py`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def user(text: str) -> Message:
     return Message(role="user", content=text)
 
 
-def said(text: str) -> Message:
+def reply(text: str) -> Message:
     return Message(role="assistant", content=text)
 
 
@@ -45,7 +45,7 @@ def example(*messages: Message, split: str = "train", name: str = "a") -> Exampl
 
 
 def test_the_last_turns_of_a_customer_are_looked_up_the_last_first() -> None:
-    talk = [user("one"), said("a"), user("two"), said("b"), user("three")]
+    talk = [user("one"), reply("a"), user("two"), reply("b"), user("three")]
     assert retrieval_queries(talk, 2) == ["three", "two"]
     assert retrieval_queries(talk, 9) == ["three", "two", "one"]
     long = "x" * 900 + "and how much is that?"
@@ -53,7 +53,7 @@ def test_the_last_turns_of_a_customer_are_looked_up_the_last_first() -> None:
 
 
 def test_another_assistant_finds_nothing() -> None:
-    talk = example(Message(role="system", content="You are a pirate."), user("cost?"), said("arr"))
+    talk = example(Message(role="system", content="You are a pirate."), user("cost?"), reply("arr"))
     assert retrieval_queries(talk.messages, 3) == []
     assert add_context(talk, lambda _: [COST]) == talk
     assert list(training_examples(talk, lambda _: [COST], in_words=True)) == [talk]
@@ -71,24 +71,24 @@ def test_what_is_found_waits_until_it_is_looked_up(prompt: Prompt) -> None:
 
 
 def test_each_turn_of_a_customer_is_taught_by_itself() -> None:
-    talk = example(user("cost?"), said("£6.95."), user("hello?"), said("Hello!"), user("days?"), said("Two."))
-    found = {"cost?": [COST], "hello?": [], "days?": [DAYS]}
-    first, second, third = training_examples(talk, lambda query: found[query], in_words=True)
+    talk = example(user("cost?"), reply("£6.95."), user("hello?"), reply("Hello!"), user("days?"), reply("Two."))
+    passages = {"cost?": [COST], "hello?": [], "days?": [DAYS]}
+    first, second, third = training_examples(talk, lambda query: passages[query], in_words=True)
     assert [turn.id for turn in (first, second, third)] == ["a/0", "a/1", "a"]
     assert [m.role for m in first.messages] == ["user", "assistant", "tool", "assistant"]
     assert first.messages[1] == call_message() and "Plants cost" in first.messages[2].content
     assert [m.content for m in second.messages] == ["cost?", "£6.95.", "hello?", "Hello!"]  # nothing found, no call
     assert [m.content for m in third.messages[:5]] == ["cost?", "£6.95.", "hello?", "Hello!", "days?"]
-    assert third.messages[5] == call_message() and third.messages[-1] == said("Two.")
+    assert third.messages[5] == call_message() and third.messages[-1] == reply("Two.")
 
 
 def test_a_turn_with_a_tool_or_a_refusal_is_not_looked_up() -> None:
     call = Message(role="assistant", tool_calls=(ToolCall(name="find_order", arguments={}),))
-    asked = example(user("where?"), call, Message(role="tool", content="{}"), said("There."))
+    talk = example(user("where?"), call, Message(role="tool", content="{}"), reply("There."))
     for in_words in (True, False):
-        (turn,) = training_examples(asked, lambda _: [COST], in_words=in_words)
+        (turn,) = training_examples(talk, lambda _: [COST], in_words=in_words)
         assert [m.role for m in turn.messages] == ["user", "assistant", "tool", "assistant"]
-    (refused,) = training_examples(example(user("poison?"), said("I can't say.")), lambda _: [COST], in_words=False)
+    (refused,) = training_examples(example(user("poison?"), reply("I can't say.")), lambda _: [COST], in_words=False)
     assert [m.role for m in refused.messages] == ["user", "assistant"]
 
 
@@ -97,15 +97,15 @@ def test_every_split_is_grounded_as_a_served_turn_is(tiny_embedding: Path, tmp_p
     write(tmp_path / "knowledge", {"roses": "Prune in March.", "ferns": "Water the fronds."})
     index_folder(tmp_path / "knowledge", embedder, 80, tmp_path / "index")
     retriever = Retriever(PassageIndex(tmp_path / "index", tmp_path / "tables", SETTINGS), embedder)
-    talk = (user("roses\nPrune in March."), said("Yes."))
-    too_long = (user("z" * 500), said("Pardon?"))
+    talk = (user("roses\nPrune in March."), reply("Yes."))
+    too_long = (user("z" * 500), reply("Pardon?"))
     (tmp_path / "examples").mkdir()
     save_examples(tmp_path / "examples/train.parquet", [example(*talk), example(*too_long, name="b")])
     for split in ("eval", "test"):
         save_examples(tmp_path / f"examples/{split}.parquet", [example(*talk, split=split)])
     grounding = Grounding(index="i", embedding="e", passages=1, turns=3, known=8, retrieval=SETTINGS)
-    terms = load_contract(ROOT / "data/contract.yaml")
-    assert ground_splits(tmp_path / "examples", retriever, grounding, terms, tmp_path / "grounded") == 1
+    contract = load_contract(ROOT / "data/contract.yaml")
+    assert ground_splits(tmp_path / "examples", retriever, grounding, contract, tmp_path / "grounded") == 1
     assert read_grounding(tmp_path / "grounded") == grounding
     assert read_grounding(tmp_path / "examples") is None
     trained, unread = load_examples(tmp_path / "grounded/train.parquet")

@@ -1,6 +1,8 @@
-"""The index: equal documents give equal bytes, and it opens only as it was written.
+"""The stage `index`: equal documents give equal bytes, and a changed index is rejected.
 
-Also covers `tasks/model_package/artifact_store.py` and `tasks/retrieval/index_files.py`.
+It also tests `tasks/retrieval/index_files.py`.
+
+Also covers `tasks/model_package/artifact_store.py`.
 """
 
 from __future__ import annotations
@@ -22,8 +24,8 @@ from tests.conftest import embedding_source
 
 @pytest.fixture
 def embedder(tiny_embedding: Path, tmp_path: Path) -> Embedder:
-    given = {"name": "tiny", "licence": "MIT", "window": 60, **embedding_source(tiny_embedding)}
-    bring_in(EmbeddingSettings.model_validate(given), tmp_path / "embedding")
+    values = {"name": "tiny", "licence": "MIT", "window": 60, **embedding_source(tiny_embedding)}
+    bring_in(EmbeddingSettings.model_validate(values), tmp_path / "embedding")
     return Embedder(tmp_path / "embedding", threads=1)
 
 
@@ -63,10 +65,10 @@ def test_questions_lie_behind_the_chunks_each_with_the_nearest_of_its_section(
     folder = tmp_path / "long"
     folder.mkdir()
     (folder / "a.md").write_text(f"# A\n\n{'rose ' * 6}\n\n{'zzzz ' * 6}")
-    asked = tmp_path / "asked.jsonl"
-    asked.write_text('{"article": "a.md", "heading": "A", "asked": ["zzz zzz", "rose rose", "zz"]}\n')
+    expansions = tmp_path / "asked.jsonl"
+    expansions.write_text('{"article": "a.md", "heading": "A", "asked": ["zzz zzz", "rose rose", "zz"]}\n')
     for name in ("one", "two"):
-        info = index_folder(folder, embedder, 40, tmp_path / name, asked)
+        info = index_folder(folder, embedder, 40, tmp_path / name, expansions)
     assert (info.chunks, info.asked) == (2, 3)
     assert sha256_tree(tmp_path / "one") == sha256_tree(tmp_path / "two")
     index = read_index(tmp_path / "one")

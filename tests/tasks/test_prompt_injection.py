@@ -1,4 +1,4 @@
-"""The stage `prompt_injection`: what it learns from, what it measures on, and the same bytes from the same texts."""
+"""The stage `prompt_injection`: its training texts, its held-out texts, and equal bytes from equal texts."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_scores_are_of_what_was_held_out_by_source(tmp_path: Path) -> None:
         "odd": {"texts": 1, "flagged": 0, "share": 0.0},
     }
     assert scores["others"]["trap"] == {"texts": 1, "flagged": 1, "share": 1.0}
-    # Another shop's trap is told, but it is none of the shop's own texts.
+    # A text of another source appears by source, but it is not among the shop's own texts.
     assert (scores["injection_recall"], scores["injection_fpr"]) == (0.8, 0.0)
 
 
@@ -55,7 +55,7 @@ def test_the_threshold_lets_no_more_of_the_shops_own_turns_over_it_than_allowed(
 
 def test_nothing_to_learn_from_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
     for texts in ([], tiny_texts()[4:5], [t for t in tiny_texts() if not t.attack]):
-        with pytest.raises(GraftError, match="nothing to tell apart in"):
+        with pytest.raises(GraftError, match="training needs attacks"):
             build(tiny_settings(), texts, tmp_path / "a")
     assert list(tmp_path.iterdir()) == []
 
@@ -79,7 +79,7 @@ def test_a_heading_goes_with_the_paragraph_below_it(tmp_path: Path) -> None:
     assert len(paragraphs(ROOT / KNOWLEDGE)) > 100
 
 
-def test_every_source_has_a_licence_that_allows_it_and_every_own_attack_is_there() -> None:
+def test_every_source_has_a_license_that_allows_it_and_every_own_attack_is_there() -> None:
     settings = load_settings(ROOT / "params.yaml").prompt_injection
     assert {source.licence for source in settings.sources.values()} <= {"Apache-2.0", "MIT"}
     assert {source.use for source in settings.sources.values()} == {"train", "held_out", "split"}

@@ -1,4 +1,4 @@
-"""Expectations as they are read, and those of the default data, held to the documents and the shop."""
+"""Expected outcomes: the reader of the file, and the default data checked against the documents and the shop."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_lines_are_read_by_id_and_what_is_left_out_is_not_expected(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ('{"id": "two", "sections": ["a.md#Lilies", "a.md#Dahlias"]}', "no section a.md#Dahlias with"),
         ('{"id": "one"}', "the second line of one"),
@@ -48,10 +48,10 @@ def test_lines_are_read_by_id_and_what_is_left_out_is_not_expected(tmp_path: Pat
         ("", "Invalid JSON"),
     ],
 )
-def test_a_wrong_line_is_named(tmp_path: Path, line: str, said: str) -> None:
+def test_a_wrong_line_is_named(tmp_path: Path, line: str, message: str) -> None:
     path = tmp_path / "expected.jsonl"
     path.write_text(FIRST + line + "\n" + '{"id": "three"}\n')
-    with pytest.raises(GraftError, match=rf"expected.jsonl:2: .*{re.escape(said)}"):
+    with pytest.raises(GraftError, match=rf"expected.jsonl:2: .*{re.escape(message)}"):
         read_expected(path, SECTIONS)
 
 
@@ -72,13 +72,13 @@ def held_out() -> list[Example]:
     lines = read_folder(ROOT / RAW)
     rows = [line.row for line in lines if line.row]
     duplicates = find_duplicates([row.messages for row in rows], settings.contract.near_duplicate)
-    stored = [_stored(line, row, rows[twin]) for line, row, twin in zip(lines, rows, duplicates.cluster, strict=True)]
+    stored = [_stored(line, row, rows[first]) for line, row, first in zip(lines, rows, duplicates.cluster, strict=True)]
     return [example for example in prepare(stored, settings.prepare).examples if example.split != "train"]
 
 
-def _stored(line: RawLine, row: ChatRow, twin: ChatRow) -> dict[str, str]:
-    """A row as the contract hands it on."""
-    own = {"id": row.id, "label": row.label, "group": row.group, "source": line.source, "twin": twin.id}
+def _stored(line: RawLine, row: ChatRow, first: ChatRow) -> dict[str, str]:
+    """A row as the contract stage writes it; `first` is the first row of its near-duplicate cluster."""
+    own = {"id": row.id, "label": row.label, "group": row.group, "source": line.source, "twin": first.id}
     return own | {"messages": dump_messages(row.messages)}
 
 
@@ -91,8 +91,8 @@ def expected() -> dict[str, ExpectedOutcome]:
 
 def turn_calls(example: Example) -> list[ToolCall]:
     """The calls that are made after the last customer turn."""
-    asked = max(place for place, message in enumerate(example.messages) if message.role == "user")
-    return [call for message in example.messages[asked:] for call in message.tool_calls]
+    last = max(index for index, message in enumerate(example.messages) if message.role == "user")
+    return [call for message in example.messages[last:] for call in message.tool_calls]
 
 
 def test_every_held_out_row_has_a_line(held_out: list[Example], expected: dict[str, ExpectedOutcome]) -> None:
@@ -111,11 +111,11 @@ def test_customers_exist(expected: dict[str, ExpectedOutcome]) -> None:
 def test_answers_stand_in_sections_and_nothing_else_does(
     held_out: list[Example], expected: dict[str, ExpectedOutcome]
 ) -> None:
-    behaviour = load_contract(ROOT / CONTRACT).labels
-    met = {example.id: behaviour[example.label] for example in held_out}
-    without = [name for name, kind in met.items() if kind == "answer" and not expected[name].sections]
-    assert len(without) <= 0.02 * sum(kind == "answer" for kind in met.values()), without
-    assert [name for name, kind in met.items() if kind != "answer" and expected[name].sections] == []
+    behaviors = load_contract(ROOT / CONTRACT).labels
+    kinds = {example.id: behaviors[example.label] for example in held_out}
+    without = [name for name, kind in kinds.items() if kind == "answer" and not expected[name].sections]
+    assert len(without) <= 0.02 * sum(kind == "answer" for kind in kinds.values()), without
+    assert [name for name, kind in kinds.items() if kind != "answer" and expected[name].sections] == []
 
 
 def test_outcomes_are_what_a_fresh_shop_answers(
@@ -134,6 +134,6 @@ def test_outcomes_are_what_a_fresh_shop_answers(
                 .result
             )
             answered[example.id] = result.error if isinstance(result, Failure) else "ok"
-    told = {example.id: expected[example.id].outcome for example in held_out}
-    assert told == answered
+    stated = {example.id: expected[example.id].outcome for example in held_out}
+    assert stated == answered
     assert len(set(answered.values())) > 5

@@ -1,4 +1,4 @@
-"""A package is judged by what was measured of itself, and of nothing else."""
+"""Outputs of evaluation: the gate judges a package by its own results and rejects those of another package."""
 
 from __future__ import annotations
 
@@ -14,35 +14,36 @@ from tasks.evaluation.outputs import Rate, read_outputs
 DIGEST, ORIGINAL = "ab" * 32, "cd" * 32
 
 
-def measured(folder: Path, evaluated: str, asked: str) -> tuple[Path, Path]:
-    """What both stages write, of the packages named."""
+def write_outputs(folder: Path, rows_of: str, rates_of: str) -> tuple[Path, Path]:
+    """The outputs of both stages: rows of the package `rows_of`, rates of the package `rates_of`."""
     evaluation, assistant = folder / "evaluation", folder / "assistant"
-    write_json(evaluation / "scores.json", {"digest": evaluated, "systems": {}})
+    write_json(evaluation / "scores.json", {"digest": rows_of, "systems": {}})
     pd.DataFrame({"system": ["base"], "quality": [0.5]}).to_parquet(evaluation / "rows.parquet")
-    write_json(assistant / "scores.json", {"digest": asked, "rates": {"answered": {"n": 2, "value": 1.0}}})
+    write_json(assistant / "scores.json", {"digest": rates_of, "rates": {"answered": {"n": 2, "value": 1.0}}})
     return evaluation, assistant
 
 
 def test_what_was_measured_of_the_package_is_read(tmp_path: Path) -> None:
-    rows, rates = read_outputs(DIGEST, *measured(tmp_path, DIGEST, DIGEST))
+    rows, rates = read_outputs(DIGEST, *write_outputs(tmp_path, DIGEST, DIGEST))
     assert rows.to_dict("list") == {"system": ["base"], "quality": [0.5]}
     assert rates == {"answered": Rate(n=2, value=1.0)}
 
 
 @pytest.mark.parametrize(
-    ("evaluated", "asked", "stage"), [(ORIGINAL, DIGEST, "evaluate"), (DIGEST, ORIGINAL, "evaluate_assistant")]
+    ("rows_of", "rates_of", "stage"),
+    [(ORIGINAL, DIGEST, "evaluate"), (DIGEST, ORIGINAL, "evaluate_assistant")],
 )
 def test_a_variant_is_not_judged_by_what_its_original_was_measured_at(
-    tmp_path: Path, evaluated: str, asked: str, stage: str
+    tmp_path: Path, rows_of: str, rates_of: str, stage: str
 ) -> None:
     with pytest.raises(GraftError, match=f"(?s){ORIGINAL}.*{DIGEST}.*run `dvc repro {stage}`"):
-        read_outputs(DIGEST, *measured(tmp_path, evaluated, asked))
+        read_outputs(DIGEST, *write_outputs(tmp_path, rows_of, rates_of))
 
 
 def test_scores_that_name_no_package_are_refused(tmp_path: Path) -> None:
-    evaluation, assistant = measured(tmp_path, DIGEST, DIGEST)
+    evaluation, assistant = write_outputs(tmp_path, DIGEST, DIGEST)
     write_json(evaluation / "scores.json", {"systems": {}})
-    with pytest.raises(GraftError, match="does not say which package was measured; run `dvc repro evaluate`"):
+    with pytest.raises(GraftError, match="does not say which package was evaluated; run `dvc repro evaluate`"):
         read_outputs(DIGEST, evaluation, assistant)
     (evaluation / "scores.json").unlink()
     with pytest.raises(GraftError, match="does not say which package"):

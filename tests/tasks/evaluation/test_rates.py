@@ -1,4 +1,4 @@
-"""Rates: a share with its n, and a file that holds none."""
+"""Rates (`tasks/evaluation/outputs.py`): a fraction with its n, and a file without rates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is counted of an answer.
+"""Response features of one answer.
 
 Also covers `tasks/text/refusals.py`.
 """

@@ -1,4 +1,4 @@
-"""Intervals and p-values agree with what is known of simple cases."""
+"""Bootstrap intervals and p-values agree with known results of simple cases."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tests.support.eval_rows import SETTINGS
 
 def test_means_are_those_of_the_drawn_rows() -> None:
     values = np.random.default_rng(3).random((4, 11))
-    drawn = draws(11, 50, seed=5)
-    assert means(values, 50, seed=5) == pytest.approx(values[:, drawn].mean(axis=-1))
+    indices = draws(11, 50, seed=5)
+    assert means(values, 50, seed=5) == pytest.approx(values[:, indices].mean(axis=-1))
 
 
 def test_the_interval_agrees_with_the_normal_approximation() -> None:
@@ -35,8 +35,8 @@ def test_a_loss_beyond_doubt_has_a_small_p_value_and_one_within_the_limit_a_larg
     lost, kept = -np.ones(8), np.zeros(8)
     assert p_of_loss(lost, 0.25, 999, seed=1) == pytest.approx(1 / 1000)
     assert p_of_loss(kept, 0.25, 999, seed=1) == 1.0
-    at_the_line = -np.array([1.0, 0.0, 0.0, 0.0] * 10)
-    assert 0.4 < p_of_loss(at_the_line, 0.25, 999, seed=1) < 0.7
+    at_the_limit = -np.array([1.0, 0.0, 0.0, 0.0] * 10)
+    assert 0.4 < p_of_loss(at_the_limit, 0.25, 999, seed=1) < 0.7
 
 
 def test_holm_goes_on_to_the_next_level_only_after_a_rejection() -> None:

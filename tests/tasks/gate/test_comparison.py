@@ -1,4 +1,4 @@
-"""A comparison is of the same rows, and better is better beyond doubt."""
+"""Comparison of two systems on the same rows, where better refers to a significant difference."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from tests.support.eval_rows import SETTINGS
 
 
 def test_a_comparison_has_both_means_and_what_is_between_them() -> None:
-    ours, theirs = np.array([1.0, 0.5, 0.0, 0.5] * 10), np.array([0.5, 0.5, 0.0, 0.0] * 10)
-    found = compare(ours, theirs, "incumbent", "label tool", SETTINGS)
-    assert (found.against, found.slice, found.n) == ("incumbent", "label tool", 40)
-    assert (found.candidate, found.other) == (0.5, 0.25)
-    assert found.difference == pytest.approx(0.25)
-    assert found.low < found.difference < found.high
+    candidate, other = np.array([1.0, 0.5, 0.0, 0.5] * 10), np.array([0.5, 0.5, 0.0, 0.0] * 10)
+    comparison = compare(candidate, other, "incumbent", "label tool", SETTINGS)
+    assert (comparison.against, comparison.slice, comparison.n) == ("incumbent", "label tool", 40)
+    assert (comparison.candidate, comparison.other) == (0.5, 0.25)
+    assert comparison.difference == pytest.approx(0.25)
+    assert comparison.low < comparison.difference < comparison.high
 
 
 def test_better_is_an_interval_above_0() -> None:

@@ -1,4 +1,4 @@
-"""Slices: which rows are in which, what is judged, and that many of them make no false alarm."""
+"""Slices of the evaluation: their rows, which of them are judged, and no false alarms among many of them."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def sentences(rows: pd.DataFrame, settings: GateSettings) -> list[tuple[str, str
 def test_every_row_is_in_one_slice_of_each_sort() -> None:
     rows = evaluation(candidate=0.5).assign(prompt_tokens=[100, 101, 201] * 30)
     rows.loc[rows["id"] == "row-7", "language"] = "de"
-    found = {part.name: set(part.ids) for part in cut_slices(system(rows, "candidate"), SETTINGS.slices)}
-    sizes = {name: len(ids) for name, ids in found.items()}
+    ids_by_slice = {part.name: set(part.ids) for part in cut_slices(system(rows, "candidate"), SETTINGS.slices)}
+    sizes = {name: len(ids) for name, ids in ids_by_slice.items()}
     assert sizes == {
         "label answer": 60,
         "label tool": 30,
@@ -35,7 +35,7 @@ def test_every_row_is_in_one_slice_of_each_sort() -> None:
         "length 101 to 200": 30,
         "length over 200": 30,
     }
-    assert found["language de"] == {"row-7"}
+    assert ids_by_slice["language de"] == {"row-7"}
 
 
 def test_a_slice_that_was_lost_fails_and_says_how() -> None:
@@ -43,8 +43,8 @@ def test_a_slice_that_was_lost_fails_and_says_how() -> None:
     rows.loc[(rows["system"] == "candidate") & (rows["label"] == "tool"), "quality"] = 0.2
     failed = [sentence for outcome, sentence in sentences(rows, SETTINGS) if outcome == "fail"]
     assert failed == [
-        "Slice label tool: quality is 0.200 against the incumbent's 0.800 (30 rows), a loss of more than 0.250 "
-        "beyond doubt, with 8 slices compared."
+        "Slice label tool: quality is 0.200 against the incumbent's 0.800 (30 rows), a loss significantly above the "
+        "tolerated 0.250, with 8 slices compared."
     ]
 
 
@@ -58,9 +58,9 @@ def test_a_loss_within_the_limit_passes() -> None:
 def test_a_slice_with_too_few_rows_is_named_and_not_judged() -> None:
     rows = evaluation(base=0.0, incumbent=0.8, candidate=0.8)
     rows.loc[(rows["system"] == "candidate") & (rows["label"] == "tool"), "quality"] = 0.0
-    found = sentences(rows, changed("label", min_rows=31))
-    assert {outcome for outcome, _ in found} == {"pass"}
-    assert ("pass", "Not judged, for want of rows: label tool (30).") in found
+    findings = sentences(rows, changed("label", min_rows=31))
+    assert {outcome for outcome, _ in findings} == {"pass"}
+    assert ("pass", "Not judged, because they have too few rows: label tool (30).") in findings
     assert any(outcome == "fail" for outcome, _ in sentences(rows, changed("label", min_rows=30)))
 
 
@@ -70,14 +70,14 @@ def test_the_base_is_compared_too() -> None:
 
 
 def test_a_few_rows_that_went_wrong_fail_alone_and_not_among_many_slices() -> None:
-    """Seven of 27 rows lost is beyond a limit of 0.05 for one slice, and nothing rare among forty."""
+    """Seven of 27 rows lost is significantly above a limit of 0.05 for one slice, but not rare among forty slices."""
     rows = evaluation(n=1080, incumbent=1.0, candidate=1.0)
     rows["label"] = [f"kind-{int(name.split('-')[1]) // 27:02d}" for name in rows["id"]]
     lost = (rows["system"] == "candidate") & rows["id"].isin([f"row-{i}" for i in range(7)])
     rows.loc[lost, "quality"] = 0.0
     settings = changed("label", max_loss=0.05)
-    for sort in ("language", "length"):
-        settings = changed(sort, settings, min_rows=10**6)
+    for dimension in ("language", "length"):
+        settings = changed(dimension, settings, min_rows=10**6)
     alone = rows[rows["label"] == "kind-00"]
     assert any(outcome == "fail" for outcome, _ in sentences(alone, settings))
     assert {outcome for outcome, _ in sentences(rows, settings)} == {"pass"}

@@ -1,4 +1,4 @@
-"""Chunks fit with their headings, lose no word, keep small sections whole, and have ids that last."""
+"""Chunking: passages fit with their headings, lose no word, keep small sections whole, and have stable ids."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ def test_the_knowledge_is_cut_without_loss_and_within_the_limit(max_tokens: int)
     assert max(len(chunk.embedded) for chunk in chunks) <= max_tokens
     assert len({chunk.id for chunk in chunks}) == len(chunks)
     sections = [section for path in document_files(folder) for section in read_document(path)]
-    said = [word for section in sections for word in section.text.split()]
-    assert [word for chunk in chunks for word in chunk.text.split()] == said
+    document_words = [word for section in sections for word in section.text.split()]
+    assert [word for chunk in chunks for word in chunk.text.split()] == document_words
     if max_tokens == 4000:
         assert [(chunk.headings, chunk.text) for chunk in chunks] == [(s.headings, s.text) for s in sections]
 

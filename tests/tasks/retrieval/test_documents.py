@@ -1,4 +1,4 @@
-"""Documents are read as sections with their headings, and what cannot be read is named with what to do."""
+"""Document loaders: sections with their headings, and errors that name an unreadable file and the remedy."""
 
 from __future__ import annotations
 
@@ -89,15 +89,15 @@ def test_what_cannot_be_read_is_named_with_what_to_do(tmp_path: Path) -> None:
     blank.write_text(" \n")
     broken = tmp_path / "broken.pdf"
     broken.write_bytes(write_pdf(tmp_path / "whole.pdf", ["Water."]).read_bytes()[:200])
-    for path, said in {
+    for path, message in {
         latin: "latin.md: not UTF-8 at byte 2; save it as UTF-8",
-        blank: "blank.txt: there is no text in it: fill it or move it away",
+        blank: "blank.txt: it contains no text; add text or move it away",
         broken: "broken.pdf: not readable as PDF",
-        write_pdf(tmp_path / "scan.pdf", [""]): "scan.pdf: there is no text in it.*run OCR",
-        write_pdf(tmp_path / "locked.pdf", ["Water."], password="x"): "locked.pdf: it asks for a password",
+        write_pdf(tmp_path / "scan.pdf", [""]): "scan.pdf: it contains no text.*run OCR",
+        write_pdf(tmp_path / "locked.pdf", ["Water."], password="x"): "locked.pdf: the PDF is encrypted",
         tmp_path / "missing.md": "missing.md: cannot be read",
     }.items():
-        with pytest.raises(GraftError, match=said):
+        with pytest.raises(GraftError, match=message):
             read_document(path)
 
 

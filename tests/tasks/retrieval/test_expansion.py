@@ -1,4 +1,4 @@
-"""Questions that sections answer: read with their places, refused by line, and none that retrieval is measured by."""
+"""Query expansions: read with their passages' indices, rejected by line, and distinct from the eval queries."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tasks.retrieval.expansion import read_expansions
 from tests.conftest import ROOT
 
 CHUNKS = [
-    Passage(id=f"a.md#{place}", source="a.md", headings=("Title", heading), text="…")
-    for place, heading in enumerate(("Roses", "Lilies", "Roses"))
+    Passage(id=f"a.md#{index}", source="a.md", headings=("Title", heading), text="…")
+    for index, heading in enumerate(("Roses", "Lilies", "Roses"))
 ]
 GOOD = '{"article": "a.md", "heading": "Roses", "asked": ["when?", "how?"]}'
 
@@ -31,7 +31,7 @@ def test_each_question_has_the_places_of_its_section(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         (GOOD.replace("Roses", "Dahlias"), "no section a.md#Dahlias with"),
         (GOOD.replace('"when?", "how?"', ""), "asked: Tuple should have at least 1 item"),
@@ -40,10 +40,10 @@ def test_each_question_has_the_places_of_its_section(tmp_path: Path) -> None:
         ("{", "Invalid JSON"),
     ],
 )
-def test_a_wrong_line_is_named(tmp_path: Path, line: str, said: str) -> None:
+def test_a_wrong_line_is_named(tmp_path: Path, line: str, message: str) -> None:
     path = tmp_path / "asked.jsonl"
     path.write_text(GOOD + "\n" + line + "\n")
-    with pytest.raises(GraftError, match=rf"asked.jsonl:2: .*{re.escape(said)}"):
+    with pytest.raises(GraftError, match=rf"asked.jsonl:2: .*{re.escape(message)}"):
         read_expansions(path, CHUNKS)
 
 
@@ -55,11 +55,11 @@ def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
 
 def test_every_section_has_questions_and_none_is_one_that_retrieval_is_measured_by() -> None:
     chunks = chunk_folder(ROOT / KNOWLEDGE, len, 10_000)
-    asked = read_expansions(ROOT / QUERY_EXPANSIONS, chunks)
-    assert {place for _, places in asked for place in places} == set(range(len(chunks)))
-    measured = [words(question.question) for question in read_eval_queries(ROOT / EVAL_QUERIES, chunks)]
-    alike = [q for q, _ in asked if any(len(words(q) & m) >= 0.6 * len(words(q) | m) for m in measured)]
-    assert alike == []
+    expansions = read_expansions(ROOT / QUERY_EXPANSIONS, chunks)
+    assert {index for _, indices in expansions for index in indices} == set(range(len(chunks)))
+    eval_queries = [words(question.question) for question in read_eval_queries(ROOT / EVAL_QUERIES, chunks)]
+    similar = [q for q, _ in expansions if any(len(words(q) & e) >= 0.6 * len(words(q) | e) for e in eval_queries)]
+    assert similar == []
 
 
 def words(text: str) -> frozenset[str]:

@@ -1,4 +1,4 @@
-"""Search in a real LanceDB table: by vector, by words, joined; a floor; a table that follows its index."""
+"""Hybrid search in a real LanceDB table: by vector, by keywords, fused; a minimum similarity; a table per index."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ TEXTS = {
 
 
 def make_embedder(source: Path, folder: Path, **changed: object) -> Embedder:
-    given = {"name": "tiny", "licence": "MIT", "window": 80, **embedding_source(source), **changed}
-    bring_in(EmbeddingSettings.model_validate(given), folder)
+    values = {"name": "tiny", "licence": "MIT", "window": 80, **embedding_source(source), **changed}
+    bring_in(EmbeddingSettings.model_validate(values), folder)
     return Embedder(folder, threads=1)
 
 
@@ -55,7 +55,7 @@ def write(folder: Path, texts: dict[str, str]) -> None:
         (folder / f"{name}.txt").write_text(text)
 
 
-def opened(index: Path, embedder: Embedder, tables: Path, **changed: object) -> Retriever:
+def open_retriever(index: Path, embedder: Embedder, tables: Path, **changed: object) -> Retriever:
     return Retriever(PassageIndex(index, tables, SETTINGS.model_copy(update=changed)), embedder)
 
 
@@ -65,7 +65,7 @@ def test_ranks_are_fused_by_weight() -> None:
 
 
 def test_a_chunks_own_text_finds_it_first_with_cosine_1(index: Path, embedder: Embedder, tmp_path: Path) -> None:
-    retriever = opened(index, embedder, tmp_path / "tables")
+    retriever = open_retriever(index, embedder, tmp_path / "tables")
     for name, text in TEXTS.items():
         first, *others = retriever.search(f"{name}\n{text}", 3)
         assert (first.chunk.source, first.cosine) == (f"{name}.txt", pytest.approx(1, abs=1e-5))
@@ -76,26 +76,26 @@ def test_a_chunks_own_text_finds_it_first_with_cosine_1(index: Path, embedder: E
 
 def test_words_are_stemmed_and_find_what_the_vector_does_not(index: Path, embedder: Embedder, tmp_path: Path) -> None:
     question = "zzzz zz. zzzz: guarantee?"
-    by_vector = opened(index, embedder, tmp_path / "tables", words_weight=0.0).search(question, 1)
-    by_words = opened(index, embedder, tmp_path / "tables", words_weight=1.0, candidates=4)
+    by_vector = open_retriever(index, embedder, tmp_path / "tables", words_weight=0.0).search(question, 1)
+    by_words = open_retriever(index, embedder, tmp_path / "tables", words_weight=1.0, candidates=4)
     assert by_vector[0].chunk.source == "zzz.txt"
     assert "lilies.txt" in [hit.chunk.source for hit in by_words.search(question, 2)]
     passages = PassageIndex(index, tmp_path / "tables", SETTINGS)
-    assert [passages.chunks[place].source for place in passages.by_keywords("guarantee", 3)] == ["lilies.txt"]
+    assert [passages.chunks[index].source for index in passages.by_keywords("guarantee", 3)] == ["lilies.txt"]
 
 
-def test_a_chunk_is_found_by_the_questions_that_it_answers_and_is_given_once(
+def test_a_chunk_is_found_by_the_questions_that_it_answers_and_is_returned_once(
     index: Path, embedder: Embedder, tmp_path: Path
 ) -> None:
     chunks = read_index(index).chunks
-    lilies = next(place for place, chunk in enumerate(chunks) if chunk.source == "lilies.txt")
-    asked = [(question, (lilies,)) for question in ("qqq qq", "qqq qqq", "qqqq", "xylophone")]
-    build_index(chunks, embedder, 80, tmp_path / "asked", asked)
-    first, second = opened(tmp_path / "asked", embedder, tmp_path / "tables").search("qqqq", 2)
+    lilies = next(index for index, chunk in enumerate(chunks) if chunk.source == "lilies.txt")
+    expansions = [(question, (lilies,)) for question in ("qqq qq", "qqq qqq", "qqqq", "xylophone")]
+    build_index(chunks, embedder, 80, tmp_path / "expanded", expansions)
+    first, second = open_retriever(tmp_path / "expanded", embedder, tmp_path / "tables").search("qqqq", 2)
     assert first.chunk.source == "lilies.txt"
     assert first.cosine == pytest.approx(1, abs=1e-5)
     assert second.chunk.source != "lilies.txt"
-    passages = PassageIndex(tmp_path / "asked", tmp_path / "tables", SETTINGS)
+    passages = PassageIndex(tmp_path / "expanded", tmp_path / "tables", SETTINGS)
     assert passages.by_keywords("qqq guaranteed xylophone", 4) == [lilies]
     assert sorted(passages.by_vector(embedder.embed(embedder.encode(["roses"]))[0], 9)) == [0, 1, 2, 3]
 
@@ -109,10 +109,10 @@ def test_nearness_is_of_the_text_and_of_the_nearest_questions() -> None:
         }
     )
     settings = SETTINGS.model_copy(update={"floor": 1.1, "asked_floor": 0.8})
-    near = VectorIndex(rows, 2, settings).similarity_to(np.ones(1, dtype=np.float32))
-    assert near.similarity == pytest.approx([1.0, 0.4 * 0.2 + 0.6 * (0.8 + 0.6) / 2])
-    assert near.cosines == pytest.approx([1.0, 0.8])
-    assert (near.order(2), near.is_relevant) == ([0, 1], True)
+    result = VectorIndex(rows, 2, settings).similarity_to(np.ones(1, dtype=np.float32))
+    assert result.similarity == pytest.approx([1.0, 0.4 * 0.2 + 0.6 * (0.8 + 0.6) / 2])
+    assert result.cosines == pytest.approx([1.0, 0.8])
+    assert (result.order(2), result.is_relevant) == ([0, 1], True)
     higher = settings.model_copy(update={"asked_floor": 0.81})
     assert not VectorIndex(rows, 2, higher).similarity_to(np.ones(1, dtype=np.float32)).is_relevant
 
@@ -176,13 +176,13 @@ def test_another_retrieval_model_is_refused(
 ) -> None:
     other = make_embedder(tiny_embedding, tmp_path / "other", name="other")
     with pytest.raises(GraftError, match="run the stage `index` again"):
-        opened(index, other, tmp_path / "tables")
+        open_retriever(index, other, tmp_path / "tables")
     with pytest.raises(TextTooLongError):
-        opened(index, embedder, tmp_path / "tables").search("x" * 81, 1)
+        open_retriever(index, embedder, tmp_path / "tables").search("x" * 81, 1)
 
 
 def test_without_documents_nothing_is_found(embedder: Embedder, tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
     info = index_folder(tmp_path / "none", embedder, 80, tmp_path / "empty")
     assert (info.chunks, info.asked) == (0, 0)
-    assert opened(tmp_path / "empty", embedder, tmp_path / "tables").search("roses", 3) == ()
+    assert open_retriever(tmp_path / "empty", embedder, tmp_path / "tables").search("roses", 3) == ()

@@ -1,4 +1,4 @@
-"""The classifier opens only as it was written, scores with numpy alone, and finds a short attack in a long text."""
+"""The injection classifier: its file check, scoring with numpy alone, and a short attack in a long text."""
 
 from __future__ import annotations
 

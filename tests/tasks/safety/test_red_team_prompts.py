@@ -1,4 +1,4 @@
-"""The adversarial texts: enough of each aim, each on its own, and a broken line is named."""
+"""Red-team prompts: enough of each aim, no near-duplicates, and errors that name a malformed line."""
 
 from __future__ import annotations
 
@@ -57,5 +57,5 @@ def test_a_line_that_is_no_attack_is_named(tmp_path: Path, line: str) -> None:
     path.write_text('{"id": "a", "customer": null, "text": "x", "aims": "impersonation"}\n' + line + "\n")
     with pytest.raises(GraftError, match=r"attacks.jsonl:2: "):
         read_attacks(path)
-    with pytest.raises(GraftError, match=r"not readable .*not tried without attacks"):
+    with pytest.raises(GraftError, match=r"not readable .*not tested without attacks"):
         read_attacks(tmp_path / "none.jsonl")
