@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,18 @@ from safetensors.numpy import save
 
 from tasks.core.errors import GraftError, run_main
 from tasks.core.files import new_folder, sha256_tree, write_bytes, write_json, write_text
-from tasks.core.paths import BUILT_EXAMPLES, BUILT_PROMPT_INJECTION, KNOWLEDGE
+from tasks.core.paths import BUILT_EXAMPLES, BUILT_PROMPT_INJECTION, KNOWLEDGE, PROMPT_INJECTION_SOURCES
 from tasks.core.records import Example
 from tasks.core.settings import PromptInjectionSettings, load_settings
 from tasks.data.examples import load_examples
-from tasks.safety.attack_datasets import LabeledText, count, fetch_attacks, without_repeats
+from tasks.safety.attack_datasets import (
+    AttackSource,
+    LabeledText,
+    count,
+    fetch_attacks,
+    load_attack_sources,
+    without_repeats,
+)
 from tasks.safety.injection_classifier import (
     INFO,
     SCORES,
@@ -70,8 +77,12 @@ def paragraphs(folder: Path) -> list[str]:
     return found
 
 
-def build(settings: PromptInjectionSettings, texts: Sequence[LabeledText], target: Path) -> dict[str, Any]:
+def build(
+    settings: PromptInjectionSettings, texts: Sequence[LabeledText], licenses: Mapping[str, str], target: Path
+) -> dict[str, Any]:
     """Learn from `texts`, measure on those held out, write all of it; `target` is whole or untouched.
+
+    `licenses` are those of the published datasets among the texts, by name.
 
     Returns:
         What `scores.json` holds.
@@ -81,17 +92,17 @@ def build(settings: PromptInjectionSettings, texts: Sequence[LabeledText], targe
     """
     learnt = [labelled for labelled in texts if not labelled.held_out]
     if not {True, False} <= {t.attack for t in learnt} or sum(t.source == SHOP for t in learnt) < settings.folds:
-        raise GraftError(
-            f"injection: nothing to tell apart in {count(learnt)}; see prompt_injection.sources in params.yaml"
-        )
+        raise GraftError(f"injection: nothing to tell apart in {count(learnt)}; see {PROMPT_INJECTION_SOURCES}")
     with new_folder(target) as folder:
-        _fit(settings, learnt, folder)
+        _fit(settings, learnt, licenses, folder)
         scores = measure(open_classifier(folder), [labelled for labelled in texts if labelled.held_out])
         write_json(folder / SCORES, scores)
     return scores
 
 
-def _fit(settings: PromptInjectionSettings, texts: Sequence[LabeledText], folder: Path) -> None:
+def _fit(
+    settings: PromptInjectionSettings, texts: Sequence[LabeledText], licenses: Mapping[str, str], folder: Path
+) -> None:
     pieces, idf = _vocabulary(texts, settings)
     features = NgramMatrix({piece: place for place, piece in enumerate(pieces)}, idf)
     table = _Table(texts, features, len(pieces), settings)
@@ -102,7 +113,7 @@ def _fit(settings: PromptInjectionSettings, texts: Sequence[LabeledText], folder
         bias=bias,
         threshold=_threshold(texts, features, table, settings),
         window_words=settings.window_words,
-        sources={SHOP: "this repository's", **{s.set: s.licence for s in settings.sources.values()}},
+        sources={SHOP: "this repository's", **licenses},
         files=sha256_tree(folder),
     )
     write_json(folder / INFO, info.model_dump())
@@ -119,7 +130,7 @@ def _threshold(
         weight, bias = table.fit(~np.isin(np.arange(len(texts)), mine))
         info = ClassifierInfo(bias=bias, threshold=0.0, window_words=settings.window_words, sources={}, files={})
         scores += [Classifier(features, weight, info).score(texts[place].text) for place in mine]
-    return float(np.quantile(scores, 1 - settings.max_false_positives))
+    return float(np.quantile(scores, 1 - settings.max_false_positive_rate))
 
 
 def _vocabulary(texts: Sequence[LabeledText], settings: PromptInjectionSettings) -> tuple[list[str], Floats]:
@@ -127,8 +138,8 @@ def _vocabulary(texts: Sequence[LabeledText], settings: PromptInjectionSettings)
     found: Counter[str] = Counter()
     for labelled in texts:
         found.update(count_ngrams(labelled.text).keys())
-    often = [(piece, n) for piece, n in found.items() if n >= settings.min_texts]
-    kept = sorted(often, key=lambda pair: (-pair[1], pair[0]))[: settings.pieces]
+    often = [(piece, n) for piece, n in found.items() if n >= settings.min_df]
+    kept = sorted(often, key=lambda pair: (-pair[1], pair[0]))[: settings.max_features]
     idf = np.log((1 + len(texts)) / (1 + np.array([n for _, n in kept], dtype=np.float64))) + 1
     return [piece for piece, _ in kept], idf.astype(np.float32)
 
@@ -147,13 +158,13 @@ class _Table:
         self._features = csr_matrix((values.astype(np.float64), places, starts), shape=(len(texts), pieces))
         self._labels = np.array([labelled.attack for labelled in texts])
         self._weights = np.array([settings.shop_weight if labelled.source == SHOP else 1.0 for labelled in texts])
-        self._inverse_penalty = settings.inverse_penalty
+        self._C = settings.C
 
     def fit(self, rows: npt.NDArray[np.bool_]) -> tuple[Floats, float]:
         """Weights [pieces] and bias, learnt from the chosen rows [texts]."""
         from sklearn.linear_model import LogisticRegression
 
-        model = LogisticRegression(C=self._inverse_penalty, solver="liblinear", class_weight="balanced")
+        model = LogisticRegression(C=self._C, solver="liblinear", class_weight="balanced")
         model.fit(self._features[rows], self._labels[rows], sample_weight=self._weights[rows])
         return model.coef_[0].astype(np.float32), float(model.intercept_[0])
 
@@ -182,26 +193,28 @@ def measure(classifier: Classifier, texts: Sequence[LabeledText]) -> dict[str, A
     }
 
 
-def gather(settings: PromptInjectionSettings) -> list[LabeledText]:
+def gather(settings: PromptInjectionSettings, sources: Mapping[str, AttackSource]) -> list[LabeledText]:
     """All texts: the published sets, the shop's conversations of the train and eval split, its articles.
 
     Raises:
         GraftError: a set cannot be had, or `prepare` has not run.
     """
     own = frozenset(settings.own_attacks)
-    texts = fetch_attacks(settings.sources, frozenset(settings.leave_out))
+    texts = fetch_attacks(sources, frozenset(settings.exclude))
     for split in ("train", "eval"):
         said = own_texts(load_examples(BUILT_EXAMPLES / f"{split}.parquet"), own)
         texts += [LabeledText(text, False, SHOP, split == "eval") for text in said]
     texts += [LabeledText(text, False, ARTICLES, True) for text in paragraphs(KNOWLEDGE)]
-    return without_repeats(texts, settings.alike)
+    return without_repeats(texts, settings.near_duplicate_threshold)
 
 
 def main() -> None:
     settings = load_settings().prompt_injection
-    texts = gather(settings)
+    sources = load_attack_sources()
+    texts = gather(settings, sources)
     print(f"injection: learns from {count([t for t in texts if not t.held_out])}")
-    scores = build(settings, texts, BUILT_PROMPT_INJECTION)
+    licenses = {source.set: source.license for source in sources.values()}
+    scores = build(settings, texts, licenses, BUILT_PROMPT_INJECTION)
     print(f"injection: recall {scores['injection_recall']:.3f}, false positives {scores['injection_fpr']:.4f}")
 
 

@@ -91,20 +91,20 @@ class ReplicaSettings(Section):
 
     threads: Positive
     cache_gb: Positive
-    at_once: Positive
+    max_num_seqs: Positive
     stream_every_s: Annotated[float, Field(ge=0.0)]
     max_queued: Positive
     first_token_timeout_s: Seconds
     request_timeout_s: Seconds
     start_timeout_s: Seconds
-    health_every_s: Seconds
+    health_check_period_s: Seconds
 
 
 class EmbedderSettings(Section):
     """The served retrieval model: its threads and its queue."""
 
     threads: Positive
-    at_once: Positive
+    concurrency: Positive
     max_queued: Positive
     start_timeout_s: Seconds
 
@@ -113,7 +113,7 @@ class HttpReplicaSettings(Section):
     """The HTTP side."""
 
     max_ongoing: Positive
-    health_every_s: Seconds
+    health_check_period_s: Seconds
 
 
 class LimitSettings(Section):
@@ -130,7 +130,7 @@ class RetrySettings(Section):
 
     attempts: Positive
     backoff_s: Seconds
-    share: Fraction
+    ratio: Fraction
     per_minute: Positive
 
 
@@ -139,7 +139,7 @@ class BreakerSettings(Section):
 
     window_s: Seconds
     min_calls: Positive
-    failure_share: Annotated[float, Field(gt=0.0, le=1.0)]
+    failure_ratio: Annotated[float, Field(gt=0.0, le=1.0)]
     open_s: Seconds
 
 
@@ -148,7 +148,7 @@ class FallbackSettings(Section):
 
     production: Annotated[tuple[RouteName, ...], Field(min_length=1)]
     first_token_s: Seconds
-    words: Annotated[str, Field(min_length=1)]
+    static_message: Annotated[str, Field(min_length=1)]
     retries: RetrySettings
     breaker: BreakerSettings
 
@@ -179,10 +179,10 @@ class CacheSettings(Section):
 class ShadowSettings(Section):
     """How much a shadow is asked, if there is one; see `deployments/app/shadow.py`."""
 
-    share: Fraction
-    at_once: Positive
-    busy: Positive
-    patience_s: Seconds
+    fraction: Fraction
+    concurrency: Positive
+    max_open_requests: Positive
+    timeout_s: Seconds
 
 
 class TelemetrySettings(Section):
@@ -220,7 +220,7 @@ class ServeSettings(Section):
     @property
     def room(self) -> int:
         """Requests that all replicas of one package may hold together, those that wait included."""
-        return self.scale.engine.max_replicas * (self.engine.at_once + self.engine.max_queued)
+        return self.scale.engine.max_replicas * (self.engine.max_num_seqs + self.engine.max_queued)
 
     @property
     def local_ray(self) -> LocalRaySettings | None:
@@ -258,7 +258,7 @@ class RedteamSettings(Section):
     """The whole of `deployments/redteam.yaml`: which of garak's probes, and how much of each."""
 
     families: Annotated[tuple[Annotated[str, Field(pattern=r"^[a-z_]+$")], ...], Field(min_length=1)]
-    leave_out: tuple[Annotated[str, Field(pattern=r"^[a-z_]+\.\w+$")], ...]
+    exclude: tuple[Annotated[str, Field(pattern=r"^[a-z_]+\.\w+$")], ...]
     prompts_per_probe: Positive
     parallel: Positive
     seed: int

@@ -53,7 +53,7 @@ class Rules(Section):
     content: ContractRule
     last_turn: ContractRule
     labels: ContractRule
-    behaviour: ContractRule
+    behavior: ContractRule
     tools: ContractRule
     refusals: ContractRule
     language: ShareRule
@@ -70,7 +70,7 @@ class ContractSpec(Section):
     """The whole of `data/contract.yaml`."""
 
     owner: str
-    licence: str
+    license: str
     source: str
     updated: datetime.date
     cadence_days: Annotated[int, Field(gt=0)]

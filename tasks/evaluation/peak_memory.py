@@ -34,7 +34,7 @@ def with_peak_memory(work: Callable[[], T], name: str) -> tuple[T, float]:
         except BrokenProcessPool:
             raise GraftError(
                 f"{name}: its process was killed, most likely for want of memory; give the machine more, "
-                "or ask for less at once (evaluate.at_once in params.yaml)"
+                "or ask for less at once (evaluate.batch_size in params.yaml)"
             ) from None
 
 

@@ -98,8 +98,8 @@ def error_rates(n: int, shift: float, alike: float, settings: GateSettings) -> E
         shift=shift,
         alike=alike,
         better=float((low > 0).mean()),
-        passed=float((low > -settings.max_loss).mean()),
-        failed=float((high < -settings.max_loss).mean()),
+        passed=float((low > -settings.non_inferiority_margin).mean()),
+        failed=float((high < -settings.non_inferiority_margin).mean()),
     )
 
 
@@ -111,7 +111,7 @@ def slice_rates(slices: int, n: int, alike: float, settings: GateSettings) -> Sl
     """
     candidate, incumbent = simulate((slices, EVALUATIONS, n), 0.0, alike, settings.seed + 1)
     resamples, level = enough_resamples(slices, settings), (1 - settings.confidence) / slices
-    allowed = settings.slices.label.max_loss
+    allowed = settings.slices.label.non_inferiority_margin
     alarmed = np.zeros(EVALUATIONS, dtype=bool)
     for ours, theirs in zip(candidate, incumbent, strict=True):
         alarmed |= p_of_loss(ours - theirs, allowed, resamples, settings.seed) <= level

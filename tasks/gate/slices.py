@@ -68,12 +68,16 @@ def compare_slices(
     alpha = 1 - settings.confidence
     resamples = enough_resamples(len(judged), settings)
     p_values = [
-        float(p_of_loss(_differences(candidate, other, part), part.settings.max_loss, resamples, settings.seed))
+        float(
+            p_of_loss(
+                _differences(candidate, other, part), part.settings.non_inferiority_margin, resamples, settings.seed
+            )
+        )
         for part, _, other in (pairs[place] for place in judged)
     ]
     lost = [place for place, rejected in zip(judged, holm(p_values, alpha), strict=True) if rejected]
     findings: list[RuleFinding] = [
-        ("fail", _loss(compared[place], pairs[place][0].settings.max_loss, len(judged))) for place in lost
+        ("fail", _loss(compared[place], pairs[place][0].settings.non_inferiority_margin, len(judged))) for place in lost
     ]
     findings.append(("pass", f"{len(judged) - len(lost)} of {len(judged)} slices compared lost no more than they may."))
     if few := [f"{part.name} ({len(part.ids)})" for part in parts if len(part.ids) < part.settings.min_rows]:

@@ -109,7 +109,7 @@ def _quality(found: Comparison, settings: GateSettings) -> RuleFinding:
     if found.against == BASE:
         line, wish = settings.min_gain, f"the required gain of {settings.min_gain:+.3f}"
     else:
-        line, wish = -settings.max_loss, f"the tolerated loss of {-settings.max_loss:+.3f}"
+        line, wish = -settings.non_inferiority_margin, f"the tolerated loss of {-settings.non_inferiority_margin:+.3f}"
     outcome: GateOutcome = "pass" if found.low > line else "fail" if found.high < line else "inconclusive"
     place = {
         "pass": f"all of it above {wish}",

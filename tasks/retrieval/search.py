@@ -86,9 +86,9 @@ class VectorIndex:
         order = np.argsort(places, kind="stable")
         column = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
         self._asked[places[order], column] = chunks + order
-        self._nearest = min(settings.asked_nearest, self._asked.shape[1])
+        self._nearest = min(settings.nearest_expansions, self._asked.shape[1])
         self._counted = np.minimum(counts, self._nearest)
-        self._floors = np.where(counts > 0, settings.asked_floor, settings.floor)
+        self._floors = np.where(counts > 0, settings.min_expansion_similarity, settings.min_similarity)
 
     def similarity_to(self, vector: Vector) -> VectorSimilarity:
         """How near the chunks are to a question with this vector [dimensions] of length 1."""
@@ -150,7 +150,7 @@ class PassageIndex:
             return ()
         near = nearness.order(max(k, settings.candidates))
         alike = self.by_keywords(question, max(k, settings.candidates))
-        scores = reciprocal_rank_fusion([(near, 1.0), (alike, settings.words_weight)], settings.rank_offset)
+        scores = reciprocal_rank_fusion([(near, 1.0), (alike, settings.bm25_weight)], settings.rrf_k)
         cosines = nearness.cosines
         best = sorted(scores, key=lambda place: (-scores[place], -cosines[place], place))[:k]
         return tuple(Hit(self.chunks[place], scores[place], float(cosines[place])) for place in best)

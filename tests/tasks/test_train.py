@@ -47,7 +47,14 @@ tune(Settings.model_validate_json(sys.argv[1]), base, Prompt.load(prompts, base)
 
 def small(**changes: object) -> Settings:
     settings = load_settings(ROOT / "params.yaml")
-    train = {"first_layer": 0, "rank": 4, "batch_size": 4, "epochs": 4.0, "learning_rate": 1e-2, "checkpoint_steps": 4}
+    train = {
+        "first_adapted_layer": 0,
+        "lora_rank": 4,
+        "batch_size": 4,
+        "epochs": 4.0,
+        "learning_rate": 1e-2,
+        "save_steps": 4,
+    }
     return settings.model_copy(update={"train": settings.train.model_copy(update={**train, **changes})})
 
 
@@ -79,7 +86,7 @@ def test_killed_run_resumes_to_the_same_weights(
     tiny_base: Path, tiny_prompts: Path, examples: Path, tmp_path: Path, seed: int
 ) -> None:
     """SIGKILL after a checkpoint, twice, then to the end: the adapter equals an undisturbed run's, bit by bit."""
-    settings = small(epochs=12.0, seed=seed, patience=100)
+    settings = small(epochs=12.0, seed=seed, early_stopping_patience=100)
 
     def command(name: str) -> list[str]:
         paths = [tiny_base, tiny_prompts, examples, tmp_path / name / "checkpoints", tmp_path / name / "adapter"]
@@ -110,7 +117,7 @@ def test_the_best_checkpoint_is_kept_and_a_run_that_gains_no_more_ends(
     tiny_base: Path, tiny_prompts: Path, examples: Path, tmp_path: Path
 ) -> None:
     """A rate that learns the rows by heart: the eval loss rises again long before 40 epochs."""
-    settings = small(epochs=40.0, learning_rate=3e-2, patience=2)
+    settings = small(epochs=40.0, learning_rate=3e-2, early_stopping_patience=2)
     prompt = Prompt.load(tiny_prompts, tiny_base)
     tune(settings, tiny_base, prompt, examples, tmp_path / "c", tmp_path / "adapter")
     history = json.loads((tmp_path / "adapter" / LOSS).read_text())
@@ -168,7 +175,7 @@ def test_a_model_that_takes_no_packs_is_trained_padded(
 def test_a_base_of_four_bits_is_trained(tiny_base: Path, tiny_prompts: Path, examples: Path, tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")
     prompt = Prompt.load(tiny_prompts, tiny_base)
-    tune(small(quantisation="nf4"), tiny_base, prompt, examples, tmp_path / "c", tmp_path / "adapter")
+    tune(small(quantization="nf4"), tiny_base, prompt, examples, tmp_path / "c", tmp_path / "adapter")
     history = losses(tmp_path / "adapter")
     assert history[-1] < history[0]
 
@@ -178,7 +185,7 @@ def test_four_bits_without_bitsandbytes_is_one_error(
 ) -> None:
     monkeypatch.setattr("tasks.engine.model_loading.find_spec", lambda _: None)
     with pytest.raises(GraftError, match=r"pip install -e '\.\[nf4\]'"):
-        tune(small(quantisation="nf4"), tiny_base, Prompt.load(tiny_prompts, tiny_base), examples, tmp_path, tmp_path)
+        tune(small(quantization="nf4"), tiny_base, Prompt.load(tiny_prompts, tiny_base), examples, tmp_path, tmp_path)
 
 
 def test_a_batch_that_cannot_be_shared_out_is_one_error(
@@ -209,7 +216,7 @@ def test_a_row_longer_than_the_window_is_left_out_and_named(
     sizes = [len(prompt.encode_training(example.messages)[0]) for example in (longer, *others)]
     rows = encode(prompt, [longer, *others], small(window=max(sizes[1:])).train)
     assert [len(row["input_ids"]) for row in rows.rows] == sizes[1:]
-    said = f"1 of 4 rows are left out, longer than train.window ({max(sizes[1:])} tokens): r24 ({sizes[0]} tokens)"
+    said = f"1 of 4 rows are left out, longer than train.max_length ({max(sizes[1:])} tokens): r24 ({sizes[0]} tokens)"
     assert said in capsys.readouterr().out
 
 
