@@ -82,7 +82,11 @@ def build(
 ) -> dict[str, Any]:
     """Learn from `texts`, measure on those held out, write all of it; `target` is whole or untouched.
 
-    `licenses` are those of the published datasets among the texts, by name.
+    Args:
+        settings: the section `prompt_injection`.
+        texts: with `held_out` set on those to measure on.
+        licenses: of each published dataset among the texts, by its name.
+        target: folder of the classifier.
 
     Returns:
         What `scores.json` holds.

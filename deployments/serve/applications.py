@@ -28,20 +28,27 @@ _SURGE_PERCENT = 100
 
 
 class EngineArguments(Section):
-    """What the application of one package is built from."""
+    """Arguments of the application of one package."""
 
     digest: str
+    """Digest of the package."""
     root: str
+    """Absolute path of the repository."""
     engine: ReplicaSettings
+    """Replica of a model package."""
     admission: AdmissionSettings
+    """Accepted packages."""
 
 
 class EmbeddingArguments(Section):
-    """What the application of the retrieval model is built from."""
+    """Arguments of the application of the retrieval model."""
 
     served: ServedEmbedding
+    """The retrieval model and its index."""
     root: str
+    """Absolute path of the repository."""
     embedding: EmbedderSettings
+    """Replica of the retrieval model."""
 
 
 def engine(sent: dict[str, Any]) -> serve.Application:

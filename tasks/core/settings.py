@@ -465,31 +465,54 @@ class OwnerSettings(Section):
 
 
 class Settings(Section):
-    """The whole of `params.yaml`, a field for each section."""
+    """The whole of `params.yaml`."""
 
     contract: ContractSettings
+    """Check of the data contract."""
     prepare: PrepareSettings
+    """Splits."""
     base: BaseSettings
+    """Base model."""
     prompt: PromptSettings
+    """Limit of the prompt."""
     train: TrainSettings
+    """LoRA fine-tuning."""
     engine: EngineSettings
+    """Inference engine."""
     tools: ToolSettings
+    """Tool loop."""
     package: PackageSettings
+    """Name and purpose of the model package."""
     admission: AdmissionSettings
+    """Accepted packages."""
     evaluate: EvaluateSettings
+    """Evaluation of single answers."""
     evaluate_assistant: EvaluateAssistantSettings
+    """End-to-end evaluation."""
     gate: GateSettings
+    """Release gate."""
     rollout: RolloutSettings
+    """Phases on the way to production."""
     canary_analysis: CanaryAnalysisSettings
+    """Verdict on a canary."""
     drift: DriftSettings
+    """Drift detection."""
     embedding: EmbeddingSettings
+    """Retrieval model."""
     prompt_injection: PromptInjectionSettings
+    """Prompt injection classifier."""
     guardrails: GuardrailSettings
+    """Checks before and after the model."""
     index: IndexSettings
+    """Chunks of the articles."""
     retrieval: RetrievalSettings
+    """Hybrid search."""
     grounding: GroundingSettings
+    """Passages of a turn."""
     evaluate_retrieval: EvaluateRetrievalSettings
+    """Evaluation of retrieval."""
     owners: OwnerSettings
+    """Contacts."""
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def test_all_wrong_keys_are_named_at_once(tmp_path: Path) -> None:
     content["gate"]["min_rows"] = -1
     content["train"]["lora_rank"] = "high"
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
-    with pytest.raises(GraftError, match=r"(?s)train\.rank.*gate\.min_rows"):
+    with pytest.raises(GraftError, match=r"(?s)train\.lora_rank.*gate\.min_rows"):
         load_settings(tmp_path / "params.yaml")
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from tasks.core.errors import GraftError
 from tasks.core.files import sha256_file
-from tasks.safety.attack_datasets import AttackSource, LabeledText, fetch_attacks, without_repeats
+from tasks.safety.attack_datasets import AttackSource, LabeledText, fetch_attacks, load_attack_sources, without_repeats
 
 
 def source(path: Path, **changed: object) -> AttackSource:
