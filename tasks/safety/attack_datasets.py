@@ -1,7 +1,7 @@
-"""Labelled attacks and harmless texts from published sets, checked and freed of repeats.
+"""Labeled attacks and harmless texts from published datasets, checked and freed of repeats.
 
-The datasets are listed in `data/prompt_injection_sources.yaml` with license and sha256. What a dataset calls
-an attack may be an odd question, or harmful without being aimed at instructions; `prompt_injection.exclude`
+The datasets are listed in `data/prompt_injection_sources.yaml` with license and sha256. An attack in
+a dataset may be an odd question, or harmful without being aimed at instructions; `prompt_injection.exclude`
 in `params.yaml` names the parts that were read and excluded for that. Nothing is learned here.
 """
 
