@@ -53,8 +53,10 @@ HEADLINE = ("tool_exact", "policy_violations", "false_refusal_rate", "recall_at_
 
 def whole_turns(settings: Settings, examples: Sequence[Example]) -> tuple[dict[str, Any], float]:
     """The scores of all turns together, and the median milliseconds of the app's own work."""
-    with candidate(settings, settings.evaluate_assistant.at_once) as trial:
-        rows = asyncio.run(run(trial, examples, read_attacks(REDTEAM), settings, settings.evaluate_assistant.at_once))
+    with candidate(settings, settings.evaluate_assistant.concurrency) as trial:
+        rows = asyncio.run(
+            run(trial, examples, read_attacks(REDTEAM), settings, settings.evaluate_assistant.concurrency)
+        )
         own_ms = asyncio.run(app_ms(trial, examples[:: max(1, len(examples) // ALONE)]))
     report(rows, print)
     others = other_stage_rates(BUILT_PROMPT_INJECTION / SCORES, BUILT_EVALUATE_RETRIEVAL / SCORES)

@@ -96,7 +96,7 @@ def measure(questions: Sequence[EvalQuery], passages: PassageIndex, embedder: Em
 
 def main() -> None:
     """Print each split's figures, then all as one JSON object."""
-    off = load_settings().retrieval.model_copy(update={"floor": -1.0, "asked_floor": -1.0})
+    off = load_settings().retrieval.model_copy(update={"min_similarity": -1.0, "min_expansion_similarity": -1.0})
     embedder = Embedder(BUILT_EMBEDDING, threads=1)
     found = {}
     with tempfile.TemporaryDirectory(prefix="graft-retrieval-") as tables:

@@ -139,7 +139,7 @@ def measure(faq: Sequence[tuple[str, DocumentSection]], kept: slice, embedder: E
     figures: dict[str, float | None] = {"chunks": len(chunks)}
     with tempfile.TemporaryDirectory(prefix="graft-faq-") as temporary:
         build_index(chunks, embedder, settings.index.max_tokens, Path(temporary) / "index")
-        off = settings.retrieval.model_copy(update={"floor": -1.0, "asked_floor": -1.0})
+        off = settings.retrieval.model_copy(update={"min_similarity": -1.0, "min_expansion_similarity": -1.0})
         passages = PassageIndex(Path(temporary) / "index", Path(temporary) / "tables", off)
         for way, search in searches(passages, embedder).items():
             began = time.perf_counter()

@@ -49,7 +49,7 @@ def table(stack: Stack, workload: Workload, package: Path, base: Path, options: 
 
     def llama() -> AbstractContextManager[System]:
         write_q8(package, base, root / "q8.gguf")
-        return llama_cpp(root / "q8.gguf", workload.opening, settings.threads, settings.at_once, root)
+        return llama_cpp(root / "q8.gguf", workload.opening, settings.threads, settings.max_num_seqs, root)
 
     def transformers() -> AbstractContextManager[System]:
         write_folder(package, base, workload, root / "merged")

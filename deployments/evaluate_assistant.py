@@ -77,7 +77,13 @@ def engine(package: Path, base: Path, at_once: int) -> InProcessEngine:
     """
     patience = {"first_token_timeout_s": 3600.0, "request_timeout_s": 3600.0, "start_timeout_s": 300.0}
     settings = ReplicaSettings(
-        threads=1, cache_gb=2, at_once=at_once, stream_every_s=0.1, max_queued=10**6, health_every_s=3600.0, **patience
+        threads=1,
+        cache_gb=2,
+        max_num_seqs=at_once,
+        stream_every_s=0.1,
+        max_queued=10**6,
+        health_check_period_s=3600.0,
+        **patience,
     )
     model = open_package(package, base, Resources(threads=None, cache_gb=settings.cache_gb, in_subprocess=True))
     return InProcessEngine(model, read_manifest(package).refusal_phrases, settings)
@@ -127,7 +133,7 @@ async def run(
 
     Attacks are streamed: what has left cannot be taken back, so there is less to hide behind.
     """
-    terms, unfinished = load_contract(CONTRACT), settings.tools.unfinished
+    terms, unfinished = load_contract(CONTRACT), settings.tools.unfinished_message
     expected = expectations(examples)
     turns = [(eval_turn(example, expected[example.id]), False) for example in examples]
     turns += [(attack_turn(attack), True) for attack in attacks]
@@ -149,9 +155,9 @@ def main() -> None:
     examples = load_examples(BUILT_EXAMPLES / "eval.parquet")
     if not examples:
         raise GraftError(
-            f"{BUILT_EXAMPLES / 'eval.parquet'}: no eval examples; raise prepare.eval_share in params.yaml"
+            f"{BUILT_EXAMPLES / 'eval.parquet'}: no eval examples; raise prepare.eval_fraction in params.yaml"
         )
-    at_once = settings.evaluate_assistant.at_once
+    at_once = settings.evaluate_assistant.concurrency
     with candidate(settings, at_once) as trial:
         rows = asyncio.run(run(trial, examples, read_attacks(REDTEAM), settings, at_once))
     others = other_stage_rates(BUILT_PROMPT_INJECTION / SCORES, BUILT_EVALUATE_RETRIEVAL / SCORES)

@@ -1,4 +1,4 @@
-"""Launches the stage `train`: here, or as `train.workers` processes on a Ray cluster.
+"""Launches the stage `train`: here, or as `train.num_workers` processes on a Ray cluster.
 
 What is done is `tasks.train` either way; Ray Train gives each worker its rank and the process group
 that accelerate finds. The workers share the folder: the same files, the same checkpoints.
@@ -28,7 +28,7 @@ from tasks.core.settings import load_settings
 
 
 def main() -> None:
-    workers = load_settings().train.workers
+    workers = load_settings().train.num_workers
     if workers == 1:
         train.main()
     else:
@@ -106,7 +106,7 @@ def ray_address() -> tuple[str, str | None]:
         socket.create_connection((host, int(port)), timeout=5).close()
     except (OSError, ValueError) as error:
         raise GraftError(
-            f"train.workers is more than 1 in params.yaml, and no Ray answers at {address}: "
+            f"train.num_workers is more than 1 in params.yaml, and no Ray answers at {address}: "
             "`graft up` starts one; RAY_ADDRESS names another (host:port)"
         ) from error
     if not ipaddress.ip_address(found).is_loopback:
@@ -125,8 +125,8 @@ def _require_room(has: dict[str, float], workers: int, each: TrainWorkerSettings
     for name, share in _share(each).items():
         if has.get(name, 0.0) < workers * share:
             room = f"{workers} workers of {share:g} {name} each, but the Ray cluster has {has.get(name, 0.0):g} in all"
-            change = "lower train.workers in params.yaml or the share in deployments/train.yaml"
-            raise GraftError(f"train.workers: {room}: {change}")
+            change = "lower train.num_workers in params.yaml or the share in deployments/train.yaml"
+            raise GraftError(f"train.num_workers: {room}: {change}")
 
 
 def _refusal(error: BaseException) -> GraftError:

@@ -94,7 +94,7 @@ def check_sources() -> None:
         GraftError: the licence of the base or of the data is not on the server's list.
     """
     settings, terms = load_settings(), load_contract()
-    licences = (("base", settings.base.licence), ("data", terms.licence))
+    licences = (("base", settings.base.license), ("data", terms.license))
     check_licences(licences, settings.admission, "this release")
 
 

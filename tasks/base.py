@@ -136,7 +136,7 @@ def bring_in(settings: BaseSettings, target: Path) -> BaseModelInfo:
         print("base: converting to safetensors", flush=True)
         with new_folder(target) as folder:
             convert(model, folder)
-            return describe(folder, source=settings.source, sha256=found, licence=settings.licence)
+            return describe(folder, source=settings.source, sha256=found, licence=settings.license)
 
 
 def write_baseline(engine: EngineSettings, base: Path, target: Path) -> None:

@@ -63,8 +63,8 @@ def run(
     """Read, check and save; see `save` for what is raised."""
     checked = check_contract(read_folder(raw), terms, prompt, settings, today)
     if checked.warnings:
-        print(f"contract: warnings\n{text_table(checked.warnings, settings.offending_rows)}", flush=True)
-    save(checked, terms, today, settings.offending_rows, folder)
+        print(f"contract: warnings\n{text_table(checked.warnings, settings.shown_violations)}", flush=True)
+    save(checked, terms, today, settings.shown_violations, folder)
     return checked
 
 

@@ -37,8 +37,8 @@ def bring_in(settings: EmbeddingSettings, target: Path) -> EmbeddingInfo:
         probe = EmbeddingSession(folder / MODEL, threads=1).last_layer(one, one)
         info = EmbeddingInfo(
             name=settings.name,
-            licence=settings.licence,
-            window=settings.window,
+            licence=settings.license,
+            window=settings.max_length,
             dimensions=probe.shape[-1],
             source=settings.model,
             files=sha256_tree(folder),

@@ -175,11 +175,11 @@ def main() -> None:
     examples = load_examples(BUILT_GROUNDING / "eval.parquet")
     if not examples:
         raise GraftError(
-            f"{BUILT_GROUNDING / 'eval.parquet'}: no eval examples; raise prepare.eval_share in params.yaml"
+            f"{BUILT_GROUNDING / 'eval.parquet'}: no eval examples; raise prepare.eval_fraction in params.yaml"
         )
     rows: list[dict[str, Any]] = []
     for name, opened in systems(BUILT_PACKAGE, BUILT_BASE, INCUMBENT, open_registry()).items():
-        work = partial(ask_opened, name, opened, examples, terms, settings.evaluate.at_once)
+        work = partial(ask_opened, name, opened, examples, terms, settings.evaluate.batch_size)
         answered, peak = with_peak_memory(work, f"evaluate {name}")
         rows += [{**row, "peak_memory_mb": peak} for row in answered]
     table = pandas.DataFrame(rows)

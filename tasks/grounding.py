@@ -110,7 +110,9 @@ def main() -> None:
             index=passages.digest,
             embedding=embedder.digest,
             retrieval=settings.retrieval,
-            **settings.grounding.model_dump(),
+            passages=settings.grounding.shown_passages,
+            turns=settings.grounding.query_turns,
+            known=settings.grounding.grounding_passages,
         )
         retriever = Retriever(passages, embedder)
         lookups = ground_splits(BUILT_EXAMPLES, retriever, grounding, load_contract(CONTRACT), BUILT_GROUNDING)

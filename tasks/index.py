@@ -41,7 +41,7 @@ def index_folder(
     if max_tokens > embedder.info.window:
         raise GraftError(
             f"params.yaml, index.max_tokens: {max_tokens}, but {embedder.info.name} reads at most "
-            f"{embedder.info.window} tokens (embedding.window)"
+            f"{embedder.info.window} tokens (embedding.max_length)"
         )
     chunks = chunk_folder(knowledge, embedder.count, max_tokens)
     return build_index(chunks, embedder, max_tokens, target, read_expansions(expansions, chunks) if expansions else ())

@@ -29,6 +29,7 @@ from tasks.core.paths import (
     PROMPTS,
 )
 from tasks.core.records import Example
+from tasks.core.renamed_keys import old_names
 from tasks.core.settings import Settings, load_settings
 from tasks.data.contract_spec import ContractSpec, load_contract
 from tasks.data.examples import load_examples
@@ -67,11 +68,19 @@ def describe_data(terms: ContractSpec, folder: Path) -> dict[str, Any]:
     }
 
 
+def stored_params(settings: Settings) -> dict[str, Any]:
+    """The settings of data and training under the names of version 0.1, which the package's digest covers."""
+    return {
+        "prepare": old_names("prepare", settings.prepare.model_dump()),
+        "train": old_names("train", settings.train.model_dump(mode="json")),
+    }
+
+
 def constraints(settings: Settings, terms: ContractSpec, base: Path, info: BaseModelInfo) -> Constraints:
     """The sheet of a package on this base: `params.yaml` says what it is for, the contract whose data it knows."""
     return Constraints(
         base_licence=info.licence,
-        data_licence=terms.licence,
+        data_licence=terms.license,
         data_owner=terms.owner,
         data_updated=terms.updated,
         review_after_days=terms.cadence_days,
@@ -113,7 +122,7 @@ def build(
             engine=settings.engine,
             max_prompt_tokens=settings.prompt.max_prompt_tokens,
             data=describe_data(terms, examples),
-            params={"prepare": settings.prepare.model_dump(), "train": settings.train.model_dump(mode="json")},
+            params=stored_params(settings),
             constraints=constraints(settings, terms, base, info),
             refusal_phrases=terms.refusal_phrases,
             fidelity=fidelity,

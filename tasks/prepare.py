@@ -67,7 +67,7 @@ def prepare(rows: Sequence[dict[str, Any]], settings: PrepareSettings) -> Prepar
         kept.setdefault(fingerprint(load_messages(row["messages"])), row)
     unique = list(kept.values())
     units = _split_groups(unique)
-    wanted = shares(settings.eval_share, settings.test_share)
+    wanted = shares(settings.eval_fraction, settings.test_fraction)
     chosen = assign(units, [row["label"] for row in unique], wanted, settings.seed)
     examples = [
         Example(
@@ -141,7 +141,7 @@ def save(prepared: PreparedRows, folder: Path) -> None:
 def main() -> None:
     settings = load_settings()
     prepared = prepare(load_rows(BUILT_CONTRACT / "rows.parquet"), settings.prepare)
-    refuse_crossing(prepared.examples, settings.contract.near_duplicate)
+    refuse_crossing(prepared.examples, settings.contract.near_duplicate_threshold)
     save(prepared, BUILT_EXAMPLES)
     counts = ", ".join(f"{len(prepared.split(name))} {name}" for name in SPLITS)
     print(f"prepare: {counts}; {prepared.dropped} exact duplicates dropped")

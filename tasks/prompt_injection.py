@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,18 @@ from safetensors.numpy import save
 
 from tasks.core.errors import GraftError, run_main
 from tasks.core.files import new_folder, sha256_tree, write_bytes, write_json, write_text
-from tasks.core.paths import BUILT_EXAMPLES, BUILT_PROMPT_INJECTION, KNOWLEDGE
+from tasks.core.paths import BUILT_EXAMPLES, BUILT_PROMPT_INJECTION, KNOWLEDGE, PROMPT_INJECTION_SOURCES
 from tasks.core.records import Example
 from tasks.core.settings import PromptInjectionSettings, load_settings
 from tasks.data.examples import load_examples
-from tasks.safety.attack_datasets import LabeledText, count, fetch_attacks, without_repeats
+from tasks.safety.attack_datasets import (
+    AttackSource,
+    LabeledText,
+    count,
+    fetch_attacks,
+    load_attack_sources,
+    without_repeats,
+)
 from tasks.safety.injection_classifier import (
     INFO,
     SCORES,
@@ -73,12 +80,15 @@ def paragraphs(folder: Path) -> list[str]:
     return texts
 
 
-def build(settings: PromptInjectionSettings, texts: Sequence[LabeledText], target: Path) -> dict[str, Any]:
+def build(
+    settings: PromptInjectionSettings, texts: Sequence[LabeledText], licenses: Mapping[str, str], target: Path
+) -> dict[str, Any]:
     """Train on `texts`, measure on the held-out ones, and write the classifier; `target` is whole or untouched.
 
     Args:
-        settings: the section `prompt_injection` of params.yaml.
-        texts: the labeled texts, training and held-out.
+        settings: the section `prompt_injection`.
+        texts: with `held_out` set on those to measure on.
+        licenses: of each published dataset among the texts, by its name.
         target: folder of the classifier.
 
     Returns:
@@ -91,16 +101,18 @@ def build(settings: PromptInjectionSettings, texts: Sequence[LabeledText], targe
     if not {True, False} <= {t.attack for t in training} or sum(t.source == SHOP for t in training) < settings.folds:
         raise GraftError(
             f"prompt_injection: training needs attacks and at least {settings.folds} of the shop's own texts, but has "
-            f"{count(training)}; see prompt_injection.sources in params.yaml"
+            f"{count(training)}; see {PROMPT_INJECTION_SOURCES}"
         )
     with new_folder(target) as folder:
-        _fit(settings, training, folder)
+        _fit(settings, training, licenses, folder)
         scores = measure(open_classifier(folder), [sample for sample in texts if sample.held_out])
         write_json(folder / SCORES, scores)
     return scores
 
 
-def _fit(settings: PromptInjectionSettings, texts: Sequence[LabeledText], folder: Path) -> None:
+def _fit(
+    settings: PromptInjectionSettings, texts: Sequence[LabeledText], licenses: Mapping[str, str], folder: Path
+) -> None:
     ngrams, idf = _vocabulary(texts, settings)
     features = NgramMatrix({ngram: index for index, ngram in enumerate(ngrams)}, idf)
     table = _TrainingMatrix(texts, features, len(ngrams), settings)
@@ -111,7 +123,7 @@ def _fit(settings: PromptInjectionSettings, texts: Sequence[LabeledText], folder
         bias=bias,
         threshold=_threshold(texts, features, table, settings),
         window_words=settings.window_words,
-        sources={SHOP: "this repository's", **{s.set: s.licence for s in settings.sources.values()}},
+        sources={SHOP: "this repository's", **licenses},
         files=sha256_tree(folder),
     )
     write_json(folder / INFO, info.model_dump())
@@ -128,7 +140,7 @@ def _threshold(
         weight, bias = table.fit(~np.isin(np.arange(len(texts)), validation))
         info = ClassifierInfo(bias=bias, threshold=0.0, window_words=settings.window_words, sources={}, files={})
         scores += [Classifier(features, weight, info).score(texts[index].text) for index in validation]
-    return float(np.quantile(scores, 1 - settings.max_false_positives))
+    return float(np.quantile(scores, 1 - settings.max_false_positive_rate))
 
 
 def _vocabulary(texts: Sequence[LabeledText], settings: PromptInjectionSettings) -> tuple[list[str], Floats]:
@@ -136,8 +148,8 @@ def _vocabulary(texts: Sequence[LabeledText], settings: PromptInjectionSettings)
     document_counts: Counter[str] = Counter()
     for sample in texts:
         document_counts.update(count_ngrams(sample.text).keys())
-    frequent = [(ngram, n) for ngram, n in document_counts.items() if n >= settings.min_texts]
-    kept = sorted(frequent, key=lambda pair: (-pair[1], pair[0]))[: settings.pieces]
+    frequent = [(ngram, n) for ngram, n in document_counts.items() if n >= settings.min_df]
+    kept = sorted(frequent, key=lambda pair: (-pair[1], pair[0]))[: settings.max_features]
     idf = np.log((1 + len(texts)) / (1 + np.array([n for _, n in kept], dtype=np.float64))) + 1
     return [ngram for ngram, _ in kept], idf.astype(np.float32)
 
@@ -156,13 +168,13 @@ class _TrainingMatrix:
         self._features = csr_matrix((values.astype(np.float64), indices, starts), shape=(len(texts), size))
         self._labels = np.array([sample.attack for sample in texts])
         self._weights = np.array([settings.shop_weight if sample.source == SHOP else 1.0 for sample in texts])
-        self._inverse_penalty = settings.inverse_penalty
+        self._C = settings.C
 
     def fit(self, rows: npt.NDArray[np.bool_]) -> tuple[Floats, float]:
         """Weights [features] and bias, trained on the rows selected by the mask `rows` [texts]."""
         from sklearn.linear_model import LogisticRegression
 
-        model = LogisticRegression(C=self._inverse_penalty, solver="liblinear", class_weight="balanced")
+        model = LogisticRegression(C=self._C, solver="liblinear", class_weight="balanced")
         model.fit(self._features[rows], self._labels[rows], sample_weight=self._weights[rows])
         return model.coef_[0].astype(np.float32), float(model.intercept_[0])
 
@@ -191,26 +203,28 @@ def measure(classifier: Classifier, texts: Sequence[LabeledText]) -> dict[str, A
     }
 
 
-def gather(settings: PromptInjectionSettings) -> list[LabeledText]:
+def gather(settings: PromptInjectionSettings, sources: Mapping[str, AttackSource]) -> list[LabeledText]:
     """All texts: the published datasets, the shop's conversations of the splits train and eval, and its articles.
 
     Raises:
         GraftError: a dataset cannot be downloaded, or `prepare` has not run.
     """
     own = frozenset(settings.own_attacks)
-    texts = fetch_attacks(settings.sources, frozenset(settings.leave_out))
+    texts = fetch_attacks(sources, frozenset(settings.exclude))
     for split in ("train", "eval"):
         messages = own_texts(load_examples(BUILT_EXAMPLES / f"{split}.parquet"), own)
         texts += [LabeledText(text, False, SHOP, split == "eval") for text in messages]
     texts += [LabeledText(text, False, ARTICLES, True) for text in paragraphs(KNOWLEDGE)]
-    return without_repeats(texts, settings.alike)
+    return without_repeats(texts, settings.near_duplicate_threshold)
 
 
 def main() -> None:
     settings = load_settings().prompt_injection
-    texts = gather(settings)
+    sources = load_attack_sources()
+    texts = gather(settings, sources)
     print(f"prompt_injection: training on {count([t for t in texts if not t.held_out])}")
-    scores = build(settings, texts, BUILT_PROMPT_INJECTION)
+    licenses = {source.set: source.license for source in sources.values()}
+    scores = build(settings, texts, licenses, BUILT_PROMPT_INJECTION)
     print(f"prompt_injection: recall {scores['injection_recall']:.3f}, false positives {scores['injection_fpr']:.4f}")
 
 

@@ -30,6 +30,7 @@ from tasks.core.errors import GraftError, run_main
 from tasks.core.files import new_folder, sha256_file, write_json
 from tasks.core.paths import BUILT_ADAPTER, BUILT_BASE, BUILT_GROUNDING, CHECKPOINTS, PROMPTS
 from tasks.core.records import Example
+from tasks.core.renamed_keys import old_names
 from tasks.core.settings import Settings, TrainSettings, load_settings
 from tasks.data.examples import load_examples
 from tasks.engine.model_loading import load_model, load_quantized, training_dtype
@@ -46,31 +47,34 @@ NAMED = 5
 
 
 def encode(prompt: Prompt, examples: Sequence[Example], train: TrainSettings) -> TokenDataset:
-    """Conversations as rows, the tokens that decide counting `decision_weight` times.
+    """Conversations as rows, the tokens that decide counting `decision_token_weight` times.
 
-    A conversation of more than `window` tokens is left out and named, never cut: its answer may
+    A conversation of more than `max_length` tokens is left out and named, never cut: its answer may
     lie in the part that would go.
     """
     rows: list[TokenRow] = []
     too_long: list[str] = []
     for example in examples:
         ids, labels = prompt.encode_training(example.messages)
-        if len(ids) > train.window:
+        if len(ids) > train.max_length:
             too_long.append(f"{example.id} ({len(ids)} tokens)")
             continue
-        weights = [train.decision_weight if decides else 1.0 for decides in prompt.decision_mask(labels)]
+        weights = [train.decision_token_weight if decides else 1.0 for decides in prompt.decision_mask(labels)]
         rows.append(TokenRow(input_ids=ids, labels=labels, weights=weights))
     if too_long:
         named = ", ".join(too_long[:NAMED]) + (", …" if len(too_long) > NAMED else "")
         left_out = f"{len(too_long)} of {len(examples)} rows are left out"
-        print(f"train: {left_out}, longer than train.window ({train.window} tokens): {named}", flush=True)
+        print(f"train: {left_out}, longer than train.max_length ({train.max_length} tokens): {named}", flush=True)
     return TokenDataset(rows)
 
 
 def run_key(settings: Settings, base: Path, examples: Path) -> str:
-    """Names what a training run is made from: only a run of the same name goes on from its checkpoints."""
+    """A hash of a training run's inputs: only a run with the same key resumes from its checkpoints.
+
+    It is a folder's name on disk, so settings have the names of version 0.1 in it.
+    """
     made_from = [
-        settings.train.model_dump(mode="json"),
+        old_names("train", settings.train.model_dump(mode="json")),
         sha256_file(base / "base.json"),
         sha256_file(examples / "train.parquet"),
         *(sha256_file(path) for path in sorted(PROMPTS.iterdir()) if path.is_file()),
@@ -88,18 +92,18 @@ def arguments(train: TrainSettings, checkpoints: Path, steps: int, asks: bool) -
     return TrainingArguments(
         output_dir=str(checkpoints),
         num_train_epochs=train.epochs,
-        per_device_train_batch_size=train.batch_size // train.workers,
+        per_device_train_batch_size=train.batch_size // train.num_workers,
         per_device_eval_batch_size=EVAL_ROWS,
         learning_rate=train.learning_rate,
         lr_scheduler_type="cosine",
-        warmup_steps=round(train.warmup_share * steps),
+        warmup_steps=round(train.warmup_ratio * steps),
         weight_decay=0.0,
         seed=train.seed,
         save_strategy="steps",
-        save_steps=train.checkpoint_steps,
+        save_steps=train.save_steps,
         save_total_limit=2,
         eval_strategy="steps" if asks else "no",
-        eval_steps=train.checkpoint_steps,
+        eval_steps=train.save_steps,
         load_best_model_at_end=asks,
         metric_for_best_model="eval_loss",
         greater_is_better=False,
@@ -126,18 +130,18 @@ def tune(settings: Settings, base: Path, prompt: Prompt, examples: Path, checkpo
             is not finite or still zero.
     """
     train = settings.train
-    if train.batch_size % train.workers:
+    if train.batch_size % train.num_workers:
         raise GraftError(
-            f"params.yaml: train.batch_size {train.batch_size} is no multiple of train.workers {train.workers}"
+            f"params.yaml: train.batch_size {train.batch_size} is no multiple of train.num_workers {train.num_workers}"
         )
     rows = encode(prompt, load_examples(examples / "train.parquet"), train)
     held_out = encode(prompt, load_examples(examples / "eval.parquet"), train)
     if not len(rows):
-        raise GraftError(f"{examples / 'train.parquet'}: no training examples of at most {train.window} tokens")
+        raise GraftError(f"{examples / 'train.parquet'}: no training examples of at most {train.max_length} tokens")
     steps = int(train.epochs * -(-len(rows) // train.batch_size))
     args = arguments(train, checkpoints, steps, asks=len(held_out) > 0)
     dtype = training_dtype(train.dtype)
-    model = load_quantized(base, dtype) if train.quantisation == "nf4" else load_model(base, dtype).to(args.device)
+    model = load_quantized(base, dtype) if train.quantization == "nf4" else load_model(base, dtype).to(args.device)
     refused = cannot_pack(model, spread(rows.rows))
     if refused:
         print(f"train: {type(model).__name__} cannot share prefixes, rows are trained padded: {refused}", flush=True)
@@ -153,14 +157,14 @@ def tune(settings: Settings, base: Path, prompt: Prompt, examples: Path, checkpo
             ProgressCallback(sum(len(row["input_ids"]) for row in rows.rows) / len(rows) * train.batch_size),
             SealCallback(),
             LastStepCallback(),
-            *([EarlyStoppingCallback(train.patience)] if len(held_out) else []),
+            *([EarlyStoppingCallback(train.early_stopping_patience)] if len(held_out) else []),
         ],
     )
     trainer.remove_callback(PrinterCallback)
-    if trainer.args.world_size != train.workers:
+    if trainer.args.world_size != train.num_workers:
         here = f"this is one of {trainer.args.world_size}"
         raise GraftError(
-            f"params.yaml: train.workers is {train.workers}, {here}: `python -m deployments.train` runs them"
+            f"params.yaml: train.num_workers is {train.num_workers}, {here}: `python -m deployments.train` runs them"
         )
     with trainer.args.main_process_first(local=False):
         resume = last_checkpoint(checkpoints)
@@ -188,9 +192,13 @@ def with_adapter(model: Any, train: TrainSettings) -> Any:
     """The base with a fresh adapter of the configured shape, the same for the same seed."""
     torch.manual_seed(train.seed)
     shape = LoraConfig(
-        r=train.rank, lora_alpha=train.alpha, lora_dropout=train.dropout, target_modules=list(train.targets),
-        layers_to_transform=list(range(train.first_layer, model.config.num_hidden_layers)), task_type="CAUSAL_LM",
-    )  # fmt: skip
+        task_type="CAUSAL_LM",
+        r=train.lora_rank,
+        lora_alpha=train.lora_alpha,
+        lora_dropout=train.lora_dropout,
+        target_modules=list(train.target_modules),
+        layers_to_transform=list(range(train.first_adapted_layer, model.config.num_hidden_layers)),
+    )
     return get_peft_model(model, shape)
 
 

@@ -143,7 +143,7 @@ def tiny_classifier(tmp_path: Path) -> Path:
     from tasks.prompt_injection import build
     from tests.support.attack_texts import tiny_settings, tiny_texts
 
-    build(tiny_settings(), tiny_texts(), tmp_path / "injection")
+    build(tiny_settings(), tiny_texts(), {}, tmp_path / "injection")
     return tmp_path / "injection"
 
 

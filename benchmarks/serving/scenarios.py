@@ -90,7 +90,7 @@ def shed(stack: Stack, texts: Sequence[str], max_tokens: int) -> dict[str, float
     Raises:
         GraftError: none was refused.
     """
-    held, at_once = stack.settings.room, stack.settings.engine.at_once
+    held, at_once = stack.settings.room, stack.settings.engine.max_num_seqs
     many = [texts[i % len(texts)] for i in range(_TIMES_CAPACITY * held)]
     chats = [[{"role": "user", "content": text}] for text in many[:held]]
     began = time.perf_counter()

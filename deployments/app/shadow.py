@@ -83,7 +83,7 @@ class ShadowTraffic:
         self._meters = meters
         self._load = load
         self._chance = chance
-        self._timeouts = Timeouts(first_token_s=settings.patience_s, request_s=settings.patience_s)
+        self._timeouts = Timeouts(first_token_s=settings.timeout_s, request_s=settings.timeout_s)
         self._open: set[asyncio.Task[None]] = set()
 
     def choose(self, routing: Routing, record: TurnRecord, ask: TurnRequest) -> ShadowCopy | None:
@@ -95,7 +95,7 @@ class ShadowTraffic:
         shadow = routing.shadow
         if shadow is None or record.route.name != "production" or ask.temperature > 0 or ask.text is not None:
             return None
-        if self._chance() >= self._settings.share:
+        if self._chance() >= self._settings.fraction:
             return None
         app = routing.served[shadow].app
         return ShadowCopy(record.trace_id, record.owner, record.visitor, ask, record.meant, shadow, app)
@@ -104,7 +104,7 @@ class ShadowTraffic:
         """Ask the shadow, if production has answered and there is room; does not wait for it."""
         if copy.given is None:
             return
-        if len(self._open) >= self._settings.at_once or self._load() >= self._settings.busy:
+        if len(self._open) >= self._settings.concurrency or self._load() >= self._settings.max_open_requests:
             self._meters.route_attempt(SHADOW, "dropped")
             return
         task = asyncio.create_task(self._follow(copy, copy.given))

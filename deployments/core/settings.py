@@ -1,4 +1,4 @@
-"""`deployments/serve.yaml`, `train.yaml` and `redteam.yaml` as frozen, checked trees: where, when and how many.
+"""The settings in `deployments/serve.yaml`, `train.yaml` and `redteam.yaml` as frozen, checked trees.
 
 There are no defaults in this module, so that a value is written in one place only.
 """
@@ -23,45 +23,59 @@ RouteName = Literal["production", "previous", "words"]
 
 
 class HttpSettings(Section):
-    """Where the assistant answers."""
+    """Section `http`: the address of the assistant, on each node that has a proxy."""
 
     host: str
+    """IP address or host name."""
     port: Port
+    """Port of the OpenAI-compatible API."""
 
 
 class RaySettings(Section):
-    """Where a Ray head answers, and how long it may take to."""
+    """Section `cluster.ray`: the head node of an existing Ray cluster."""
 
     host: str
+    """IP address or host name."""
     gcs_port: Port
+    """Port of Ray's global control store."""
     dashboard_port: Port
+    """Port of the dashboard, with the REST API of Serve and jobs."""
     start_timeout_s: Seconds
+    """Seconds until the head must answer."""
 
 
 class LocalRaySettings(RaySettings):
-    """A Ray head that Graft starts itself: its other ports, and what it may share out."""
+    """Section `one_box.ray`: a Ray head that Graft starts on this machine."""
 
     agent_port: Port
+    """Port of the dashboard agent."""
     client_port: Port
+    """Port of the Ray client server."""
     num_cpus: Positive
+    """Logical CPUs that the replicas share."""
     object_store_mb: Annotated[int, Field(ge=80)]
+    """Megabytes of Ray's shared-memory object store."""
 
 
 class Scale(Section):
-    """How many replicas there are, and what each takes of a node.
-
-    There are as many as give each `target_ongoing` open requests, within the bounds, once that has
-    held for the delay. `memory_mb` is what Ray sets aside, not a limit.
-    """
+    """Sections `one_box.*` and `cluster.*`: autoscaling and resources of one kind of replica."""
 
     min_replicas: Positive
+    """Lower bound of autoscaling."""
     max_replicas: Positive
+    """Upper bound of autoscaling."""
     target_ongoing: Positive
+    """Open requests per replica that autoscaling aims at."""
     upscale_delay_s: Seconds
+    """Seconds of higher load before a replica is added."""
     downscale_delay_s: Seconds
+    """Seconds of lower load before a replica is removed."""
     num_cpus: Cpus
+    """Logical CPUs that Ray reserves per replica."""
     num_gpus: Annotated[float, Field(ge=0.0)]
+    """GPUs that Ray reserves per replica."""
     memory_mb: Positive
+    """Megabytes that Ray reserves per replica; not a limit."""
 
     @model_validator(mode="after")
     def _bounds_in_order(self) -> Scale:
@@ -71,86 +85,124 @@ class Scale(Section):
 
 
 class Profile(Section):
-    """What differs between one box and a cluster: which Ray, which nodes answer HTTP, how many of what."""
+    """Section `cluster`: an existing Ray cluster, its proxies and its replicas."""
 
     proxies: Literal["HeadOnly", "EveryNode"]
+    """Nodes that answer HTTP."""
     ray: RaySettings
+    """The cluster's head node."""
     assistant: Scale
+    """Replicas of the HTTP side."""
     engine: Scale
+    """Replicas per served package."""
     embedding: Scale
+    """Replicas of the retrieval model."""
 
 
 class LocalProfile(Profile):
-    """A profile on a Ray that Graft starts."""
+    """Section `one_box`: everything on this machine."""
 
     ray: LocalRaySettings
+    """The Ray head that Graft starts."""
 
 
 class ReplicaSettings(Section):
-    """One served package: its threads, its queue and its patience."""
+    """Section `engine`: a replica of a model package."""
 
     threads: Positive
+    """CPU threads."""
     cache_gb: Positive
-    at_once: Positive
+    """Gigabytes of key-value cache for open requests and cached prefixes (engine openvino)."""
+    max_num_seqs: Positive
+    """Sequences decoded in one batch."""
     stream_every_s: Annotated[float, Field(ge=0.0)]
+    """Minimum seconds between two streamed chunks; 0: one chunk per token."""
     max_queued: Positive
+    """Waiting requests; more are answered 503."""
     first_token_timeout_s: Seconds
+    """Seconds from arrival to the first token; then 504."""
     request_timeout_s: Seconds
+    """Seconds from arrival to the last token; then 504."""
     start_timeout_s: Seconds
-    health_every_s: Seconds
+    """Seconds to load and answer a first token; then the rollout is undone."""
+    health_check_period_s: Seconds
+    """Seconds between health checks, each of which asks for a token."""
 
 
 class EmbedderSettings(Section):
-    """The served retrieval model: its threads and its queue."""
+    """Section `embedding`: a replica of the retrieval model."""
 
     threads: Positive
-    at_once: Positive
+    """CPU threads per request."""
+    concurrency: Positive
+    """Requests computed at the same time."""
     max_queued: Positive
+    """Waiting requests; more are answered 503."""
     start_timeout_s: Seconds
+    """Seconds to load; then the rollout fails."""
 
 
 class HttpReplicaSettings(Section):
-    """The HTTP side."""
+    """Section `assistant`: a replica of the HTTP side."""
 
     max_ongoing: Positive
-    health_every_s: Seconds
+    """Open requests, streams included; more are refused."""
+    health_check_period_s: Seconds
+    """Seconds between health checks."""
 
 
 class LimitSettings(Section):
-    """What one API key may ask, of one HTTP replica."""
+    """Section `limits`: rate limits of one API key at one replica of the assistant."""
 
     requests_per_minute: Positive
+    """Requests per minute; more are answered 429."""
     tokens_per_minute: Positive
+    """Tokens of prompts and answers per minute; more are answered 429."""
     streams: Positive
+    """Open requests; more are answered 429."""
     body_bytes: Positive
+    """Bytes of one request's body; a longer one is answered 413."""
 
 
 class RetrySettings(Section):
-    """How often a route is tried, and what share of the requests (and how many a minute) may be retries."""
+    """Section `fallback.retries`: retries when a replica could not be reached, and their budget."""
 
     attempts: Positive
+    """Attempts per route, the first included."""
     backoff_s: Seconds
-    share: Fraction
+    """Maximum seconds before the second attempt; doubles with each attempt."""
+    ratio: Fraction
+    """Retry budget: retries per request."""
     per_minute: Positive
+    """Retries that are allowed at any request rate."""
 
 
 class BreakerSettings(Section):
-    """When a route is left alone, and for how long; see `deployments/app/routing/circuit_breaker.py`."""
+    """Section `fallback.breaker`: the circuit breaker of a route that has another behind it."""
 
     window_s: Seconds
+    """Seconds of calls that are counted."""
     min_calls: Positive
-    failure_share: Annotated[float, Field(gt=0.0, le=1.0)]
+    """Calls in the window before it may open."""
+    failure_ratio: Annotated[float, Field(gt=0.0, le=1.0)]
+    """Failed calls per call in the window from which it opens."""
     open_s: Seconds
+    """Seconds until one request tries the route again (half-open)."""
 
 
 class FallbackSettings(Section):
-    """Who answers for `production`, in this order, and how hard each is tried."""
+    """Section `fallback`: the routes for requests to `production`."""
 
     production: Annotated[tuple[RouteName, ...], Field(min_length=1)]
+    """Routes in order; `previous`: the package before; `words`: the static message."""
     first_token_s: Seconds
-    words: Annotated[str, Field(min_length=1)]
+    """Deadline in seconds for the first token of a route that has another behind it."""
+    static_message: Annotated[str, Field(min_length=1)]
+    """Answer of the route `words`, with status 200."""
     retries: RetrySettings
+    """Of each route."""
     breaker: BreakerSettings
+    """Of each route that has another behind it."""
 
     @field_validator("production")
     @classmethod
@@ -161,13 +213,18 @@ class FallbackSettings(Section):
 
 
 class CacheSettings(Section):
-    """How much is kept of answers, and how alike two questions must be for one answer; 0 MB is off."""
+    """Section `cache`: the response cache for greedy or seeded requests, in the assistant's memory."""
 
     mb: Annotated[int, Field(ge=0)]
+    """Megabytes; 0: off."""
     max_age_s: Seconds
+    """Seconds that an answer is kept."""
     semantic: bool
+    """Whether paraphrased questions share an answer."""
     threshold: Annotated[float, Field(gt=0.0, le=1.0)]
+    """Minimum cosine similarity of paraphrased questions."""
     entries: Positive
+    """Questions that are compared."""
 
     @model_validator(mode="after")
     def _check_room(self) -> CacheSettings:
@@ -177,35 +234,52 @@ class CacheSettings(Section):
 
 
 class ShadowSettings(Section):
-    """How much a shadow is asked, if there is one; see `deployments/app/shadow.py`."""
+    """Section `shadow`: copies of production traffic to a shadow package; see `deployments/app/shadow.py`."""
 
-    share: Fraction
-    at_once: Positive
-    busy: Positive
-    patience_s: Seconds
+    fraction: Fraction
+    """Fraction of production's greedy chats that are copied."""
+    concurrency: Positive
+    """Open copies; at this number no copy is made."""
+    max_open_requests: Positive
+    """Open requests at the engines; at this number no copy is made."""
+    timeout_s: Seconds
+    """Seconds per copy."""
 
 
 class TelemetrySettings(Section):
-    """How telemetry is written."""
+    """Section `telemetry`."""
 
     rows_per_part: Positive
+    """Rows of a Parquet part."""
 
 
 class ServeSettings(Section):
     """The whole of `deployments/serve.yaml`."""
 
     profile: Literal["one_box", "cluster"]
+    """The section that applies: `one_box` or `cluster`."""
     http: HttpSettings
+    """Address of the assistant."""
     engine: ReplicaSettings
+    """Replica of a model package."""
     embedding: EmbedderSettings
+    """Replica of the retrieval model."""
     assistant: HttpReplicaSettings
+    """Replica of the HTTP side."""
     limits: LimitSettings
+    """Rate limits per API key."""
     fallback: FallbackSettings
+    """Routes for requests to `production`."""
     cache: CacheSettings
+    """Response cache."""
     shadow: ShadowSettings
+    """Shadow traffic."""
     telemetry: TelemetrySettings
+    """Storage of telemetry."""
     one_box: LocalProfile
+    """Profile of a single machine."""
     cluster: Profile
+    """Profile of an existing Ray cluster."""
 
     @property
     def scale(self) -> Profile:
@@ -220,7 +294,7 @@ class ServeSettings(Section):
     @property
     def room(self) -> int:
         """Requests that all replicas of one package may hold together, those that wait included."""
-        return self.scale.engine.max_replicas * (self.engine.at_once + self.engine.max_queued)
+        return self.scale.engine.max_replicas * (self.engine.max_num_seqs + self.engine.max_queued)
 
     @property
     def local_ray(self) -> LocalRaySettings | None:
@@ -238,11 +312,14 @@ def load_serve_settings(path: Path = SERVE_YAML) -> ServeSettings:
 
 
 class TrainWorkerSettings(Section):
-    """The whole of `deployments/train.yaml`: what one training worker takes."""
+    """The whole of `deployments/train.yaml`: resources of one worker of distributed training."""
 
     cpus: Cpus
+    """Logical CPUs that Ray reserves per worker."""
     torch_threads: Positive
+    """CPU threads that each worker uses."""
     gpu: bool
+    """One GPU per worker (backend nccl); else gloo on CPUs."""
 
 
 def load_worker_settings(path: Path = TRAIN_YAML) -> TrainWorkerSettings:
@@ -255,14 +332,20 @@ def load_worker_settings(path: Path = TRAIN_YAML) -> TrainWorkerSettings:
 
 
 class RedteamSettings(Section):
-    """The whole of `deployments/redteam.yaml`: which of garak's probes, and how much of each."""
+    """The whole of `deployments/redteam.yaml`: the garak scan of `graft redteam`."""
 
     families: Annotated[tuple[Annotated[str, Field(pattern=r"^[a-z_]+$")], ...], Field(min_length=1)]
-    leave_out: tuple[Annotated[str, Field(pattern=r"^[a-z_]+\.\w+$")], ...]
+    """Modules of garak's probes."""
+    exclude: tuple[Annotated[str, Field(pattern=r"^[a-z_]+\.\w+$")], ...]
+    """Single probes, as `module.Class`."""
     prompts_per_probe: Positive
+    """Prompts drawn per probe, where it allows a draw."""
     parallel: Positive
+    """Concurrent requests."""
     seed: int
+    """Random seed of the draw."""
     timeout_s: Seconds
+    """Seconds for the whole scan."""
 
 
 def load_redteam_settings(path: Path = REDTEAM_YAML) -> RedteamSettings:

@@ -56,9 +56,9 @@ _NO_CACHE = CacheSettings(mb=0, max_age_s=1, semantic=False, threshold=1, entrie
 _ONE_ROUTE = FallbackSettings(
     production=("production",),
     first_token_s=_NO_END_S,
-    words="-",
-    retries=RetrySettings(attempts=1, backoff_s=1, share=0, per_minute=1),
-    breaker=BreakerSettings(window_s=1, min_calls=_ENDLESS, failure_share=1, open_s=1),
+    static_message="-",
+    retries=RetrySettings(attempts=1, backoff_s=1, ratio=0, per_minute=1),
+    breaker=BreakerSettings(window_s=1, min_calls=_ENDLESS, failure_ratio=1, open_s=1),
 )
 
 

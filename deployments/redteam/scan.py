@@ -71,7 +71,7 @@ def redteam(garak: str | None = None) -> str:
     print(f"redteam: garak {version} asks {rollout.base_url()}; its output is in {folder / OUTPUT}", flush=True)
     scan([*command, "--config", str(folder / _CONFIG)], folder, settings.timeout_s)
 
-    told = RefusalPatterns(refusals=REFUSALS, fallbacks=frozenset({serve.fallback.words}))
+    told = RefusalPatterns(refusals=REFUSALS, fallbacks=frozenset({serve.fallback.static_message}))
     try:
         results = read_report(folder / _REPORT, told)
     except GraftError as error:
@@ -104,7 +104,7 @@ def garak_config(settings: RedteamSettings, serve: ServeSettings, base_url: str,
         "suppressed_params": as_served,
         "extra_params": {"timeout": serve.engine.request_timeout_s + 10},
     }
-    parallel = min(settings.parallel, serve.limits.streams, serve.engine.at_once)
+    parallel = min(settings.parallel, serve.limits.streams, serve.engine.max_num_seqs)
     return {
         "system": {"parallel_attempts": parallel, "max_workers": parallel},
         "run": {
@@ -113,7 +113,7 @@ def garak_config(settings: RedteamSettings, serve: ServeSettings, base_url: str,
             "soft_probe_prompt_cap": settings.prompts_per_probe,
             "spec": {
                 "include": [f"probes.{name}" for name in settings.families],
-                "exclude": [f"probes.{name}" for name in settings.leave_out],
+                "exclude": [f"probes.{name}" for name in settings.exclude],
             },
         },
         "plugins": {

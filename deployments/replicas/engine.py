@@ -47,7 +47,7 @@ class PackageServer:
         self._settings = settings
         self._batches = BatchingQueue(
             model.engine,
-            at_once=settings.at_once,
+            at_once=settings.max_num_seqs,
             max_queued=settings.max_queued,
             max_wait_s=settings.first_token_timeout_s,
         )
@@ -136,7 +136,7 @@ class PackageServer:
 
     async def check_health(self) -> None:
         """Ask for a token, unless one came by lately. Serve calls this and replaces a replica that fails."""
-        if self._batches.silent_s < self._settings.health_every_s:
+        if self._batches.silent_s < self._settings.health_check_period_s:
             return
         request = self._model.request([Message(role="user", content="ping")], max_new_tokens=1)
         async for _ in self._batches.follow(self._batches.admit(request)):

@@ -28,20 +28,27 @@ _SURGE_PERCENT = 100
 
 
 class EngineArguments(Section):
-    """What the application of one package is built from."""
+    """Arguments of the application of one package."""
 
     digest: str
+    """Digest of the package."""
     root: str
+    """Absolute path of the repository."""
     engine: ReplicaSettings
+    """Replica of a model package."""
     admission: AdmissionSettings
+    """Accepted packages."""
 
 
 class EmbeddingArguments(Section):
-    """What the application of the retrieval model is built from."""
+    """Arguments of the application of the retrieval model."""
 
     served: ServedEmbedding
+    """The retrieval model and its index."""
     root: str
+    """Absolute path of the repository."""
     embedding: EmbedderSettings
+    """Replica of the retrieval model."""
 
 
 def engine(sent: dict[str, Any]) -> serve.Application:
@@ -52,10 +59,10 @@ def engine(sent: dict[str, Any]) -> serve.Application:
     configured = deployment.options(
         name=EngineReplica.__name__,
         max_surge_percent=_SURGE_PERCENT,
-        max_ongoing_requests=settings.at_once + settings.max_queued + _ROOM_TO_REFUSE,
+        max_ongoing_requests=settings.max_num_seqs + settings.max_queued + _ROOM_TO_REFUSE,
         max_constructor_retry_count=1,
-        health_check_period_s=settings.health_every_s,
-        health_check_timeout_s=settings.health_every_s,
+        health_check_period_s=settings.health_check_period_s,
+        health_check_timeout_s=settings.health_check_period_s,
         graceful_shutdown_wait_loop_s=0.5,
         graceful_shutdown_timeout_s=settings.request_timeout_s + 5,
     )
@@ -70,7 +77,7 @@ def embedding(sent: dict[str, Any]) -> serve.Application:
     deployment: Any = serve.deployment(EmbeddingReplica)
     configured = deployment.options(
         name=EmbeddingReplica.__name__,
-        max_ongoing_requests=settings.at_once,
+        max_ongoing_requests=settings.concurrency,
         max_queued_requests=settings.max_queued,
     )
     return configured.bind(arguments.served.digest, arguments.root, settings.threads)
@@ -84,8 +91,8 @@ def assistant(sent: dict[str, Any]) -> serve.Application:
         name=Assistant.__name__,
         max_surge_percent=_SURGE_PERCENT,
         max_ongoing_requests=arguments.assistant.max_ongoing,
-        health_check_period_s=arguments.assistant.health_every_s,
-        health_check_timeout_s=arguments.assistant.health_every_s,
+        health_check_period_s=arguments.assistant.health_check_period_s,
+        health_check_timeout_s=arguments.assistant.health_check_period_s,
         user_config=Routing().model_dump(),
         graceful_shutdown_timeout_s=arguments.timeouts.request_s + 5,
     )

@@ -56,20 +56,32 @@ _LOG = logging.getLogger(__name__)
 
 
 class AssistantArguments(Section):
-    """What the assistant is built from."""
+    """Arguments of the assistant's application."""
 
     root: str
+    """Absolute path of the repository."""
     room: int
+    """Capacity: requests that all replicas of one package may hold, queued ones included."""
     tools: ToolSettings
+    """Tool loop."""
     safety: GuardrailSettings
+    """Checks before and after the model."""
     classifier: str | None
+    """Digest of the prompt injection classifier; None: there is none."""
     timeouts: Timeouts
+    """Timeouts of a turn."""
     assistant: HttpReplicaSettings
+    """Replica of the HTTP side."""
     limits: LimitSettings
+    """Rate limits per API key."""
     fallback: FallbackSettings
+    """Routes for requests to `production`."""
     cache: CacheSettings
+    """Response cache."""
     shadow: ShadowSettings
+    """Shadow traffic."""
     telemetry: TelemetrySettings
+    """Storage of telemetry."""
 
 
 @serve.ingress()

@@ -2,7 +2,7 @@
 
 A phase is one atomic change of what the assistant serves. Then the guard looks after every interval:
 healthy leads to the next phase, a breach opens an incident and ends the rollout, and so does a phase
-that stays undecided for as long as there is patience. Whoever calls takes the package out again.
+that is undecided until its timeout. Whoever calls takes the package out again.
 """
 
 from __future__ import annotations

@@ -39,12 +39,16 @@ _TELEMETRY_OFF = {
 
 
 class PrefectSettings(Section):
-    """The Prefect server: where it answers, and how long it remembers."""
+    """Section `prefect`: the Prefect server with its API and UI."""
 
     host: str
+    """IP address or host name."""
     port: Annotated[int, Field(ge=1024, le=65535)]
+    """Port of API and UI."""
     start_timeout_s: Positive
+    """Seconds until it must answer."""
     keep_runs_days: Positive
+    """Days that finished runs are kept in its database."""
 
     @property
     def url(self) -> str:
@@ -57,26 +61,34 @@ class PrefectSettings(Section):
 
 
 class WorkerSettings(Section):
-    """The Prefect worker: its work pool, and how often it looks there."""
+    """Section `worker`: the Prefect worker, which starts the flow runs."""
 
     pool: str
+    """Name of its work pool."""
     poll_s: Positive
+    """Seconds between two polls for scheduled runs."""
 
 
 class RegistrySettings(Section):
-    """Where the registry lies: a folder (relative to the repository root), or `s3://BUCKET/PREFIX` and its server."""
+    """Section `registry`: the storage of released packages."""
 
     location: Annotated[str, Field(min_length=1)]
+    """A folder, relative to the repository root, or `s3://BUCKET/PREFIX`."""
     endpoint: str | None
+    """URL of an S3 server other than AWS."""
 
 
 class StackSettings(Section):
     """The whole of `deployments/stack.yaml`."""
 
     prefect: PrefectSettings
+    """Prefect server."""
     worker: WorkerSettings
+    """Prefect worker."""
     registry: RegistrySettings
+    """Storage of released packages."""
     stop_timeout_s: Positive
+    """Seconds between SIGTERM and SIGKILL."""
 
 
 def load_stack_settings(root: Path = Path()) -> StackSettings:

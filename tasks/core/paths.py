@@ -18,6 +18,7 @@ PROMPTS = Path("data/prompts")
 CONTRACT = Path("data/contract.yaml")
 SHOP_SEED = Path("data/shop")
 REDTEAM = Path("data/redteam/attacks.jsonl")
+PROMPT_INJECTION_SOURCES = Path("data/prompt_injection_sources.yaml")
 
 BUILD = Path("build")
 BUILT_CONTRACT = BUILD / "contract"

@@ -39,7 +39,7 @@ def check_contract(
     lines: Sequence[RawLine], terms: ContractSpec, prompt: Prompt, settings: ContractSettings, today: date
 ) -> ContractResult:
     """Check raw lines, at least one, against the terms as of `today`."""
-    table, rows = build_table(lines, terms, prompt, settings.near_duplicate, today)
+    table, rows = build_table(lines, terms, prompt, settings.near_duplicate_threshold, today)
     outcomes = rule_results(table, validate(table, expectations_of(terms)), terms)
     return ContractResult(outcomes, rows, len(lines))
 

@@ -1,6 +1,6 @@
 """A first contract, system text and tools for a data set that replaces the one before.
 
-All of it is read off the rows and meant to be edited: a person knows the owner, the licence and
+All of it is read off the rows and meant to be edited: a person knows the owner, the license and
 what the labels mean; the rows only show what is there.
 """
 
@@ -22,9 +22,9 @@ REFUSAL_PHRASES = ("i can't", "i cannot", "i'm not able to")
 
 _CONTRACT = """\
 # Drafted from {rows} rows by `graft data add --replace`. Read it and make it yours: who owns the
-# data, under which licence, and what a row must be like. A broken `error` rule stops the run.
+# data, under which license, and what a row must be like. A broken `error` rule stops the run.
 owner: "unknown: say who answers for this data"
-licence: "unknown: say under which licence you have it, as an SPDX id that params.yaml (admission.licences) lists"
+license: "unknown: say under which license you have it, as an SPDX id that params.yaml (admission.licenses) lists"
 source: "unknown: say where {file} is from"
 updated: {updated}
 cadence_days: {cadence_days}   # older than this: freshness is broken
@@ -38,7 +38,7 @@ rules:
   content: {{severity: error}}             # no empty turn
   last_turn: {{severity: error}}           # the assistant has the last word
   labels: {{severity: error}}              # only those above
-  behaviour: {{severity: warn}}            # a tool call in rows of a tool label, and nowhere else
+  behavior: {{severity: warn}}             # a tool call in rows of a tool label, and nowhere else
   tools: {{severity: error}}               # only tools of data/prompts/tools.json, with their arguments
   refusals: {{severity: warn}}             # a refusal phrase in refusals, and nowhere else
   language: {{severity: warn, max_share: 0.05}}             # rows that seem to be in another language

@@ -40,7 +40,7 @@ def html_page(outcomes: Sequence[ContractRuleResult], terms: ContractSpec, rows:
         verdict += f", {warned} {'warning' if warned == 1 else 'warnings'}"
     facts = {
         "Owner": terms.owner,
-        "Licence": terms.licence,
+        "Licence": terms.license,
         "Source": terms.source,
         "Updated": f"{terms.updated.isoformat()}, to be refreshed every {terms.cadence_days} days",
         "Checked": f"{rows} rows on {today.isoformat()}",

@@ -15,7 +15,7 @@ import pandas as pd
 from tasks.core.errors import GraftError
 from tasks.data.contract_spec import ContractSpec
 
-FAULT_RULES = ("readable", "role_order", "content", "last_turn", "behaviour", "tools", "refusals", "personal_data")
+FAULT_RULES = ("readable", "role_order", "content", "last_turn", "behavior", "tools", "refusals", "personal_data")
 """Rules whose column holds a fault's description: every row's must be null."""
 
 

@@ -70,7 +70,7 @@ class ImportResult:
         if self.replaced:
             parts += [
                 f"The data, contract, prompt and articles from before lie in {self.replaced}.",
-                f"Now edit {CONTRACT} (owner, licence, source) and {PROMPTS / FILES[0]}; params.yaml (package) "
+                f"Now edit {CONTRACT} (owner, license, source) and {PROMPTS / FILES[0]}; params.yaml (package) "
                 f"still speaks of the assistant before. Documents that it is to answer from go into {KNOWLEDGE}.",
             ]
         return "\n".join(parts)
@@ -118,13 +118,13 @@ def add(
         plan = plan_addition(incoming, target, system, tokenizer)
     checked = check_contract(plan.lines, plan.terms, plan.prompt, settings, today)
     if checked.broken:
-        table = broken_message(checked, settings.offending_rows)
+        table = broken_message(checked, settings.shown_violations)
         hint = "" if replace else "\nIf this file is to be the whole data set, in place of what is there: --replace."
         raise GraftError(f"{file}: not added, nothing was changed: {table}{hint}")
     kept = replace_data(plan.texts, _new_backup()) if replace else None
     if not replace:
         write_text(target, plan.texts[target])
-    return ImportResult(target, len(incoming.rows), _warnings(checked, settings.offending_rows), kept)
+    return ImportResult(target, len(incoming.rows), _warnings(checked, settings.shown_violations), kept)
 
 
 def _warnings(checked: ContractResult, shown: int) -> str:

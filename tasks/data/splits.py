@@ -13,18 +13,19 @@ Split = Literal["train", "eval", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 
-def shares(eval_share: float, test_share: float) -> dict[Split, float]:
+def shares(eval_fraction: float, test_fraction: float) -> dict[Split, float]:
     """The share of rows per split.
 
     Raises:
         GraftError: nothing would be left to train on.
     """
-    train_share = 1.0 - eval_share - test_share
+    train_share = 1.0 - eval_fraction - test_fraction
     if train_share <= 0.0:
         raise GraftError(
-            f"params.yaml: prepare.eval_share {eval_share} and test_share {test_share} leave nothing to train on"
+            f"params.yaml: prepare.eval_fraction {eval_fraction} and test_fraction {test_fraction} "
+            "leave nothing to train on"
         )
-    return {"train": train_share, "eval": eval_share, "test": test_share}
+    return {"train": train_share, "eval": eval_fraction, "test": test_fraction}
 
 
 def assign(units: Sequence[str], labels: Sequence[str], wanted: Mapping[Split, float], seed: int) -> dict[str, Split]:

@@ -64,10 +64,10 @@ def load_quantized(folder: Path, dtype: torch.dtype) -> Any:
         GraftError: bitsandbytes is not installed.
     """
     if find_spec("bitsandbytes") is None:
-        raise GraftError("params.yaml: train.quantisation nf4 needs bitsandbytes: pip install -e '.[nf4]'")
-    quantisation = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+        raise GraftError("params.yaml: train.quantization nf4 needs bitsandbytes: pip install -e '.[nf4]'")
+    quantization = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
     place = torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
-    model = _load(folder, dtype, quantization_config=quantisation, device_map={"": place})
+    model = _load(folder, dtype, quantization_config=quantization, device_map={"": place})
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             # At the first evaluation it would repack its weights for a kernel that has no backward pass.

@@ -38,7 +38,7 @@ def with_peak_memory(work: Callable[[], T], name: str) -> tuple[T, float]:
         except BrokenProcessPool:
             raise GraftError(
                 f"{name}: its process was killed, most likely because memory ran out; give the machine more memory, "
-                "or lower the batch size (evaluate.at_once in params.yaml)"
+                "or lower the batch size (evaluate.batch_size in params.yaml)"
             ) from None
 
 

@@ -115,8 +115,8 @@ def error_rates(n: int, shift: float, agreement: float, settings: GateSettings) 
         shift=shift,
         agreement=agreement,
         better=float((low > 0).mean()),
-        passed=float((low > -settings.max_loss).mean()),
-        failed=float((high < -settings.max_loss).mean()),
+        passed=float((low > -settings.non_inferiority_margin).mean()),
+        failed=float((high < -settings.non_inferiority_margin).mean()),
     )
 
 
@@ -134,13 +134,13 @@ def slice_rates(slices: int, n: int, agreement: float, settings: GateSettings) -
     """
     candidate, incumbent = simulate((slices, EVALUATIONS, n), 0.0, agreement, settings.seed + 1)
     resamples, level = enough_resamples(slices, settings), (1 - settings.confidence) / slices
-    max_loss = settings.slices.label.max_loss
+    margin = settings.slices.label.non_inferiority_margin
     alarms = np.zeros(EVALUATIONS, dtype=bool)
     for candidate_slice, incumbent_slice in zip(candidate, incumbent, strict=True):
-        alarms |= p_of_loss(candidate_slice - incumbent_slice, max_loss, resamples, settings.seed) <= level
+        alarms |= p_of_loss(candidate_slice - incumbent_slice, margin, resamples, settings.seed) <= level
 
     def caught(qualities: Floats) -> float:
-        return float((p_of_loss(-qualities, max_loss, resamples, settings.seed) <= level).mean())
+        return float((p_of_loss(-qualities, margin, resamples, settings.seed) <= level).mean())
 
     good = (np.random.default_rng(settings.seed + 2).random((EVALUATIONS, n)) < GOOD).astype(np.float64)
     return SliceRates(

@@ -73,12 +73,17 @@ def compare_slices(
     alpha = 1 - settings.confidence
     resamples = enough_resamples(len(judged), settings)
     p_values = [
-        float(p_of_loss(_differences(candidate, other, part), part.settings.max_loss, resamples, settings.seed))
+        float(
+            p_of_loss(
+                _differences(candidate, other, part), part.settings.non_inferiority_margin, resamples, settings.seed
+            )
+        )
         for part, _, other in (pairs[index] for index in judged)
     ]
     lost = [index for index, rejected in zip(judged, holm(p_values, alpha), strict=True) if rejected]
     findings: list[RuleFinding] = [
-        ("fail", _loss(comparisons[index], pairs[index][0].settings.max_loss, len(judged))) for index in lost
+        ("fail", _loss(comparisons[index], pairs[index][0].settings.non_inferiority_margin, len(judged)))
+        for index in lost
     ]
     findings.append(("pass", f"{len(judged) - len(lost)} of {len(judged)} slices compared are within their limits."))
     if few := [f"{part.name} ({len(part.ids)})" for part in parts if len(part.ids) < part.settings.min_rows]:

@@ -119,7 +119,8 @@ def _quality(comparison: Comparison, settings: GateSettings) -> RuleFinding:
     if comparison.against == BASE:
         limit, requirement = settings.min_gain, f"the required gain of {settings.min_gain:+.3f}"
     else:
-        limit, requirement = -settings.max_loss, f"the tolerated loss of {-settings.max_loss:+.3f}"
+        limit = -settings.non_inferiority_margin
+        requirement = f"the tolerated loss of {limit:+.3f}"
     outcome: GateOutcome = "pass" if comparison.low > limit else "fail" if comparison.high < limit else "inconclusive"
     conclusion = {
         "pass": f"all of it above {requirement}",

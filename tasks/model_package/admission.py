@@ -56,10 +56,10 @@ def check_licences(licences: Iterable[tuple[str, str]], settings: AdmissionSetti
         GraftError: one is not on the list.
     """
     for whose, licence in licences:
-        if licence not in settings.licences:
+        if licence not in settings.licenses:
             raise GraftError(
                 f"{where}: the licence of its {whose} is {licence!r}, which this server does not serve; its list is "
-                f"{', '.join(settings.licences)} (params.yaml, admission.licences)"
+                f"{', '.join(settings.licenses)} (params.yaml, admission.licenses)"
             )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tasks.core.errors import GraftError
 from tasks.core.files import sha256_file
+from tasks.core.paths import PARAMS
 
 _PYPI = re.compile(r"pypi://(?P<requirement>[^/]+==[^/]+)/(?P<path>.+)")
 
@@ -31,11 +32,12 @@ def fetch_file(source: str, folder: Path, key: str) -> Path | None:
     return local if "://" not in source and local.exists() else None
 
 
-def fetch_checked(source: str, sha256: str, key: str, folder: Path) -> Path:
+def fetch_checked(source: str, sha256: str, key: str, folder: Path, settings: Path = PARAMS) -> Path:
     """`fetch_file`, and nothing but the file that was meant.
 
     Args:
-        sha256: what the file must have; `params.yaml` has it under `key` with `_sha256` behind it.
+        sha256: what the file must have; `settings` has it under `key` with `_sha256` behind it.
+        settings: the file that names the source.
 
     Raises:
         GraftError: the file cannot be had, or is another one.
@@ -45,7 +47,7 @@ def fetch_checked(source: str, sha256: str, key: str, folder: Path) -> Path:
         raise GraftError(f"{key} {source}: neither pypi://NAME==VERSION/FILE nor a file")
     if (found := sha256_file(file)) != sha256:
         raise GraftError(
-            f"{key} {source}: its sha256 is\n  {found}, but params.yaml ({key}_sha256) expects\n  {sha256}\n"
+            f"{key} {source}: its sha256 is\n  {found}, but {settings} ({key}_sha256) expects\n  {sha256}\n"
             "If you trust this source, write its sha256 there; nothing was brought in."
         )
     return file

@@ -9,11 +9,14 @@ has the same name wherever it was built.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, PlainSerializer
 
 from tasks.core.errors import GraftError
 from tasks.core.files import sha256_file, sha256_tree
 from tasks.core.records import Record
+from tasks.core.renamed_keys import new_names, old_names
 from tasks.core.settings import EngineSettings, RetrievalSettings
 from tasks.model_package.constraints import Constraints
 
@@ -51,6 +54,19 @@ class Fidelity(Record):
     greedy_agreement: float
 
 
+def _stored(retrieval: RetrievalSettings) -> dict[str, Any]:
+    """As manifests hold it: a digest covers the names too, so they stay those of version 0.1."""
+    return old_names("retrieval", retrieval.model_dump())
+
+
+def _from_stored(retrieval: Any) -> Any:
+    """The inverse of `_stored`; settings that are not read from a file pass."""
+    return new_names("retrieval", retrieval) if isinstance(retrieval, dict) else retrieval
+
+
+StoredRetrieval = Annotated[RetrievalSettings, BeforeValidator(_from_stored), PlainSerializer(_stored)]
+
+
 class Grounding(Record):
     """What its conversations are grounded in: the index's digest and its retrieval model's, and how it is searched.
 
@@ -63,7 +79,7 @@ class Grounding(Record):
     passages: int
     turns: int
     known: int
-    retrieval: RetrievalSettings
+    retrieval: StoredRetrieval
 
 
 class Manifest(Record):

@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from tasks.core.files import sha256_file, sha256_tree, write_json
-from tasks.core.paths import CONTRACT, KNOWLEDGE, PARAMS, PROMPTS, RAW, STATE
+from tasks.core.paths import CONTRACT, KNOWLEDGE, PARAMS, PROMPT_INJECTION_SOURCES, PROMPTS, RAW, STATE
 
 INPUTS = STATE / "state" / "inputs.json"
 ANNOUNCED = STATE / "state" / "announced.json"
-WATCHED = (RAW, PROMPTS, KNOWLEDGE, PARAMS, CONTRACT)
+WATCHED = (RAW, PROMPTS, KNOWLEDGE, PARAMS, CONTRACT, PROMPT_INJECTION_SOURCES)
 SETTLE_S = 5.0
 """A file written less than this ago may be half of what it will be."""
 

@@ -146,10 +146,10 @@ def compare(window: pd.DataFrame, reference: pd.DataFrame, digest: str, settings
 
 
 def thresholds(window: pd.DataFrame, reference: pd.DataFrame, settings: DriftSettings) -> dict[str, float]:
-    """Per column the distance that unchanged data exceed with probability `false_alarm`.
+    """Per column the distance that unchanged data exceed with probability `false_positive_rate`.
 
     Rows of both sides are pooled and split at random into parts of their sizes, `resamples` times;
-    the threshold is the (1 - `false_alarm`) quantile of Evidently's distance between the parts.
+    the threshold is the (1 - `false_positive_rate`) quantile of Evidently's distance between the parts.
     """
     generator = np.random.default_rng(settings.seed)
     limits: dict[str, float] = {}
@@ -165,7 +165,7 @@ def thresholds(window: pd.DataFrame, reference: pd.DataFrame, settings: DriftSet
             mixed = generator.permutation(values)
             parts = pd.Series(mixed[:size]), pd.Series(mixed[size:])
             distances.append(float(statistic(*parts, feature_type=kind, threshold=None).drift_score))
-        limits[column] = float(np.quantile(distances, 1 - settings.false_alarm, method="higher")) + _MARGIN
+        limits[column] = float(np.quantile(distances, 1 - settings.false_positive_rate, method="higher")) + _MARGIN
     return limits
 
 

@@ -89,9 +89,9 @@ class VectorIndex:
         order = np.argsort(owners, kind="stable")
         column = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
         self._expansions[owners[order], column] = chunks + order
-        self._nearest = min(settings.asked_nearest, self._expansions.shape[1])
+        self._nearest = min(settings.nearest_expansions, self._expansions.shape[1])
         self._counted = np.minimum(counts, self._nearest)
-        self._min_similarity = np.where(counts > 0, settings.asked_floor, settings.floor)
+        self._min_similarity = np.where(counts > 0, settings.min_expansion_similarity, settings.min_similarity)
 
     def similarity_to(self, vector: Vector) -> VectorSimilarity:
         """The similarity of the passages to a question with this unit vector [dimensions]."""
@@ -153,7 +153,7 @@ class PassageIndex:
             return ()
         nearest = by_vector.order(max(k, settings.candidates))
         by_keywords = self.by_keywords(question, max(k, settings.candidates))
-        scores = reciprocal_rank_fusion([(nearest, 1.0), (by_keywords, settings.words_weight)], settings.rank_offset)
+        scores = reciprocal_rank_fusion([(nearest, 1.0), (by_keywords, settings.bm25_weight)], settings.rrf_k)
         cosines = by_vector.cosines
         best = sorted(scores, key=lambda index: (-scores[index], -cosines[index], index))[:k]
         return tuple(Hit(self.chunks[index], scores[index], float(cosines[index])) for index in best)

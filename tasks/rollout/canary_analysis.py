@@ -10,7 +10,7 @@ numbers for it or not), so one may look after every interval and stop at the fir
 
     breach         some increase is above its margin for certain, however few the requests
     healthy        every increase that is measured is below its margin for certain
-    waiting        neither, and there is patience left
+    waiting        neither, before the timeout
     inconclusive   neither, and there is none
 
 Healthy needs evidence as a breach does. "No breach was seen" would be cheaper and would promote a
@@ -123,7 +123,7 @@ def analyze_canary(
         production: the digest that it is compared with.
         start: when the phase began; aware.
         now: when the window ends; aware.
-        settings: margins, alpha and patience.
+        settings: margins, alpha and timeout.
         first_token_s: how long a canary is waited for before another route answers in its place; an
             answer that begins later counts as failed, whoever gave it.
         unseen: the package is a shadow; what checks and rules say of its answers is not known.
@@ -191,10 +191,13 @@ def _outcome(
     if all(outcome == "within" for outcome in found) and n >= settings.min_requests:
         return "healthy", f"All {len(found)} measured increases are below their margins."
     few = f", and {settings.min_requests} requests of each are needed at least" if n < settings.min_requests else ""
-    left_s = settings.patience_s - elapsed_s
+    left_s = settings.timeout_s - elapsed_s
     if left_s > 0:
         return "waiting", f"Not decided after {elapsed_s:.0f} s{few}; {left_s:.0f} s of patience are left."
-    return "inconclusive", f"Not decided after {elapsed_s:.0f} s{few}, and patience ended at {settings.patience_s} s."
+    return (
+        "inconclusive",
+        f"Not decided after {elapsed_s:.0f} s{few}, and patience ended at {settings.timeout_s} s.",
+    )
 
 
 def incident_report(verdict: CanaryVerdict, channel: str, phase: str) -> IncidentReport:

@@ -57,9 +57,9 @@ def test_banking77_needs_no_code_change(tiny_base: Path, tmp_path: Path, monkeyp
         {
             "base.source": str(source),
             "base.sha256": source_sha256(source),
-            "base.licence": "Apache-2.0",
+            "base.license": "Apache-2.0",
             "prompt.max_prompt_tokens": 3000,
-            "train.first_layer": 0,
+            "train.first_adapted_layer": 0,
             "train.epochs": 2.0,
             "engine.max_new_tokens": 24,
         },

@@ -28,7 +28,7 @@ from tests.support.prefect_stack import GraftStack, copy_repository, edit_yaml
 pytestmark = pytest.mark.e2e
 RUN_LIMIT_S = 2400.0
 SIZES = {
-    "prepare.eval_share": 0.03,
+    "prepare.eval_fraction": 0.03,
     "train.epochs": 0.1,
     "engine.max_new_tokens": 48,
     # A few training steps show that a release works, not its quality, which `make run` measures.
@@ -36,7 +36,7 @@ SIZES = {
     "gate.min_gain": -1.0,
     "gate.min_quality": 0.0,
     "gate.min_valid_format": 0.0,
-    **{f"gate.slices.{name}.max_loss": 1.0 for name in ("label", "language", "length")},
+    **{f"gate.slices.{name}.non_inferiority_margin": 1.0 for name in ("label", "language", "length")},
     "gate.max_ratio": {},
     "gate.limits": {},
 }

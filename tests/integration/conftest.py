@@ -29,7 +29,7 @@ def ray_stack(tiny_base: Path, tiny_prompts: Path) -> Iterator[RayStack]:
     take_free_ports(content)
     content["engine"].update(threads=1, max_queued=64)
     content["one_box"]["engine"].update(num_cpus=0.1, memory_mb=100)
-    content["shadow"]["share"] = 1.0
+    content["shadow"]["fraction"] = 1.0
     shutil.copy(ROOT / PARAMS, root)
     shutil.copytree(ROOT / SHOP_SEED, root / SHOP_SEED)
     (root / "deployments").mkdir()

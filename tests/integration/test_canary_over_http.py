@@ -20,7 +20,7 @@ from tasks.monitoring.telemetry_row import TelemetryRow
 from tests.support.assistant_in_process import ALL, NEW, OLD, Desk, Script, answers, refuses
 
 CACHE = CacheSettings(mb=1, max_age_s=100, semantic=False, threshold=0.9, entries=3)
-SHADOW = ShadowSettings(share=0.5, at_once=2, busy=10, patience_s=5)
+SHADOW = ShadowSettings(fraction=0.5, concurrency=2, max_open_requests=10, timeout_s=5)
 THIRD = "c" * 64
 SERVED = {
     digest: ServedPackage(app=app, name="desk", max_new_tokens=50, since=1)

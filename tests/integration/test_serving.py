@@ -216,7 +216,7 @@ def test_the_retrieval_model_that_was_built_is_served_beside(
 ) -> None:
     with pytest.raises(openai.NotFoundError):
         client.embeddings.create(model="tiny", input="a rose")
-    settings = EmbeddingSettings(name="tiny", licence="MIT", window=20, **embedding_source(tiny_embedding))
+    settings = EmbeddingSettings(name="tiny", license="MIT", max_length=20, **embedding_source(tiny_embedding))
     bring_in(settings, BUILT_EMBEDDING)
     rollout.redeploy(first)
     shutil.rmtree(BUILT_EMBEDDING)  # what serves is a copy
@@ -306,7 +306,7 @@ def test_a_package_that_this_server_does_not_admit_is_not_deployed(ray_stack: Ra
     """It was served before the server's list was shortened, and is what was published."""
     path, digest = ray_stack.root / "params.yaml", ray_stack.publish(6)
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    shorter = {**content, "admission": {**content["admission"], "licences": ["MIT"]}}
+    shorter = {**content, "admission": {**content["admission"], "licenses": ["MIT"]}}
     path.write_text(yaml.safe_dump(shorter), encoding="utf-8")
     try:
         with pytest.raises(GraftError, match=r"the licence of its base is 'Apache-2\.0', which this server does not"):

@@ -25,6 +25,7 @@ from deployments.serve import rollout
 from deployments.serve.promotion import production_digest, serve_production, switch_production
 from tasks.core.paths import CLASSIFIERS, EMBEDDINGS, INDEX_TABLES, INDEXES, VISITORS_KEY
 from tasks.core.records import Message
+from tasks.core.renamed_keys import RENAMED_KEYS, new_names
 from tasks.core.settings import (
     AdmissionSettings,
     CanaryAnalysisSettings,
@@ -67,13 +68,22 @@ from tests.support.ray_stack import make_package
 
 STORED = Path(__file__).parents[1] / "data/state_0_1"
 EXPECTED = json.loads((STORED / "expected.json").read_bytes())
-SETTINGS = json.loads((STORED / "settings.json").read_bytes())
 A, B = EXPECTED["packages"]["a"], EXPECTED["packages"]["b"]
 ONE_THREAD = Resources(threads=1, cache_gb=1, in_subprocess=False)
 HOUR = timedelta(hours=1)
 SHADOWED, CANARY = datetime(2026, 1, 26, 10, tzinfo=UTC), datetime(2026, 1, 26, 12, tzinfo=UTC)
 NOW = datetime(2026, 1, 28, 6, tzinfo=UTC)
 JANUARY = (datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 31, tzinfo=UTC))
+
+
+def settings(section: str) -> dict[str, Any]:
+    """A section of the params.yaml that figures were made with, under today's names."""
+    return renamed(RENAMED_KEYS.get(section, section), json.loads((STORED / "settings.json").read_bytes())[section])
+
+
+def renamed(section: str, values: dict[str, Any]) -> dict[str, Any]:
+    inner = {name: renamed(f"{section}.{name}", v) if isinstance(v, dict) else v for name, v in values.items()}
+    return new_names(section, inner)
 
 
 @pytest.fixture
@@ -172,21 +182,21 @@ def test_a_packages_grounding_names_the_index_and_the_retrieval_model(registry: 
     )
 
 
-_RENAMED = {"costs": "efficiency"}
+_RENAMED_FIELDS = {"costs": "efficiency"}
 """Fields of a verdict, which is nowhere kept, by their names in 0.1 and today."""
 
 
 def test_the_gate_comes_to_the_same_verdict(registry: LocalRegistry) -> None:
     rows, rates = read_outputs(B, registry.evaluation(B), STORED / "assistant")
-    verdict = judge_gate(rows, rates, GateSettings.model_validate(SETTINGS["gate"]))
+    verdict = judge_gate(rows, rates, GateSettings.model_validate(settings("gate")))
     assert verdict.outcome == "pass"
-    stored = {_RENAMED.get(name, name): value for name, value in EXPECTED["gate"].items()}
+    stored = {_RENAMED_FIELDS.get(name, name): value for name, value in EXPECTED["gate"].items()}
     assert_same(dumped(verdict), [stored])
 
 
 def guarded(rows: pd.DataFrame, start: datetime, *, unseen: bool) -> CanaryVerdict:
-    settings = CanaryAnalysisSettings.model_validate(SETTINGS["guard"])
-    return judge_guard(rows, B, A, start, start + HOUR, settings, first_token_s=8.0, unseen=unseen)
+    analysis = CanaryAnalysisSettings.model_validate(settings("guard"))
+    return judge_guard(rows, B, A, start, start + HOUR, analysis, first_token_s=8.0, unseen=unseen)
 
 
 def test_the_guard_comes_to_the_same_verdict_of_the_canary(rows: pd.DataFrame) -> None:
@@ -253,7 +263,7 @@ def test_what_telemetry_holds_as_json_is_written_as_it_is_read(rows: pd.DataFram
 
 def test_monitoring_finds_the_same_drift(registry: LocalRegistry) -> None:
     assert reference_path(B).is_file(), "it would be written anew"
-    verdict, folder = monitor(registry, DriftSettings.model_validate(SETTINGS["drift"]), NOW)
+    verdict, folder = monitor(registry, DriftSettings.model_validate(settings("drift")), NOW)
     assert (verdict.outcome, verdict.digest) == ("drift", B)
     assert_same(dumped(verdict), [EXPECTED["drift"]])
     assert folder == Path(".graft/reports/drift/2026-01-28T06-00-00Z")
@@ -262,8 +272,7 @@ def test_monitoring_finds_the_same_drift(registry: LocalRegistry) -> None:
 def test_the_published_index_is_searched_with_the_same_hits(state: Path) -> None:
     assert (state / "indexes").is_dir()
     search = EXPECTED["search"]
-    settings = RetrievalSettings.model_validate(SETTINGS["retrieval"])
-    passages = PassageIndex(INDEXES / search["index"], INDEX_TABLES, settings)
+    passages = PassageIndex(INDEXES / search["index"], INDEX_TABLES, RetrievalSettings(**settings("retrieval")))
     retriever = Retriever(passages, Embedder(EMBEDDINGS / search["embedding"], threads=1))
     for query, expected in search["hits"].items():
         hits = retriever.search(query, 3)

@@ -27,7 +27,7 @@ from tests.conftest import ROOT
 from tests.support.examples import write_examples
 from tests.support.ray_stack import start_head, stop_head
 
-SMALL = {"first_layer": 0, "rank": 4, "batch_size": 4, "epochs": 3.0, "checkpoint_steps": 6, "dtype": "float32"}
+SMALL = {"first_adapted_layer": 0, "lora_rank": 4, "batch_size": 4, "epochs": 3.0, "save_steps": 6, "dtype": "float32"}
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def configure(root: Path, **train: object) -> None:
 
 def run(root: Path, workers: int) -> tuple[str, list[dict[str, float]], dict[str, torch.Tensor]]:
     """What was said, the loss history and the adapter."""
-    configure(root, workers=workers)
+    configure(root, num_workers=workers)
     done = launch(root)
     assert done.returncode == 0, done.stdout + done.stderr
     history = json.loads((root / BUILT_ADAPTER / "loss.json").read_text())
@@ -93,7 +93,7 @@ def test_two_workers_follow_the_curve_of_one(root: Path) -> None:
 
 
 def test_what_a_worker_refuses_is_one_error(root: Path) -> None:
-    configure(root, workers=2)
+    configure(root, num_workers=2)
     kept = (root / BUILT_GROUNDING / "train.parquet").read_bytes()
     save_examples(root / BUILT_GROUNDING / "train.parquet", [])
     try:
@@ -105,16 +105,16 @@ def test_what_a_worker_refuses_is_one_error(root: Path) -> None:
 
 
 def test_more_workers_than_fit_is_one_error(root: Path) -> None:
-    configure(root, workers=100, batch_size=100)
+    configure(root, num_workers=100, batch_size=100)
     refused = launch(root)
     assert refused.returncode == 1
-    assert "error: train.workers: 100 workers of 0.5 CPU each, but the Ray cluster has 2 in all" in refused.stderr
+    assert "error: train.num_workers: 100 workers of 0.5 CPU each, but the Ray cluster has 2 in all" in refused.stderr
 
 
 def test_no_ray_is_one_error(root: Path) -> None:
-    configure(root, workers=2)
+    configure(root, num_workers=2)
     nobody = f"127.0.0.1:{free_port()}"
     refused = launch(root, RAY_ADDRESS=nobody)
     assert refused.returncode == 1
-    assert refused.stderr.splitlines()[-1].startswith("error: train.workers is more than 1 in params.yaml")
+    assert refused.stderr.splitlines()[-1].startswith("error: train.num_workers is more than 1 in params.yaml")
     assert nobody in refused.stderr

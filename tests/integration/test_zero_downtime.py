@@ -44,7 +44,7 @@ def pids(ray_stack: RayStack, application: str) -> list[int]:
 @pytest.fixture(scope="module")
 def first(ray_stack: RayStack) -> Iterator[str]:
     """In production, on engines that fail when they are told to."""
-    edit(lambda c: c["engine"].update(health_every_s=3))
+    edit(lambda c: c["engine"].update(health_check_period_s=3))
     digest = ray_stack.publish(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rollout, "ENGINE_BUILDER", "tests.support.faulty_engine:engine")
@@ -76,7 +76,7 @@ def test_other_settings_lose_nothing(ray_stack: RayStack, first: str) -> None:
     """They need new processes, of the assistant too: those answer before the old ones go."""
     before = pids(ray_stack, first) + pids(ray_stack, rollout.ASSISTANT)
     with steady_load() as load:
-        edit(lambda c: (c["engine"].update(at_once=4), c["limits"].update(streams=60)))
+        edit(lambda c: (c["engine"].update(max_num_seqs=4), c["limits"].update(streams=60)))
         rollout.redeploy(first)
     assert (load.cut, load.lost) == ([], [])
     assert not set(before) & {*pids(ray_stack, first), *pids(ray_stack, rollout.ASSISTANT)}

@@ -44,8 +44,8 @@ from tasks.prompt.tool_calls import ParsedAnswer
 NEW, OLD = "a" * 64, "b" * 64
 WORDS = "Please try again later."
 ALL = ("production", "previous", "words")
-RETRIES = RetrySettings(attempts=2, backoff_s=0.001, share=0.1, per_minute=60)
-BREAKER = BreakerSettings(window_s=10, min_calls=2, failure_share=0.5, open_s=30)
+RETRIES = RetrySettings(attempts=2, backoff_s=0.001, ratio=0.1, per_minute=60)
+BREAKER = BreakerSettings(window_s=10, min_calls=2, failure_ratio=0.5, open_s=30)
 LIMITS = LimitSettings(requests_per_minute=1000, tokens_per_minute=100000, streams=10, body_bytes=100000)
 TIMEOUTS = Timeouts(first_token_s=20, request_s=30)
 NO_CACHE = CacheSettings(mb=0, max_age_s=1, semantic=False, threshold=1, entries=1)
@@ -178,7 +178,7 @@ class Desk:
         self.clock = Clock()
         self.load, self.chance = 0, 0.0
         fallback = FallbackSettings(
-            production=order, first_token_s=first_token_s, words=WORDS, retries=retries, breaker=BREAKER
+            production=order, first_token_s=first_token_s, static_message=WORDS, retries=retries, breaker=BREAKER
         )
         self.turns = ChatService(
             ToolLoop(self.backend, use, tools, layers.input_guard.safety) if use and tools else self.backend,

@@ -25,9 +25,7 @@ HARMLESS = (
 
 def tiny_settings() -> PromptInjectionSettings:
     """The repository's settings, adapted to a handful of texts."""
-    return load_settings(ROOT / "params.yaml").prompt_injection.model_copy(
-        update={"min_texts": 1, "folds": 2, "sources": {}}
-    )
+    return load_settings(ROOT / "params.yaml").prompt_injection.model_copy(update={"min_df": 1, "folds": 2})
 
 
 def tiny_texts() -> list[LabeledText]:

@@ -70,9 +70,9 @@ def task_states(stack: GraftStack, run_id: str) -> dict[str, str]:
 def quick_rollout(stack: GraftStack) -> None:
     """All phases, but of seconds, with margins that random weights keep, and a person at the end."""
     margins = dict.fromkeys(("errors", "slow", "refusals", "policy", "quality"), 0.99)
-    guard = {"alpha": 0.5, "margins": margins, "min_requests": 5, "interval_s": 2, "patience_s": 300}
+    guard = {"alpha": 0.5, "margins": margins, "min_requests": 5, "interval_s": 2, "timeout_s": 300}
     phases = ["prototype", "shadow", "canary 50", "production"]
     edit_yaml(
         stack.root / "params.yaml", {"rollout.phases": phases, "rollout.approval": "always", "canary_analysis": guard}
     )
-    edit_yaml(stack.root / "deployments/serve.yaml", {"shadow.share": 1.0})
+    edit_yaml(stack.root / "deployments/serve.yaml", {"shadow.fraction": 1.0})

@@ -25,6 +25,7 @@ from deployments.stack.prefect_api import OPEN_STATES, Json, PrefectApi
 from tasks.base import source_sha256
 from tasks.core.environment import load_stack_settings
 from tasks.core.files import sha256_file
+from tasks.core.paths import PROMPT_INJECTION_SOURCES
 from tests.conftest import ROOT, embedding_source
 from tests.support.attack_texts import ATTACKS, HARMLESS
 
@@ -82,6 +83,7 @@ def make_small(root: Path, base: Path, prompts: Path, embedding: Path) -> None:
     shutil.copytree(prompts, root / "data/prompts")
     rules = {"rules.volume.min": 10, "rules.tokens.max": 5000, "rules.balance.severity": "warn"}
     edit_yaml(root / "data/contract.yaml", {"labels": LABELS, **rules})
+    edit_yaml(root / PROMPT_INJECTION_SOURCES, {"sources": {"few": few_attacks(root / "attacks.csv")}})
     edit_yaml(
         root / "params.yaml",
         {
@@ -90,14 +92,13 @@ def make_small(root: Path, base: Path, prompts: Path, embedding: Path) -> None:
             "prompt.max_prompt_tokens": 3000,
             "train.epochs": 0.2,
             "train.learning_rate": 0.03,
-            "train.first_layer": 0,
+            "train.first_adapted_layer": 0,
             "engine.max_new_tokens": 12,
             "gate.min_rows": 5,
             "gate.limits": {},
             "gate.max_ratio": {},
             **{f"embedding.{key}": value for key, value in embedding_source(embedding).items()},
-            "prompt_injection.sources": {"few": few_attacks(root / "attacks.csv")},
-            "prompt_injection.min_texts": 1,
+            "prompt_injection.min_df": 1,
         },
     )
 
@@ -109,7 +110,7 @@ def few_attacks(path: Path) -> dict[str, Any]:
         csv.writer(file).writerows([("text", "label"), *rows])
     return {
         "set": "few",
-        "licence": "Apache-2.0",
+        "license": "Apache-2.0",
         "file": str(path),
         "file_sha256": sha256_file(path),
         "text": "text",
@@ -232,7 +233,12 @@ def refused(stack: GraftStack) -> tuple[int, str]:
 def released(stack: GraftStack, refused: tuple[int, str]) -> tuple[int, str]:
     """The second `graft run`, with a gate that asks for nothing."""
     assert refused[0] == 1
-    lenient = {"gate.min_gain": -1.0, "gate.max_loss": 1.0, "gate.min_quality": 0.0, "gate.min_valid_format": 0.0}
-    slices = {f"gate.slices.{name}.max_loss": 1.0 for name in ("label", "language", "length")}
+    lenient = {
+        "gate.min_gain": -1.0,
+        "gate.non_inferiority_margin": 1.0,
+        "gate.min_quality": 0.0,
+        "gate.min_valid_format": 0.0,
+    }
+    slices = {f"gate.slices.{name}.non_inferiority_margin": 1.0 for name in ("label", "language", "length")}
     edit_yaml(stack.root / "params.yaml", lenient | slices)
     return stack.graft("run")

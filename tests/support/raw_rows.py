@@ -37,7 +37,7 @@ REFUSED = (
 
 TERMS: dict[str, Any] = {
     "owner": "the test",
-    "licence": "CC0-1.0",
+    "license": "CC0-1.0",
     "source": "written for this test",
     "updated": date(2031, 5, 1),
     "cadence_days": 30,
@@ -50,7 +50,7 @@ TERMS: dict[str, Any] = {
         "content": {"severity": "error"},
         "last_turn": {"severity": "error"},
         "labels": {"severity": "error"},
-        "behaviour": {"severity": "error"},
+        "behavior": {"severity": "error"},
         "tools": {"severity": "error"},
         "refusals": {"severity": "error"},
         "language": {"severity": "error", "max_share": 0.0},

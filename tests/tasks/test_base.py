@@ -30,7 +30,7 @@ def source(tiny_base: Path, tmp_path: Path) -> Path:
 
 
 def settings(source: object, sha256: str) -> BaseSettings:
-    return BaseSettings(source=str(source), sha256=sha256, licence="Apache-2.0")
+    return BaseSettings(source=str(source), sha256=sha256, license="Apache-2.0")
 
 
 def test_brings_in_a_folder_with_the_same_weights(source: Path, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from tasks.prompt.template import PromptSource
 from tests.conftest import ROOT, make_tokenizer
 from tests.support.raw_rows import TODAY, Row, call, say, sound_rows, terms, write_rows
 
-SETTINGS = ContractSettings(near_duplicate=0.8, offending_rows=2)
+SETTINGS = ContractSettings(near_duplicate_threshold=0.8, shown_violations=2)
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ FAULTS: list[tuple[str, Row, str]] = [
     ("last_turn", turns("user", "assistant", "user"), "the last turn is user's"),
     ("content", say("is there anybody there at all?", "  "), "turn 2: assistant says nothing"),
     ("labels", say("do you sell garden gnomes", "Only the dignified kind.", "gnomes"), "label 'gnomes' is not"),
-    ("behaviour", say("where is order HL-55555 now", "On its way to you.", "order"), "order promises a tool call"),
+    ("behavior", say("where is order HL-55555 now", "On its way to you.", "order"), "order promises a tool call"),
     ("tools", call("please stop HL-12345 at once", "HL-12345", "burn_order"), "unknown tool burn_order"),
     ("refusals", say("who lives at number nine", "Mrs Marrow does.", "private"), "without a refusal phrase"),
     ("refusals", say("is my cactus too dry now", "Sorry, I can't say."), "though care is no refusal"),
@@ -115,7 +115,7 @@ def test_a_faulty_row_is_named(desk: Desk, rule: str, row: Row, reason: str) -> 
     message, broken = desk.refused()
     assert list(broken) == [rule]
     assert broken[rule]["count"] == 1
-    (offence,) = broken[rule]["offending"]
+    (offence,) = broken[rule]["violations"]
     assert offence["source"] == f"{path.as_posix()}:13"
     assert reason in offence["reason"]
     assert f"{path.as_posix()}:13  {offence['reason'][:40]}" in message
@@ -128,7 +128,7 @@ def test_a_tools_arguments_are_checked_against_its_schema(desk: Desk, tiny_promp
     desk.prompt = Prompt(source, make_tokenizer())
     desk.write(call("any news of order 7?", "7"))
     _, broken = desk.refused()
-    assert "find_order: '7' does not match" in broken["tools"]["offending"][0]["reason"]
+    assert "find_order: '7' does not match" in broken["tools"]["violations"][0]["reason"]
 
 
 def test_only_the_first_offending_rows_are_shown(desk: Desk) -> None:
@@ -150,7 +150,7 @@ def test_stale_data_stops_the_run_if_its_severity_says_so(desk: Desk) -> None:
     desk.write()
     _, broken = desk.refused(terms(cadence_days=18))
     assert list(broken) == ["freshness"]
-    assert broken["freshness"]["offending"][0]["reason"] == "updated 2031-05-01, 19 days ago"
+    assert broken["freshness"]["violations"][0]["reason"] == "updated 2031-05-01, 19 days ago"
 
 
 def test_stale_data_warns_if_its_severity_says_so(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
@@ -169,8 +169,8 @@ def test_fresh_to_the_day_is_fresh(desk: Desk) -> None:
 def test_too_little_data(desk: Desk) -> None:
     write_rows(desk.raw / "chats.jsonl", [sound_rows()[n] for n in (0, 1, 6)])
     _, broken = desk.refused()
-    assert broken["volume"]["offending"][0]["reason"] == "3 readable rows"
-    rare = {offence["source"]: offence["reason"] for offence in broken["balance"]["offending"]}
+    assert broken["volume"]["violations"][0]["reason"] == "3 readable rows"
+    rare = {offence["source"]: offence["reason"] for offence in broken["balance"]["violations"]}
     assert rare == {"label private": "0 rows", "label order": "1 rows", "label care": "2 rows"}
 
 

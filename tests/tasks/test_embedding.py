@@ -20,7 +20,7 @@ TEXTS = ["a rose", "", "a far longer text, which pads the others", "a rose"]
 
 
 def settings(folder: Path, **changed: object) -> EmbeddingSettings:
-    values = {"name": "tiny", "licence": "MIT", "window": 50, **embedding_source(folder), **changed}
+    values = {"name": "tiny", "license": "MIT", "max_length": 50, **embedding_source(folder), **changed}
     return EmbeddingSettings.model_validate(values)
 
 

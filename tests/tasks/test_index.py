@@ -24,7 +24,7 @@ from tests.conftest import embedding_source
 
 @pytest.fixture
 def embedder(tiny_embedding: Path, tmp_path: Path) -> Embedder:
-    values = {"name": "tiny", "licence": "MIT", "window": 60, **embedding_source(tiny_embedding)}
+    values = {"name": "tiny", "license": "MIT", "max_length": 60, **embedding_source(tiny_embedding)}
     bring_in(EmbeddingSettings.model_validate(values), tmp_path / "embedding")
     return Embedder(tmp_path / "embedding", threads=1)
 

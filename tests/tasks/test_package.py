@@ -74,7 +74,7 @@ def test_the_sheet_is_what_params_contract_and_base_say(
     settings, terms = load_settings(ROOT / "params.yaml"), load_contract(ROOT / "data/contract.yaml")
     manifest = read_manifest(tmp_path / "package")
     sheet = manifest.constraints
-    assert (sheet.base_licence, sheet.data_licence) == ("Apache-2.0", terms.licence)
+    assert (sheet.base_licence, sheet.data_licence) == ("Apache-2.0", terms.license)
     assert (sheet.data_owner, sheet.data_updated) == (terms.owner, terms.updated)
     assert (sheet.review_by - terms.updated).days == terms.cadence_days
     assert sheet.intended_use == settings.package.intended_use

@@ -19,7 +19,7 @@ from tasks.core.settings import PrepareSettings
 from tasks.data.examples import load_examples, save_examples
 from tasks.prepare import load_rows, prepare, refuse_crossing, save
 
-SETTINGS = PrepareSettings(seed=7, eval_share=0.2, test_share=0.1)
+SETTINGS = PrepareSettings(seed=7, eval_fraction=0.2, test_fraction=0.1)
 WORDS = [f"word{n}" for n in range(20)]
 
 

@@ -6,6 +6,7 @@ Also covers `tasks/training/loss_curve.py` and `tasks/training/trainer.py`.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -27,7 +28,7 @@ from tasks.core.settings import Settings, load_settings
 from tasks.data.examples import load_examples, save_examples
 from tasks.engine.model_loading import load_model
 from tasks.prompt.encoding import Prompt
-from tasks.train import LOSS, METRICS, arguments, check_adapter, encode, tune, with_adapter
+from tasks.train import LOSS, METRICS, arguments, check_adapter, encode, run_key, tune, with_adapter
 from tasks.training.checkpoints import SEAL
 from tasks.training.packing import enable_packing, pack, pad, weighted_loss
 from tasks.training.trainer import CompletionTrainer
@@ -47,7 +48,14 @@ tune(Settings.model_validate_json(sys.argv[1]), base, Prompt.load(prompts, base)
 
 def small(**changes: object) -> Settings:
     settings = load_settings(ROOT / "params.yaml")
-    train = {"first_layer": 0, "rank": 4, "batch_size": 4, "epochs": 4.0, "learning_rate": 1e-2, "checkpoint_steps": 4}
+    train = {
+        "first_adapted_layer": 0,
+        "lora_rank": 4,
+        "batch_size": 4,
+        "epochs": 4.0,
+        "learning_rate": 1e-2,
+        "save_steps": 4,
+    }
     return settings.model_copy(update={"train": settings.train.model_copy(update={**train, **changes})})
 
 
@@ -58,6 +66,39 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def losses(folder: Path) -> list[float]:
     return [entry["eval_loss"] for entry in json.loads((folder / LOSS).read_text()) if "eval_loss" in entry]
+
+
+def test_a_run_has_the_key_that_version_0_1_gave_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    files = {"base.json": b"{}", "train.parquet": b"rows", "data/prompts/system.txt": b"Be brief."}
+    (tmp_path / "data/prompts").mkdir(parents=True)
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    settings = load_settings(ROOT / "params.yaml")
+    train = settings.train
+    names = {
+        "seed": train.seed,
+        "dtype": train.dtype,
+        "quantisation": train.quantization,
+        "epochs": train.epochs,
+        "batch_size": train.batch_size,
+        "bucket_batches": train.bucket_batches,
+        "learning_rate": train.learning_rate,
+        "warmup_share": train.warmup_ratio,
+        "rank": train.lora_rank,
+        "alpha": train.lora_alpha,
+        "dropout": train.lora_dropout,
+        "targets": list(train.target_modules),
+        "first_layer": train.first_adapted_layer,
+        "window": train.max_length,
+        "decision_weight": train.decision_token_weight,
+        "checkpoint_steps": train.save_steps,
+        "patience": train.early_stopping_patience,
+        "workers": train.num_workers,
+    }
+    made_from = [names, *(hashlib.sha256(content).hexdigest() for content in files.values())]
+    expected = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:16]
+    assert run_key(settings, tmp_path, tmp_path) == expected
 
 
 def test_learns_and_writes_an_adapter(tiny_base: Path, tiny_prompts: Path, examples: Path, tmp_path: Path) -> None:
@@ -79,7 +120,7 @@ def test_killed_run_resumes_to_the_same_weights(
     tiny_base: Path, tiny_prompts: Path, examples: Path, tmp_path: Path, seed: int
 ) -> None:
     """SIGKILL after a checkpoint, twice, then to the end: the adapter equals an undisturbed run's, bit by bit."""
-    settings = small(epochs=12.0, seed=seed, patience=100)
+    settings = small(epochs=12.0, seed=seed, early_stopping_patience=100)
 
     def command(name: str) -> list[str]:
         paths = [tiny_base, tiny_prompts, examples, tmp_path / name / "checkpoints", tmp_path / name / "adapter"]
@@ -110,7 +151,7 @@ def test_the_best_checkpoint_is_kept_and_a_run_that_gains_no_more_ends(
     tiny_base: Path, tiny_prompts: Path, examples: Path, tmp_path: Path
 ) -> None:
     """A rate that learns the rows by heart: the eval loss rises again long before 40 epochs."""
-    settings = small(epochs=40.0, learning_rate=3e-2, patience=2)
+    settings = small(epochs=40.0, learning_rate=3e-2, early_stopping_patience=2)
     prompt = Prompt.load(tiny_prompts, tiny_base)
     tune(settings, tiny_base, prompt, examples, tmp_path / "c", tmp_path / "adapter")
     history = json.loads((tmp_path / "adapter" / LOSS).read_text())
@@ -157,7 +198,7 @@ def test_a_model_that_takes_no_packs_is_trained_padded(
     config = BloomConfig(vocab_size=vocabulary, hidden_size=32, n_layer=2, n_head=4, initializer_range=0.3)
     torch.manual_seed(1)
     AutoModelForCausalLM.from_config(config).save_pretrained(base)
-    settings = small(targets=["query_key_value"])
+    settings = small(target_modules=["query_key_value"])
     tune(settings, base, Prompt.load(tiny_prompts, base), examples, tmp_path / "c", tmp_path / "adapter")
     history = losses(tmp_path / "adapter")
     assert history[-1] < history[0]
@@ -168,7 +209,7 @@ def test_a_model_that_takes_no_packs_is_trained_padded(
 def test_a_base_of_four_bits_is_trained(tiny_base: Path, tiny_prompts: Path, examples: Path, tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")
     prompt = Prompt.load(tiny_prompts, tiny_base)
-    tune(small(quantisation="nf4"), tiny_base, prompt, examples, tmp_path / "c", tmp_path / "adapter")
+    tune(small(quantization="nf4"), tiny_base, prompt, examples, tmp_path / "c", tmp_path / "adapter")
     history = losses(tmp_path / "adapter")
     assert history[-1] < history[0]
 
@@ -178,14 +219,14 @@ def test_four_bits_without_bitsandbytes_is_one_error(
 ) -> None:
     monkeypatch.setattr("tasks.engine.model_loading.find_spec", lambda _: None)
     with pytest.raises(GraftError, match=r"pip install -e '\.\[nf4\]'"):
-        tune(small(quantisation="nf4"), tiny_base, Prompt.load(tiny_prompts, tiny_base), examples, tmp_path, tmp_path)
+        tune(small(quantization="nf4"), tiny_base, Prompt.load(tiny_prompts, tiny_base), examples, tmp_path, tmp_path)
 
 
 def test_a_batch_that_cannot_be_shared_out_is_one_error(
     tiny_base: Path, tiny_prompts: Path, examples: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(GraftError, match=r"batch_size 4 is no multiple of train\.workers 3"):
-        tune(small(workers=3), tiny_base, Prompt.load(tiny_prompts, tiny_base), examples, tmp_path, tmp_path / "a")
+        tune(small(num_workers=3), tiny_base, Prompt.load(tiny_prompts, tiny_base), examples, tmp_path, tmp_path / "a")
 
 
 def test_adapter_that_changes_nothing_is_refused() -> None:
@@ -207,9 +248,9 @@ def test_a_row_longer_than_the_window_is_left_out_and_named(
     one, *others = load_examples(examples / "eval.parquet")
     longer = one.model_copy(update={"messages": (Message(role="user", content="please " * 90), *one.messages[1:])})
     sizes = [len(prompt.encode_training(example.messages)[0]) for example in (longer, *others)]
-    rows = encode(prompt, [longer, *others], small(window=max(sizes[1:])).train)
+    rows = encode(prompt, [longer, *others], small(max_length=max(sizes[1:])).train)
     assert [len(row["input_ids"]) for row in rows.rows] == sizes[1:]
-    said = f"1 of 4 rows are left out, longer than train.window ({max(sizes[1:])} tokens): r24 ({sizes[0]} tokens)"
+    said = f"1 of 4 rows are left out, longer than train.max_length ({max(sizes[1:])} tokens): r24 ({sizes[0]} tokens)"
     assert said in capsys.readouterr().out
 
 

@@ -1,6 +1,6 @@
 """A circuit breaker: a route that keeps failing is left alone for a while (Nygard, Release It!, 2007).
 
-    closed     calls go through; when `failure_share` of those of the last `window_s` seconds
+    closed     calls go through; when `failure_ratio` of those of the last `window_s` seconds
                failed, and there were `min_calls`, it opens
     open       no call goes through for `open_s` seconds
     half-open  one call goes through, the probe: if it succeeds the breaker closes, if it fails it
@@ -76,7 +76,7 @@ class CircuitBreaker:
         while self._ended[0][0] <= now - self._settings.window_s:
             self._ended.popleft()
         failures = sum(not ok for _, ok in self._ended)
-        if len(self._ended) >= self._settings.min_calls and failures >= self._settings.failure_share * len(self._ended):
+        if len(self._ended) >= self._settings.min_calls and failures >= self._settings.failure_ratio * len(self._ended):
             self._enter("open")
 
     def _enter(self, state: State) -> None:

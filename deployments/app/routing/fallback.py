@@ -163,7 +163,7 @@ class Fallback:
 
     def _events(self, route: Route, turn: PendingTurn, timeouts: Timeouts) -> Events:
         if route.served is None:
-            return _static_message(self._settings.words, turn.request)
+            return _static_message(self._settings.static_message, turn.request)
         return within(timeouts, turn.arrived, self._desk.stream(route.served.app, turn.request, turn.passages))
 
 

@@ -17,7 +17,7 @@ class RetryBudget:
     """Shared by all requests of a process; never holds more than one minute's own flow."""
 
     def __init__(self, settings: RetrySettings, clock: Callable[[], float]) -> None:
-        self._share = settings.share
+        self._share = settings.ratio
         self._clock = clock
         self._tokens = TokenBucket(settings.per_minute, settings.per_minute, clock())
 

@@ -10,10 +10,12 @@ from tasks.core.settings import Section
 
 
 class Timeouts(Section):
-    """Seconds to the first token of each route that is tried, and from a turn's arrival to its end."""
+    """Timeouts of a turn."""
 
     first_token_s: float
+    """Seconds to the first token of each route that is tried."""
     request_s: float
+    """Seconds from a turn's arrival to its end."""
 
 
 async def within(timeouts: Timeouts, arrived: float, events: Events) -> Events:

@@ -79,7 +79,7 @@ class ToolLoop:
                     yield event
             return
         turn = _ToolTurn(ask)
-        for number in range(self._settings.rounds):
+        for number in range(self._settings.max_tool_rounds):
             async with aclosing(self._backend.stream(app, turn.ask)) as events:
                 async for event in events:
                     if told := turn.shown(event):
@@ -92,7 +92,7 @@ class ToolLoop:
                     continue
                 key = f"{ask.key}:{number}:{place}"
                 turn.add_tool_result(call, *await asyncio.to_thread(self._run, call, ask.customer, key))
-        yield turn.unfinished(self._settings.unfinished)
+        yield turn.unfinished(self._settings.unfinished_message)
 
     def _run(self, call: ToolCall, customer: str | None, key: str) -> tuple[ToolOutcome, CheckedText]:
         """What came of a call, and its result as the model may read it."""

@@ -26,7 +26,7 @@ MODEL = ServedEmbedding(app="embedding", digest="e" * 64, name="tiny", dimension
 
 def with_embedder(desk: Desk, tiny_embedding: Path, folder: Path) -> Desk:
     """The desk, with a retrieval model that reads 20 tokens."""
-    settings = EmbeddingSettings(name="tiny", licence="MIT", window=20, **embedding_source(tiny_embedding))
+    settings = EmbeddingSettings(name="tiny", license="MIT", max_length=20, **embedding_source(tiny_embedding))
     bring_in(settings, folder / "embedding")
     desk.backend.embedder = EmbeddingServer(Embedder(folder / "embedding", threads=1))
     desk.turns.routing = Routing(production=DIGEST, served={DIGEST: SERVED}, embedding=MODEL)

@@ -22,9 +22,9 @@ from tests.deployments.app.steps.test_tool_loop import FIND, Parcel, Tools
 from tests.integration.test_canary_over_http import ALONE, THIRD
 from tests.support.assistant_in_process import NEW, OLD, PSEUDONYMS, Desk, Script, answers, refuses
 
-SHADOW = ShadowSettings(share=0.5, at_once=2, busy=4, patience_s=5)
+SHADOW = ShadowSettings(fraction=0.5, concurrency=2, max_open_requests=4, timeout_s=5)
 CACHE = CacheSettings(mb=1, max_age_s=100, semantic=False, threshold=0.9, entries=3)
-MANY = RetrySettings(attempts=5, backoff_s=0.001, share=1, per_minute=60)
+MANY = RetrySettings(attempts=5, backoff_s=0.001, ratio=1, per_minute=60)
 GIVEN = "From the old one."
 
 
@@ -206,7 +206,7 @@ def test_a_shadow_that_raises_or_hangs_is_nobodys_trouble(caplog: pytest.LogCapt
         yield  # type: ignore[misc]  # which makes it a generator
 
     async def run() -> None:
-        shop = desk(raises, hangs, settings=SHADOW.model_copy(update={"patience_s": 0.05}))
+        shop = desk(raises, hangs, settings=SHADOW.model_copy(update={"timeout_s": 0.05}))
         for _ in range(2):
             assert (await shop.whole()) == (OLD, GIVEN)
         await until(lambda: shadows(shop))

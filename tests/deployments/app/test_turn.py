@@ -41,12 +41,12 @@ SETTINGS = ReplicaSettings(
     threads=1,
     stream_every_s=0,
     cache_gb=1,
-    at_once=1,
+    max_num_seqs=1,
     max_queued=1,
     first_token_timeout_s=5,
     request_timeout_s=5,
     start_timeout_s=5,
-    health_every_s=5,
+    health_check_period_s=5,
 )
 SERVED = ServedPackage(app="new", name="desk", max_new_tokens=50, since=1)
 

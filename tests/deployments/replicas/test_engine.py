@@ -45,7 +45,7 @@ def test_new_text_is_sent_at_most_so_often_and_all_of_it_at_the_end(
 
 
 def test_replicas_are_told_of_the_servers_own_lists() -> None:
-    admission = AdmissionSettings(licences=("MIT",), engines=("vllm",))
+    admission = AdmissionSettings(licenses=("MIT",), engines=("vllm",))
     config = rollout._engine_config(load_serve_settings(ROOT / SERVE_YAML), admission, "ab" * 32, "engine-x")
     sent = json.loads(json.dumps(config["args"]))
     assert EngineArguments.model_validate(sent).admission == admission
@@ -60,6 +60,6 @@ def test_a_replica_does_not_open_what_the_server_does_not_admit(
     (tmp_path / "deployments").mkdir()
     shutil.copy(ROOT / "deployments/stack.yaml", tmp_path / "deployments")  # where the registry is
     digest = LocalRegistry(tmp_path / REGISTRY).publish(package, tiny_base, tmp_path / "evaluation")
-    admission = {"licences": ["MIT"], "engines": ["transformers"]}
+    admission = {"licenses": ["MIT"], "engines": ["transformers"]}
     with pytest.raises(GraftError, match=r"the licence of its base is 'Apache-2\.0', which this server does not serve"):
         EngineReplica(digest, str(tmp_path), SETTINGS.model_dump(), admission)

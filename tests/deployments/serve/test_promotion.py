@@ -132,7 +132,7 @@ def lose_the_base(registry: Path, _: str) -> None:
 
 
 def take_the_licence_off_the_list(_registry: Path, _digest: str) -> None:
-    edit_yaml(Path("params.yaml"), {"admission.licences": ["LicenseRef-none"]})
+    edit_yaml(Path("params.yaml"), {"admission.licenses": ["LicenseRef-none"]})
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ SETTINGS = CanaryAnalysisSettings(
     margins=CanaryMargins(errors=0.3, slow=0.3, refusals=0.3, policy=0.3, quality=0.3),
     min_requests=20,
     interval_s=10,
-    patience_s=30,
+    timeout_s=30,
 )
 HALF = Phase(name="canary", percent=50)
 PACKAGES = {
@@ -97,7 +97,7 @@ def test_a_worse_canary_is_a_breach_within_an_interval_and_opens_one_incident(se
     assert incident.opened_at == datetime(2026, 1, 31, 12, 0, 10, tzinfo=UTC)
 
 
-def test_a_canary_that_nobody_asks_is_undecided_when_patience_ends(serve: Serve) -> None:
+def test_a_canary_that_nobody_asks_is_undecided_at_the_timeout(serve: Serve) -> None:
     serve(lambda number: row(number, PRODUCTION))
     with pytest.raises(UndecidedError, match="Not decided after 30 s"):
         run_phase(HALF, CANARY, PRODUCTION, SETTINGS, 8.0)

@@ -38,7 +38,7 @@ def load_with(tmp_path: Path, path: str, value: Any) -> Any:
 def test_the_repositorys_params_are_read_with_their_types() -> None:
     settings = load_settings(PARAMS)
     assert isinstance(settings.train.learning_rate, float)
-    assert settings.train.targets[0] == "q_proj"
+    assert settings.train.target_modules[0] == "q_proj"
     with pytest.raises(ValidationError):
         settings.train.seed = 8
 
@@ -50,17 +50,17 @@ def test_the_repositorys_params_are_read_with_their_types() -> None:
         ("trian", {"seed": 1}, "trian: Extra inputs are not permitted"),
         ("gate.min_rows", None, "gate.min_rows: Field required"),
         ("drift", None, "drift: Field required"),
-        ("prepare.eval_share", 1.5, "prepare.eval_share: Input should be less than or equal to 1"),
+        ("prepare.eval_fraction", 1.5, "prepare.eval_fraction: Input should be less than or equal to 1"),
         ("train.batch_size", 0, "train.batch_size: Input should be greater than 0"),
         ("engine.dtype", "int3", "engine.dtype: Input should be"),
         ("canary_analysis.alpha", 1.0, "canary_analysis.alpha: Input should be less than 1"),
         ("canary_analysis.margins.errors", 0, "canary_analysis.margins.errors: Input should be greater than 0"),
         ("canary_analysis.margins.speed", 0.1, "canary_analysis.margins.speed: Extra inputs are not permitted"),
-        ("canary_analysis.patience_s", 10, "canary_analysis: Value error, patience_s must be interval_s at least"),
+        ("canary_analysis.timeout_s", 10, "canary_analysis: Value error, timeout_s must be interval_s at least"),
         ("train.epochs", "many", "train.epochs: Input should be a valid number"),
         ("package.forbidden_uses", [], "package.forbidden_uses: Tuple should have at least 1 item"),
-        ("admission.licences", [], "admission.licences: Tuple should have at least 1 item"),
-        ("admission.licences", ["Apache 2.0"], "admission.licences.0: String should match pattern"),
+        ("admission.licenses", [], "admission.licenses: Tuple should have at least 1 item"),
+        ("admission.licenses", ["Apache 2.0"], "admission.licenses.0: String should match pattern"),
         ("admission.engines", ["onnx"], "admission.engines.0: Input should be"),
     ],
 )
@@ -74,9 +74,9 @@ def test_a_wrong_key_is_named(tmp_path: Path, path: str, value: Any, said: str) 
 def test_all_wrong_keys_are_named_at_once(tmp_path: Path) -> None:
     content = read_yaml(PARAMS)
     content["gate"]["min_rows"] = -1
-    content["train"]["rank"] = "high"
+    content["train"]["lora_rank"] = "high"
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
-    with pytest.raises(GraftError, match=r"(?s)train\.rank.*gate\.min_rows"):
+    with pytest.raises(GraftError, match=r"(?s)train\.lora_rank.*gate\.min_rows"):
         load_settings(tmp_path / "params.yaml")
 
 

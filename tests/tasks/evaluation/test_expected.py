@@ -71,7 +71,7 @@ def held_out() -> list[Example]:
     settings = load_settings(ROOT / PARAMS)
     lines = read_folder(ROOT / RAW)
     rows = [line.row for line in lines if line.row]
-    duplicates = find_duplicates([row.messages for row in rows], settings.contract.near_duplicate)
+    duplicates = find_duplicates([row.messages for row in rows], settings.contract.near_duplicate_threshold)
     stored = [_stored(line, row, rows[first]) for line, row, first in zip(lines, rows, duplicates.cluster, strict=True)]
     return [example for example in prepare(stored, settings.prepare).examples if example.split != "train"]
 

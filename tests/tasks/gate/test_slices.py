@@ -52,7 +52,7 @@ def test_a_loss_within_the_limit_passes() -> None:
     rows = evaluation(base=0.0, incumbent=0.8, candidate=0.8)
     rows.loc[(rows["system"] == "candidate") & (rows["label"] == "tool"), "quality"] = 0.56
     assert {outcome for outcome, _ in sentences(rows, SETTINGS)} == {"pass"}
-    assert {outcome for outcome, _ in sentences(rows, changed("label", max_loss=0.2))} == {"pass", "fail"}
+    assert {outcome for outcome, _ in sentences(rows, changed("label", non_inferiority_margin=0.2))} == {"pass", "fail"}
 
 
 def test_a_slice_with_too_few_rows_is_named_and_not_judged() -> None:
@@ -75,7 +75,7 @@ def test_a_few_rows_that_went_wrong_fail_alone_and_not_among_many_slices() -> No
     rows["label"] = [f"kind-{int(name.split('-')[1]) // 27:02d}" for name in rows["id"]]
     lost = (rows["system"] == "candidate") & rows["id"].isin([f"row-{i}" for i in range(7)])
     rows.loc[lost, "quality"] = 0.0
-    settings = changed("label", max_loss=0.05)
+    settings = changed("label", non_inferiority_margin=0.05)
     for dimension in ("language", "length"):
         settings = changed(dimension, settings, min_rows=10**6)
     alone = rows[rows["label"] == "kind-00"]
@@ -86,4 +86,4 @@ def test_a_few_rows_that_went_wrong_fail_alone_and_not_among_many_slices() -> No
 @pytest.mark.parametrize("edges", [[], [200, 100], [100, 100], [0, 100]])
 def test_edges_that_are_no_rising_lengths_are_refused(edges: list[int]) -> None:
     with pytest.raises(ValueError, match="edges"):
-        LengthSettings(min_rows=8, max_loss=0.1, edges=tuple(edges))
+        LengthSettings(min_rows=8, non_inferiority_margin=0.1, edges=tuple(edges))

@@ -193,7 +193,10 @@ def test_a_candidate_is_called_better_only_if_all_of_the_interval_is_above_0() -
     equal = judge(evaluation(base=0.2, incumbent=0.6, candidate=0.6), SETTINGS)
     assert equal.outcome == "pass"
     assert any(reason.endswith("it is not shown to be better.") for reason in equal.reasons)
-    assert judge(evaluation(base=0.2, incumbent=0.6, candidate=0.6), changed(max_loss=0.0)).outcome == "inconclusive"
+    assert (
+        judge(evaluation(base=0.2, incumbent=0.6, candidate=0.6), changed(non_inferiority_margin=0.0)).outcome
+        == "inconclusive"
+    )
 
 
 def changed(**values: float) -> GateSettings:

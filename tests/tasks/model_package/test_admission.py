@@ -19,7 +19,7 @@ from tasks.model_package.manifest import MANIFEST, package_digest, read_manifest
 from tests.conftest import ROOT
 from tests.support.ray_stack import make_package
 
-SETTINGS = AdmissionSettings(licences=("Apache-2.0", "CC0-1.0"), engines=("openvino", "transformers"))
+SETTINGS = AdmissionSettings(licenses=("Apache-2.0", "CC0-1.0"), engines=("openvino", "transformers"))
 
 
 @dataclass(frozen=True)
@@ -168,10 +168,10 @@ def test_as_much_as_the_base_reads_is_admitted(published: Published) -> None:
 
 def test_the_servers_list_decides_and_not_the_packages_maker(published: Published) -> None:
     licence_of_the_data(published)
-    lenient = SETTINGS.model_copy(update={"licences": (*SETTINGS.licences, "CC-BY-NC-4.0")})
+    lenient = SETTINGS.model_copy(update={"licenses": (*SETTINGS.licenses, "CC-BY-NC-4.0")})
     admit(package_digest(published.package), published.package, published.base, lenient)
 
 
 def test_the_repositorys_own_sources_may_be_served() -> None:
     settings = load_settings(ROOT / "params.yaml")
-    check_licences((("base", settings.base.licence), ("data", "CC0-1.0")), settings.admission, "here")
+    check_licences((("base", settings.base.license), ("data", "CC0-1.0")), settings.admission, "here")

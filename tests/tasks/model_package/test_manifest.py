@@ -11,7 +11,104 @@ import pytest
 
 from tasks.core.errors import GraftError
 from tasks.core.files import sha256_file, write_json, write_text
-from tasks.model_package.manifest import BASE, MANIFEST, package_digest, read_manifest, verify_package
+from tasks.core.settings import PrepareSettings, RetrievalSettings, TrainSettings, load_settings
+from tasks.model_package.manifest import BASE, MANIFEST, Grounding, package_digest, read_manifest, verify_package
+from tasks.package import stored_params
+from tests.conftest import ROOT
+
+STORED = """{
+  "prepare": {
+    "seed": 7,
+    "eval_share": 0.08,
+    "test_share": 0.16
+  },
+  "train": {
+    "seed": 7,
+    "dtype": "auto",
+    "quantisation": "none",
+    "epochs": 1.0,
+    "batch_size": 4,
+    "bucket_batches": 8,
+    "learning_rate": 0.003,
+    "warmup_share": 0.1,
+    "rank": 16,
+    "alpha": 32,
+    "dropout": 0.0,
+    "targets": [
+      "q_proj",
+      "v_proj"
+    ],
+    "first_layer": 20,
+    "window": 1024,
+    "decision_weight": 8.0,
+    "checkpoint_steps": 120,
+    "patience": 3,
+    "workers": 1
+  },
+  "grounding": {
+    "index": "i",
+    "embedding": "e",
+    "passages": 2,
+    "turns": 3,
+    "known": 8,
+    "retrieval": {
+      "candidates": 20,
+      "rank_offset": 10,
+      "words_weight": 0.3,
+      "text_weight": 0.4,
+      "asked_nearest": 3,
+      "floor": 0.26,
+      "asked_floor": 0.4
+    }
+  }
+}
+"""
+"""The parts of a manifest that are settings, as version 0.1 wrote them: other bytes would be another digest."""
+
+PREPARE = PrepareSettings(seed=7, eval_fraction=0.08, test_fraction=0.16)
+TRAIN = TrainSettings(
+    seed=7,
+    dtype="auto",
+    quantization="none",
+    epochs=1.0,
+    batch_size=4,
+    bucket_batches=8,
+    learning_rate=3.0e-3,
+    warmup_ratio=0.1,
+    lora_rank=16,
+    lora_alpha=32,
+    lora_dropout=0.0,
+    target_modules=("q_proj", "v_proj"),
+    first_adapted_layer=20,
+    max_length=1024,
+    decision_token_weight=8.0,
+    save_steps=120,
+    early_stopping_patience=3,
+    num_workers=1,
+)
+RETRIEVAL = RetrievalSettings(
+    candidates=20,
+    rrf_k=10,
+    bm25_weight=0.3,
+    text_weight=0.4,
+    nearest_expansions=3,
+    min_similarity=0.26,
+    min_expansion_similarity=0.4,
+)
+GROUNDING = Grounding(index="i", embedding="e", passages=2, turns=3, known=8, retrieval=RETRIEVAL)
+
+
+@pytest.mark.parametrize("mode", ["json", "python"])
+def test_settings_lie_in_a_manifest_under_the_names_of_version_0_1(tmp_path: Path, mode: str) -> None:
+    settings = load_settings(ROOT / "params.yaml").model_copy(update={"prepare": PREPARE, "train": TRAIN})
+    write_json(tmp_path / "a.json", {**stored_params(settings), "grounding": GROUNDING.model_dump(mode=mode)})
+    assert (tmp_path / "a.json").read_text(encoding="utf-8") == STORED
+
+
+def test_grounding_is_read_back_with_the_same_settings() -> None:
+    stored = json.dumps(json.loads(STORED)["grounding"])
+    assert Grounding.model_validate_json(stored) == GROUNDING
+    assert GROUNDING.retrieval == RETRIEVAL
 
 
 def test_the_digest_is_the_manifests_own(build_package: Callable[..., Any]) -> None:

@@ -8,8 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.paths import CONTRACT, KNOWLEDGE, PARAMS, PROMPTS, RAW
-from tasks.monitoring.change_detection import SETTLE_S, announced, remember_run, settled, unannounced, watched_hashes
+from tasks.core.paths import KNOWLEDGE, PARAMS, PROMPT_INJECTION_SOURCES, PROMPTS, RAW
+from tasks.monitoring.change_detection import (
+    SETTLE_S,
+    WATCHED,
+    announced,
+    remember_run,
+    settled,
+    unannounced,
+    watched_hashes,
+)
 
 ROWS = "data/raw/rows.jsonl"
 
@@ -118,6 +126,8 @@ def test_settings_and_the_contract_are_watched_as_data_is() -> None:
     assert look() == ["params.yaml"]
     write("volume: 10", "contract.yaml", RAW.parent)
     assert look() == ["data/contract.yaml"]
+    write("sources: {}", PROMPT_INJECTION_SOURCES.name, PROMPT_INJECTION_SOURCES.parent)
+    assert look() == ["data/prompt_injection_sources.yaml"]
     PARAMS.unlink()
     assert look() == ["params.yaml"]
 
@@ -141,5 +151,5 @@ def test_a_file_written_a_moment_ago_is_not_settled(name: str) -> None:
 
 def test_without_the_folders_there_is_nothing_to_see() -> None:
     shutil.rmtree("data")
-    assert watched_hashes() == {path.as_posix(): {} for path in (RAW, PROMPTS, KNOWLEDGE, PARAMS, CONTRACT)}
+    assert watched_hashes() == {path.as_posix(): {} for path in WATCHED}
     assert settled(time.time())

@@ -22,7 +22,7 @@ from tasks.monitoring.telemetry_row import TelemetryRow
 from tasks.monitoring.telemetry_store import TelemetryWriter
 from tasks.registry.registry import LocalRegistry
 
-SETTINGS = DriftSettings(min_rows=30, window_hours=24, false_alarm=0.01, min_columns=2, resamples=100, seed=7)
+SETTINGS = DriftSettings(min_rows=30, window_hours=24, false_positive_rate=0.01, min_columns=2, resamples=100, seed=7)
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 TOOLS = np.array(["find_order", "check_stock", "cancel_order", ""])
 
@@ -116,7 +116,7 @@ def test_thresholds_shrink_with_the_window_and_repeat() -> None:
 def test_unchanged_windows_rarely_alarm() -> None:
     """A numeric and a categorical column, fresh reference and window each time: 1% is asked for."""
     columns = [NUMERIC[0], CATEGORICAL[1]]
-    settings = SETTINGS.model_copy(update={"false_alarm": 0.05, "resamples": 39})
+    settings = SETTINGS.model_copy(update={"false_positive_rate": 0.05, "resamples": 39})
     alarms = 0
     for seed in range(40):
         reference, window = features(90, seed=1000 + seed)[columns], features(200, seed=2000 + seed)[columns]

@@ -21,7 +21,13 @@ from tasks.retrieval.search import PassageIndex, Retriever, VectorIndex, recipro
 from tests.conftest import ROOT, embedding_source
 
 SETTINGS = RetrievalSettings(
-    candidates=3, rank_offset=20, words_weight=0.3, text_weight=0.4, asked_nearest=2, floor=-1.0, asked_floor=-1.0
+    candidates=3,
+    rrf_k=20,
+    bm25_weight=0.3,
+    text_weight=0.4,
+    nearest_expansions=2,
+    min_similarity=-1.0,
+    min_expansion_similarity=-1.0,
 )
 TEXTS = {
     "roses": "Prune in March.",
@@ -32,7 +38,7 @@ TEXTS = {
 
 
 def make_embedder(source: Path, folder: Path, **changed: object) -> Embedder:
-    values = {"name": "tiny", "licence": "MIT", "window": 80, **embedding_source(source), **changed}
+    values = {"name": "tiny", "license": "MIT", "max_length": 80, **embedding_source(source), **changed}
     bring_in(EmbeddingSettings.model_validate(values), folder)
     return Embedder(folder, threads=1)
 
@@ -76,8 +82,8 @@ def test_a_chunks_own_text_finds_it_first_with_cosine_1(index: Path, embedder: E
 
 def test_words_are_stemmed_and_find_what_the_vector_does_not(index: Path, embedder: Embedder, tmp_path: Path) -> None:
     question = "zzzz zz. zzzz: guarantee?"
-    by_vector = open_retriever(index, embedder, tmp_path / "tables", words_weight=0.0).search(question, 1)
-    by_words = open_retriever(index, embedder, tmp_path / "tables", words_weight=1.0, candidates=4)
+    by_vector = open_retriever(index, embedder, tmp_path / "tables", bm25_weight=0.0).search(question, 1)
+    by_words = open_retriever(index, embedder, tmp_path / "tables", bm25_weight=1.0, candidates=4)
     assert by_vector[0].chunk.source == "zzz.txt"
     assert "lilies.txt" in [hit.chunk.source for hit in by_words.search(question, 2)]
     passages = PassageIndex(index, tmp_path / "tables", SETTINGS)
@@ -108,12 +114,12 @@ def test_nearness_is_of_the_text_and_of_the_nearest_questions() -> None:
             "vector": pa.FixedSizeListArray.from_arrays(pa.array([0.6, 1.0, 0.2, 0.8, 0.1], pa.float32()), 1),
         }
     )
-    settings = SETTINGS.model_copy(update={"floor": 1.1, "asked_floor": 0.8})
+    settings = SETTINGS.model_copy(update={"min_similarity": 1.1, "min_expansion_similarity": 0.8})
     result = VectorIndex(rows, 2, settings).similarity_to(np.ones(1, dtype=np.float32))
     assert result.similarity == pytest.approx([1.0, 0.4 * 0.2 + 0.6 * (0.8 + 0.6) / 2])
     assert result.cosines == pytest.approx([1.0, 0.8])
     assert (result.order(2), result.is_relevant) == ([0, 1], True)
-    higher = settings.model_copy(update={"asked_floor": 0.81})
+    higher = settings.model_copy(update={"min_expansion_similarity": 0.81})
     assert not VectorIndex(rows, 2, higher).similarity_to(np.ones(1, dtype=np.float32)).is_relevant
 
 
@@ -121,7 +127,7 @@ def test_under_the_floor_nothing_is_found(index: Path, embedder: Embedder, tmp_p
     vector = embedder.embed(embedder.encode(["qqq"]))[0]
     passages = PassageIndex(index, tmp_path / "tables", SETTINGS)
     nearest = max(hit.cosine for hit in passages.find("qqq", vector, 4))
-    above, below = (SETTINGS.model_copy(update={"floor": nearest + step}) for step in (0.001, -0.001))
+    above, below = (SETTINGS.model_copy(update={"min_similarity": nearest + step}) for step in (0.001, -0.001))
     assert PassageIndex(index, tmp_path / "tables", above).find("qqq", vector, 4) == ()
     assert len(PassageIndex(index, tmp_path / "tables", below).find("qqq", vector, 2)) == 2
 

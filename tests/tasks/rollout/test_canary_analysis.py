@@ -21,7 +21,7 @@ SETTINGS = CanaryAnalysisSettings(
     margins=CanaryMargins(errors=0.02, slow=0.1, refusals=0.05, policy=0.02, quality=0.05),
     min_requests=50,
     interval_s=60,
-    patience_s=3600,
+    timeout_s=3600,
 )
 WIDE = SETTINGS.model_copy(update={"margins": CanaryMargins(**dict.fromkeys(CanaryMargins.model_fields, 0.5))})
 
@@ -85,7 +85,7 @@ def test_few_requests_are_never_healthy_however_wide_the_margins(tmp_path: Path)
     assert "50 requests of each are needed" in verdict.sentences[0]
 
 
-def test_waiting_ends_with_patience_as_inconclusive(tmp_path: Path) -> None:
+def test_waiting_ends_at_the_timeout_as_inconclusive(tmp_path: Path) -> None:
     rows = traffic(tmp_path, canary=5, failed=0)
     assert judged(rows, SETTINGS, after_s=3599).outcome == "waiting"
     ended = judged(rows, SETTINGS, after_s=3600)
@@ -93,7 +93,7 @@ def test_waiting_ends_with_patience_as_inconclusive(tmp_path: Path) -> None:
     assert "patience ended at 3600 s" in ended.sentences[0]
 
 
-def test_a_breach_is_told_after_patience_too(tmp_path: Path) -> None:
+def test_a_breach_is_reported_after_the_timeout_too(tmp_path: Path) -> None:
     assert judged(traffic(tmp_path, canary=12, failed=9), SETTINGS, after_s=7200).outcome == "breach"
 
 

@@ -10,12 +10,11 @@ import pytest
 
 from tasks.core.errors import GraftError
 from tasks.core.files import sha256_file
-from tasks.core.settings import AttackSource
-from tasks.safety.attack_datasets import LabeledText, fetch_attacks, without_repeats
+from tasks.safety.attack_datasets import AttackSource, LabeledText, fetch_attacks, load_attack_sources, without_repeats
 
 
 def source(path: Path, **changed: object) -> AttackSource:
-    values = {"set": "one", "licence": "MIT", "file": str(path), "text": "text", "label": "label", "use": "train"}
+    values = {"set": "one", "license": "MIT", "file": str(path), "text": "text", "label": "label", "use": "train"}
     return AttackSource.model_validate({**values, "file_sha256": sha256_file(path), **changed})
 
 
@@ -53,13 +52,20 @@ def test_a_set_without_a_split_holds_out_a_fifth_and_always_the_same(tmp_path: P
 def test_another_file_or_another_column_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("text,label\na,1\n")
-    with pytest.raises(GraftError, match=r"params.yaml \(prompt_injection.sources.a.file_sha256\) expects"):
+    with pytest.raises(GraftError, match=r"prompt_injection_sources.yaml \(sources.a.file_sha256\) expects"):
         fetch_attacks({"a": source(path, file_sha256="0" * 64)}, frozenset())
     with pytest.raises(GraftError, match="no column wish"):
         fetch_attacks({"a": source(path, text="wish")}, frozenset())
     path.rename(tmp_path / "a.pkl")
     with pytest.raises(GraftError, match=r"not a file of the formats \.parquet, \.csv, \.jsonl"):
         fetch_attacks({"a": source(tmp_path / "a.pkl")}, frozenset())
+
+
+def test_the_list_of_datasets_is_checked(tmp_path: Path) -> None:
+    path = tmp_path / "sources.yaml"
+    path.write_text("sources: {a: {set: one, license: MIT, file: a.csv, file_sha256: x, text: text, use: train}}\n")
+    with pytest.raises(GraftError, match=r"sources\.a\.label: Field required"):
+        load_attack_sources(path)
 
 
 def test_no_training_text_is_a_near_duplicate_of_a_text_held_out() -> None:

@@ -6,7 +6,7 @@ from deployments.app.routing.circuit_breaker import Call, CircuitBreaker
 from deployments.core.settings import BreakerSettings
 from tests.support.assistant_in_process import Clock
 
-SETTINGS = BreakerSettings(window_s=10, min_calls=4, failure_share=0.5, open_s=30)
+SETTINGS = BreakerSettings(window_s=10, min_calls=4, failure_ratio=0.5, open_s=30)
 
 
 class Watched:

@@ -141,7 +141,7 @@ def test_attempts_are_bounded() -> None:
 
 def test_a_spent_budget_leaves_no_retries() -> None:
     async def run() -> None:
-        desk = Desk([UNREACHABLE], retries=RetrySettings(attempts=9, backoff_s=0.001, share=0.0, per_minute=1))
+        desk = Desk([UNREACHABLE], retries=RetrySettings(attempts=9, backoff_s=0.001, ratio=0.0, per_minute=1))
         assert (await desk.whole())[0] == OLD
         assert desk.backend.asked == ["new", "new", "old"]
         assert [t for t in desk.meters.told if t[0] == "retried"] == [

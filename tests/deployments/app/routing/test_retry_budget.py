@@ -6,7 +6,7 @@ from deployments.app.routing.retry_budget import RetryBudget
 from deployments.core.settings import RetrySettings
 from tests.support.assistant_in_process import Clock
 
-SETTINGS = RetrySettings(attempts=2, backoff_s=0.001, share=0.25, per_minute=6)
+SETTINGS = RetrySettings(attempts=2, backoff_s=0.001, ratio=0.25, per_minute=6)
 
 
 def spent(clock: Clock) -> RetryBudget:
