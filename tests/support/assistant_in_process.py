@@ -94,7 +94,7 @@ class ScriptedBackend:
     asks: list[TurnRequest] = field(default_factory=list)
     embedder: EmbeddingServer | None = None
 
-    def ask(self, app: str, ask: TurnRequest, reading: PendingPassages | None = None) -> AsyncGenerator[Event]:
+    def stream(self, app: str, ask: TurnRequest, reading: PendingPassages | None = None) -> AsyncGenerator[Event]:
         self.asked.append(app)
         self.asks.append(ask)
         scripts = self.scripts[app]
@@ -112,16 +112,16 @@ class Counted:
 
     told: list[tuple[str, ...]] = field(default_factory=list)
 
-    def tried(self, route: str, outcome: str) -> None:
+    def route_attempt(self, route: str, outcome: str) -> None:
         self.told.append(("tried", route, outcome))
 
-    def retried(self, route: str, granted: bool) -> None:
+    def retry(self, route: str, granted: bool) -> None:
         self.told.append(("retried", route, str(granted)))
 
-    def breaker(self, model: str, state: str) -> None:
+    def breaker_state(self, model: str, state: str) -> None:
         self.told.append(("breaker", model, state))
 
-    def looked_up(self, result: str) -> None:
+    def cache_lookup(self, result: str) -> None:
         self.told.append(("looked_up", result))
 
 
