@@ -93,7 +93,7 @@ class ShadowTraffic:
         digest, and two answers that were drawn would differ even if one model gave both.
         """
         shadow = routing.shadow
-        if shadow is None or record.route.name != "production" or ask.temperature > 0 or ask.text is not None:
+        if shadow is None or record.route.name != "production" or ask.sampling.temperature > 0 or ask.text is not None:
             return None
         if self._chance() >= self._settings.share:
             return None

@@ -125,7 +125,7 @@ class ChatService:
         routes = routing.routes(request.model, self._order, who)
         record.set_intended_route(routes[0])
         served = routing.served[record.route.digest]
-        record.permit = self.limits.admit(record.owner, len(body), served.new_tokens(ask.max_new_tokens))
+        record.permit = self.limits.admit(record.owner, len(body), served.new_tokens(ask.sampling.max_new_tokens))
         taken = await self._layers.input_guard.check(ask)
         record.add_findings(taken)
         copy: ShadowCopy | None = None

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from numpy.typing import NDArray
 
 from tasks.core.records import Message, Record
-from tasks.engine.protocol import Constraint, Generation
+from tasks.engine.protocol import GREEDY, Generation, SamplingParams
 from tasks.evaluation.response_features import ResponseFeatures
 from tasks.prompt.tool_calls import ParsedAnswer
 from tasks.tools.policy import Decision, ToolResult
@@ -23,22 +23,16 @@ class TurnRequest:
 
     `tools` None shows the package's own, which are the shop's: they are run here, for `customer`
     (None: somebody unknown). `key` names the request, so that what is asked again is not done again.
-    `must_call` are those of which one must be called, and nothing said. `max_new_tokens` is lowered to
-    the package's limit. The whole text is held to `constraint`, else its calls to their tools. Of a
-    `whole` answer nobody sees a part, so its events may begin again from the start.
+    `must_call` are those of which one must be called, and nothing said. The whole text is held to the
+    constraint of `sampling`, else its calls to their tools. Of a `whole` answer nobody sees a part, so
+    its events may begin again from the start.
     """
 
     messages: tuple[Message, ...] = ()
+    sampling: SamplingParams = GREEDY
     text: str | None = None
     tools: tuple[dict[str, Any], ...] | None = None
     must_call: tuple[str, ...] = ()
-    max_new_tokens: int | None = None
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int | None = None
-    stop: tuple[str, ...] = ()
-    logprobs: bool = False
-    constraint: Constraint | None = None
     whole: bool = False
     customer: str | None = None
     key: str = ""
@@ -46,7 +40,8 @@ class TurnRequest:
     @property
     def may_use_tools(self) -> bool:
         """Whether the answer may be found by the shop's own tools: with scores, each token is shown as it comes."""
-        return self.tools is None and self.text is None and self.constraint is None and not self.logprobs
+        free_text = self.sampling.constraint is None and not self.sampling.logprobs
+        return self.tools is None and self.text is None and free_text
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,15 @@ from tasks.core.records import Message
 from tasks.core.settings import AdmissionSettings
 from tasks.engine.loading import Model, PromptTooLongError, open_package
 from tasks.engine.probes import check_probes
-from tasks.engine.protocol import ConstraintError, Generation, GenerationRequest, JsonSchema, Regex, TokenChunk
+from tasks.engine.protocol import (
+    ConstraintError,
+    Generation,
+    GenerationRequest,
+    JsonSchema,
+    Regex,
+    SamplingParams,
+    TokenChunk,
+)
 from tasks.engine.resources import Resources
 from tasks.engine.subprocess_engine import EngineLostError
 from tasks.engine.token_bytes import TokenBytes
@@ -71,7 +79,7 @@ class PackageServer:
             async for event in self._decode(ask, ticket):
                 yield event
         except ConstraintError as error:
-            yield Refusal(400, "invalid_value", str(error), param=_CONSTRAINED_BY[type(ask.constraint)])
+            yield Refusal(400, "invalid_value", str(error), param=_CONSTRAINED_BY[type(ask.sampling.constraint)])
         except Exception as error:  # an engine may raise anything; the caller still gets an answer
             if isinstance(error, EngineLostError) or is_out_of_memory(error):
                 self.give_up()
@@ -82,20 +90,10 @@ class PackageServer:
         """Called when the engine is lost, or has no memory left. Whoever owns the process may end it."""
 
     def _request(self, ask: TurnRequest) -> GenerationRequest:
-        limit = self._model.settings.max_new_tokens
-        options: dict[str, Any] = {
-            "max_new_tokens": min(ask.max_new_tokens or limit, limit),
-            "temperature": ask.temperature,
-            "top_p": ask.top_p,
-            "seed": ask.seed,
-            "stop": ask.stop,
-            "logprobs": ask.logprobs,
-            "constraint": ask.constraint,
-        }
         if ask.text is not None:
-            return self._model.continuation(ask.text, **options)
+            return self._model.continuation(ask.text, ask.sampling)
         tools = list(ask.tools) if ask.tools is not None else None
-        return self._model.request(ask.messages, tools, ask.must_call, **options)
+        return self._model.request(ask.messages, tools, ask.must_call, ask.sampling)
 
     async def _decode(self, ask: TurnRequest, ticket: Ticket) -> AsyncIterator[Event]:
         chunks: list[TokenChunk] = []
@@ -138,7 +136,7 @@ class PackageServer:
         """Ask for a token, unless one came by lately. Serve calls this and replaces a replica that fails."""
         if self._batches.silent_s < self._settings.health_every_s:
             return
-        request = self._model.request([Message(role="user", content="ping")], max_new_tokens=1)
+        request = self._model.request([Message(role="user", content="ping")], sampling=SamplingParams(max_new_tokens=1))
         async for _ in self._batches.follow(self._batches.admit(request)):
             continue
 

@@ -60,24 +60,51 @@ class ConstraintError(GraftError):
 
 
 @dataclass(frozen=True)
-class GenerationRequest:
-    """One prompt and how to continue it.
+class SamplingParams:
+    """The decoding parameters of one request, on every engine."""
 
-    `temperature` 0 is greedy. `seed` makes sampling repeatable. Generation ends at the end-of-turn
-    token, at a stop string (which is not part of the text), or after `max_new_tokens`. `logprobs`
-    asks for the log-probability (natural, before temperature and nucleus) of each token.
-    `constraint` lets through only tokens that keep the text on its way to a match; a text that ends
-    with `length` is then the beginning of one.
+    max_new_tokens: int | None = None
+    """The most tokens to generate, the end of turn included; None: the package's limit, which bounds any number."""
+    temperature: float = 0.0
+    """Divides the logits before sampling; 0: greedy decoding."""
+    top_p: float = 1.0
+    """Nucleus sampling: the probability mass, in (0, 1], of the most likely tokens that are sampled from."""
+    seed: int | None = None
+    """Seed of the random numbers, which makes sampling repeatable; None: a fresh one for each request."""
+    stop: tuple[str, ...] = ()
+    """Stop strings: generation ends at the first that appears, and the text ends before it."""
+    logprobs: bool = False
+    """Whether to return the log-probability (natural, before temperature and nucleus) of each token."""
+    constraint: Constraint | None = None
+    """Structured output: only tokens that can still lead to a match are sampled; None: free text.
+
+    A text whose finish reason is `length` is then only the beginning of a match.
     """
 
+
+GREEDY = SamplingParams()
+"""Greedy decoding up to the package's limit of new tokens."""
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """One prompt and how to continue it: until the end-of-turn token, a stop string or `max_new_tokens`."""
+
     prompt_ids: tuple[int, ...]
-    max_new_tokens: int
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int | None = None
-    stop: tuple[str, ...] = ()
-    logprobs: bool = False
-    constraint: Constraint | None = None
+    """Token ids of the prompt."""
+    sampling: SamplingParams
+    """How to decode; its `max_new_tokens` is a number."""
+
+    @property
+    def max_new_tokens(self) -> int:
+        """The most tokens to generate.
+
+        Raises:
+            ValueError: it is open; `Model.request` sets the package's limit.
+        """
+        if self.sampling.max_new_tokens is None:
+            raise ValueError("a request to an engine needs max_new_tokens")
+        return self.sampling.max_new_tokens
 
 
 @dataclass(frozen=True)
@@ -119,7 +146,7 @@ class Engine(Protocol):
         """Take a request in, beside those that run; the steps that follow work on it.
 
         Raises:
-            ValueError: an open request has this key.
+            ValueError: an open request has this key, or this one has no `max_new_tokens`.
             ConstraintError: the request's constraint is one that this engine cannot hold.
         """
         ...

@@ -108,7 +108,7 @@ class AnswerCache:
 
     async def _look_up(self, tenant: str, digest: str, ask: TurnRequest, cache_control: str) -> CacheLookup:
         directives = {directive.strip().lower() for directive in cache_control.split(",")}
-        repeats = ask.temperature == 0 or ask.seed is not None
+        repeats = ask.sampling.temperature == 0 or ask.sampling.seed is not None
         if not self._settings.mb or not repeats or directives & {"no-cache", "no-store"}:
             return CacheLookup("off")
         key = CacheKey(tenant, digest, fingerprint(ask))
@@ -168,7 +168,7 @@ def _lasts(answer: TurnEnd, read: FoundPassages) -> bool:
 
 def fingerprint(ask: TurnRequest) -> str:
     """The sha256 of all that `ask` says, but for its name; what greedy decoding ignores does not count."""
-    ask = replace(ask, key="")
-    if ask.temperature == 0:
-        ask = replace(ask, top_p=1.0, seed=None)
-    return hashlib.sha256(_ASK.dump_json(ask)).hexdigest()
+    sampling = ask.sampling
+    if sampling.temperature == 0:
+        sampling = replace(sampling, top_p=1.0, seed=None)
+    return hashlib.sha256(_ASK.dump_json(replace(ask, key="", sampling=sampling))).hexdigest()

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator
 from deployments.app.openai.protocol import Api, Head, usage
 from deployments.app.openai.requests import TextRequest, only
 from deployments.core.messages import Delta, TokenLogprob, TurnEnd, TurnRequest
+from tasks.engine.protocol import SamplingParams
 
 _MAX_TOKENS = 16
 """OpenAI's, where a legacy request names none."""
@@ -38,13 +39,12 @@ class CompletionRequest(TextRequest):
 
     def to_ask(self) -> TurnRequest:
         """See `TextRequest.to_ask`."""
-        ask = super().to_ask()
-        return replace(
-            ask,
-            text=self.prompt if isinstance(self.prompt, str) else self.prompt[0],
-            max_new_tokens=ask.max_new_tokens or _MAX_TOKENS,
-            logprobs=self.logprobs is not None,
-        )
+        return replace(super().to_ask(), text=self.prompt if isinstance(self.prompt, str) else self.prompt[0])
+
+    def _sampling(self) -> SamplingParams:
+        sampling = super()._sampling()
+        max_new_tokens = sampling.max_new_tokens or _MAX_TOKENS
+        return replace(sampling, max_new_tokens=max_new_tokens, logprobs=self.logprobs is not None)
 
 
 class CompletionWriter:

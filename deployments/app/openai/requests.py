@@ -19,7 +19,7 @@ from pydantic_core import from_json
 from deployments.app.openai.errors import ApiError
 from deployments.core.messages import TurnRequest
 from tasks.core.records import Message
-from tasks.engine.protocol import Constraint, JsonSchema, Regex
+from tasks.engine.protocol import Constraint, JsonSchema, Regex, SamplingParams
 
 T = TypeVar("T")
 B = TypeVar("B", bound=BaseModel)
@@ -211,8 +211,11 @@ class TextRequest(BaseModel):
         Raises:
             ApiError: the request cannot be put to one.
         """
+        return TurnRequest(sampling=self._sampling(), customer=self.user or None)
+
+    def _sampling(self) -> SamplingParams:
         temperature = self.temperature or 0.0
-        return TurnRequest(
+        return SamplingParams(
             max_new_tokens=self.max_tokens,
             # Colder than this is greedy to the eye, and overflows float32 on its way.
             temperature=temperature if temperature >= _GREEDY_BELOW else 0.0,
@@ -220,7 +223,6 @@ class TextRequest(BaseModel):
             seed=self.seed,
             stop=(self.stop,) if isinstance(self.stop, str) else self.stop or (),
             constraint=self.constraint,
-            customer=self.user or None,
         )
 
 
@@ -271,15 +273,17 @@ class ChatRequest(TextRequest):
             message = "a tool call's arguments must be a JSON object, as a string"
             raise ApiError(400, "invalid_value", message, param="messages") from error
         tools = None if self.tools is None else tuple(tool.to_schema() for tool in self.tools)
-        ask = super().to_ask()
         return replace(
-            ask,
+            super().to_ask(),
             messages=messages,
             tools=() if self.tool_choice == "none" else tools,
             must_call=self._must_call(),
-            max_new_tokens=self.max_completion_tokens or ask.max_new_tokens,
-            logprobs=bool(self.logprobs),
         )
+
+    def _sampling(self) -> SamplingParams:
+        sampling = super()._sampling()
+        max_new_tokens = self.max_completion_tokens or sampling.max_new_tokens
+        return replace(sampling, max_new_tokens=max_new_tokens, logprobs=bool(self.logprobs))
 
     def _must_call(self) -> tuple[str, ...]:
         """The client's tools of which one must be called, and nothing said.

@@ -112,7 +112,7 @@ class _AnswerCheck:
         text += " " if self._text[-1:].isspace() else ""  # else a sentence would wait for the next one to begin
         ends = [match.end() for match in _SENTENCE_END.finditer(text)]
         new = ""
-        waits = self._ask.whole or self._ask.logprobs or bool(self._instead)
+        waits = self._ask.whole or self._ask.sampling.logprobs or bool(self._instead)
         if ends and ends[-1] > self._seen and not waits:
             self._seen = ends[-1]
             checked = self._check(text[: self._seen].rstrip(), delta.tool_results)
@@ -121,7 +121,7 @@ class _AnswerCheck:
         return replace(delta, text=new, logprobs=())
 
     def _finished(self, finished: TurnEnd) -> TurnEnd:
-        raw = self._ask.text is not None or self._ask.constraint is not None
+        raw = self._ask.text is not None or self._ask.sampling.constraint is not None
         text = finished.generation.text if raw else finished.answer.content
         checked = text if self._instead else self._check(text, finished.tool_results)
         if not self._instead and not checked.startswith(self._sent):

@@ -191,7 +191,7 @@ def test_decoding_options_reach_the_engine(tiny_base: Path, tiny_prompts: Path) 
         await desk.whole()
         await desk.whole(temperature=0.7, top_p=0.9, seed=5, stop="x", max_tokens=7)
         await desk.whole(stop=["a", "b"], max_completion_tokens=9999)
-        plain, given, large = desk.engine.requests
+        plain, given, large = (request.sampling for request in desk.engine.requests)
         assert (plain.temperature, plain.top_p, plain.seed, plain.stop, plain.max_new_tokens) == (0, 1, None, (), 50)
         assert (given.temperature, given.top_p, given.seed, given.stop, given.max_new_tokens) == (
             0.7,

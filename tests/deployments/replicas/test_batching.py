@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from deployments.replicas.batching import BatchingQueue, OverloadedError
-from tasks.engine.protocol import GenerationRequest, TokenChunk
+from tasks.engine.protocol import GenerationRequest, SamplingParams, TokenChunk
 from tests.support.scripted_engine import Piece, ScriptedEngine
 
 
@@ -32,7 +32,7 @@ class SteppedEngine(ScriptedEngine):
 
 
 def request(number: int, tokens: int) -> GenerationRequest:
-    return GenerationRequest((number,), max_new_tokens=tokens)
+    return GenerationRequest((number,), SamplingParams(tokens))
 
 
 async def text(batches: BatchingQueue, number: int, tokens: int) -> str:

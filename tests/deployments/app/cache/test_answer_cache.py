@@ -25,7 +25,7 @@ from deployments.core.ports import free_port
 from deployments.core.settings import CacheSettings
 from tasks.core.errors import GraftError
 from tasks.core.records import Message
-from tasks.engine.protocol import Regex
+from tasks.engine.protocol import Regex, SamplingParams
 from tasks.rollout.smoke_test import smoke
 from tests.support.assistant_in_process import NEW, OLD, Clock, Counted, Desk, answers, refuses, unsearched
 
@@ -112,25 +112,30 @@ def test_zero_megabytes_are_no_cache() -> None:
 
 def test_a_question_is_all_that_its_answer_depends_on() -> None:
     tool = {"type": "function", "function": {"name": "look_up"}}
-    ask = TurnRequest(messages=(Message(role="user", content="Hello?"),), temperature=1.0, seed=1)
+    ask = TurnRequest((Message(role="user", content="Hello?"),), SamplingParams(temperature=1.0, seed=1))
     others: dict[str, Any] = {
         "messages": (Message(role="user", content="Hello!"),),
         "tools": (tool,),
         "must_call": ("look_up",),
+        "text": "Hello",
+        "whole": True,
+        "customer": "C-1042",
+    }
+    sampled: dict[str, Any] = {
         "max_new_tokens": 7,
         "temperature": 0.5,
         "top_p": 0.9,
         "seed": 2,
         "stop": ("x",),
-        "text": "Hello",
         "logprobs": True,
         "constraint": Regex("yes|no"),
-        "whole": True,
-        "customer": "C-1042",
     }
-    assert set(others) == {field.name for field in fields(TurnRequest)} - {"key"}
-    prints = {fingerprint(ask), *(fingerprint(replace(ask, **{name: value})) for name, value in others.items())}
-    assert len(prints) == len(others) + 1
+    assert set(others) == {field.name for field in fields(TurnRequest)} - {"key", "sampling"}
+    assert set(sampled) == {field.name for field in fields(SamplingParams)}
+    changed = [replace(ask, **{name: value}) for name, value in others.items()]
+    changed += [replace(ask, sampling=replace(ask.sampling, **{name: value})) for name, value in sampled.items()]
+    prints = {fingerprint(ask), *map(fingerprint, changed)}
+    assert len(prints) == len(changed) + 1
     earlier = (Message(role="system", content="Hello?"), *ask.messages)
     assert fingerprint(replace(ask, messages=earlier)) not in prints
     assert fingerprint(replace(ask, key="a name")) in prints
@@ -138,7 +143,7 @@ def test_a_question_is_all_that_its_answer_depends_on() -> None:
 
 def test_greedy_decoding_ignores_seed_and_nucleus() -> None:
     ask = TurnRequest(messages=(Message(role="user", content="Hello?"),))
-    assert fingerprint(ask) == fingerprint(replace(ask, seed=1, top_p=0.5))
+    assert fingerprint(ask) == fingerprint(replace(ask, sampling=SamplingParams(seed=1, top_p=0.5)))
 
 
 def test_nobody_gets_what_was_said_to_another_or_by_another() -> None:
