@@ -1,6 +1,6 @@
-"""What an engine is: token ids in, streamed tokens out, many requests at once, each joining when it likes.
+"""The engine protocol: token ids in, streamed tokens out, with continuous batching.
 
-Evaluation and serving both stand behind this seam, so what is measured is what is served.
+Evaluation and serving both use engines through it, so what is measured is what is served.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 from tasks.core.errors import GraftError
 
 FinishReason = Literal["stop", "length", "content_filter"]
-"""An engine ends by the first two; the last is that of words in place of an answer which a check refused."""
+"""Engines give `stop` and `length`; `content_filter` marks the refusal that replaces a blocked answer."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,14 @@ class Tag:
 
 @dataclass(frozen=True)
 class Tags:
-    """Free text in which whatever begins with `trigger` is one of `tags`, each of which begins with it.
-
-    `at_once` leaves no free text: the whole text is one of them.
-    """
+    """Free text in which everything that begins with `trigger` is one of `tags`."""
 
     trigger: str
+    """The text with which each tag begins."""
     tags: tuple[Tag, ...]
+    """The tags that are allowed."""
     required: bool = False
+    """Whether there is no free text: the whole text is one of the tags."""
 
 
 Constraint = JsonSchema | Regex | Tags
@@ -109,30 +109,38 @@ class GenerationRequest:
 
 @dataclass(frozen=True)
 class TokenChunk:
-    """What request `key` gained: text that is final, and tokens; the last one has a finish reason.
-
-    `logprobs` has one entry for each token, or none if they were not asked for. `cached_tokens` of the
-    request's prompt were kept from earlier requests, so they were not computed.
-    """
+    """What one request gained in a step; its last chunk has a finish reason."""
 
     key: int
+    """The request's key, as it was submitted."""
     text: str
+    """New text that is final."""
     token_ids: tuple[int, ...]
+    """New tokens."""
     finish_reason: FinishReason | None = None
+    """Why generation ended; None while it goes on."""
     logprobs: tuple[float, ...] = ()
+    """Log-probability of each new token; empty if they were not requested."""
     cached_tokens: int = 0
+    """Prompt tokens that were not computed, as the prefix cache had them from earlier requests."""
 
 
 @dataclass(frozen=True)
 class Generation:
-    """One finished continuation. Times are from when it was submitted, in milliseconds."""
+    """One finished continuation."""
 
     text: str
+    """The text without end of turn and stop string."""
     token_ids: tuple[int, ...]
+    """Generated tokens, the end of turn included."""
     prompt_tokens: int
+    """Tokens of the prompt."""
     finish_reason: FinishReason
+    """Why generation ended."""
     first_token_ms: float
+    """Time from submission to the first token, in milliseconds."""
     latency_ms: float
+    """Time from submission to the last token, in milliseconds."""
 
     @property
     def completion_tokens(self) -> int:
@@ -143,7 +151,7 @@ class Engine(Protocol):
     """An engine holds one model and the requests it is working on. It belongs to one thread."""
 
     def submit(self, key: int, request: GenerationRequest) -> None:
-        """Take a request in, beside those that run; the steps that follow work on it.
+        """Add a request to those that run; the following steps work on it.
 
         Raises:
             ValueError: an open request has this key, or this one has no `max_new_tokens`.
@@ -152,7 +160,7 @@ class Engine(Protocol):
         ...
 
     def cancel(self, key: int) -> None:
-        """Forget a request; no later step works on it. One that is not open is no error."""
+        """Drop a request; no later step works on it. An unknown key is no error."""
         ...
 
     def step(self) -> list[TokenChunk]:
@@ -166,33 +174,33 @@ class Engine(Protocol):
 def generate(
     engine: Engine, requests: Sequence[GenerationRequest], max_num_seqs: int
 ) -> Iterator[tuple[int, Generation]]:
-    """Continue `requests`, at most `at_once` together: each with its place among them, as it finishes.
+    """Continue `requests`, at most `max_num_seqs` together: each with its index, as it finishes.
 
-    Nobody waits for a first token here, so new ones are let in many at a time, once half of the
-    places are free: a prefill beside every step would cost more than the empty places do. Closing
-    the iterator cancels what is still open.
+    First-token latency does not matter here, so new requests are submitted in batches, once half of
+    the slots are free: a prefill beside every step would cost more than the empty slots do. Closing
+    the iterator cancels the requests that are still open.
     """
     waiting = iter(enumerate(requests))
     working: dict[int, _OpenRequest] = {}
     try:
         while True:
             if len(working) <= max_num_seqs // 2:
-                for place, request in islice(waiting, max_num_seqs - len(working)):
-                    engine.submit(place, request)
-                    working[place] = _OpenRequest(request)
+                for index, request in islice(waiting, max_num_seqs - len(working)):
+                    engine.submit(index, request)
+                    working[index] = _OpenRequest(request)
             if not working:
                 return
             for chunk in engine.step():
-                working[chunk.key].take(chunk)
+                working[chunk.key].add(chunk)
                 if chunk.finish_reason:
                     yield chunk.key, working.pop(chunk.key).finished(chunk.finish_reason)
     finally:
-        for place in working:
-            engine.cancel(place)
+        for index in working:
+            engine.cancel(index)
 
 
 class _OpenRequest:
-    """What one request gained so far, and when."""
+    """The progress of one request, with times."""
 
     def __init__(self, request: GenerationRequest) -> None:
         self._request = request
@@ -201,7 +209,7 @@ class _OpenRequest:
         self._text = ""
         self._ids: tuple[int, ...] = ()
 
-    def take(self, chunk: TokenChunk) -> None:
+    def add(self, chunk: TokenChunk) -> None:
         self._last_ms = (time.perf_counter() - self._started) * 1000
         self._first_ms = self._first_ms or self._last_ms
         self._text += chunk.text
