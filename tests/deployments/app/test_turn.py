@@ -270,7 +270,7 @@ def test_a_full_queue_is_503_with_retry_after(tiny_base: Path, tiny_prompts: Pat
         while not desk.engine.requests:
             await asyncio.sleep(0.005)
         waiting = asyncio.create_task(desk.whole())
-        while not desk.server._batches._waiting:
+        while not desk.server._queue._waiting:
             await asyncio.sleep(0.005)
         with pytest.raises(openai.InternalServerError) as error:
             await desk.whole()

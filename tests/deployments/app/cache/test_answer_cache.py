@@ -27,7 +27,7 @@ from tasks.core.errors import GraftError
 from tasks.core.records import Message
 from tasks.engine.protocol import Regex, SamplingParams
 from tasks.rollout.smoke_test import smoke
-from tests.support.assistant_in_process import NEW, OLD, Clock, Counted, Desk, answers, refuses, unsearched
+from tests.support.assistant_in_process import NEW, OLD, Clock, Desk, RecordedMetrics, answers, refuses, unsearched
 
 CACHE = CacheSettings(mb=1, max_age_s=100, semantic=False, threshold=0.9, entries=3)
 SEMANTIC = CACHE.model_copy(update={"semantic": True})
@@ -63,12 +63,13 @@ def test_what_repeats_itself_is_computed_once(options: dict[str, Any]) -> None:
         assert second.headers["x-graft-route"] == "production"
         details = [r.json()["usage"]["prompt_tokens_details"]["cached_tokens"] for r in (first, second)]
         assert details == [0, first.json()["usage"]["prompt_tokens"]]
-        assert len(shop.backend.asked) == 1
+        assert len(shop.backend.apps) == 1
         assert [(row.cache, row.queue_ms, row.completion_tokens) for row in shop.rows] == [
             ("miss", 3.0, 5),
             ("hit", 0.0, 5),
         ]
-        assert [t for t in shop.meters.told if t[0] == "looked_up"] == [("looked_up", "miss"), ("looked_up", "hit")]
+        lookups = [event[1] for event in shop.metrics.events if event[0] == "cache_lookup"]
+        assert lookups == ["miss", "hit"]
 
     asyncio.run(run())
 
@@ -97,7 +98,7 @@ def test_what_varies_or_must_be_fresh_is_neither_looked_up_nor_kept(options: dic
     async def run() -> None:
         shop = desk()
         assert [result(await shop.post(**options)) for _ in range(2)] == ["off", "off"]
-        assert len(shop.backend.asked) == 2
+        assert len(shop.backend.apps) == 2
 
     asyncio.run(run())
 
@@ -170,7 +171,7 @@ def test_a_promotion_is_followed_by_its_own_answers_and_what_is_retired_is_forgo
         assert (result(response), content(response)) == ("miss", "From the old one.")
         assert result(await shop.post(model=NEW)) == "hit"
         shop.turns.routing = shop.turns.routing.only(set())
-        assert {key.digest for key in shop.turns._cache._answers} == {OLD}
+        assert {key.digest for key in shop.turns._steps.answer_cache._answers} == {OLD}
         shop.turns.routing = before
         assert result(await shop.post(model=NEW)) == "miss"
 
@@ -208,8 +209,9 @@ def listening(shop: Desk) -> Iterator[str]:
 def test_a_deploy_behind_a_stale_cache_is_caught_by_its_smoke_test(cache: type[AnswerCache], caught: bool) -> None:
     """Before the new package was deployed somebody asked the old one what the smoke test asks."""
     shop = desk("From the new one.")
-    shop.turns._cache = cache(CACHE, shop.meters, shop.clock, None)
-    shop.turns._cache.keep({NEW, OLD})
+    answer_cache = cache(CACHE, shop.metrics, shop.clock, None)
+    shop.turns._steps = replace(shop.turns._steps, answer_cache=answer_cache)
+    answer_cache.keep({NEW, OLD})
     asked = {"messages": [{"role": "user", "content": "Hello?"}], "logprobs": True}
     with listening(shop) as url:
         before = httpx.post(f"{url}/chat/completions", json={"model": OLD, **asked})
@@ -228,11 +230,11 @@ def test_a_deploy_behind_a_stale_cache_is_caught_by_its_smoke_test(cache: type[A
 def test_an_answer_that_ends_after_its_package_was_retired_is_not_kept() -> None:
     async def run() -> None:
         shop = desk()
-        cache, before = shop.turns._cache, shop.turns.routing
+        cache, before = shop.turns._steps.answer_cache, shop.turns.routing
         ask = TurnRequest(messages=(Message(role="user", content="Hello?"),))
         lookup = await cache.look_up("anonymous", NEW, ask, "")
         shop.turns.routing = before.promoted(OLD).only(set())
-        async for _ in cache.keeping(lookup, NEW, shop.backend.ask("new", ask), unsearched()):
+        async for _ in cache.keeping(lookup, NEW, shop.backend.stream("new", ask), unsearched()):
             pass
         shop.turns.routing = before
         assert (await cache.look_up("anonymous", NEW, ask, "")).result == "miss"
@@ -345,7 +347,7 @@ def test_an_embedder_that_fails_fails_no_turn() -> None:
 
 def test_likeness_needs_an_embedder() -> None:
     with pytest.raises(GraftError, match="needs an embedding model"):
-        AnswerCache(SEMANTIC, Counted(), Clock(), None)
+        AnswerCache(SEMANTIC, RecordedMetrics(), Clock(), None)
 
 
 def test_the_oldest_question_makes_room() -> None:
