@@ -53,11 +53,11 @@ HEADLINE = ("tool_exact", "policy_violations", "false_refusal_rate", "recall_at_
 
 def whole_turns(settings: Settings, examples: Sequence[Example]) -> tuple[dict[str, Any], float]:
     """The scores of all turns together, and the median milliseconds of the app's own work."""
-    with candidate(settings, settings.evaluate_assistant.concurrency) as trial:
+    with candidate(settings, settings.evaluate_assistant.concurrency) as harness:
         rows = asyncio.run(
-            run(trial, examples, read_attacks(REDTEAM), settings, settings.evaluate_assistant.concurrency)
+            run(harness, examples, read_attacks(REDTEAM), settings, settings.evaluate_assistant.concurrency)
         )
-        own_ms = asyncio.run(app_ms(trial, examples[:: max(1, len(examples) // ALONE)]))
+        own_ms = asyncio.run(app_ms(harness, examples[:: max(1, len(examples) // ALONE)]))
     report(rows, print)
     others = other_stage_rates(BUILT_PROMPT_INJECTION / SCORES, BUILT_EVALUATE_RETRIEVAL / SCORES)
     with tempfile.TemporaryDirectory(prefix="graft-bench-") as temporary:
@@ -65,10 +65,10 @@ def whole_turns(settings: Settings, examples: Sequence[Example]) -> tuple[dict[s
     return scores, statistics.median(own_ms)
 
 
-async def app_ms(trial: AssistantHarness, examples: Sequence[Example]) -> list[float]:
+async def app_ms(harness: AssistantHarness, examples: Sequence[Example]) -> list[float]:
     """Milliseconds of each turn that were not the engine's, of those that reached it; one turn at a time."""
     expected = expectations(examples)
-    turns = [await trial.take(eval_turn(example, expected[example.id]), stream=False) for example in examples]
+    turns = [await harness.run_turn(eval_turn(example, expected[example.id]), stream=False) for example in examples]
     return [turn.latency_ms - turn.queue_ms - turn.engine_ms for turn in turns if turn.engine_ms]
 
 

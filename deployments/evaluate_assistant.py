@@ -1,6 +1,6 @@
-"""Launches the stage `evaluate_assistant`: the candidate's eval rows and the attacks, through whole turns.
+"""Launcher of the stage `evaluate_assistant`: end-to-end evaluation of the candidate on eval rows and attacks.
 
-What is scored is in `tasks/evaluate_assistant.py`, how turns are taken without Ray in
+The scoring is in `tasks/evaluate_assistant.py`, the assistant without Ray in
 `deployments/evaluation/harness.py`.
 """
 
@@ -60,22 +60,22 @@ Json = dict[str, Any]
 class InProcessEngine(PackageServer):
     """A `Backend` with one package, in this process."""
 
-    def stream(self, app: str, ask: TurnRequest) -> AsyncGenerator[Event]:
+    def stream(self, app: str, request: TurnRequest) -> AsyncGenerator[Event]:
         """See `Backend.stream`."""
-        return self._events(ask)
+        return self._events(request)
 
-    async def _events(self, ask: TurnRequest) -> AsyncGenerator[Event]:
-        async for event in self.turn(ask):
+    async def _events(self, request: TurnRequest) -> AsyncGenerator[Event]:
+        async for event in self.turn(request):
             yield event
 
 
 def engine(package: Path, base: Path, at_once: int) -> InProcessEngine:
-    """The package's own engine, in a process of its own where its steps would stop this one.
+    """The package's own engine, in a subprocess where its steps would block this process.
 
     Raises:
         GraftError: as `open_package`.
     """
-    patience = {"first_token_timeout_s": 3600.0, "request_timeout_s": 3600.0, "start_timeout_s": 300.0}
+    timeouts = {"first_token_timeout_s": 3600.0, "request_timeout_s": 3600.0, "start_timeout_s": 300.0}
     settings = ReplicaSettings(
         threads=1,
         cache_gb=2,
@@ -83,7 +83,7 @@ def engine(package: Path, base: Path, at_once: int) -> InProcessEngine:
         stream_every_s=0.1,
         max_queued=10**6,
         health_check_period_s=3600.0,
-        **patience,
+        **timeouts,
     )
     model = open_package(package, base, Resources(threads=None, cache_gb=settings.cache_gb, in_subprocess=True))
     return InProcessEngine(model, read_manifest(package).refusal_phrases, settings)
@@ -91,13 +91,13 @@ def engine(package: Path, base: Path, at_once: int) -> InProcessEngine:
 
 @contextmanager
 def candidate(settings: Settings, at_once: int) -> Iterator[AssistantHarness]:
-    """The candidate with everything that stands around it in service, from `build/`.
+    """The candidate from `build/`, in the whole assistant.
 
     Raises:
         GraftError: a stage's output is missing, or does not fit the package.
     """
     manifest = read_manifest(BUILT_PACKAGE)
-    safety = configured_guardrails(settings.guardrails, open_classifier(BUILT_PROMPT_INJECTION))
+    guardrails = configured_guardrails(settings.guardrails, open_classifier(BUILT_PROMPT_INJECTION))
     package = PackageUnderTest(
         package_digest(BUILT_PACKAGE),
         manifest.name,
@@ -110,44 +110,56 @@ def candidate(settings: Settings, at_once: int) -> Iterator[AssistantHarness]:
         index_files.publish(BUILT_INDEX, folder / "indexes")
         embedder = EmbeddingServer(Embedder(BUILT_EMBEDDING, threads=1))
         knowledge = Knowledge(folder / "indexes", folder / "tables", embedder)
-        desks = ShopSandbox(settings.tools, SHOP_SEED, folder)
+        sandbox = ShopSandbox(settings.tools, SHOP_SEED, folder)
         yield AssistantHarness(
-            engine(BUILT_PACKAGE, BUILT_BASE, at_once), package, knowledge, desks, safety, settings.guardrails
+            engine(BUILT_PACKAGE, BUILT_BASE, at_once), package, knowledge, sandbox, guardrails, settings.guardrails
         )
 
 
 def expectations(examples: Sequence[Example]) -> dict[str, ExpectedOutcome]:
-    """What is expected of each of these rows; nothing of one that no line tells of.
+    """The expected outcome of each row; an empty one for a row without a line in the file.
 
     Raises:
         GraftError: as `read_expected`.
     """
-    known = read_expected(EXPECTED_OUTCOMES, {chunk.section for chunk in read_index(BUILT_INDEX).chunks})
-    return {example.id: known.get(example.id, ExpectedOutcome(id=example.id)) for example in examples}
+    listed = read_expected(EXPECTED_OUTCOMES, {passage.section for passage in read_index(BUILT_INDEX).chunks})
+    return {example.id: listed.get(example.id, ExpectedOutcome(id=example.id)) for example in examples}
 
 
 async def run(
-    trial: AssistantHarness, examples: Sequence[Example], attacks: Sequence[Attack], settings: Settings, at_once: int
+    harness: AssistantHarness,
+    examples: Sequence[Example],
+    attacks: Sequence[Attack],
+    settings: Settings,
+    at_once: int,
 ) -> list[Json]:
-    """Take the turns of rows and attacks together; one row for each, in their order.
+    """Run the turns of eval rows and attacks; one scored row for each, in their order.
 
-    Attacks are streamed: what has left cannot be taken back, so there is less to hide behind.
+    Attacks are streamed: text that was sent cannot be recalled, so streaming is the harder test.
+
+    Args:
+        harness: runs the turns.
+        examples: the eval rows.
+        attacks: the attacks.
+        settings: all settings.
+        at_once: turns that run at a time.
     """
     terms, unfinished = load_contract(CONTRACT), settings.tools.unfinished_message
     expected = expectations(examples)
-    turns = [(eval_turn(example, expected[example.id]), False) for example in examples]
-    turns += [(attack_turn(attack), True) for attack in attacks]
-    progress = Progress("assistant", len(turns), "turns", "turns")
-    taken: dict[int, ObservedTurn] = {}
-    async for place, turn in trial.take_all(turns, at_once):
-        taken[place] = turn
-        progress.update(len(taken), len(taken))
-    ended = [taken[place] for place in range(len(turns))]
-    rows = [
-        score_turn(one, expected[one.id], turn, terms, unfinished) for one, turn in zip(examples, ended, strict=False)
+    eval_turns = [(eval_turn(example, expected[example.id]), False) for example in examples]
+    eval_turns += [(attack_turn(attack), True) for attack in attacks]
+    progress = Progress("assistant", len(eval_turns), "turns", "turns")
+    observed: dict[int, ObservedTurn] = {}
+    async for index, turn in harness.run_turns(eval_turns, at_once):
+        observed[index] = turn
+        progress.update(len(observed), len(observed))
+    turns = [observed[index] for index in range(len(eval_turns))]
+    scored = [
+        score_turn(example, expected[example.id], turn, terms, unfinished)
+        for example, turn in zip(examples, turns, strict=False)
     ]
-    hit = zip(attacks, ended[len(examples) :], strict=True)
-    return [*rows, *(score_attack(attack, turn, terms, unfinished) for attack, turn in hit)]
+    attacked = zip(attacks, turns[len(examples) :], strict=True)
+    return [*scored, *(score_attack(attack, turn, terms, unfinished) for attack, turn in attacked)]
 
 
 def main() -> None:
@@ -158,8 +170,8 @@ def main() -> None:
             f"{BUILT_EXAMPLES / 'eval.parquet'}: no eval examples; raise prepare.eval_fraction in params.yaml"
         )
     at_once = settings.evaluate_assistant.concurrency
-    with candidate(settings, at_once) as trial:
-        rows = asyncio.run(run(trial, examples, read_attacks(REDTEAM), settings, at_once))
+    with candidate(settings, at_once) as harness:
+        rows = asyncio.run(run(harness, examples, read_attacks(REDTEAM), settings, at_once))
     others = other_stage_rates(BUILT_PROMPT_INJECTION / SCORES, BUILT_EVALUATE_RETRIEVAL / SCORES)
     scores = write(rows, package_digest(BUILT_PACKAGE), others, BUILT_EVALUATE_ASSISTANT)
     report(rows, print)

@@ -21,6 +21,7 @@ from pathlib import Path
 from benchmarks.serving.closed_loop_clients import Answer
 from tasks.core.records import Message
 from tasks.engine.loading import Model, open_package
+from tasks.engine.protocol import SamplingParams
 from tasks.engine.resources import Resources
 
 
@@ -32,7 +33,7 @@ def drive(model: Model, texts: Sequence[str], concurrent: int, max_tokens: int) 
     while True:
         for key, text in islice(waiting, concurrent - len(open_answers)):
             open_answers[key] = answer = Answer(time.perf_counter())
-            request = model.request([Message(role="user", content=text)], max_new_tokens=max_tokens)
+            request = model.request([Message(role="user", content=text)], sampling=SamplingParams(max_tokens))
             answer.prompt_tokens = len(request.prompt_ids)
             model.engine.submit(key, request)
         if not open_answers:

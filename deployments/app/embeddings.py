@@ -1,4 +1,4 @@
-"""Embeddings: OpenAI's request for vectors, on the road of `turn.py`: key, body, model, limits, telemetry."""
+"""Embeddings API: OpenAI's request for vectors, with the API keys, limits and telemetry of `turn.py`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from deployments.app.turn_record import TurnRecord
 from deployments.core.messages import EmbeddingBackend, EmbeddingResult, Refusal
 
 _MAX_TEXTS = 2048
-"""OpenAI's."""
+"""OpenAI's limit."""
 
 Text = Annotated[str, Field(min_length=1)]
 
@@ -33,7 +33,7 @@ class EmbeddingRequest(BaseModel):
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Field(ge=1)] | None = None
 
-    # Accepted; it changes nothing here.
+    # Accepted; without effect here.
     user: Any = None
 
     @field_validator("input", mode="before")
@@ -45,53 +45,54 @@ class EmbeddingRequest(BaseModel):
 
     @property
     def texts(self) -> tuple[str, ...]:
+        """The texts to embed."""
         return (self.input,) if isinstance(self.input, str) else tuple(self.input)
 
 
 class EmbeddingService:
-    """Takes requests for vectors, by the keys, limits and routing of the turns."""
+    """Answers requests for vectors, with the API keys, limits and routing of the chat service."""
 
-    def __init__(self, turns: ChatService, backend: EmbeddingBackend) -> None:
-        self._turns = turns
+    def __init__(self, chat_service: ChatService, backend: EmbeddingBackend) -> None:
+        self._chat_service = chat_service
         self._backend = backend
 
-    async def answer(self, asked: Request) -> Response:
+    async def answer(self, http_request: Request) -> Response:
         """Answer one request; every outcome is a response and a telemetry row."""
-        record = self._turns.record("embeddings")
-        return await answered(record, self._answer(record, asked))
+        record = self._chat_service.record("embeddings")
+        return await answered(record, self._answer(record, http_request))
 
-    async def _answer(self, record: TurnRecord, asked: Request) -> Response:
-        turns = self._turns
-        record.owner = turns.keys.owner(asked.headers.get("authorization"))
-        body = await read_body(asked, turns.body_bytes)
+    async def _answer(self, record: TurnRecord, http_request: Request) -> Response:
+        service = self._chat_service
+        record.owner = service.keys.owner(http_request.headers.get("authorization"))
+        body = await read_body(http_request, service.body_bytes)
         request = read_request(EmbeddingRequest, body)
-        served = turns.routing.embeds(request.model)
+        served = service.routing.embeds(request.model)
         record.route = Route("", served.digest)
         if request.dimensions not in (None, served.dimensions):
             message = f"this model's vectors have {served.dimensions} dimensions, and no other number; leave it out"
             raise ApiError(400, "invalid_value", message, param="dimensions")
-        record.permit = turns.limits.admit(record.owner, len(body), 0)
-        found = await self._within(turns.timeouts.request_s, served.app, request.texts)
-        record.finish_embedding(found.tokens)
-        return JSONResponse(_body(request, served.digest, found), headers=record.headers)
+        record.permit = service.limits.admit(record.owner, len(body), 0)
+        result = await self._embed(service.timeouts.request_s, served.app, request.texts)
+        record.finish_embedding(result.tokens)
+        return JSONResponse(_body(request, served.digest, result), headers=record.headers)
 
-    async def _within(self, limit_s: float, app: str, texts: tuple[str, ...]) -> EmbeddingResult:
+    async def _embed(self, limit_s: float, app: str, texts: tuple[str, ...]) -> EmbeddingResult:
         try:
             async with asyncio.timeout(limit_s):
-                found = await self._backend.embed(app, texts)
+                result = await self._backend.embed(app, texts)
         except TimeoutError as error:
             raise ApiError(504, "timeout", f"the model did not finish within {limit_s:g} s") from error
-        if isinstance(found, Refusal):
-            raise ApiError.refused(found)
-        return found
+        if isinstance(result, Refusal):
+            raise ApiError.refused(result)
+        return result
 
 
-def _body(request: EmbeddingRequest, digest: str, found: EmbeddingResult) -> dict[str, Any]:
+def _body(request: EmbeddingRequest, digest: str, result: EmbeddingResult) -> dict[str, Any]:
     encoded: list[Any]
     if request.encoding_format == "base64":
-        encoded = [base64.b64encode(vector.astype("<f4").tobytes()).decode() for vector in found.vectors]
+        encoded = [base64.b64encode(vector.astype("<f4").tobytes()).decode() for vector in result.vectors]
     else:
-        encoded = found.vectors.tolist()
+        encoded = result.vectors.tolist()
     data = [{"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(encoded)]
-    usage = {"prompt_tokens": found.tokens, "total_tokens": found.tokens}
+    usage = {"prompt_tokens": result.tokens, "total_tokens": result.tokens}
     return {"object": "list", "data": data, "model": digest, "usage": usage}

@@ -1,4 +1,4 @@
-"""The HTTP surface: OpenAI's chat completions, completions, embeddings and models, a health check, their document."""
+"""HTTP routes: OpenAI's chat completions, completions, embeddings and models, a health check, OpenAPI."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from deployments.app.routing.routing import Routing
 from deployments.app.turn import ChatService
 
 
-def create_app(turns: ChatService, embeddings: EmbeddingService) -> FastAPI:
-    """The application that answers from `turns` and `embeddings`."""
+def create_app(chat_service: ChatService, embedding_service: EmbeddingService) -> FastAPI:
+    """The ASGI application."""
     app = FastAPI(title="Graft", version="1", docs_url=None, redoc_url=None, openapi_url=None, responses=ERRORS)
 
     @app.post(
@@ -29,7 +29,7 @@ def create_app(turns: ChatService, embeddings: EmbeddingService) -> FastAPI:
         responses=response_bodies(ChatCompletion, event=ChatChunk),
     )
     async def chat(request: Request) -> Response:
-        return await turns.answer(request, CHAT)
+        return await chat_service.answer(request, CHAT)
 
     @app.post(
         "/v1/completions",
@@ -37,22 +37,27 @@ def create_app(turns: ChatService, embeddings: EmbeddingService) -> FastAPI:
         responses=response_bodies(Completion, event=Completion),
     )
     async def completions(request: Request) -> Response:
-        return await turns.answer(request, COMPLETIONS)
+        return await chat_service.answer(request, COMPLETIONS)
 
     @app.post("/v1/embeddings", openapi_extra=request_body(EmbeddingRequest), responses=response_bodies(EmbeddingList))
     async def embed(request: Request) -> Response:
-        return await embeddings.answer(request)
+        return await embedding_service.answer(request)
 
-    async def known(request: Request) -> None:
-        turns.keys.owner(request.headers.get("authorization"))
+    async def api_key(request: Request) -> None:
+        chat_service.keys.owner(request.headers.get("authorization"))
 
-    @app.get("/v1/models", dependencies=[Depends(known)], openapi_extra=KEYED, responses=response_bodies(Models))
+    @app.get("/v1/models", dependencies=[Depends(api_key)], openapi_extra=KEYED, responses=response_bodies(Models))
     async def models() -> dict[str, Any]:
-        return {"object": "list", "data": _models(turns.routing)}
+        return {"object": "list", "data": _models(chat_service.routing)}
 
-    @app.get("/v1/models/{model}", dependencies=[Depends(known)], openapi_extra=KEYED, responses=response_bodies(Model))
+    @app.get(
+        "/v1/models/{model}",
+        dependencies=[Depends(api_key)],
+        openapi_extra=KEYED,
+        responses=response_bodies(Model),
+    )
     async def model(model: str) -> dict[str, Any]:
-        routing = turns.routing
+        routing = chat_service.routing
         if routing.embedding and model in (routing.embedding.digest, routing.embedding.name):
             return _model(routing.embedding.digest, routing.embedding.since)
         digest = routing.choose(model)
@@ -60,12 +65,12 @@ def create_app(turns: ChatService, embeddings: EmbeddingService) -> FastAPI:
 
     @app.get("/healthz", responses={**response_bodies(Health), 503: {"model": Health}})
     async def health() -> Response:
-        routing = turns.routing
+        routing = chat_service.routing
         state = "ok" if routing.production else "no model is in production"
         return JSONResponse({"status": state, **routing.health()}, 200 if routing.production else 503)
 
     @app.get("/openapi.json", include_in_schema=False)
-    async def described() -> dict[str, Any]:
+    async def openapi() -> dict[str, Any]:
         return document(app, [ChatRequest, ChatChunk, CompletionRequest, EmbeddingRequest])
 
     _add_error_handlers(app)
@@ -73,14 +78,14 @@ def create_app(turns: ChatService, embeddings: EmbeddingService) -> FastAPI:
 
 
 def _add_error_handlers(app: FastAPI) -> None:
-    """In OpenAI's shape, whoever found them."""
+    """All errors have OpenAI's format, those of Starlette too."""
 
     @app.exception_handler(ApiError)
-    async def refused(_: Request, error: ApiError) -> Response:
+    async def api_error(_: Request, error: ApiError) -> Response:
         return JSONResponse(error.body, error.status, headers=error.headers)
 
     @app.exception_handler(HTTPException)
-    async def unknown(request: Request, error: HTTPException) -> Response:
+    async def http_error(request: Request, error: HTTPException) -> Response:
         message = f"{error.detail}: {request.method} {request.url.path}"
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
         return JSONResponse(ApiError(error.status_code, code, message).body, error.status_code, headers=error.headers)

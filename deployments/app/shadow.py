@@ -1,9 +1,10 @@
-"""The shadow: a package that is asked what production has answered, to compare the two before anybody relies on it.
+"""Shadow traffic: copies of production's requests for a candidate whose answers are compared and never shown.
 
-A copy is asked once the answer has left, past the cache, limits and tools: the shadow's first words
-or its first call are compared, and a call is never run. Nobody sees them, and no failure of theirs
-reaches a client. Copies are the first to be dropped when engines have much to do. What a comparison
-comes to is a telemetry row of its own, with the operation `shadow`, and holds no text.
+A copy runs once the answer has been sent, without the cache, limits and tools: the shadow's first
+words or its first call are compared, and a call is never run. Clients never see the shadow's answers,
+and no failure of the shadow reaches a client. Copies are the first work to be dropped when engines
+are busy. The result of a comparison is a telemetry row of its own, with the operation `shadow`, and
+holds no text.
 """
 
 from __future__ import annotations
@@ -33,39 +34,44 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass
 class ShadowCopy:
-    """A turn meant for `beside`, the package in production, that the shadow `digest` may be asked too.
-
-    `given` is what production's model gave first, once it has; None if another route answered, or the cache.
-    """
+    """A copy of a turn for the shadow, which runs only if production's own model answers the turn."""
 
     trace_id: str
+    """The turn's trace id."""
     owner: str
+    """The API key's owner."""
     visitor: str
-    ask: TurnRequest
-    beside: str
+    """The user's pseudonym."""
+    request: TurnRequest
+    """The request to the shadow."""
+    production: str
+    """Digest of the package in production, with which the shadow is compared."""
     digest: str
+    """Digest of the shadow."""
     app: str
-    given: TurnEnd | None = None
+    """Serve application of the shadow."""
+    production_answer: TurnEnd | None = None
+    """The first model call of production's answer; None if another route or the cache answered."""
 
-    async def watch(self, opened: RoutedAnswer) -> Events:
+    async def watch(self, routed: RoutedAnswer) -> Events:
         """The turn's events, which are closed at the end."""
-        async with aclosing(opened.events) as events:
+        async with aclosing(routed.events) as events:
             async for event in events:
-                if isinstance(event, TurnEnd) and opened.route.digest == self.beside:
-                    self.given = event.first_round or event
+                if isinstance(event, TurnEnd) and routed.route.digest == self.production:
+                    self.production_answer = event.first_round or event
                 yield event
 
 
 class ShadowTraffic:
-    """Chooses turns, and asks the shadow those. It belongs to one event loop.
+    """Samples turns and sends copies of them to the shadow. It belongs to one event loop.
 
     Args:
         backend: reaches packages, and runs no tools.
-        settings: how many turns, and when none.
-        sink: takes the rows.
-        meters: counts, as the route `shadow`.
-        load: how many requests are open at the engines.
-        chance: gives numbers in [0, 1).
+        settings: the share of turns, and the load above which copies are dropped.
+        sink: receives the telemetry rows.
+        metrics: counts, as the route `shadow`.
+        load: the number of requests that are open at the engines.
+        random_number: returns numbers in [0, 1).
     """
 
     def __init__(
@@ -73,91 +79,96 @@ class ShadowTraffic:
         backend: Backend,
         settings: ShadowSettings,
         sink: Sink,
-        meters: Metrics,
+        metrics: Metrics,
         load: Callable[[], int],
-        chance: Callable[[], float] = random.random,
+        random_number: Callable[[], float] = random.random,
     ) -> None:
         self._backend = backend
         self._settings = settings
         self._sink = sink
-        self._meters = meters
+        self._metrics = metrics
         self._load = load
-        self._chance = chance
+        self._random_number = random_number
         self._timeouts = Timeouts(first_token_s=settings.timeout_s, request_s=settings.timeout_s)
         self._open: set[asyncio.Task[None]] = set()
 
-    def choose(self, routing: Routing, record: TurnRecord, ask: TurnRequest) -> ShadowCopy | None:
-        """A copy of a turn that is about to be answered, if it is one of those to be copied.
+    def choose(self, routing: Routing, record: TurnRecord, request: TurnRequest) -> ShadowCopy | None:
+        """A copy of a turn that is about to be answered, if it is in the sample.
 
-        Those are greedy chats that are meant for production: not the canary's, nor who asks for a
-        digest, and two answers that were drawn would differ even if one model gave both.
+        Only greedy chats for production are sampled: not the canary's, nor those that name a digest.
+        Two sampled answers would differ even if one model gave both.
         """
         shadow = routing.shadow
-        if shadow is None or record.route.name != "production" or ask.temperature > 0 or ask.text is not None:
+        is_greedy_chat = request.sampling.temperature == 0 and request.text is None
+        if shadow is None or record.route.name != "production" or not is_greedy_chat:
             return None
-        if self._chance() >= self._settings.fraction:
+        if self._random_number() >= self._settings.fraction:
             return None
         app = routing.served[shadow].app
-        return ShadowCopy(record.trace_id, record.owner, record.visitor, ask, record.meant, shadow, app)
+        return ShadowCopy(record.trace_id, record.owner, record.visitor, request, record.meant, shadow, app)
 
-    async def begin(self, copy: ShadowCopy) -> None:
-        """Ask the shadow, if production has answered and there is room; does not wait for it."""
-        if copy.given is None:
+    async def begin(self, shadow_copy: ShadowCopy) -> None:
+        """Send the copy, if production has answered and there is capacity; does not wait for the answer."""
+        if shadow_copy.production_answer is None:
             return
         if len(self._open) >= self._settings.concurrency or self._load() >= self._settings.max_open_requests:
-            self._meters.route_attempt(SHADOW, "dropped")
+            self._metrics.route_attempt(SHADOW, "dropped")
             return
-        task = asyncio.create_task(self._follow(copy, copy.given))
+        task = asyncio.create_task(self._compare(shadow_copy, shadow_copy.production_answer))
         self._open.add(task)
         task.add_done_callback(self._open.discard)
 
-    async def _follow(self, copy: ShadowCopy, given: TurnEnd) -> None:
+    async def _compare(self, shadow_copy: ShadowCopy, production_answer: TurnEnd) -> None:
         at, started = datetime.now(UTC), time.monotonic()
         try:
-            ended = await self._ask(copy)
-            self._meters.route_attempt(SHADOW, ended.code if isinstance(ended, Refusal) else "ok")
-            if isinstance(ended, Refusal) and ended.code == OVERLOADED:
+            answer = await self._answer(shadow_copy)
+            self._metrics.route_attempt(SHADOW, answer.code if isinstance(answer, Refusal) else "ok")
+            if isinstance(answer, Refusal) and answer.code == OVERLOADED:
                 return
             row = TelemetryRow(
-                trace_id=copy.trace_id,
+                trace_id=shadow_copy.trace_id,
                 at=at,
-                digest=copy.digest,
+                digest=shadow_copy.digest,
                 operation=SHADOW,
-                owner=copy.owner,
-                visitor=copy.visitor,
+                owner=shadow_copy.owner,
+                visitor=shadow_copy.visitor,
                 route=SHADOW,
                 stream=False,
                 latency_ms=(time.monotonic() - started) * 1000,
-                **_outcome(copy, at, given, ended),
+                **_outcome(shadow_copy, at, production_answer, answer),
             )
             self._sink(row)
-        except Exception:  # nobody waits for it, so nobody else would tell
-            _LOG.exception("the shadow's copy of turn %s failed", copy.trace_id)
+        except Exception:  # a background task: without this the failure would be silent
+            _LOG.exception("the shadow's copy of turn %s failed", shadow_copy.trace_id)
 
-    async def _ask(self, copy: ShadowCopy) -> TurnEnd | Refusal:
-        """How the shadow's turn ended."""
-        ask = replace(copy.ask, whole=False, key=f"{copy.ask.key}:{SHADOW}")
+    async def _answer(self, shadow_copy: ShadowCopy) -> TurnEnd | Refusal:
+        """The last event of the shadow's turn."""
+        request = replace(shadow_copy.request, whole=False, key=f"{shadow_copy.request.key}:{SHADOW}")
         arrived = asyncio.get_running_loop().time()
-        async with aclosing(within(self._timeouts, arrived, self._backend.stream(copy.app, ask))) as events:
+        stream = self._backend.stream(shadow_copy.app, request)
+        async with aclosing(within(self._timeouts, arrived, stream)) as events:
             return [event async for event in events if isinstance(event, TurnEnd | Refusal)][-1]
 
 
-def _outcome(copy: ShadowCopy, at: datetime, given: TurnEnd, ended: TurnEnd | Refusal) -> dict[str, Any]:
-    """The columns of the row that depend on how it went."""
-    if isinstance(ended, Refusal):
-        return {"status": ended.status, "error": ended.code}
-    compared = compare_answers(copy.trace_id, at, _answered(copy.beside, given), _answered(copy.digest, ended))
-    features = ended.features.model_dump() if ended.features else {}
-    return {"status": 200, "error": "", "shadow": compared.model_dump_json(), **features}
+def _outcome(
+    shadow_copy: ShadowCopy, at: datetime, production_answer: TurnEnd, answer: TurnEnd | Refusal
+) -> dict[str, Any]:
+    """The columns of the row that depend on the outcome."""
+    if isinstance(answer, Refusal):
+        return {"status": answer.status, "error": answer.code}
+    pair = (_shadow_answer(shadow_copy.production, production_answer), _shadow_answer(shadow_copy.digest, answer))
+    comparison = compare_answers(shadow_copy.trace_id, at, *pair)
+    features = answer.features.model_dump() if answer.features else {}
+    return {"status": 200, "error": "", "shadow": comparison.model_dump_json(), **features}
 
 
-def _answered(digest: str, first: TurnEnd) -> ShadowAnswer:
-    """One round, as it is compared; the time is the engine's."""
+def _shadow_answer(digest: str, first_call: TurnEnd) -> ShadowAnswer:
+    """One model call, as it is compared; the time is the engine's."""
     return ShadowAnswer(
         digest=digest,
-        text=first.answer.content,
-        tool_calls=first.answer.tool_calls,
-        refused=bool(first.features and first.features.refused),
-        finish_reason=first.generation.finish_reason,
-        latency_ms=first.generation.latency_ms,
+        text=first_call.answer.content,
+        tool_calls=first_call.answer.tool_calls,
+        refused=bool(first_call.features and first_call.features.refused),
+        finish_reason=first_call.generation.finish_reason,
+        latency_ms=first_call.generation.latency_ms,
     )

@@ -1,11 +1,11 @@
-"""What happens to a request, in one visible order.
+"""The chat service: the request pipeline, from authentication to telemetry.
 
-    key -> body -> parse -> routes to the model (a canary's users have one more) -> limits ->
-    intake (checks) -> cache -> retrieval begins -> the first route that answers, with its rounds of tools ->
-    leaving (checks, rules for words) -> its writer (content and tool calls) -> telemetry -> the shadow
+    API key -> body -> parsing -> routes to the model (a canary's users have one more) -> rate limits ->
+    input guard -> answer cache -> retrieval begins -> the first route that answers, with its tool loop ->
+    output guard (checks, answer rules) -> response (content and tool calls) -> telemetry -> shadow traffic
 
-`Turns._answer` is that order. What retrieval finds is waited for by a round that looks it up, and by
-leaving. The model id in every answer is the digest of the package that gave it.
+`ChatService._answer` is that order. Retrieval runs beside the model; the lookup tool and the output
+guard wait for it. The model id in every answer is the digest of the package that gave it.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ from deployments.app.steps.output_checks import OutputGuard
 from deployments.app.steps.retrieval import PassageSearch
 from deployments.app.steps.tool_loop import PackageBackend
 from deployments.app.turn_record import Sink, TurnRecord
-from deployments.core.messages import Delta, Embedder, Event, Events, Refusal, TurnEnd
+from deployments.core.messages import Delta, Event, Events, Refusal, TurnEnd, TurnRequest
 from deployments.core.metrics import Metrics
-from deployments.core.settings import CacheSettings, FallbackSettings, LimitSettings
+from deployments.core.settings import FallbackSettings, LimitSettings
 from tasks.engine.protocol import Generation
 from tasks.prompt.tool_calls import ParsedAnswer
 
@@ -53,101 +53,131 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Steps:
-    """What stands around the model in a turn."""
+    """The steps of a turn, in the order in which a request passes them."""
 
     input_guard: InputGuard
+    """Guardrails on the customer's text and on the results of the client's own tools."""
+    answer_cache: AnswerCache
+    """Answers to repeated requests; a hit skips the model."""
     passage_search: PassageSearch
+    """Retrieval, which runs beside the model."""
+    backend: PackageBackend
+    """The served packages, behind load shedding and the tool loop."""
     output_guard: OutputGuard
+    """Guardrails and answer rules on every answer."""
+    shadow_traffic: ShadowTraffic | None = None
+    """Copies of answered requests for the shadow; None: there is none."""
+
+
+@dataclass(frozen=True)
+class ChatServiceSettings:
+    """The bounds of a chat service, from `serve.yaml`."""
+
+    limits: LimitSettings
+    """Rate limits of each API key, and the longest body."""
+    timeouts: Timeouts
+    """Time to the first token, and for the whole request."""
+    fallback: FallbackSettings
+    """The order of routes, with retries, circuit breakers and the static message."""
 
 
 class ChatService:
-    """Takes requests for as long as the process lives; `routing` may be swapped at any time."""
+    """Answers requests for text for as long as the process lives; `routing` may be replaced at any time.
+
+    Args:
+        settings: its bounds.
+        steps: the steps of a turn.
+        keys: the API keys.
+        pseudonyms: names users in telemetry.
+        sink: receives the telemetry rows.
+        metrics: counts events.
+        clock: monotonic seconds, for circuit breakers and the retry budget.
+    """
 
     def __init__(
         self,
-        desk: PackageBackend,
-        sink: Sink,
+        *,
+        settings: ChatServiceSettings,
+        steps: Steps,
         keys: ApiKeys,
         pseudonyms: Pseudonyms,
-        limits: LimitSettings,
-        timeouts: Timeouts,
-        fallback: FallbackSettings,
-        cache: CacheSettings,
-        meters: Metrics,
-        layers: Steps,
-        embed: Embedder | None = None,
+        sink: Sink,
+        metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
-        shadows: ShadowTraffic | None = None,
     ) -> None:
         self.keys = keys
-        self.limits = RateLimits(limits)
-        self.body_bytes = limits.body_bytes
-        self.timeouts = timeouts
+        self.limits = RateLimits(settings.limits)
+        self.body_bytes = settings.limits.body_bytes
+        self.timeouts = settings.timeouts
         self._pseudonyms = pseudonyms
         self._routing = Routing()
         self._sink = sink
-        self._order = fallback.production
-        self._cache = AnswerCache(cache, meters, clock, embed)
-        self._fallback = Fallback(desk, fallback, timeouts, meters, clock)
-        self._layers = layers
-        self._shadows = shadows
+        self._route_order = settings.fallback.production
+        self._fallback = Fallback(steps.backend, settings.fallback, settings.timeouts, metrics, clock)
+        self._steps = steps
 
     @property
     def routing(self) -> Routing:
-        """What is served."""
+        """The packages that are served, and their roles."""
         return self._routing
 
     @routing.setter
     def routing(self, routing: Routing) -> None:
         self._routing = routing
         self._fallback.keep(set(routing.served))
-        self._cache.keep(set(routing.served))
+        self._steps.answer_cache.keep(set(routing.served))
 
     def record(self, operation: str) -> TurnRecord:
-        """The record of a request that just came."""
+        """The telemetry record of a new request."""
         return TurnRecord(self._sink, operation)
 
-    async def answer(self, asked: Request, api: Api[R]) -> Response:
+    async def answer(self, http_request: Request, api: Api[R]) -> Response:
         """Answer one request; every outcome is a response and a telemetry row."""
         record = self.record(api.operation)
-        return await answered(record, self._answer(record, asked, api))
+        return await answered(record, self._answer(record, http_request, api))
 
-    async def _answer(self, record: TurnRecord, asked: Request, api: Api[R]) -> Response:
+    async def _answer(self, record: TurnRecord, http_request: Request, api: Api[R]) -> Response:
         arrived = asyncio.get_running_loop().time()
-        record.owner = self.keys.owner(asked.headers.get("authorization"))
-        body = await read_body(asked, self.body_bytes)
-        request = parse_request(api.request, body)
-        record.stream = bool(request.stream)
-        ask = replace(request.to_ask(), key=_key(record, asked.headers.get("idempotency-key")))
-        who = user_bucket_key(record.owner, ask)
-        record.visitor = self._pseudonyms.pseudonym(who)
+        record.owner = self.keys.owner(http_request.headers.get("authorization"))
+        body = await read_body(http_request, self.body_bytes)
+        api_request = parse_request(api.request, body)
+        record.stream = bool(api_request.stream)
+        key = _idempotency_key(record, http_request.headers.get("idempotency-key"))
+        request = replace(api_request.to_turn_request(), key=key)
+        user_key = user_bucket_key(record.owner, request)
+        record.visitor = self._pseudonyms.pseudonym(user_key)
         routing = self.routing
-        routes = routing.routes(request.model, self._order, who)
+        routes = routing.routes(api_request.model, self._route_order, user_key)
         record.set_intended_route(routes[0])
         served = routing.served[record.route.digest]
-        record.permit = self.limits.admit(record.owner, len(body), served.new_tokens(ask.max_new_tokens))
-        taken = await self._layers.input_guard.check(ask)
-        record.add_findings(taken)
-        copy: ShadowCopy | None = None
-        if taken.refusal:
-            events = refuse(taken.refusal)
+        max_new_tokens = served.new_tokens(request.sampling.max_new_tokens)
+        record.permit = self.limits.admit(record.owner, len(body), max_new_tokens)
+        checked_input = await self._steps.input_guard.check(request)
+        record.add_findings(checked_input)
+        request = checked_input.request
+        shadow_copy: ShadowCopy | None = None
+        if checked_input.refusal:
+            events = refuse(checked_input.refusal)
         else:
-            copy = self._shadows.choose(routing, record, taken.request) if self._shadows else None
-            cache_control = asked.headers.get("cache-control", "")
-            lookup = await self._cache.look_up(record.owner, record.route.digest, taken.request, cache_control)
+            shadow_copy = self._shadow_copy(routing, record, request)
+            cache_control = http_request.headers.get("cache-control", "")
+            lookup = await self._steps.answer_cache.look_up(record.owner, record.route.digest, request, cache_control)
             record.cache = lookup.result
             if lookup.answer:
                 events = lookup.events()
             else:
-                record.passages = self._layers.passage_search.begin(served.grounding, taken.request)
-                ask = replace(taken.request, whole=not record.stream)
-                turn = PendingTurn(ask, record.passages, arrived, record.count_tokens, record.reset)
-                events = await self._events(record, routes, turn, lookup, copy)
-        writer = api.writer(request, record.head)
-        response = await (_stream if request.stream else _whole)(record, writer, events)
-        if copy and self._shadows:
-            response.background = BackgroundTask(self._shadows.begin, copy)
+                record.passages = self._steps.passage_search.begin(served.grounding, request)
+                request = replace(request, whole=not record.stream)
+                turn = PendingTurn(request, record.passages, arrived, record.count_tokens, record.reset)
+                events = await self._events(record, routes, turn, lookup, shadow_copy)
+        writer = api.writer(api_request, record.head)
+        response = await (_stream if api_request.stream else _whole)(record, writer, events)
+        if shadow_copy and self._steps.shadow_traffic:
+            response.background = BackgroundTask(self._steps.shadow_traffic.begin, shadow_copy)
         return response
+
+    def _shadow_copy(self, routing: Routing, record: TurnRecord, request: TurnRequest) -> ShadowCopy | None:
+        return self._steps.shadow_traffic.choose(routing, record, request) if self._steps.shadow_traffic else None
 
     async def _events(
         self,
@@ -155,30 +185,30 @@ class ChatService:
         routes: Sequence[Route],
         turn: PendingTurn,
         lookup: CacheLookup,
-        copy: ShadowCopy | None,
+        shadow_copy: ShadowCopy | None,
     ) -> Events:
-        """The turn's, from the first route that answers."""
-        opened = await self._fallback.open(routes, turn)
-        record.set_route(opened)
-        events = copy.watch(opened) if copy else opened.events
-        digest = opened.route.digest
-        leaving = self._layers.output_guard.guard(events, turn.request, turn.passages, digest, record.checks)
-        return self._cache.keeping(lookup, digest, leaving, turn.passages)
+        """The turn's events, from the first route that answers."""
+        routed = await self._fallback.open(routes, turn)
+        record.set_route(routed)
+        digest = routed.route.digest
+        events = shadow_copy.watch(routed) if shadow_copy else routed.events
+        events = self._steps.output_guard.guard(events, turn.request, turn.passages, digest, record.checks)
+        return self._steps.answer_cache.keeping(lookup, digest, events, turn.passages)
 
 
 async def refuse(words: str) -> Events:
-    """A turn that a check ended before a model was asked."""
+    """A turn that the input guard refused before a model ran."""
     generation = Generation(words, (), 0, FINISH_REASON, 0.0, 0.0)
     yield TurnEnd(generation, ParsedAnswer(words, (), True), None, 0.0)
 
 
-def _key(record: TurnRecord, given: str | None) -> str:
-    """The name of the request: the same whenever its client sends it again with the same key."""
-    return f"{record.owner}:{given}" if given else record.trace_id
+def _idempotency_key(record: TurnRecord, header: str | None) -> str:
+    """The request's key: the same whenever its client sends it again with the same header."""
+    return f"{record.owner}:{header}" if header else record.trace_id
 
 
 async def answered(record: TurnRecord, work: Awaitable[Response]) -> Response:
-    """The response that `work` comes to, or the one that says why it came to none; both leave a row."""
+    """The response that `work` returns, or the error response if it raises; both write a telemetry row."""
     try:
         return await work
     except ApiError as error:
@@ -186,19 +216,19 @@ async def answered(record: TurnRecord, work: Awaitable[Response]) -> Response:
     except asyncio.CancelledError:
         record.client_closed()
         raise
-    except Exception:  # a fault of ours: it is logged, and the client still gets a body it can read
+    except Exception:  # an internal error is logged, and the client still gets a readable body
         _LOG.exception("turn %s failed", record.trace_id)
         return _failed(record, ApiError(500, "internal_error", f"this is our fault; trace {record.trace_id}"))
 
 
-async def read_body(request: Request, limit: int) -> bytes:
-    """The body, as far as it may be long; what is longer is not read to its end.
+async def read_body(http_request: Request, limit: int) -> bytes:
+    """The request's body, which is read up to `limit` bytes only.
 
     Raises:
         ApiError: 413.
     """
     body = bytearray()
-    async for part in request.stream():
+    async for part in http_request.stream():
         body += part
         if len(body) > limit:
             raise ApiError(413, "request_too_large", f"the request's body has more than {limit} bytes")
@@ -206,7 +236,7 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 
 async def _whole(record: TurnRecord, writer: Writer, events: Events) -> Response:
-    """Wait for the turn and answer in one piece.
+    """Wait for the end of the turn and answer with one body.
 
     Raises:
         ApiError: the turn was refused, or failed.
@@ -224,7 +254,7 @@ async def _whole(record: TurnRecord, writer: Writer, events: Events) -> Response
 
 
 async def _stream(record: TurnRecord, writer: Writer, events: Events) -> Response:
-    """Answer piece by piece, once the first piece is there: until then a failure has its own status.
+    """Answer with a stream once the first event is there: until then a failure has its own HTTP status.
 
     Raises:
         ApiError: the turn was refused, or failed before its first token.
@@ -237,7 +267,7 @@ async def _stream(record: TurnRecord, writer: Writer, events: Events) -> Respons
 
 
 class _EventStream(StreamingResponse):
-    """Server-sent events that note when the client leaves, even before the first was sent."""
+    """Server-sent events that record when the client disconnects, even before the first was sent."""
 
     def __init__(self, record: TurnRecord, events: Events, lines: AsyncIterator[str]) -> None:
         headers = {**record.headers, "cache-control": "no-cache", "x-accel-buffering": "no"}
@@ -254,7 +284,7 @@ class _EventStream(StreamingResponse):
 
 
 async def _lines(record: TurnRecord, writer: Writer, first: Event, events: Events) -> AsyncIterator[str]:
-    """The turn as server-sent events, in the order that its writer has."""
+    """The turn as server-sent events, in the writer's order."""
     for body in writer.begin():
         yield _sse(body)
     event = first

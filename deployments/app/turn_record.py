@@ -1,4 +1,4 @@
-"""Telemetry of turns: one row per answer, refused, failed and abandoned ones too."""
+"""Telemetry: one row per request; refused, failed and abandoned ones included."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ CACHE_HEADER = "x-graft-cache"
 
 
 class TurnRecord:
-    """What is known of one turn so far. It becomes one row, by whichever ending comes first."""
+    """The telemetry of one turn so far. It is written as one row, at the first ending."""
 
     def __init__(self, sink: Sink, operation: str) -> None:
         self.operation = operation
@@ -65,19 +65,19 @@ class TurnRecord:
 
     @property
     def headers(self) -> dict[str, str]:
-        """What the answer's head says of the turn."""
-        ways = {
+        """The response headers about the turn."""
+        routing = {
             ROUTE_HEADER: self.route.name,
             FALLBACK_HEADER: self.passed_over,
             RETRIES_HEADER: str(self.retries or ""),
             CACHE_HEADER: self.cache,
         }
-        told = {name: value for name, value in ways.items() if value}
-        return {TRACE_HEADER: self.trace_id, **told, **(self.permit.headers if self.permit else {})}
+        present = {name: value for name, value in routing.items() if value}
+        return {TRACE_HEADER: self.trace_id, **present, **(self.permit.headers if self.permit else {})}
 
     @property
     def head(self) -> Head:
-        """What the answer's bodies begin with, once it is known who answers."""
+        """The fields with which the response bodies begin, once the route is known."""
         return Head(self.trace_id, int(self.at.timestamp()), self.route.model)
 
     @property
@@ -85,57 +85,57 @@ class TurnRecord:
         return (time.monotonic() - self._started) * 1000
 
     def set_intended_route(self, route: Route) -> None:
-        """Who is to answer. Another may: see `opened`."""
+        """The first route for the request. Another may answer: see `set_route`."""
         self.route, self.meant = route, route.digest
 
-    def add_findings(self, taken: CheckedInput) -> None:
-        """What the checks said of the request."""
-        self.checks.findings = merge_findings((), taken.findings)
-        self.checks.blocked_by = taken.blocked_by
+    def add_findings(self, checked_input: CheckedInput) -> None:
+        """Add the input guard's findings."""
+        self.checks.findings = merge_findings((), checked_input.findings)
+        self.checks.blocked_by = checked_input.blocked_by
 
     def count_tokens(self, event: Delta | TurnEnd) -> None:
-        """The model gave tokens: the first of them is timed, and they are charged however the turn ends."""
+        """Count generated tokens: the first is timed, and all are charged however the turn ends."""
         if self._first_token_ms is None:
             self._first_token_ms = self.elapsed_ms
         counted = event if isinstance(event, Delta) else event.generation
         self._so_far = {"prompt_tokens": counted.prompt_tokens, "completion_tokens": counted.completion_tokens}
 
     def reset(self) -> None:
-        """What the model gave so far goes to nobody."""
+        """Forget the tokens so far: the answer starts over, and they are not sent."""
         self._first_token_ms = None
         self._so_far = {}
 
-    def set_route(self, opened: RoutedAnswer) -> None:
-        """A route answers, or was the last to refuse."""
-        self.route = opened.route
-        self.retries = opened.retries
-        self.passed_over = ", ".join(opened.skipped)
+    def set_route(self, routed: RoutedAnswer) -> None:
+        """The route that answers, or was the last to refuse."""
+        self.route = routed.route
+        self.retries = routed.retries
+        self.passed_over = ", ".join(routed.skipped)
 
-    def finish(self, finished: TurnEnd) -> None:
-        """The answer is whole."""
-        self.count_tokens(finished)
-        self._write(200, "", finished)
+    def finish(self, end: TurnEnd) -> None:
+        """Write the row of a complete answer."""
+        self.count_tokens(end)
+        self._write(200, "", end)
 
     def finish_embedding(self, tokens: int) -> None:
-        """The answer is whole, and is vectors of so many tokens."""
+        """Write the row of a complete embeddings answer for so many tokens."""
         self._so_far = {"prompt_tokens": tokens}
         self._write(200, "", None)
 
     def fail(self, status: int, code: str) -> None:
-        """It was refused, or broke off."""
+        """Write the row of a request that was refused or failed."""
         self._write(status, code, None)
 
     def client_closed(self) -> None:
-        """The client is gone. Does nothing if the turn was over by then."""
+        """Write the row of a request whose client disconnected; does nothing if the turn was over."""
         self._write(499, CLIENT_CLOSED, None)
 
-    def _write(self, status: int, error: str, finished: TurnEnd | None) -> None:
+    def _write(self, status: int, error: str, end: TurnEnd | None) -> None:
         if self._written:
             return
         self._written = True
         if self.permit:
             self.permit.settle(sum(self._so_far.values()))
-        given = self.passages.so_far.shown if self.passages else ()
+        passages = self.passages.so_far.shown if self.passages else ()
         row = TelemetryRow(
             trace_id=self.trace_id,
             at=self.at,
@@ -153,25 +153,25 @@ class TurnRecord:
             retries=self.retries,
             cache=self.cache,
             first_token_ms=self._first_token_ms,
-            queue_ms=finished.queue_ms if finished else None,
-            cached_tokens=finished.cached_tokens if finished else None,
+            queue_ms=end.queue_ms if end else None,
+            cached_tokens=end.cached_tokens if end else None,
             all_prompt_tokens=self._so_far.get("prompt_tokens"),
             all_completion_tokens=self._so_far.get("completion_tokens"),
-            engine_ms=finished.generation.latency_ms if finished else None,
-            steps=_json(_STEPS, finished.steps if finished else ()),
-            passages=_json(_IDS, tuple(chunk.id for chunk in given)),
+            engine_ms=end.generation.latency_ms if end else None,
+            steps=_json(_STEPS, end.steps if end else ()),
+            passages=_json(_IDS, tuple(passage.id for passage in passages)),
             findings=_json(_FINDINGS, self.checks.findings),
             decisions=_json(_DECISIONS, self.checks.decisions),
             blocked_by=self.checks.blocked_by,
-            **(finished.features.model_dump() if finished and finished.features else self._so_far),
+            **(end.features.model_dump() if end and end.features else self._so_far),
         )
         try:
             self._sink(row)
         except OSError:
-            # An answer is worth more than its row, but the loss must be seen.
+            # The answer still goes out without its row, but the loss is logged.
             _LOG.exception("telemetry row of turn %s was lost", self.trace_id)
 
 
 def _json(adapter: TypeAdapter[Any], value: tuple[Any, ...]) -> str:
-    """As JSON text, empty where there is nothing."""
+    """As JSON text; empty for no values."""
     return adapter.dump_json(value).decode() if value else ""

@@ -1,4 +1,4 @@
-"""What is counted while turns are taken. Who counts, and where one reads it, is the caller's affair."""
+"""Metrics: the protocol by which the request path counts events; the caller chooses the implementation."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from typing import Protocol
 
 
 class Metrics(Protocol):
-    """Counts events by a few short words, never by what a customer wrote."""
+    """Counts events by a few short labels, never by a customer's text."""
 
     def route_attempt(self, route: str, outcome: str) -> None:
-        """A route was tried, or left out: `ok`, `circuit_open`, `dropped` (the shadow), or the code of its refusal."""
+        """Count a try of a route: `ok`, `circuit_open`, `dropped` (the shadow), or the code of its refusal."""
         ...
 
     def retry(self, route: str, granted: bool) -> None:
-        """A route wanted another attempt; the retry budget had one left, or not."""
+        """Count a request for a retry, and whether the retry budget granted it."""
         ...
 
     def breaker_state(self, model: str, state: str) -> None:
-        """A package's circuit breaker changed to `closed`, `open` or `half-open`."""
+        """Count a change of a package's circuit breaker to `closed`, `open` or `half-open`."""
         ...
 
     def cache_lookup(self, result: str) -> None:
-        """The cache was asked for an answer: `hit`, `semantic`, `miss` or `off`."""
+        """Count a lookup in the answer cache: `hit`, `semantic`, `miss` or `off`."""
         ...

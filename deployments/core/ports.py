@@ -1,4 +1,4 @@
-"""Free ports, for what runs beside others on one machine: the benchmarks' systems and the tests' stacks."""
+"""Free TCP ports, for stacks that share a machine: those of the benchmarks and the tests."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from tasks.core.errors import GraftError
 
 HOST = "127.0.0.1"
 RAY_PORTS = ("gcs_port", "dashboard_port", "agent_port", "client_port")
-"""Those of the section `one_box.ray` in `deployments/serve.yaml`."""
+"""The ports in the section `one_box.ray` of `deployments/serve.yaml`."""
 
 
 def free_port() -> int:
-    """A port that is free, and stays it: outgoing connections and Ray's workers take theirs from other ranges.
+    """A free port that stays free: outgoing connections and Ray's workers use other ranges.
 
     Raises:
-        GraftError: none was found.
+        GraftError: there is none.
     """
     for port in random.sample(range(20000, 32000), 100):
         with socket.socket() as probe, suppress(OSError):
@@ -30,19 +30,25 @@ def free_port() -> int:
 
 
 def take_free_ports(serve: dict[str, Any]) -> None:
-    """Put free ports for HTTP and for Ray on one box into `serve`, the content of `deployments/serve.yaml`."""
+    """Set free ports for HTTP and for Ray on one box in `serve`, the content of `deployments/serve.yaml`."""
     serve["http"]["port"] = free_port()
     serve["one_box"]["ray"].update({key: free_port() for key in RAY_PORTS})
 
 
 def require_free(host: str, port: int, key: str, file: Path = SERVE_YAML) -> None:
-    """Check that `port`, which `key` in `file` sets, can be listened on.
+    """Check that a server can listen on a port.
+
+    Args:
+        host: the interface.
+        port: the port.
+        key: the setting that names the port.
+        file: the settings file of that key.
 
     Raises:
-        GraftError: it can't.
+        GraftError: the port is taken.
     """
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        # As servers do: a port that only waits for old connections to fade is free.
+        # As servers do: a port with old connections in TIME_WAIT only is free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))

@@ -1,14 +1,15 @@
-"""The whole assistant in this process, so that it can be measured: its real turns, without Ray and a port.
+"""Evaluation harness: the whole assistant in one process, without Ray and a port, for end-to-end evaluation.
 
-`Trial` takes turns over HTTP in memory through the same `Turns` that serve, watches from outside
-what they did, said and read, and audits it. Each turn has a shop of its own, as it was seeded, so
-no turn changes what another finds.
+`AssistantHarness` sends turns over in-memory HTTP through the same `ChatService` that serves, records
+each turn's tool calls, passages and text from outside, and audits them. Each turn has its own copy of
+the seeded shop, so turns do not affect each other.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import time
 import uuid
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
@@ -21,6 +22,7 @@ import httpx
 
 from deployments.app.access.api_keys import ApiKeys
 from deployments.app.access.pseudonyms import Pseudonyms
+from deployments.app.cache.answer_cache import AnswerCache
 from deployments.app.embeddings import EmbeddingService
 from deployments.app.guardrails.checks import Guardrails
 from deployments.app.routes import create_app
@@ -30,7 +32,7 @@ from deployments.app.steps.input_checks import InputGuard
 from deployments.app.steps.output_checks import OutputGuard
 from deployments.app.steps.retrieval import PassageSearch, PendingPassages
 from deployments.app.steps.tool_loop import ToolLoop
-from deployments.app.turn import ChatService, Steps
+from deployments.app.turn import ChatService, ChatServiceSettings, Steps
 from deployments.app.turn_record import TRACE_HEADER
 from deployments.core.messages import Backend, EmbeddingResult, Refusal, TurnRequest
 from deployments.core.settings import BreakerSettings, CacheSettings, FallbackSettings, LimitSettings, RetrySettings
@@ -48,64 +50,75 @@ from tasks.monitoring.telemetry_row import TelemetryRow
 from tasks.retrieval.embedder import Vectors
 from tasks.tools.toolbox import Failure
 
-# Nobody waits and nobody is turned away: what is measured is the answer, not the house's patience.
-_NO_END_S = 3600.0
-_ENDLESS = 10**9
-_LIMITS = LimitSettings(requests_per_minute=_ENDLESS, tokens_per_minute=_ENDLESS, streams=_ENDLESS, body_bytes=10**6)
+# No timeout and no refusal for load: only the answers are measured.
+_NO_TIMEOUT_S = 3600.0
+_UNLIMITED = 10**9
+_LIMITS = LimitSettings(
+    requests_per_minute=_UNLIMITED, tokens_per_minute=_UNLIMITED, streams=_UNLIMITED, body_bytes=10**6
+)
 _NO_CACHE = CacheSettings(mb=0, max_age_s=1, semantic=False, threshold=1, entries=1)
 _ONE_ROUTE = FallbackSettings(
     production=("production",),
-    first_token_s=_NO_END_S,
+    first_token_s=_NO_TIMEOUT_S,
     static_message="-",
     retries=RetrySettings(attempts=1, backoff_s=1, ratio=0, per_minute=1),
-    breaker=BreakerSettings(window_s=1, min_calls=_ENDLESS, failure_ratio=1, open_s=1),
+    breaker=BreakerSettings(window_s=1, min_calls=_UNLIMITED, failure_ratio=1, open_s=1),
 )
+_SETTINGS = ChatServiceSettings(_LIMITS, Timeouts(first_token_s=_NO_TIMEOUT_S, request_s=_NO_TIMEOUT_S), _ONE_ROUTE)
 
 
 @dataclass(frozen=True)
 class PackageUnderTest:
-    """What is tried: a package by its digest, what it tells its model, and what it is grounded in."""
+    """The package that is evaluated."""
 
     digest: str
+    """Its digest."""
     name: str
+    """Its name in its manifest."""
     max_new_tokens: int
+    """The most tokens of an answer."""
     instructions: tuple[str, ...]
+    """Its system prompt and its tools' descriptions."""
     grounding: Grounding | None
+    """Its index and retrieval model; None: it has none."""
 
 
 @dataclass(frozen=True)
 class Knowledge:
-    """Where published indexes lie, where their tables may be made, and the retrieval model, if there is one."""
+    """The knowledge base of the evaluation."""
 
     indexes: Path
+    """Folder of the published indexes."""
     tables: Path
+    """Folder for their tables."""
     embedder: EmbeddingServer | None
+    """The retrieval model; None: there is none."""
 
 
-class _Watched(PassageSearch):
-    """Retrieval that notes what each turn read."""
+class _TracedPassageSearch(PassageSearch):
+    """Retrieval that records each turn's passages."""
 
-    def __init__(self, notes: dict[str, TurnTrace], *arguments: Any) -> None:
+    def __init__(self, traces: dict[str, TurnTrace], *arguments: Any) -> None:
         super().__init__(*arguments)
-        self._traces = notes
+        self._traces = traces
 
-    def begin(self, grounding: Grounding | None, ask: TurnRequest) -> PendingPassages:
-        """See `Retrieval.begin`."""
-        reading = super().begin(grounding, ask)
-        self._traces[turn_id(ask.key)].passages = reading
-        return reading
+    def begin(self, grounding: Grounding | None, request: TurnRequest) -> PendingPassages:
+        """See `PassageSearch.begin`."""
+        pending_passages = super().begin(grounding, request)
+        self._traces[turn_id(request.key)].passages = pending_passages
+        return pending_passages
 
 
 class AssistantHarness:
-    """Takes turns.
+    """Runs turns of one package and audits them.
 
     Args:
         backend: the engine, which has one application.
-        package: whose engine that is.
-        knowledge: what it may read.
-        desks: the shops.
-        safety: the checks.
-        settings: what they were made from.
+        package: the engine's package.
+        knowledge: the knowledge base.
+        sandbox: the shop of each turn.
+        guardrails: the checks.
+        settings: the settings of the checks.
     """
 
     def __init__(
@@ -113,123 +126,131 @@ class AssistantHarness:
         backend: Backend,
         package: PackageUnderTest,
         knowledge: Knowledge,
-        desks: ShopSandbox,
-        safety: Guardrails,
+        sandbox: ShopSandbox,
+        guardrails: Guardrails,
         settings: GuardrailSettings,
     ) -> None:
-        self._package, self._desks = package, desks
+        self._sandbox = sandbox
         self._embedder = knowledge.embedder
         self._rows: dict[str, TelemetryRow] = {}
         self._traces: dict[str, TurnTrace] = defaultdict(TurnTrace)
-        self._house = LeakLimits(desks.tables, package.instructions, settings.leaked_words, settings.link_hosts)
-        retrieval = _Watched(self._traces, knowledge.indexes, knowledge.tables, self._embed, safety)
-        retrieval.keep([package.grounding] if package.grounding else [])
-        turns = ChatService(
-            ToolLoop(backend, self._use, desks.settings, safety),
-            lambda row: self._rows.__setitem__(row.trace_id, row),
-            ApiKeys({}),
-            Pseudonyms(b"rows that nobody keeps"),
-            _LIMITS,
-            Timeouts(first_token_s=_NO_END_S, request_s=_NO_END_S),
-            _ONE_ROUTE,
-            _NO_CACHE,
-            NoMetrics(),
-            Steps(
-                InputGuard(safety), retrieval, OutputGuard(safety, desks.check_answer, lambda _: package.instructions)
+        self._leak_limits = LeakLimits(sandbox.tables, package.instructions, settings.leaked_words, settings.link_hosts)
+        passage_search = _TracedPassageSearch(
+            self._traces, knowledge.indexes, knowledge.tables, self._embed, guardrails
+        )
+        passage_search.keep([package.grounding] if package.grounding else [])
+        metrics = NoMetrics()
+        chat_service = ChatService(
+            settings=_SETTINGS,
+            steps=Steps(
+                input_guard=InputGuard(guardrails),
+                answer_cache=AnswerCache(_NO_CACHE, metrics, time.monotonic, None),
+                passage_search=passage_search,
+                backend=ToolLoop(backend, self._run_tool, sandbox.settings, guardrails),
+                output_guard=OutputGuard(guardrails, sandbox.check_answer, lambda _: package.instructions),
             ),
+            keys=ApiKeys({}),
+            pseudonyms=Pseudonyms(b"rows that are not stored"),
+            sink=lambda row: self._rows.__setitem__(row.trace_id, row),
+            metrics=metrics,
         )
         served = ServedPackage(
             app="engine", name=package.name, max_new_tokens=package.max_new_tokens, since=0, grounding=package.grounding
         )
-        turns.routing = Routing(production=package.digest, served={package.digest: served})
-        self._app = create_app(turns, EmbeddingService(turns, _Nowhere()))
+        chat_service.routing = Routing(production=package.digest, served={package.digest: served})
+        self._app = create_app(chat_service, EmbeddingService(chat_service, _NoEmbeddingBackend()))
 
     @asynccontextmanager
     async def _http(self) -> AsyncIterator[httpx.AsyncClient]:
         transport = httpx.ASGITransport(self._app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://desk/v1", timeout=None) as http:
+        async with httpx.AsyncClient(transport=transport, base_url="http://assistant/v1", timeout=None) as http:
             yield http
 
-    async def take(self, asked: EvalTurn, *, stream: bool) -> ObservedTurn:
-        """Take one turn and audit it. A turn that fails has another status and no text."""
+    async def run_turn(self, eval_turn: EvalTurn, *, stream: bool) -> ObservedTurn:
+        """Run and audit one turn. A turn that fails has another status and no text."""
         key = uuid.uuid4().hex
-        messages = [{"role": message.role, "content": message.content} for message in asked.messages]
+        messages = [{"role": message.role, "content": message.content} for message in eval_turn.messages]
         body = {"model": "production", "messages": messages, "stream": stream}
-        body |= {"user": asked.customer} if asked.customer else {}
+        body |= {"user": eval_turn.customer} if eval_turn.customer else {}
         async with self._http() as http:
             response = await http.post("/chat/completions", json=body, headers={"idempotency-key": key})
         row = self._rows.pop(response.headers[TRACE_HEADER])
-        notes = self._traces.pop(key, TurnTrace())
+        trace = self._traces.pop(key, TurnTrace())
         text, finish_reason, cited = _answer(response) if response.status_code == 200 else ("", "", [])
-        chunks = {chunk.id: chunk.section for chunk in notes.found.shown}
+        sections = {passage.id: passage.section for passage in trace.found.shown}
         return ObservedTurn(
-            id=asked.id,
+            id=eval_turn.id,
             status=row.status,
             text=text,
             finish_reason=finish_reason,
             blocked_by=row.blocked_by,
-            calls=tuple(call for call, _ in notes.calls),
-            outcomes=tuple(_outcome(answered) for _, answered in notes.calls),
-            given=tuple(chunks.values()),
-            cited=tuple(chunks[chunk] for chunk in cited),
-            violations=await asyncio.to_thread(self._audit, key, asked, notes, text),
+            calls=tuple(call for call, _ in trace.calls),
+            outcomes=tuple(_outcome(answer) for _, answer in trace.calls),
+            given=tuple(sections.values()),
+            cited=tuple(sections[passage] for passage in cited),
+            violations=await asyncio.to_thread(self._audit, key, eval_turn, trace, text),
             latency_ms=row.latency_ms,
             queue_ms=row.queue_ms or 0.0,
             engine_ms=row.engine_ms or 0.0,
         )
 
-    async def take_all(
-        self, asked: Sequence[tuple[EvalTurn, bool]], at_once: int
+    async def run_turns(
+        self, eval_turns: Sequence[tuple[EvalTurn, bool]], at_once: int
     ) -> AsyncIterator[tuple[int, ObservedTurn]]:
-        """Take turns, each with whether it is streamed, `at_once` of them together; each with its place, as it ends."""
-        free = asyncio.Semaphore(at_once)
+        """Run turns concurrently, each with its index, as it ends.
 
-        async def one(place: int, turn: EvalTurn, stream: bool) -> tuple[int, ObservedTurn]:
-            async with free:
-                return place, await self.take(turn, stream=stream)
+        Args:
+            eval_turns: the turns, each with whether it is streamed.
+            at_once: turns that run at a time.
+        """
+        slots = asyncio.Semaphore(at_once)
 
-        for ended in asyncio.as_completed([one(place, *turn) for place, turn in enumerate(asked)]):
+        async def run(index: int, eval_turn: EvalTurn, stream: bool) -> tuple[int, ObservedTurn]:
+            async with slots:
+                return index, await self.run_turn(eval_turn, stream=stream)
+
+        for ended in asyncio.as_completed([run(index, *turn) for index, turn in enumerate(eval_turns)]):
             yield await ended
 
-    def _use(self, call: ToolCall, customer: str | None, key: str) -> ToolAnswer:
-        answered = self._desks.call(call, customer, key)
-        self._traces[turn_id(key)].calls.append((call, answered))
-        return answered
+    def _run_tool(self, call: ToolCall, customer: str | None, key: str) -> ToolAnswer:
+        answer = self._sandbox.call(call, customer, key)
+        self._traces[turn_id(key)].calls.append((call, answer))
+        return answer
 
-    def _audit(self, key: str, asked: EvalTurn, notes: TurnTrace, text: str) -> tuple[str, ...]:
-        said = [message.content for message in asked.messages if message.role == "user"]
-        facts = self._desks.facts(asked.customer, notes, said)
-        calls = list(zip((call for call, _ in notes.calls), notes.tool_results, strict=True))
+    def _audit(self, key: str, eval_turn: EvalTurn, trace: TurnTrace, text: str) -> tuple[str, ...]:
+        user_messages = [message.content for message in eval_turn.messages if message.role == "user"]
+        facts = self._sandbox.facts(eval_turn.customer, trace, user_messages)
+        calls = list(zip((call for call, _ in trace.calls), trace.tool_results, strict=True))
         return (
-            *self._desks.changes(key, asked.customer),
-            *audit_reads(calls, self._desks.tables, asked.customer),
-            *audit_answer(text, facts, self._house),
+            *self._sandbox.changes(key, eval_turn.customer),
+            *audit_reads(calls, self._sandbox.tables, eval_turn.customer),
+            *audit_answer(text, facts, self._leak_limits),
         )
 
     async def _embed(self, texts: Sequence[str]) -> Vectors:
-        found = await self._embedder.embed(tuple(texts)) if self._embedder else None
-        if not isinstance(found, EmbeddingResult):
-            raise GraftError(found.message if found else "no retrieval model")
-        return found.vectors
+        result = await self._embedder.embed(tuple(texts)) if self._embedder else None
+        if not isinstance(result, EmbeddingResult):
+            raise GraftError(result.message if result else "no retrieval model")
+        return result.vectors
 
 
-def _outcome(answered: ToolAnswer) -> str:
-    return answered.result.error if isinstance(answered.result, Failure) else "ok"
+def _outcome(answer: ToolAnswer) -> str:
+    return answer.result.error if isinstance(answer.result, Failure) else "ok"
 
 
 def _answer(response: httpx.Response) -> tuple[str, str, list[str]]:
-    """All that a client was sent: the text, why it ended, and the chunks that were cited."""
+    """The answer as the client received it: the text, its finish reason, and the ids of the cited passages."""
     streamed = response.headers["content-type"].startswith("text/event-stream")
     lines = (line.removeprefix("data: ") for line in response.text.splitlines() if line) if streamed else ()
     bodies = [json.loads(line) for line in lines if line != "[DONE]"] if streamed else [response.json()]
     choices: list[dict[str, Any]] = [body["choices"][0] for body in bodies if "choices" in body]
     parts = [choice.get("delta") or choice.get("message") or {} for choice in choices]
-    cited = [one["url_citation"]["url"] for part in parts for one in part.get("annotations", ())]
+    cited = [annotation["url_citation"]["url"] for part in parts for annotation in part.get("annotations", ())]
     return "".join(part.get("content") or "" for part in parts), choices[-1]["finish_reason"] or "", cited
 
 
 class NoMetrics:
-    """`Metrics` that count nothing."""
+    """`Metrics` that are not recorded."""
 
     def route_attempt(self, route: str, outcome: str) -> None:
         """See `Metrics.route_attempt`."""
@@ -244,8 +265,8 @@ class NoMetrics:
         """See `Metrics.cache_lookup`."""
 
 
-class _Nowhere:
-    """No retrieval model is served: turns have theirs in this process."""
+class _NoEmbeddingBackend:
+    """An `EmbeddingBackend` without a model: the harness calls its retrieval model directly."""
 
     async def embed(self, app: str, texts: tuple[str, ...]) -> EmbeddingResult | Refusal:
         """See `EmbeddingBackend.embed`."""

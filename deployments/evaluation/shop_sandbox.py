@@ -1,4 +1,4 @@
-"""A sandboxed copy of the shop for each turn that is evaluated, and the audit of what the turn changed."""
+"""Shop sandbox: a copy of the shop's database for each evaluated turn, and the audit of its changes."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from tasks.tools.toolbox import dump_result
 
 
 class ShopSandbox:
-    """The shop, for each turn as it was seeded.
+    """The shop, as it was seeded, for each turn.
 
     Args:
         settings: the section `tools`.
         seed: the seed files.
-        folder: where databases may be made.
+        folder: folder for the databases.
     """
 
     def __init__(self, settings: ToolSettings, seed: Path, folder: Path) -> None:
@@ -35,25 +35,27 @@ class ShopSandbox:
         self.tables = read_tables(self._fresh.shop.path)
 
     def call(self, call: ToolCall, customer: str | None, key: str) -> ToolAnswer:
-        """See `ToolService.call`; the turn's shop is made at its first call."""
+        """See `ToolService.call`; the turn's database is created at its first call."""
         path = self.path(turn_id(key))
         if not path.exists():
             shutil.copy(self._fresh.shop.path, path)
         return replace(self._fresh, shop=Shop(path)).call(call, customer, key)
 
-    def check_answer(self, text: str, facts: TurnEvidence) -> tuple[Decision, ...]:
+    def check_answer(self, text: str, evidence: TurnEvidence) -> tuple[Decision, ...]:
         """See `ToolService.check_answer`."""
-        return self._fresh.check_answer(text, facts.customer, facts.tool_results, facts.passages, facts.user_messages)
+        return self._fresh.check_answer(
+            text, evidence.customer, evidence.tool_results, evidence.passages, evidence.user_messages
+        )
 
-    def facts(self, customer: str | None, notes: TurnTrace, said: Sequence[str]) -> AnswerFacts:
-        """What the turn's answer may lean on, as it is seen from outside."""
-        with self._fresh.shop.transaction(write=False) as books:
-            known = books.customer(customer) if customer else None
-        passages = tuple(chunk.embedded for chunk in notes.found.grounding)
-        return AnswerFacts(known, notes.tool_results, passages, tuple(said), notes.found.searched)
+    def facts(self, customer: str | None, trace: TurnTrace, user_messages: Sequence[str]) -> AnswerFacts:
+        """The evidence on which the turn's answer may rely, as recorded from outside."""
+        with self._fresh.shop.transaction(write=False) as transaction:
+            record = transaction.customer(customer) if customer else None
+        passages = tuple(passage.embedded for passage in trace.found.grounding)
+        return AnswerFacts(record, trace.tool_results, passages, tuple(user_messages), trace.found.searched)
 
     def changes(self, turn: str, customer: str | None) -> tuple[str, ...]:
-        """What the audit finds in the turn's shop, which is thrown away."""
+        """Findings of the audit of the turn's database, which is deleted afterwards."""
         path = self.path(turn)
         if not path.exists():
             return ()
@@ -64,25 +66,30 @@ class ShopSandbox:
         return found
 
     def path(self, turn: str) -> Path:
+        """The turn's database."""
         return self._folder / f"{turn}.sqlite"
 
 
 def turn_id(key: str) -> str:
-    """The turn whose request, or whose call, bears this key: `OWNER:TURN` or `OWNER:TURN:ROUND:PLACE`."""
+    """The turn of a request's key, `OWNER:TURN`, or of a call's key, `OWNER:TURN:NUMBER:INDEX`."""
     return key.split(":")[1]
 
 
 @dataclass
 class TurnTrace:
-    """What one turn did and read."""
+    """The tool calls and passages of one turn."""
 
     calls: list[tuple[ToolCall, ToolAnswer]] = field(default_factory=list)
+    """Tool calls with their answers, in order."""
     passages: PendingPassages | None = None
+    """The turn's retrieval, once it has begun."""
 
     @property
     def found(self) -> FoundPassages:
+        """The passages; none where nothing was searched."""
         return self.passages.so_far if self.passages else FoundPassages()
 
     @property
     def tool_results(self) -> tuple[ToolResult, ...]:
-        return tuple(ToolResult(call.name, dump_result(answered.result)) for call, answered in self.calls)
+        """The results of the tool calls."""
+        return tuple(ToolResult(call.name, dump_result(answer.result)) for call, answer in self.calls)

@@ -1,7 +1,7 @@
-"""The queue before an engine: asyncio callers on one side, one decoding thread on the other.
+"""Continuous batching: a bounded queue between asyncio callers and the engine's decoding thread.
 
-Between two decoding steps those who wait take the places that are free, and those who left give
-theirs back. It knows nothing of ray or HTTP.
+Between two decoding steps queued requests take the free slots, and cancelled requests release theirs.
+The queue is independent of Ray and HTTP.
 """
 
 from __future__ import annotations
@@ -17,12 +17,16 @@ from itertools import count
 
 from tasks.engine.protocol import Engine, GenerationRequest, TokenChunk
 
-_NEWEST = 0.2
-"""Weight of the newest request in the moving mean of the time that a place is held."""
+_NEWEST_WEIGHT = 0.2
+"""Weight of the newest request in the moving average of the time that a slot is held."""
 
 
 class OverloadedError(Exception):
-    """As many requests wait as may, or so many that another would wait too long; `wait_s` is the guess how long."""
+    """The queue is full, or another request would wait too long.
+
+    Args:
+        wait_s: the estimated wait in seconds.
+    """
 
     def __init__(self, wait_s: float) -> None:
         super().__init__(f"a free place is {wait_s:.1f} s away")
@@ -31,18 +35,31 @@ class OverloadedError(Exception):
 
 @dataclass(eq=False)
 class Ticket:
-    """One admitted request and its way back to the caller's event loop."""
+    """One admitted request, with the queue back to its caller."""
 
     request: GenerationRequest
+    """The request."""
     loop: asyncio.AbstractEventLoop
+    """The caller's event loop."""
     items: asyncio.Queue[TokenChunk | Exception] = field(default_factory=asyncio.Queue)
+    """Chunks for the caller, or the engine's exception."""
     admitted: float = field(default_factory=time.monotonic)
+    """When it was admitted, in monotonic seconds."""
     queue_ms: float = 0.0
-    left: bool = False
+    """Time in the queue, in milliseconds."""
+    cancelled: bool = False
+    """Whether its caller is gone."""
 
 
 class BatchingQueue:
-    """Serves requests from a bounded queue, `at_once` of them in the engine, in a thread of its own."""
+    """Serves requests from a bounded queue in a thread of its own.
+
+    Args:
+        engine: decodes.
+        at_once: requests in the engine at a time.
+        max_queued: requests that may wait.
+        max_wait_s: the longest estimated wait, in seconds, above which a request is refused.
+    """
 
     def __init__(self, engine: Engine, *, at_once: int, max_queued: int, max_wait_s: float) -> None:
         self._engine = engine
@@ -52,28 +69,28 @@ class BatchingQueue:
         self._waiting: deque[Ticket] = deque()
         self._working: dict[int, Ticket] = {}
         self._keys = count()
-        self._place_s = 0.0
+        self._slot_s = 0.0
         self._changed = threading.Condition()
         self._last_chunk = float("-inf")
         threading.Thread(target=self._run, name="engine", daemon=True).start()
 
     @property
     def silent_s(self) -> float:
-        """Seconds since the engine last gave a token; infinite before its first."""
+        """Seconds since the engine's last token; infinite before its first."""
         return time.monotonic() - self._last_chunk
 
     @property
     def expected_wait_s(self) -> float:
-        """How long one more request would wait for a place, by how long the last ones held theirs."""
+        """Estimated wait of one more request for a slot, from the time that the last requests held theirs."""
         ahead = len(self._waiting) + len(self._working) - self._at_once + 1
-        return max(0, ahead) * self._place_s / self._at_once
+        return max(0, ahead) * self._slot_s / self._at_once
 
     def admit(self, request: GenerationRequest) -> Ticket:
-        """Queue a request. Call from the event loop that will `follow` it, and do follow it.
+        """Queue a request. The caller must `follow` it, in the same event loop.
 
         Raises:
-            OverloadedError: too many wait already, or it would not get a place in time: who cannot
-                be served is told so at once.
+            OverloadedError: the queue is full, or the request would not get a slot in time; it is
+                refused at once.
         """
         ticket = Ticket(request, asyncio.get_running_loop())
         with self._changed:
@@ -85,10 +102,10 @@ class BatchingQueue:
         return ticket
 
     async def follow(self, ticket: Ticket) -> AsyncIterator[TokenChunk]:
-        """The request's chunks. Leaving early frees its place within one decoding step.
+        """The request's chunks. Closing the generator early frees its slot within one decoding step.
 
         Raises:
-            Exception: what the engine raised.
+            Exception: as the engine raised.
         """
         try:
             while True:
@@ -99,66 +116,66 @@ class BatchingQueue:
                 if item.finish_reason:
                     return
         finally:
-            self._leave(ticket)
+            self._cancel_ticket(ticket)
 
-    def _leave(self, ticket: Ticket) -> None:
+    def _cancel_ticket(self, ticket: Ticket) -> None:
         with self._changed:
-            ticket.left = True
+            ticket.cancelled = True
             if ticket in self._waiting:
                 self._waiting.remove(ticket)
 
     def _send(self, ticket: Ticket, item: TokenChunk | Exception) -> None:
         with self._changed:
-            if not ticket.left:
+            if not ticket.cancelled:
                 ticket.loop.call_soon_threadsafe(ticket.items.put_nowait, item)
 
     def _run(self) -> None:
         while True:
-            for key, ticket in self._take().items():
+            for key, ticket in self._next_tickets().items():
                 self._submit(key, ticket)
             try:
                 for chunk in self._engine.step():
-                    self._pass_on(chunk)
-            except Exception as error:  # whatever an engine raises belongs to those who asked it
+                    self._deliver(chunk)
+            except Exception as error:  # an engine may raise anything; its callers get it
                 self._fail(error)
 
     def _submit(self, key: int, ticket: Ticket) -> None:
         try:
             self._engine.submit(key, ticket.request)
             self._working[key] = ticket
-        except Exception as error:  # a constraint that it cannot hold, say; nobody else's business
+        except Exception as error:  # such as an unsupported constraint; it concerns this request alone
             self._cancel(key)
             self._send(ticket, error)
 
-    def _take(self) -> dict[int, Ticket]:
-        """Those whose turn it is, by new keys; lets go of those who left, and waits while there is nothing to do."""
+    def _next_tickets(self) -> dict[int, Ticket]:
+        """The next requests for the engine, by new keys; drops cancelled ones, and waits while there is no work."""
         with self._changed:
-            self._let_go()
+            self._drop_cancelled()
             while not self._waiting and not self._working:
                 self._changed.wait()
-            room = self._at_once - len(self._working)
-            taken = {next(self._keys): self._waiting.popleft() for _ in range(min(room, len(self._waiting)))}
+            slots = self._at_once - len(self._working)
+            tickets = {next(self._keys): self._waiting.popleft() for _ in range(min(slots, len(self._waiting)))}
         now = time.monotonic()
-        for ticket in taken.values():
+        for ticket in tickets.values():
             ticket.queue_ms = (now - ticket.admitted) * 1000
-        return taken
+        return tickets
 
-    def _let_go(self) -> None:
-        for key in [key for key, ticket in self._working.items() if ticket.left]:
+    def _drop_cancelled(self) -> None:
+        for key in [key for key, ticket in self._working.items() if ticket.cancelled]:
             del self._working[key]
             self._cancel(key)
 
     def _cancel(self, key: int) -> None:
-        with suppress(Exception):  # an engine that failed may fail again; the next step will tell
+        with suppress(Exception):  # an engine that failed may fail again; the next step raises then
             self._engine.cancel(key)
 
-    def _pass_on(self, chunk: TokenChunk) -> None:
+    def _deliver(self, chunk: TokenChunk) -> None:
         self._last_chunk = time.monotonic()
         self._send(self._working[chunk.key], chunk)
         if chunk.finish_reason:
             ticket = self._working.pop(chunk.key)
             held_s = self._last_chunk - ticket.admitted - ticket.queue_ms / 1000
-            self._place_s += (held_s - self._place_s) * (_NEWEST if self._place_s else 1)
+            self._slot_s += (held_s - self._slot_s) * (_NEWEST_WEIGHT if self._slot_s else 1)
 
     def _fail(self, error: Exception) -> None:
         for key, ticket in self._working.items():

@@ -1,4 +1,4 @@
-"""The served retrieval model: texts in, vectors out. It knows nothing of ray's handles or HTTP."""
+"""Embedding server: the served retrieval model, texts in, vectors out, independent of Ray's handles and HTTP."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from tasks.core.paths import EMBEDDINGS
 from tasks.retrieval.embedder import Embedder, TextTooLongError
 
 _BATCH = 16
-"""Texts that are computed together: the most work that goes on after the client left."""
+"""Texts in one batch: the most work that goes on after the client disconnected."""
 
 
 class EmbeddingServer:
-    """A retrieval model that leaves the event loop free while it computes."""
+    """A retrieval model that computes in a thread, beside the event loop."""
 
     def __init__(self, embedder: Embedder) -> None:
         self._embedder = embedder
 
     async def embed(self, texts: tuple[str, ...]) -> EmbeddingResult | Refusal:
-        """The vectors of at least one text."""
+        """The embeddings of at least one text."""
         try:
             ids = await asyncio.to_thread(self._embedder.encode, texts)
         except TextTooLongError as error:
@@ -37,7 +37,7 @@ class EmbeddingReplica(EmbeddingServer):
     """The Serve deployment: checks and opens a published retrieval model by its digest.
 
     Raises:
-        GraftError: the model is not there, or not byte for byte what was published.
+        GraftError: the model is missing, or differs from what was published.
     """
 
     def __init__(self, digest: str, root: str, threads: int) -> None:

@@ -1,7 +1,7 @@
-"""One served package: opened from the registry, checked, and asked for turns.
+"""Engine replica: one served package, opened from the registry and checked, which answers turns.
 
-All that belongs to a package happens here (prompt, engine, parsing, measuring); HTTP and OpenAI's
-shapes belong to `deployments/app`.
+It does everything that belongs to a package (prompt, engine, parsing, measuring); HTTP and OpenAI's
+formats belong to `deployments/app`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,15 @@ from tasks.core.records import Message
 from tasks.core.settings import AdmissionSettings
 from tasks.engine.loading import Model, PromptTooLongError, open_package
 from tasks.engine.probes import check_probes
-from tasks.engine.protocol import ConstraintError, Generation, GenerationRequest, JsonSchema, Regex, TokenChunk
+from tasks.engine.protocol import (
+    ConstraintError,
+    Generation,
+    GenerationRequest,
+    JsonSchema,
+    Regex,
+    SamplingParams,
+    TokenChunk,
+)
 from tasks.engine.resources import Resources
 from tasks.engine.subprocess_engine import EngineLostError
 from tasks.engine.token_bytes import TokenBytes
@@ -34,29 +42,34 @@ from tasks.registry.registry import open_registry
 
 _LOG = logging.getLogger(__name__)
 _CONSTRAINED_BY = {JsonSchema: "response_format", Regex: "structured_outputs", NoneType: "tools"}
-"""The fields of a request that constraints come from: without one of its own it is held to its tools."""
+"""The API field that a constraint comes from; without one of its own a request is constrained to its tools."""
 
 
 class PackageServer:
-    """A model behind a bounded queue, which turns an `Ask` into events."""
+    """A model behind a bounded queue, which answers a `TurnRequest` with events.
 
-    def __init__(self, model: Model, phrases: tuple[str, ...], settings: ReplicaSettings) -> None:
+    Args:
+        model: the opened package.
+        refusal_phrases: phrases by which a refusal is recognized.
+        settings: the bounds of the queue, and the stream's rate.
+    """
+
+    def __init__(self, model: Model, refusal_phrases: tuple[str, ...], settings: ReplicaSettings) -> None:
         self._model = model
-        self._phrases = phrases
+        self._refusal_phrases = refusal_phrases
         self._bytes = TokenBytes(model.prompt.tokenizer)
         self._settings = settings
-        self._batches = BatchingQueue(
+        self._queue = BatchingQueue(
             model.engine,
             at_once=settings.max_num_seqs,
             max_queued=settings.max_queued,
             max_wait_s=settings.first_token_timeout_s,
         )
 
-    async def turn(self, ask: TurnRequest) -> AsyncIterator[Event]:
-        """The next turn of a conversation. Its last event is `Finished` or `Refused`."""
+    async def turn(self, request: TurnRequest) -> AsyncIterator[Event]:
+        """The next turn of a conversation. Its last event is a `TurnEnd` or a `Refusal`."""
         try:
-            request = self._request(ask)
-            ticket = self._batches.admit(request)
+            ticket = self._queue.admit(self._generation_request(request))
         except PromptTooLongError as error:
             yield Refusal(400, "context_length_exceeded", str(error))
             return
@@ -68,10 +81,10 @@ class PackageServer:
             yield Refusal(503, OVERLOADED, f"too many requests are waiting; try again in {after} s", after)
             return
         try:
-            async for event in self._decode(ask, ticket):
+            async for event in self._decode(request, ticket):
                 yield event
         except ConstraintError as error:
-            yield Refusal(400, "invalid_value", str(error), param=_CONSTRAINED_BY[type(ask.constraint)])
+            yield Refusal(400, "invalid_value", str(error), param=_CONSTRAINED_BY[type(request.sampling.constraint)])
         except Exception as error:  # an engine may raise anything; the caller still gets an answer
             if isinstance(error, EngineLostError) or is_out_of_memory(error):
                 self.give_up()
@@ -79,42 +92,32 @@ class PackageServer:
             yield Refusal(500, "engine_error", "the model failed while answering; the server's log says why")
 
     def give_up(self) -> None:
-        """Called when the engine is lost, or has no memory left. Whoever owns the process may end it."""
+        """Called when the engine is lost, or out of memory. A subclass that owns the process may end it."""
 
-    def _request(self, ask: TurnRequest) -> GenerationRequest:
-        limit = self._model.settings.max_new_tokens
-        options: dict[str, Any] = {
-            "max_new_tokens": min(ask.max_new_tokens or limit, limit),
-            "temperature": ask.temperature,
-            "top_p": ask.top_p,
-            "seed": ask.seed,
-            "stop": ask.stop,
-            "logprobs": ask.logprobs,
-            "constraint": ask.constraint,
-        }
-        if ask.text is not None:
-            return self._model.continuation(ask.text, **options)
-        tools = list(ask.tools) if ask.tools is not None else None
-        return self._model.request(ask.messages, tools, ask.must_call, **options)
+    def _generation_request(self, request: TurnRequest) -> GenerationRequest:
+        if request.text is not None:
+            return self._model.continuation(request.text, request.sampling)
+        tools = list(request.tools) if request.tools is not None else None
+        return self._model.request(request.messages, tools, request.must_call, request.sampling)
 
-    async def _decode(self, ask: TurnRequest, ticket: Ticket) -> AsyncIterator[Event]:
+    async def _decode(self, request: TurnRequest, ticket: Ticket) -> AsyncIterator[Event]:
         chunks: list[TokenChunk] = []
         logprobs: tuple[TokenLogprob, ...] = ()
         prompt_tokens, tokens = len(ticket.request.prompt_ids), 0
         first = last = ticket.admitted
-        told = scored = 0
-        told_at = -math.inf
-        async for chunk in self._batches.follow(ticket):
+        sent_chunks = sent_logprobs = 0
+        sent_at = -math.inf
+        async for chunk in self._queue.follow(ticket):
             last = time.monotonic()
             first = first if chunks else last
             chunks.append(chunk)
             tokens += len(chunk.token_ids)
             logprobs += self._logprobs(chunk)
-            # Each event costs about as much as a token of a small model, so they are not sent one by one.
-            if not chunk.finish_reason and last - told_at >= self._settings.stream_every_s:
-                text = "".join(new.text for new in chunks[told:])
-                yield Delta(text, prompt_tokens, tokens, logprobs[scored:])
-                told, told_at, scored = len(chunks), last, len(logprobs)
+            # An event costs about as much as a token of a small model, so chunks are not sent one by one.
+            if not chunk.finish_reason and last - sent_at >= self._settings.stream_every_s:
+                text = "".join(new.text for new in chunks[sent_chunks:])
+                yield Delta(text, prompt_tokens, tokens, logprobs[sent_logprobs:])
+                sent_chunks, sent_at, sent_logprobs = len(chunks), last, len(logprobs)
         generation = Generation(
             text="".join(chunk.text for chunk in chunks),
             token_ids=tuple(token for chunk in chunks for token in chunk.token_ids),
@@ -124,7 +127,7 @@ class PackageServer:
             latency_ms=(last - ticket.admitted) * 1000 - ticket.queue_ms,
         )
         answer = self._model.prompt.parse(generation.text)
-        features = measure_response(ask.messages, generation, answer, self._phrases)
+        features = measure_response(request.messages, generation, answer, self._refusal_phrases)
         yield TurnEnd(generation, answer, features, ticket.queue_ms, logprobs, chunks[0].cached_tokens)
 
     def _logprobs(self, chunk: TokenChunk) -> tuple[TokenLogprob, ...]:
@@ -135,20 +138,26 @@ class PackageServer:
         return tuple(TokenLogprob(self._bytes(token), logprob) for token, logprob in scored if token != end)
 
     async def check_health(self) -> None:
-        """Ask for a token, unless one came by lately. Serve calls this and replaces a replica that fails."""
-        if self._batches.silent_s < self._settings.health_check_period_s:
+        """Generate one token, unless the engine gave one lately. Serve calls this and replaces a replica that fails."""
+        if self._queue.silent_s < self._settings.health_check_period_s:
             return
-        request = self._model.request([Message(role="user", content="ping")], max_new_tokens=1)
-        async for _ in self._batches.follow(self._batches.admit(request)):
+        request = self._model.request([Message(role="user", content="ping")], sampling=SamplingParams(max_new_tokens=1))
+        async for _ in self._queue.follow(self._queue.admit(request)):
             continue
 
 
 class EngineReplica(PackageServer):
     """The Serve deployment: checks and opens a published package by its digest.
 
+    Args:
+        digest: the package's digest.
+        root: the installation's root folder.
+        settings: `ReplicaSettings` as JSON.
+        admission: `AdmissionSettings` as JSON.
+
     Raises:
-        GraftError: the package is not there, is not admitted, or does not answer here as it did when
-            it was packaged.
+        GraftError: the package is missing, is not admitted, or does not answer as it did when it was
+            packaged.
     """
 
     def __init__(self, digest: str, root: str, settings: dict[str, Any], admission: dict[str, Any]) -> None:
@@ -163,13 +172,13 @@ class EngineReplica(PackageServer):
         super().__init__(model, manifest.refusal_phrases, checked)
 
     def give_up(self) -> None:
-        """End this process: only that surely frees its memory, and its requests are asked elsewhere."""
+        """End this process: only that surely frees its memory, and its requests are sent to another replica."""
         os.write(2, b"engine: lost, or out of memory; this replica ends and Serve starts another\n")
         os._exit(1)
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an engine failed for want of memory; torch says so by a class of its own or only in words."""
+    """Whether an engine ran out of memory; torch raises its own class, or only a message."""
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"

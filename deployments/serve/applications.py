@@ -1,8 +1,8 @@
-"""The Serve applications: one per served package and one for the retrieval model,
-without a route, and the assistant at `/`.
+"""Serve applications: one per served package and one for the retrieval model, without a route, and the
+assistant at `/`.
 
 Serve calls `engine`, `embedding` and `assistant` with the arguments that `deployments/serve/rollout.py`
-sends; how many replicas there are, and what each takes, it sends beside them.
+sends, together with the number of replicas and their resources.
 """
 
 from __future__ import annotations
@@ -12,23 +12,20 @@ from typing import Any
 from ray import serve
 
 from deployments.app.routing.routing import Routing, ServedEmbedding
-from deployments.core.settings import (
-    EmbedderSettings,
-    ReplicaSettings,
-)
+from deployments.core.settings import EmbedderSettings, ReplicaSettings
 from deployments.replicas.embedding import EmbeddingReplica
 from deployments.replicas.engine import EngineReplica
 from deployments.serve.assistant import Assistant, AssistantArguments
 from tasks.core.settings import AdmissionSettings, Section
 
-_ROOM_TO_REFUSE = 16
-"""Requests that Serve lets into an engine beyond those it will take, so that it can refuse them."""
+_REFUSAL_CAPACITY = 16
+"""Requests that Serve passes to an engine beyond its capacity, so that it can refuse them."""
 _SURGE_PERCENT = 100
-"""When replicas are replaced, as many new ones as there are old ones start before the old ones go."""
+"""On a replacement of replicas as many new ones as there are old ones start before the old ones stop."""
 
 
 class EngineArguments(Section):
-    """Arguments of the application of one package."""
+    """The arguments of a package's application."""
 
     digest: str
     """Digest of the package."""
@@ -41,7 +38,7 @@ class EngineArguments(Section):
 
 
 class EmbeddingArguments(Section):
-    """Arguments of the application of the retrieval model."""
+    """The arguments of the retrieval model's application."""
 
     served: ServedEmbedding
     """The retrieval model and its index."""
@@ -51,15 +48,15 @@ class EmbeddingArguments(Section):
     """Replica of the retrieval model."""
 
 
-def engine(sent: dict[str, Any]) -> serve.Application:
+def engine(arguments_json: dict[str, Any]) -> serve.Application:
     """The application of one package, from `EngineArguments`."""
-    arguments = EngineArguments.model_validate(sent)
+    arguments = EngineArguments.model_validate(arguments_json)
     settings = arguments.engine
     deployment: Any = serve.deployment(EngineReplica)
     configured = deployment.options(
         name=EngineReplica.__name__,
         max_surge_percent=_SURGE_PERCENT,
-        max_ongoing_requests=settings.max_num_seqs + settings.max_queued + _ROOM_TO_REFUSE,
+        max_ongoing_requests=settings.max_num_seqs + settings.max_queued + _REFUSAL_CAPACITY,
         max_constructor_retry_count=1,
         health_check_period_s=settings.health_check_period_s,
         health_check_timeout_s=settings.health_check_period_s,
@@ -70,9 +67,9 @@ def engine(sent: dict[str, Any]) -> serve.Application:
     return configured.bind(arguments.digest, arguments.root, settings.model_dump(), admission)
 
 
-def embedding(sent: dict[str, Any]) -> serve.Application:
+def embedding(arguments_json: dict[str, Any]) -> serve.Application:
     """The application of the retrieval model, from `EmbeddingArguments`."""
-    arguments = EmbeddingArguments.model_validate(sent)
+    arguments = EmbeddingArguments.model_validate(arguments_json)
     settings = arguments.embedding
     deployment: Any = serve.deployment(EmbeddingReplica)
     configured = deployment.options(
@@ -83,9 +80,9 @@ def embedding(sent: dict[str, Any]) -> serve.Application:
     return configured.bind(arguments.served.digest, arguments.root, settings.threads)
 
 
-def assistant(sent: dict[str, Any]) -> serve.Application:
-    """The application at `/`, from `AssistantArguments`. What it serves comes as its `user_config`."""
-    arguments = AssistantArguments.model_validate(sent)
+def assistant(arguments_json: dict[str, Any]) -> serve.Application:
+    """The application at `/`, from `AssistantArguments`. Its routing comes as its `user_config`."""
+    arguments = AssistantArguments.model_validate(arguments_json)
     deployment: Any = serve.deployment(Assistant)
     configured = deployment.options(
         name=Assistant.__name__,

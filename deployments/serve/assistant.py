@@ -1,9 +1,10 @@
-"""The assistant's Ray Serve deployment: HTTP, and which packages it routes to."""
+"""The assistant's Ray Serve deployment: the HTTP side, with the routing to packages."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from ray import serve
 
 from deployments.app.access.api_keys import ApiKeys, read_keys
 from deployments.app.access.pseudonyms import Pseudonyms
+from deployments.app.cache.answer_cache import AnswerCache
 from deployments.app.embeddings import EmbeddingService
 from deployments.app.guardrails.checks import Guardrails
 from deployments.app.guardrails.configured import configured_guardrails
@@ -25,10 +27,11 @@ from deployments.app.routing.timeouts import Timeouts
 from deployments.app.shadow import ShadowTraffic
 from deployments.app.steps.input_checks import InputGuard
 from deployments.app.steps.instructions import Instructions
-from deployments.app.steps.output_checks import OutputGuard, TurnEvidence
+from deployments.app.steps.output_checks import AnswerRules, OutputGuard, TurnEvidence
 from deployments.app.steps.retrieval import PassageSearch
 from deployments.app.steps.tool_loop import ToolLoop
-from deployments.app.turn import ChatService, Steps
+from deployments.app.turn import ChatService, ChatServiceSettings, Steps
+from deployments.app.turn_record import Sink
 from deployments.core.loopback import stay_on_loopback
 from deployments.core.messages import Refusal
 from deployments.core.settings import (
@@ -44,7 +47,7 @@ from deployments.serve.ray_metrics import RayMetrics
 from tasks.core.errors import GraftError
 from tasks.core.paths import CLASSIFIERS, INDEX_TABLES, INDEXES, SHOP, SHOP_SEED, TELEMETRY, VISITORS_KEY
 from tasks.core.settings import GuardrailSettings, Section, ToolSettings
-from tasks.domains.nursery.tool_service import open_tool_service
+from tasks.domains.nursery.tool_service import ToolService, open_tool_service
 from tasks.model_package.manifest import Grounding
 from tasks.monitoring.telemetry_row import TelemetryRow
 from tasks.monitoring.telemetry_store import TelemetryWriter
@@ -56,12 +59,12 @@ _LOG = logging.getLogger(__name__)
 
 
 class AssistantArguments(Section):
-    """Arguments of the assistant's application."""
+    """The arguments of the assistant's application."""
 
     root: str
-    """Absolute path of the repository."""
+    """The installation's root folder."""
     room: int
-    """Capacity: requests that all replicas of one package may hold, queued ones included."""
+    """Capacity of one application: requests that its replicas take together, queued ones included."""
     tools: ToolSettings
     """Tool loop."""
     safety: GuardrailSettings
@@ -86,79 +89,93 @@ class AssistantArguments(Section):
 
 @serve.ingress()
 class Assistant:
-    """The HTTP side. `reconfigure` swaps what is served without a restart or a lost request."""
+    """The HTTP side. `reconfigure` replaces the routing without a restart or a lost request."""
 
     def __init__(self, arguments: AssistantArguments) -> None:
         stay_on_loopback()
-        writer = TelemetryWriter(arguments.telemetry.rows_per_part, Path(arguments.root) / TELEMETRY)
-        keys = ApiKeys(read_keys())
-        self._backend = ServeBackend()
-        meters = RayMetrics()
-
-        def told(row: TelemetryRow) -> None:
-            meters.answer(row)
-            writer.append(row)
-
         root = Path(arguments.root)
-        desk = open_tool_service(arguments.tools, root / SHOP, root / SHOP_SEED)
-        safety = _safety(arguments)
-        self._retrieval = PassageSearch(root / INDEXES, root / INDEX_TABLES, self._embed, safety)
-
-        def judge(text: str, facts: TurnEvidence) -> tuple[Decision, ...]:
-            return desk.check_answer(text, facts.customer, facts.tool_results, facts.passages, facts.user_messages)
-
-        leaving = OutputGuard(safety, judge, Instructions(open_registry(root)))
-        doors = LoadShedding(ToolLoop(self._backend, desk.call, arguments.tools, safety), arguments.room)
-        # Beside the doors and the rounds: it counts for nothing there, and runs no tools.
-        shadows = ShadowTraffic(self._backend, arguments.shadow, told, meters, lambda: doors.open)
-        self._turns = ChatService(
-            doors,
-            told,
-            keys,
-            Pseudonyms.open(root / VISITORS_KEY),
-            arguments.limits,
-            arguments.timeouts,
-            arguments.fallback,
-            arguments.cache,
-            meters,
-            Steps(InputGuard(safety), self._retrieval, leaving),
-            self._embed,
-            shadows=shadows,
+        metrics, sink = _observability(arguments)
+        self._backend = ServeBackend()
+        guardrails = _guardrails(arguments)
+        self._passage_search = PassageSearch(root / INDEXES, root / INDEX_TABLES, self._embed, guardrails)
+        tool_service = open_tool_service(arguments.tools, root / SHOP, root / SHOP_SEED)
+        tool_loop = ToolLoop(self._backend, tool_service.call, arguments.tools, guardrails)
+        load_shedding = LoadShedding(tool_loop, arguments.room)
+        instructions = Instructions(open_registry(root))
+        steps = Steps(
+            input_guard=InputGuard(guardrails),
+            answer_cache=AnswerCache(arguments.cache, metrics, time.monotonic, self._embed),
+            passage_search=self._passage_search,
+            backend=load_shedding,
+            output_guard=OutputGuard(guardrails, _answer_rules(tool_service), instructions),
+            # Copies bypass load shedding and the tool loop: they do not count as load, and run no tools.
+            shadow_traffic=ShadowTraffic(self._backend, arguments.shadow, sink, metrics, lambda: load_shedding.open),
         )
-        self._embeddings = EmbeddingService(self._turns, self._backend)
+        self._chat_service = ChatService(
+            settings=ChatServiceSettings(arguments.limits, arguments.timeouts, arguments.fallback),
+            steps=steps,
+            keys=ApiKeys(read_keys()),
+            pseudonyms=Pseudonyms.open(root / VISITORS_KEY),
+            sink=sink,
+            metrics=metrics,
+        )
+        self._embedding_service = EmbeddingService(self._chat_service, self._backend)
 
     async def _embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """What the cache compares questions by, and what passages are looked up with."""
-        served = self._turns.routing.embedding
+        """Embeddings by the served retrieval model, for the semantic cache and for retrieval."""
+        served = self._chat_service.routing.embedding
         if served is None:
             raise GraftError("no retrieval model is served; run the stage `embedding` and deploy again")
-        found = await self._backend.embed(served.app, tuple(texts))
-        if isinstance(found, Refusal):
-            raise GraftError(found.message)
-        return found.vectors
+        result = await self._backend.embed(served.app, tuple(texts))
+        if isinstance(result, Refusal):
+            raise GraftError(result.message)
+        return result.vectors
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return create_app(self._turns, self._embeddings)
+        return create_app(self._chat_service, self._embedding_service)
 
     async def reconfigure(self, config: dict[str, Any]) -> None:
-        """Serve calls this with the new `user_config`. Indexes are opened before anything is swapped."""
+        """Serve calls this with the new `user_config`. Indexes are opened before the routing changes."""
         routing = Routing.model_validate(config)
-        await asyncio.to_thread(self._retrieval.keep, _readable(routing))
-        self._turns.routing = routing
+        await asyncio.to_thread(self._passage_search.keep, _searchable(routing))
+        self._chat_service.routing = routing
 
 
-def _readable(routing: Routing) -> set[Grounding]:
+def _observability(arguments: AssistantArguments) -> tuple[RayMetrics, Sink]:
+    """The metrics, and the sink that writes a telemetry row and counts it."""
+    metrics = RayMetrics()
+    writer = TelemetryWriter(arguments.telemetry.rows_per_part, Path(arguments.root) / TELEMETRY)
+
+    def sink(row: TelemetryRow) -> None:
+        metrics.answer(row)
+        writer.append(row)
+
+    return metrics, sink
+
+
+def _answer_rules(tool_service: ToolService) -> AnswerRules:
+    """The shop's answer rules on the evidence of a turn."""
+
+    def answer_rules(text: str, evidence: TurnEvidence) -> tuple[Decision, ...]:
+        return tool_service.check_answer(
+            text, evidence.customer, evidence.tool_results, evidence.passages, evidence.user_messages
+        )
+
+    return answer_rules
+
+
+def _searchable(routing: Routing) -> set[Grounding]:
     """The indexes of the served packages that the served retrieval model can search."""
     groundings = {served.grounding for served in routing.served.values() if served.grounding}
     embedding = routing.embedding.digest if routing.embedding else None
-    strange = {grounding for grounding in groundings if grounding.embedding != embedding}
-    for grounding in strange:
+    foreign = {grounding for grounding in groundings if grounding.embedding != embedding}
+    for grounding in foreign:
         _LOG.error("index %s was made with another retrieval model: no passages for its packages", grounding.index)
-    return groundings - strange
+    return groundings - foreign
 
 
-def _safety(arguments: AssistantArguments) -> Guardrails:
-    """The checks that `params.yaml` asks for; without a classifier those that need none."""
+def _guardrails(arguments: AssistantArguments) -> Guardrails:
+    """The checks of `params.yaml`; without a classifier those that need none."""
     folder = Path(arguments.root) / CLASSIFIERS / arguments.classifier if arguments.classifier else None
     classifier = open_classifier(folder) if folder else None
     return configured_guardrails(arguments.safety, classifier)

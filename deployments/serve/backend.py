@@ -1,8 +1,9 @@
-"""The backend of the assistant: packages and the embedding model, reached through Ray Serve's handles."""
+"""Serve backend: reaches packages and the embedding model through Ray Serve's handles, with failover."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
@@ -12,20 +13,16 @@ from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, RayServeException
 
 from deployments.core.messages import OVERLOADED, EmbeddingResult, Event, Refusal, TurnRequest
-from deployments.serve.assistant import _LOG
 
+_LOG = logging.getLogger(__name__)
 _RETRY_AFTER_S = 5
-
-
-_TRIES = 3
-"""Replicas that a request is asked at, if one after the other dies of it or beside it."""
-
-
-_AGAIN_S = 0.5
+_ATTEMPTS = 3
+"""Replicas that a request is sent to, if one after the other dies."""
+_BACKOFF_S = 0.5
 
 
 class ServeBackend:
-    """Reaches packages and the retrieval model through Serve's handles, and asks again when a replica is lost."""
+    """Reaches packages and the retrieval model, and retries when a replica is lost."""
 
     def __init__(self) -> None:
         self._handles: dict[str, Any] = {}
@@ -47,19 +44,19 @@ class ServeBackend:
             _LOG.exception("%s: cannot be reached", app)
             return Refusal(503, "engine_unavailable", "the model is restarting; try again shortly", _RETRY_AFTER_S)
 
-    async def stream(self, app: str, ask: TurnRequest) -> AsyncGenerator[Event]:
+    async def stream(self, app: str, request: TurnRequest) -> AsyncGenerator[Event]:
         """See `Backend.stream`.
 
-        A request whose replica died goes to another one, or waits until there is one, for as long as
-        the caller has patience. One whose answer was already partly given ends with a refusal,
-        and so does one at which `_TRIES` replicas died, for it may be what kills them.
+        A request whose replica died goes to another one, or waits for one until the caller's timeout.
+        A request whose answer was already partly sent ends with a refusal, and so does one at which
+        `_ATTEMPTS` replicas died, as it may be the cause.
         """
-        given = False
-        for _ in range(_TRIES):
+        begun = False
+        for _ in range(_ATTEMPTS):
             try:
-                async with aclosing(self._events(app, ask)) as events:
+                async with aclosing(self._events(app, request)) as events:
                     async for event in events:
-                        given = True
+                        begun = True
                         yield event
                 return
             except RayTaskError:
@@ -71,13 +68,13 @@ class ServeBackend:
                 break
             except RayError as error:
                 _LOG.warning("%s: a replica was lost: %s", app, error)
-                if given and not ask.whole:
+                if begun and not request.whole:
                     break
-                await asyncio.sleep(_AGAIN_S)
+                await asyncio.sleep(_BACKOFF_S)
         yield Refusal(503, "engine_unavailable", "the model is restarting; try again shortly", _RETRY_AFTER_S)
 
-    async def _events(self, app: str, ask: TurnRequest) -> AsyncGenerator[Event]:
-        response = self._handle(app, stream=True).turn.remote(ask)
+    async def _events(self, app: str, request: TurnRequest) -> AsyncGenerator[Event]:
+        response = self._handle(app, stream=True).turn.remote(request)
         try:
             async for event in response:
                 yield event
@@ -85,6 +82,6 @@ class ServeBackend:
             response.cancel()
 
     def _handle(self, app: str, *, stream: bool) -> Any:
-        if app not in self._handles:  # looking it up asks Serve's controller, and waits
+        if app not in self._handles:  # the lookup is a blocking call to Serve's controller
             self._handles[app] = serve.get_app_handle(app).options(stream=stream)
         return self._handles[app]

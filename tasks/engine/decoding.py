@@ -19,6 +19,8 @@ class Decoding:
         self.request = request
         self.ids: list[int] = []
         self.finish_reason: FinishReason | None = None
+        self._max_new_tokens = request.max_new_tokens
+        self._stop = request.sampling.stop
         self._tokenizer = tokenizer
         self._end_of_turn = end_of_turn
         self._pieces = DecodeStream(skip_special_tokens=True)
@@ -31,7 +33,7 @@ class Decoding:
         self.ids.append(token)
         if token == self._end_of_turn:
             self.finish_reason = "stop"
-        elif len(self.ids) >= self.request.max_new_tokens:
+        elif len(self.ids) >= self._max_new_tokens:
             self.finish_reason = "length"
         self._text += self._pieces.step(self._tokenizer, token) or ""
         if self.finish_reason:  # half a character is now all there will be of it
@@ -43,7 +45,7 @@ class Decoding:
 
     def _ready(self) -> int:
         """How much of the text is final: nothing of a stop string, nor what may be the start of one."""
-        found = [place for stop in self.request.stop if (place := self._text.find(stop, self._sent)) >= 0]
+        found = [place for stop in self._stop if (place := self._text.find(stop, self._sent)) >= 0]
         if found:
             self.finish_reason = "stop"
             return min(found)
@@ -51,7 +53,7 @@ class Decoding:
             return len(self._text)
         held = [
             size
-            for stop in self.request.stop
+            for stop in self._stop
             for size in range(1, min(len(stop), len(self._text) - self._sent + 1))
             if self._text.endswith(stop[:size])
         ]

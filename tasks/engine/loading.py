@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from tasks.core.errors import GraftError
 from tasks.core.records import Message
 from tasks.core.settings import EngineSettings
 from tasks.engine import xgrammar
-from tasks.engine.protocol import Engine, Generation, GenerationRequest, Tag, Tags, generate
+from tasks.engine.protocol import GREEDY, Engine, Generation, GenerationRequest, SamplingParams, Tag, Tags, generate
 from tasks.engine.resources import Resources
 from tasks.engine.subprocess_engine import SubprocessEngine
 from tasks.model_package.manifest import ADAPTER, EXPORTED, PROMPT, read_manifest
@@ -39,35 +39,41 @@ class Model:
         messages: Sequence[Message],
         tools: Sequence[dict[str, Any]] | None = None,
         must_call: Sequence[str] = (),
-        **options: object,
+        sampling: SamplingParams = GREEDY,
     ) -> GenerationRequest:
-        """A request for the next assistant turn; `options` are fields of `GenerationRequest`.
+        """A request for the next assistant turn.
 
-        Without a constraint of its own it is held to its tools: what opens as a call is a call of one
-        of them, with arguments that fit their schema. With `must_call`, names of tools, the turn is
-        nothing but a call of one of these.
+        Args:
+            messages: the conversation.
+            tools: the tools that the model is shown; None: the package's own.
+            must_call: names of tools; the turn is then nothing but a call of one of them.
+            sampling: how to decode. Without a constraint of its own the turn is constrained to its
+                tools: what opens as a call is a call of one of them, with arguments that fit its schema.
 
         Raises:
             PromptTooLongError: the prompt is longer than the package allows.
         """
         shown = self.prompt.shown(messages, tools)
-        if options.get("constraint") is None and shown:
-            options["constraint"] = _calls(shown, must_call)
-        return self._bounded(self.prompt.encode_prompt(messages, tools), options)
+        if sampling.constraint is None and shown:
+            sampling = replace(sampling, constraint=_calls(shown, must_call))
+        return self._bounded(self.prompt.encode_prompt(messages, tools), sampling)
 
-    def continuation(self, text: str, **options: object) -> GenerationRequest:
-        """A request to go on with `text`, without chat template; `options` as for `request`.
+    def continuation(self, text: str, sampling: SamplingParams = GREEDY) -> GenerationRequest:
+        """A request to continue `text`, without chat template.
 
         Raises:
             PromptTooLongError: the text is longer than the package allows a prompt to be.
             GraftError: the text has no tokens.
         """
-        return self._bounded(self.prompt.encode_text(text), options)
+        return self._bounded(self.prompt.encode_text(text), sampling)
 
-    def _bounded(self, ids: Sequence[int], options: dict[str, object]) -> GenerationRequest:
+    def _bounded(self, ids: Sequence[int], sampling: SamplingParams) -> GenerationRequest:
+        """The request, with the package's limit of new tokens where it asks for more or names none."""
         if len(ids) > self.max_prompt_tokens:
             raise PromptTooLongError(f"the prompt has {len(ids)} tokens; at most {self.max_prompt_tokens} are allowed")
-        return GenerationRequest(tuple(ids), **{"max_new_tokens": self.settings.max_new_tokens, **options})  # type: ignore[arg-type]
+        limit = self.settings.max_new_tokens
+        max_new_tokens = min(sampling.max_new_tokens or limit, limit)
+        return GenerationRequest(tuple(ids), replace(sampling, max_new_tokens=max_new_tokens))
 
     def answers(
         self, conversations: Sequence[Sequence[Message]], max_num_seqs: int

@@ -72,8 +72,9 @@ class OpenVinoEngine:
         """See `Engine.submit`."""
         if key in self._open:
             raise ValueError(f"request {key} is open already")
-        if request.constraint:
-            check(request.constraint)  # a malformed one would break the pipeline for all, and only in the next step
+        if request.sampling.constraint:
+            # A malformed one would break the pipeline for all, and only in the next step.
+            check(request.sampling.constraint)
         prompt = openvino.Tensor(numpy.array([request.prompt_ids], dtype=numpy.int64))
         handle = self._pipeline.add_request(next(self._ids), prompt, self._config(request))
         decoding = Decoding(key, request, self._tokenizer, self._end_of_turn)
@@ -103,7 +104,7 @@ class OpenVinoEngine:
                     if decoding.finish_reason is None:
                         if not decoding.ids:
                             self._kept.keep(decoding.request.prompt_ids)
-                        chunks.append(decoding.accept(token, logprob if decoding.request.logprobs else None))
+                        chunks.append(decoding.accept(token, logprob if decoding.request.sampling.logprobs else None))
         if decoding.finish_reason:
             self._kept.keep((*decoding.request.prompt_ids, *decoding.ids))
             self.cancel(key)
@@ -113,17 +114,18 @@ class OpenVinoEngine:
         return chunks
 
     def _config(self, request: GenerationRequest) -> Any:
+        sampling = request.sampling
         config = genai.GenerationConfig()
         config.max_new_tokens = request.max_new_tokens
         config.set_eos_token_id(self._end_of_turn)
-        config.logprobs = int(request.logprobs)
-        if request.temperature > 0:
+        config.logprobs = int(sampling.logprobs)
+        if sampling.temperature > 0:
             config.do_sample = True
-            config.temperature = request.temperature
-            config.top_p = request.top_p
-            config.rng_seed = secrets.randbits(31) if request.seed is None else request.seed % 2**31
-        if request.constraint:
-            config.structured_output_config = _structured(request.constraint)
+            config.temperature = sampling.temperature
+            config.top_p = sampling.top_p
+            config.rng_seed = secrets.randbits(31) if sampling.seed is None else sampling.seed % 2**31
+        if sampling.constraint:
+            config.structured_output_config = _structured(sampling.constraint)
         return config
 
 

@@ -15,7 +15,7 @@ from tasks.core.errors import GraftError
 from tasks.core.records import Message, Record
 from tasks.engine.loading import Model
 from tasks.engine.prefix_cache import common_prefix_length
-from tasks.engine.protocol import generate
+from tasks.engine.protocol import GenerationRequest, generate
 
 PARITY = "parity.json"
 ROWS = 4
@@ -79,9 +79,14 @@ def check_probes(model: Model, package: Path) -> None:
 
 def openings(model: Model, conversations: Sequence[Sequence[Message]]) -> list[tuple[int, ...]]:
     """The first `TOKENS` token ids of each answer, `ROWS` of them decoded together."""
-    requests = [replace(model.request(messages), max_new_tokens=TOKENS) for messages in conversations]
+    requests = [_opening(model.request(messages)) for messages in conversations]
     found = dict(generate(model.engine, requests, ROWS))
     return [found[place].token_ids for place in range(len(requests))]
+
+
+def _opening(request: GenerationRequest) -> GenerationRequest:
+    """`request`, ended after `TOKENS` tokens."""
+    return replace(request, sampling=replace(request.sampling, max_new_tokens=TOKENS))
 
 
 def check_prompts(model: Model, probes: Probes) -> None:

@@ -1,6 +1,6 @@
-"""What an engine is: token ids in, streamed tokens out, many requests at once, each joining when it likes.
+"""The engine protocol: token ids in, streamed tokens out, with continuous batching.
 
-Evaluation and serving both stand behind this seam, so what is measured is what is served.
+Evaluation and serving both use engines through it, so what is measured is what is served.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 from tasks.core.errors import GraftError
 
 FinishReason = Literal["stop", "length", "content_filter"]
-"""An engine ends by the first two; the last is that of words in place of an answer which a check refused."""
+"""Engines give `stop` and `length`; `content_filter` marks the refusal that replaces a blocked answer."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,14 @@ class Tag:
 
 @dataclass(frozen=True)
 class Tags:
-    """Free text in which whatever begins with `trigger` is one of `tags`, each of which begins with it.
-
-    `at_once` leaves no free text: the whole text is one of them.
-    """
+    """Free text in which everything that begins with `trigger` is one of `tags`."""
 
     trigger: str
+    """The text with which each tag begins."""
     tags: tuple[Tag, ...]
+    """The tags that are allowed."""
     required: bool = False
+    """Whether there is no free text: the whole text is one of the tags."""
 
 
 Constraint = JsonSchema | Regex | Tags
@@ -60,52 +60,87 @@ class ConstraintError(GraftError):
 
 
 @dataclass(frozen=True)
-class GenerationRequest:
-    """One prompt and how to continue it.
+class SamplingParams:
+    """The decoding parameters of one request, on every engine."""
 
-    `temperature` 0 is greedy. `seed` makes sampling repeatable. Generation ends at the end-of-turn
-    token, at a stop string (which is not part of the text), or after `max_new_tokens`. `logprobs`
-    asks for the log-probability (natural, before temperature and nucleus) of each token.
-    `constraint` lets through only tokens that keep the text on its way to a match; a text that ends
-    with `length` is then the beginning of one.
+    max_new_tokens: int | None = None
+    """The most tokens to generate, the end of turn included; None: the package's limit, which bounds any number."""
+    temperature: float = 0.0
+    """Divides the logits before sampling; 0: greedy decoding."""
+    top_p: float = 1.0
+    """Nucleus sampling: the probability mass, in (0, 1], of the most likely tokens that are sampled from."""
+    seed: int | None = None
+    """Seed of the random numbers, which makes sampling repeatable; None: a fresh one for each request."""
+    stop: tuple[str, ...] = ()
+    """Stop strings: generation ends at the first that appears, and the text ends before it."""
+    logprobs: bool = False
+    """Whether to return the log-probability (natural, before temperature and nucleus) of each token."""
+    constraint: Constraint | None = None
+    """Structured output: only tokens that can still lead to a match are sampled; None: free text.
+
+    A text whose finish reason is `length` is then only the beginning of a match.
     """
 
+
+GREEDY = SamplingParams()
+"""Greedy decoding up to the package's limit of new tokens."""
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """One prompt and how to continue it: until the end-of-turn token, a stop string or `max_new_tokens`."""
+
     prompt_ids: tuple[int, ...]
-    max_new_tokens: int
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int | None = None
-    stop: tuple[str, ...] = ()
-    logprobs: bool = False
-    constraint: Constraint | None = None
+    """Token ids of the prompt."""
+    sampling: SamplingParams
+    """How to decode; its `max_new_tokens` is a number."""
+
+    @property
+    def max_new_tokens(self) -> int:
+        """The most tokens to generate.
+
+        Raises:
+            ValueError: it is open; `Model.request` sets the package's limit.
+        """
+        if self.sampling.max_new_tokens is None:
+            raise ValueError("a request to an engine needs max_new_tokens")
+        return self.sampling.max_new_tokens
 
 
 @dataclass(frozen=True)
 class TokenChunk:
-    """What request `key` gained: text that is final, and tokens; the last one has a finish reason.
-
-    `logprobs` has one entry for each token, or none if they were not asked for. `cached_tokens` of the
-    request's prompt were kept from earlier requests, so they were not computed.
-    """
+    """What one request gained in a step; its last chunk has a finish reason."""
 
     key: int
+    """The request's key, as it was submitted."""
     text: str
+    """New text that is final."""
     token_ids: tuple[int, ...]
+    """New tokens."""
     finish_reason: FinishReason | None = None
+    """Why generation ended; None while it goes on."""
     logprobs: tuple[float, ...] = ()
+    """Log-probability of each new token; empty if they were not requested."""
     cached_tokens: int = 0
+    """Prompt tokens that were not computed, as the prefix cache had them from earlier requests."""
 
 
 @dataclass(frozen=True)
 class Generation:
-    """One finished continuation. Times are from when it was submitted, in milliseconds."""
+    """One finished continuation."""
 
     text: str
+    """The text without end of turn and stop string."""
     token_ids: tuple[int, ...]
+    """Generated tokens, the end of turn included."""
     prompt_tokens: int
+    """Tokens of the prompt."""
     finish_reason: FinishReason
+    """Why generation ended."""
     first_token_ms: float
+    """Time from submission to the first token, in milliseconds."""
     latency_ms: float
+    """Time from submission to the last token, in milliseconds."""
 
     @property
     def completion_tokens(self) -> int:
@@ -116,16 +151,16 @@ class Engine(Protocol):
     """An engine holds one model and the requests it is working on. It belongs to one thread."""
 
     def submit(self, key: int, request: GenerationRequest) -> None:
-        """Take a request in, beside those that run; the steps that follow work on it.
+        """Add a request to those that run; the following steps work on it.
 
         Raises:
-            ValueError: an open request has this key.
+            ValueError: an open request has this key, or this one has no `max_new_tokens`.
             ConstraintError: the request's constraint is one that this engine cannot hold.
         """
         ...
 
     def cancel(self, key: int) -> None:
-        """Forget a request; no later step works on it. One that is not open is no error."""
+        """Drop a request; no later step works on it. An unknown key is no error."""
         ...
 
     def step(self) -> list[TokenChunk]:
@@ -139,33 +174,33 @@ class Engine(Protocol):
 def generate(
     engine: Engine, requests: Sequence[GenerationRequest], max_num_seqs: int
 ) -> Iterator[tuple[int, Generation]]:
-    """Continue `requests`, at most `at_once` together: each with its place among them, as it finishes.
+    """Continue `requests`, at most `max_num_seqs` together: each with its index, as it finishes.
 
-    Nobody waits for a first token here, so new ones are let in many at a time, once half of the
-    places are free: a prefill beside every step would cost more than the empty places do. Closing
-    the iterator cancels what is still open.
+    First-token latency does not matter here, so new requests are submitted in batches, once half of
+    the slots are free: a prefill beside every step would cost more than the empty slots do. Closing
+    the iterator cancels the requests that are still open.
     """
     waiting = iter(enumerate(requests))
     working: dict[int, _OpenRequest] = {}
     try:
         while True:
             if len(working) <= max_num_seqs // 2:
-                for place, request in islice(waiting, max_num_seqs - len(working)):
-                    engine.submit(place, request)
-                    working[place] = _OpenRequest(request)
+                for index, request in islice(waiting, max_num_seqs - len(working)):
+                    engine.submit(index, request)
+                    working[index] = _OpenRequest(request)
             if not working:
                 return
             for chunk in engine.step():
-                working[chunk.key].take(chunk)
+                working[chunk.key].add(chunk)
                 if chunk.finish_reason:
                     yield chunk.key, working.pop(chunk.key).finished(chunk.finish_reason)
     finally:
-        for place in working:
-            engine.cancel(place)
+        for index in working:
+            engine.cancel(index)
 
 
 class _OpenRequest:
-    """What one request gained so far, and when."""
+    """The progress of one request, with times."""
 
     def __init__(self, request: GenerationRequest) -> None:
         self._request = request
@@ -174,7 +209,7 @@ class _OpenRequest:
         self._text = ""
         self._ids: tuple[int, ...] = ()
 
-    def take(self, chunk: TokenChunk) -> None:
+    def add(self, chunk: TokenChunk) -> None:
         self._last_ms = (time.perf_counter() - self._started) * 1000
         self._first_ms = self._first_ms or self._last_ms
         self._text += chunk.text

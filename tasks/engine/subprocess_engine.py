@@ -60,8 +60,8 @@ class SubprocessEngine:
         """See `Engine.submit`."""
         if key in self._open.values():
             raise ValueError(f"request {key} is open already")
-        if request.constraint:
-            self._check(request.constraint)
+        if request.sampling.constraint:
+            self._check(request.sampling.constraint)
         place = next(self._ids)
         self._pipe.send((place, request))
         self._open[place] = key

@@ -123,7 +123,7 @@ class TransformersEngine:
         """See `Engine.submit`."""
         if key in self._new or any(row.key == key for row in self._rows):
             raise ValueError(f"request {key} is open already")
-        matcher = self._grammars.matcher(request.constraint) if request.constraint else None
+        matcher = self._grammars.matcher(request.sampling.constraint) if request.sampling.constraint else None
         self._new[key] = _Row(key, request, self.tokenizer, self.end_of_turn, matcher)
 
     @cached_property
@@ -225,7 +225,8 @@ class _Row(Decoding):
     ) -> None:
         super().__init__(key, request, tokenizer, end_of_turn)
         self._matcher = matcher
-        self._generator = torch.Generator().manual_seed(request.seed) if request.seed is not None else None
+        seed = request.sampling.seed
+        self._generator = torch.Generator().manual_seed(seed) if seed is not None else None
 
     def choose(self, logits: torch.Tensor) -> TokenChunk:
         """Take the next token from `logits` [vocabulary]: greedy, or sampled from the top-p nucleus.
@@ -235,12 +236,13 @@ class _Row(Decoding):
         token = self._pick(_masked(logits, self._matcher.allowed()) if self._matcher else logits)
         if self._matcher:
             self._matcher.accept(token)
-        return self.accept(token, float(logits.log_softmax(-1)[token]) if self.request.logprobs else None)
+        return self.accept(token, float(logits.log_softmax(-1)[token]) if self.request.sampling.logprobs else None)
 
     def _pick(self, logits: torch.Tensor) -> int:
-        if self.request.temperature == 0:
+        sampling = self.request.sampling
+        if sampling.temperature == 0:
             return int(logits.argmax())
-        probabilities, order = torch.softmax(logits.cpu() / self.request.temperature, -1).sort(descending=True)
+        probabilities, order = torch.softmax(logits.cpu() / sampling.temperature, -1).sort(descending=True)
         before = probabilities.cumsum(-1) - probabilities
-        probabilities[before >= self.request.top_p] = 0
+        probabilities[before >= sampling.top_p] = 0
         return int(order[torch.multinomial(probabilities, 1, generator=self._generator)])

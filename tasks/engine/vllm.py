@@ -21,8 +21,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+import vllm
 from tokenizers import Tokenizer
-from vllm import EngineArgs, LLMEngine, SamplingParams
+from vllm import EngineArgs, LLMEngine
 from vllm.inputs import TokensPrompt
 from vllm.lora.request import LoRARequest
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
@@ -32,7 +33,7 @@ from tasks.core.files import sha256_file, write_json
 from tasks.engine.decoding import Decoding
 from tasks.engine.grammar import check, lark
 from tasks.engine.model_loading import serving_dtype
-from tasks.engine.protocol import Constraint, GenerationRequest, JsonSchema, Tags, TokenChunk
+from tasks.engine.protocol import Constraint, GenerationRequest, JsonSchema, SamplingParams, Tags, TokenChunk
 from tasks.engine.resources import Resources
 
 _ENVIRONMENT = {
@@ -97,13 +98,14 @@ class VllmEngine:
         """See `Engine.submit`."""
         if key in self._open:
             raise ValueError(f"request {key} is open already")
-        if request.constraint:
-            check(request.constraint)
+        if request.sampling.constraint:
+            check(request.sampling.constraint)
         # vLLM ends at the model's last position, too.
         room = self._engine.model_config.max_model_len - len(request.prompt_ids)
-        request = replace(request, max_new_tokens=min(request.max_new_tokens, room))
+        sampling = replace(request.sampling, max_new_tokens=min(request.max_new_tokens, room))
+        request = replace(request, sampling=sampling)
         prompt = TokensPrompt(prompt_token_ids=list(request.prompt_ids))
-        self._engine.add_request(str(key), prompt, self._sampling(request), lora_request=self._adapter)
+        self._engine.add_request(str(key), prompt, self._sampling_params(sampling), lora_request=self._adapter)
         self._open[key] = Decoding(key, request, self.tokenizer, self.end_of_turn)
 
     def cancel(self, key: int) -> None:
@@ -123,7 +125,7 @@ class VllmEngine:
         decoding = self._open[key]
         decoding.cached_tokens = output.num_cached_tokens or 0
         for place, token in enumerate(completion.token_ids):
-            logprob = completion.logprobs[place][token].logprob if decoding.request.logprobs else None
+            logprob = completion.logprobs[place][token].logprob if decoding.request.sampling.logprobs else None
             yield decoding.accept(token, logprob)
             if decoding.finish_reason:
                 break
@@ -134,16 +136,16 @@ class VllmEngine:
         elif output.finished:
             raise GraftError(f"vLLM gave up request {key}: {completion.finish_reason}")
 
-    def _sampling(self, request: GenerationRequest) -> SamplingParams:
-        return SamplingParams(
-            temperature=request.temperature,
-            top_p=request.top_p,
-            seed=request.seed,
-            max_tokens=request.max_new_tokens,
+    def _sampling_params(self, sampling: SamplingParams) -> vllm.SamplingParams:
+        return vllm.SamplingParams(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            seed=sampling.seed,
+            max_tokens=sampling.max_new_tokens,
             stop_token_ids=[self.end_of_turn],
             ignore_eos=True,  # the end of turn ends it, whatever the base's own file calls the end
-            logprobs=0 if request.logprobs else None,
-            structured_outputs=_structured(request.constraint),
+            logprobs=0 if sampling.logprobs else None,
+            structured_outputs=_structured(sampling.constraint),
             detokenize=False,
             output_kind=RequestOutputKind.DELTA,
         )

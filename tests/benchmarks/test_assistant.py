@@ -38,7 +38,7 @@ class Timed:
     def __init__(self, *engine_ms: float) -> None:
         self._left = list(engine_ms)
 
-    async def take(self, asked: EvalTurn, *, stream: bool) -> ObservedTurn:
+    async def run_turn(self, asked: EvalTurn, *, stream: bool) -> ObservedTurn:
         return turn(self._left.pop(0))
 
 

@@ -89,7 +89,7 @@ def prompts(tmp_path: Path) -> Path:
 
 
 class House:
-    """A trial whose model says what it is told to."""
+    """A harness whose model answers by a script."""
 
     def __init__(
         self,
@@ -115,8 +115,8 @@ class House:
         source = json.loads((prompts / "tools.json").read_text(encoding="utf-8"))
         told = ("", *(tool["function"]["description"] for tool in source))
         read, grounding = knowledge or (Knowledge(folder / "indexes", folder / "tables", None), None)
-        self.trial = AssistantHarness(
-            InProcessEngine(model, ("i can't",), REPLICA.model_copy(update={"max_num_seqs": 8, "max_queued": 99})),
+        self.harness = AssistantHarness(
+            InProcessEngine(model, ("i can't",), REPLICA.model_copy(update={"at_once": 8, "max_queued": 99})),
             PackageUnderTest("d" * 64, "desk", 50, told, grounding),
             read,
             ShopSandbox(PARAMETERS.tools, seed, folder),
@@ -126,7 +126,7 @@ class House:
 
     def take(self, text: str, customer: str | None, *, stream: bool) -> ObservedTurn:
         asked = EvalTurn(id="x", customer=customer, messages=(Message(role="user", content=text),))
-        return asyncio.run(self.trial.take(asked, stream=stream))
+        return asyncio.run(self.harness.run_turn(asked, stream=stream))
 
 
 SAID = [
@@ -266,7 +266,7 @@ def test_many_turns_are_taken_together_and_keep_their_places(
     ]
 
     async def run() -> dict[int, ObservedTurn]:
-        return {place: turn async for place, turn in house.trial.take_all(asked, 5)}
+        return {place: turn async for place, turn in house.harness.run_turns(asked, 5)}
 
     turns = asyncio.run(run())
     assert [(turns[n].id, turns[n].text) for n in range(12)] == [(f"t/{n}", f"You said {n:02}.") for n in range(12)]

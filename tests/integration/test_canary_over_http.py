@@ -111,7 +111,7 @@ def test_a_canary_that_keeps_failing_is_left_alone() -> None:
         shop = desk(refuses(500, "engine_error"))
         for _ in range(4):
             await shop.post(user=FIRST)
-        assert shop.backend.asked == ["new", "old", "new", "old", "old", "old"]
+        assert shop.backend.apps == ["new", "old", "new", "old", "old", "old"]
         assert shop.rows[-1].passed_over == "canary=circuit_open"
 
     asyncio.run(run())
@@ -122,7 +122,7 @@ def test_a_canary_that_was_in_production_before_is_asked_once() -> None:
         shop = desk(refuses(500, "engine_error"), order=ALL)
         shop.turns.routing = Routing(production=OLD, previous=NEW, served=SERVED).with_canary(NEW, 99)
         await shop.post(user=FIRST)
-        assert shop.backend.asked == ["new", "old"]
+        assert shop.backend.apps == ["new", "old"]
 
     asyncio.run(run())
 

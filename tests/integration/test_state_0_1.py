@@ -38,7 +38,7 @@ from tasks.core.settings import (
 )
 from tasks.engine.loading import open_package
 from tasks.engine.probes import Probes, check_probes
-from tasks.engine.protocol import generate
+from tasks.engine.protocol import SamplingParams, generate
 from tasks.engine.resources import Resources
 from tasks.evaluation.outputs import read_outputs
 from tasks.gate.verdict import decide_gate as judge_gate
@@ -167,7 +167,8 @@ def test_a_package_is_admitted_and_answers_as_it_did(registry: LocalRegistry, di
     model = open_package(package, base, ONE_THREAD)
     check_probes(model, package)
     asked = EXPECTED["answers"][digest]
-    requests = [model.request([Message(role="user", content=a["question"])], max_new_tokens=24) for a in asked]
+    sampling = SamplingParams(max_new_tokens=24)
+    requests = [model.request([Message(role="user", content=a["question"])], sampling=sampling) for a in asked]
     found = dict(generate(model.engine, requests, len(requests)))
     assert [found[place].text for place in range(len(asked))] == [answer["text"] for answer in asked]
     assert [list(found[place].token_ids) for place in range(len(asked))] == [answer["token_ids"] for answer in asked]

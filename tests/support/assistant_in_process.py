@@ -1,4 +1,4 @@
-"""The assistant in one process: packages that answer by a script, and a clock that is moved by hand."""
+"""In-process assistant for tests: packages that answer by a script, and a clock that is set by hand."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from deployments.app.access.api_keys import ApiKeys
 from deployments.app.access.pseudonyms import Pseudonyms
+from deployments.app.cache.answer_cache import AnswerCache
 from deployments.app.embeddings import EmbeddingService
 from deployments.app.guardrails.checks import Guardrails
 from deployments.app.routes import create_app
@@ -23,7 +24,7 @@ from deployments.app.steps.input_checks import InputGuard
 from deployments.app.steps.output_checks import AnswerRules, OutputGuard
 from deployments.app.steps.retrieval import FoundPassages, PassageSearch, PendingPassages
 from deployments.app.steps.tool_loop import RunTool, ToolLoop
-from deployments.app.turn import ChatService, Steps
+from deployments.app.turn import ChatService, ChatServiceSettings, Steps
 from deployments.core.messages import Delta, Embedder, EmbeddingResult, Event, Refusal, TurnEnd, TurnRequest
 from deployments.core.settings import (
     BreakerSettings,
@@ -53,20 +54,32 @@ NO_CACHE = CacheSettings(mb=0, max_age_s=1, semantic=False, threshold=1, entries
 UNCHECKED = Guardrails((), {})
 
 
-def around(
-    safety: Guardrails = UNCHECKED, judge: AnswerRules = lambda text, facts: (), instructions: Sequence[str] = ()
-) -> Steps:
-    """What stands around the model: nothing, unless it is asked for; and no documents."""
+@dataclass(frozen=True)
+class Guards:
+    """The steps around the model."""
+
+    input_guard: InputGuard
+    passage_search: PassageSearch
+    output_guard: OutputGuard
+
+
+def guards(
+    guardrails: Guardrails = UNCHECKED,
+    answer_rules: AnswerRules = lambda text, evidence: (),
+    instructions: Sequence[str] = (),
+) -> Guards:
+    """Without arguments nothing is checked; there are no documents to search."""
 
     async def embed(texts: Sequence[str]) -> NDArray[np.float32]:
         raise GraftError(f"no retrieval model here for {len(texts)} texts")
 
-    retrieval = PassageSearch(Path("indexes"), Path("tables"), embed, safety)
-    return Steps(InputGuard(safety), retrieval, OutputGuard(safety, judge, lambda _: instructions))
+    passage_search = PassageSearch(Path("indexes"), Path("tables"), embed, guardrails)
+    output_guard = OutputGuard(guardrails, answer_rules, lambda _: instructions)
+    return Guards(InputGuard(guardrails), passage_search, output_guard)
 
 
 def unsearched() -> PendingPassages:
-    """What is found where nothing is searched."""
+    """The retrieval of a turn for which nothing is searched."""
 
     async def nothing() -> FoundPassages:
         return FoundPassages()
@@ -87,18 +100,20 @@ class Clock:
 
 @dataclass
 class ScriptedBackend:
-    """Each ask of an application plays the next of its scripts; the last one goes on for ever."""
+    """Each request to an application plays the next of its scripts; the last one repeats."""
 
     scripts: dict[str, list[Script]]
-    asked: list[str] = field(default_factory=list)
-    asks: list[TurnRequest] = field(default_factory=list)
+    apps: list[str] = field(default_factory=list)
+    requests: list[TurnRequest] = field(default_factory=list)
     embedder: EmbeddingServer | None = None
 
-    def ask(self, app: str, ask: TurnRequest, reading: PendingPassages | None = None) -> AsyncGenerator[Event]:
-        self.asked.append(app)
-        self.asks.append(ask)
+    def stream(
+        self, app: str, request: TurnRequest, pending_passages: PendingPassages | None = None
+    ) -> AsyncGenerator[Event]:
+        self.apps.append(app)
+        self.requests.append(request)
         scripts = self.scripts[app]
-        return (scripts.pop(0) if len(scripts) > 1 else scripts[0])(ask)
+        return (scripts.pop(0) if len(scripts) > 1 else scripts[0])(request)
 
     async def embed(self, app: str, texts: tuple[str, ...]) -> EmbeddingResult | Refusal:
         if self.embedder is None:
@@ -107,33 +122,33 @@ class ScriptedBackend:
 
 
 @dataclass
-class Counted:
-    """`Metrics` that keep what they were told."""
+class RecordedMetrics:
+    """`Metrics` that record their events."""
 
-    told: list[tuple[str, ...]] = field(default_factory=list)
+    events: list[tuple[str, ...]] = field(default_factory=list)
 
-    def tried(self, route: str, outcome: str) -> None:
-        self.told.append(("tried", route, outcome))
+    def route_attempt(self, route: str, outcome: str) -> None:
+        self.events.append(("route_attempt", route, outcome))
 
-    def retried(self, route: str, granted: bool) -> None:
-        self.told.append(("retried", route, str(granted)))
+    def retry(self, route: str, granted: bool) -> None:
+        self.events.append(("retry", route, str(granted)))
 
-    def breaker(self, model: str, state: str) -> None:
-        self.told.append(("breaker", model, state))
+    def breaker_state(self, model: str, state: str) -> None:
+        self.events.append(("breaker_state", model, state))
 
-    def looked_up(self, result: str) -> None:
-        self.told.append(("looked_up", result))
+    def cache_lookup(self, result: str) -> None:
+        self.events.append(("cache_lookup", result))
 
 
 def answers(text: str) -> Script:
-    """`text` in two pieces."""
+    """`text` in two deltas."""
 
-    async def script(ask: TurnRequest) -> AsyncGenerator[Event]:
+    async def script(request: TurnRequest) -> AsyncGenerator[Event]:
         generation = Generation(text, tuple(range(5)), 7, "stop", 1.0, 2.0)
         answer = ParsedAnswer(text, (), True)
         yield Delta(text[:2], 7, 2)
         yield Delta(text[2:], 7, 5)
-        yield TurnEnd(generation, answer, measure_response(ask.messages, generation, answer, ()), 3.0)
+        yield TurnEnd(generation, answer, measure_response(request.messages, generation, answer, ()), 3.0)
 
     return script
 
@@ -153,47 +168,50 @@ PSEUDONYMS = Pseudonyms(b"the installation's")
 
 
 class Desk:
-    """The assistant with a package in production and the one before, each by its scripts."""
+    """The assistant with a package in production and the previous one, each by its scripts."""
 
     def __init__(
         self,
         new: list[Script],
+        *,
         order: Any = ALL,
         retries: RetrySettings = RETRIES,
         cache: CacheSettings = NO_CACHE,
         embed: Embedder | None = None,
         keys: dict[str, str] | None = None,
-        use: RunTool | None = None,
+        run_tool: RunTool | None = None,
         tools: ToolSettings | None = None,
-        layers: Steps | None = None,
+        around: Guards | None = None,
         shadow: ShadowSettings | None = None,
         first_token_s: float = 0.3,
         limits: LimitSettings = LIMITS,
         timeouts: Timeouts = TIMEOUTS,
     ) -> None:
-        layers = layers or around()
+        around = around or guards()
         self.backend = ScriptedBackend({"new": new, "old": [answers("From the old one.")]})
         self.rows: list[TelemetryRow] = []
-        self.meters = Counted()
+        self.metrics = RecordedMetrics()
         self.clock = Clock()
-        self.load, self.chance = 0, 0.0
+        self.load, self.random_number = 0, 0.0
         fallback = FallbackSettings(
             production=order, first_token_s=first_token_s, static_message=WORDS, retries=retries, breaker=BREAKER
         )
+        guardrails = around.input_guard.guardrails
         self.turns = ChatService(
-            ToolLoop(self.backend, use, tools, layers.input_guard.safety) if use and tools else self.backend,
-            self.rows.append,
-            ApiKeys(keys or {}),
-            PSEUDONYMS,
-            limits,
-            timeouts,
-            fallback,
-            cache,
-            self.meters,
-            layers,
-            embed,
-            self.clock,
-            self._shadows(shadow) if shadow else None,
+            settings=ChatServiceSettings(limits, timeouts, fallback),
+            steps=Steps(
+                input_guard=around.input_guard,
+                answer_cache=AnswerCache(cache, self.metrics, self.clock, embed),
+                passage_search=around.passage_search,
+                backend=ToolLoop(self.backend, run_tool, tools, guardrails) if run_tool and tools else self.backend,
+                output_guard=around.output_guard,
+                shadow_traffic=self._shadow_traffic(shadow) if shadow else None,
+            ),
+            keys=ApiKeys(keys or {}),
+            pseudonyms=PSEUDONYMS,
+            sink=self.rows.append,
+            metrics=self.metrics,
+            clock=self.clock,
         )
         served = {
             digest: ServedPackage(app=app, name="desk", max_new_tokens=50, since=1)
@@ -202,9 +220,9 @@ class Desk:
         self.turns.routing = Routing(production=NEW, previous=OLD, served=served)
         self.app = create_app(self.turns, EmbeddingService(self.turns, self.backend))
 
-    def _shadows(self, settings: ShadowSettings) -> ShadowTraffic:
+    def _shadow_traffic(self, settings: ShadowSettings) -> ShadowTraffic:
         sink = self.rows.append
-        return ShadowTraffic(self.backend, settings, sink, self.meters, lambda: self.load, lambda: self.chance)
+        return ShadowTraffic(self.backend, settings, sink, self.metrics, lambda: self.load, lambda: self.random_number)
 
     def http(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://desk")

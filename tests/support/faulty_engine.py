@@ -42,7 +42,7 @@ class FaultyEngine:
 class EngineReplica(Replica):
     def __init__(self, digest: str, root: str, settings: dict[str, Any], admission: dict[str, Any]) -> None:
         super().__init__(digest, root, settings, admission)
-        self._batches._engine = FaultyEngine(self._model.engine, Path(root) / FAULT)
+        self._queue._engine = FaultyEngine(self._model.engine, Path(root) / FAULT)
 
 
 def engine(sent: dict[str, Any]) -> serve.Application:

@@ -35,7 +35,7 @@ class ScriptedEngine:
         chunks = []
         for key, (request, pieces) in list(self._open.items()):
             text, ids, reason = next(pieces)
-            logprobs = tuple(logprob_of(token) for token in ids) if request.logprobs else ()
+            logprobs = tuple(logprob_of(token) for token in ids) if request.sampling.logprobs else ()
             chunks.append(TokenChunk(key, text, ids, reason, logprobs))
             if reason:
                 del self._open[key]

@@ -1,7 +1,7 @@
-"""Who asks: API keys, by the name of their owner.
+"""API keys: authentication of requests by the key's owner.
 
 Keys are secrets, so they come from the environment: `GRAFT_API_KEYS="shop=sk-... batch=sk-..."`.
-Without any, nobody is asked for one and everybody is `anonymous`; the server listens on loopback.
+Without any, no key is required and every request is `anonymous`; the server listens on loopback.
 """
 
 from __future__ import annotations
@@ -15,21 +15,23 @@ from tasks.core.errors import GraftError
 
 VARIABLE = "GRAFT_API_KEYS"
 ANONYMOUS = "anonymous"
-_SHORTEST = 16
+_KEY_LENGTH = 16
 
 
 def read_keys() -> dict[str, str]:
-    """`GRAFT_API_KEYS` as keys by their owners' names.
+    """The keys in `GRAFT_API_KEYS`, by their owners' names.
 
     Raises:
         GraftError: an entry is not NAME=KEY, a key is shorter than 16 characters, or a name or key
-            is there twice. The message shows no key.
+            occurs twice. The message contains no key.
     """
     owners: dict[str, str] = {}
     for number, entry in enumerate(os.environ.get(VARIABLE, "").split(), 1):
         name, separator, key = entry.partition("=")
-        if not (name and separator and len(key) >= _SHORTEST):
-            raise GraftError(f"{VARIABLE}: entry {number} is not NAME=KEY with a key of {_SHORTEST} characters or more")
+        if not (name and separator and len(key) >= _KEY_LENGTH):
+            raise GraftError(
+                f"{VARIABLE}: entry {number} is not NAME=KEY with a key of {_KEY_LENGTH} characters or more"
+            )
         if name in owners or key in owners.values():
             raise GraftError(f"{VARIABLE}: entry {number} has a name or a key that was there before")
         owners[name] = key
@@ -37,16 +39,20 @@ def read_keys() -> dict[str, str]:
 
 
 class ApiKeys:
-    """The owners' names by the sha256 of their keys: a comparison of hashes tells no timing."""
+    """The owners' names by the sha256 of their keys, so that a comparison leaks no timing.
+
+    Args:
+        owners: keys by their owners' names; empty: no key is required.
+    """
 
     def __init__(self, owners: Mapping[str, str]) -> None:
         self._owners = {_hash(key): name for name, key in owners.items()}
 
     def owner(self, authorization: str | None) -> str:
-        """The name behind a request's `Authorization` header.
+        """The owner of the key in a request's `Authorization` header.
 
         Raises:
-            ApiError: 401, there is no key in it, or one that nobody has.
+            ApiError: 401, the key is missing or unknown.
         """
         if not self._owners:
             return ANONYMOUS

@@ -1,8 +1,9 @@
-"""Who asks, for telemetry: a name that tells nobody who, and is the same as long as the installation keeps its key.
+"""Pseudonymous user ids: a keyed hash of the user for telemetry, stable as long as the installation keeps its key.
 
-It is a keyed hash of what weights go by. Without a key a hash would tell: customers' numbers are few
-enough to try them all. All replicas read one key, so a customer has one name in all their rows. If
-it is lost, all customers get new ones, and nothing else happens.
+It hashes the key of the traffic split (`traffic_split.user_bucket_key`). Without a secret key a hash
+would identify users: customer numbers are few enough to try them all. All replicas read one key, so a
+customer has one pseudonym in all rows. If the key is lost, all customers get new pseudonyms, with no
+other consequence.
 """
 
 from __future__ import annotations
@@ -16,39 +17,39 @@ from pathlib import Path
 from tasks.core.errors import GraftError
 
 _KEY_BYTES = 32
-_NAME_BYTES = 8
+_PSEUDONYM_BYTES = 8
 
 
 class Pseudonyms:
-    """Names visitors by a secret `key` [bytes]."""
+    """Pseudonyms of users, by a secret `key` [bytes]."""
 
     def __init__(self, key: bytes) -> None:
         self._key = key
 
     @classmethod
     def open(cls, path: Path) -> Pseudonyms:
-        """By the key in a file, which is made if there is none; whoever opens it later has the same.
+        """The pseudonyms by the key in a file, which is created if it is missing.
 
         Raises:
-            GraftError: the file holds something else.
+            GraftError: the file contains no key.
         """
         if not path.exists():
-            _make(path)
+            _create_key(path)
         key = path.read_bytes()
         if len(key) != _KEY_BYTES:
-            told = f"{path}: {len(key)} bytes, and no key of {_KEY_BYTES}; remove it, and it is made anew"
-            raise GraftError(f"{told} (a phase that is under way counts its customers again then)")
+            problem = f"{path}: {len(key)} bytes, and no key of {_KEY_BYTES}; remove it, and it is made anew"
+            raise GraftError(f"{problem} (a phase that is under way counts its customers again then)")
         return cls(key)
 
-    def pseudonym(self, visitor: str) -> str:
-        """The 16 hexadecimal digits for a visitor as `weights.visitor` gives it."""
-        return hashlib.blake2b(visitor.encode(), key=self._key, digest_size=_NAME_BYTES).hexdigest()
+    def pseudonym(self, user_key: str) -> str:
+        """16 hexadecimal digits for a user, as `traffic_split.user_bucket_key` identifies them."""
+        return hashlib.blake2b(user_key.encode(), key=self._key, digest_size=_PSEUDONYM_BYTES).hexdigest()
 
 
-def _make(path: Path) -> None:
-    """Write a key beside `path`, then put it there, whole, unless somebody else has."""
+def _create_key(path: Path) -> None:
+    """Write a new key to `path` atomically, unless another process was first."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # readable by its owner alone
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # readable only by its owner
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(secrets.token_bytes(_KEY_BYTES))

@@ -1,9 +1,9 @@
-"""How often and how much a key may ask: requests and tokens per minute, and open requests.
+"""Rate limits of an API key: requests and tokens per minute, and open requests.
 
-Token buckets that hold one minute's worth and fill continuously. A request is let in if its prompt
-and what it may generate fit into what is left, or if nothing was used for a minute; when it ends,
-what it did not use is given back. The buckets are this process's own: with several HTTP replicas
-each grants the whole.
+Token buckets that hold one minute's worth and fill continuously. A request is admitted if its prompt
+and the tokens that it may generate fit into the bucket, or if nothing was used for a minute; when it
+ends, unused tokens are returned. The buckets belong to one process: with several HTTP replicas each
+grants the full limit.
 """
 
 from __future__ import annotations
@@ -17,23 +17,27 @@ from deployments.app.openai.errors import ApiError
 from deployments.core.settings import LimitSettings
 
 _CHARACTERS_A_TOKEN = 4
-"""Only an engine can count tokens; until it has, this is the guess for a body's length."""
+"""Only an engine can count tokens; until then the body's length is divided by this."""
 
 
 @dataclass
 class TokenBucket:
-    """`per_minute` units that flow back over a minute; more than one minute's worth is never saved up."""
+    """A token bucket that fills continuously and never holds more than one minute's worth."""
 
     per_minute: int
+    """Units per minute, and the bucket's size."""
     level: float
-    seen: float
+    """Units that are available."""
+    filled_at: float
+    """When it was last filled, in seconds."""
 
     def fill(self, now: float) -> None:
-        self.level = min(self.per_minute, self.level + (now - self.seen) * self.per_minute / 60)
-        self.seen = now
+        """Add the units since the last call."""
+        self.level = min(self.per_minute, self.level + (now - self.filled_at) * self.per_minute / 60)
+        self.filled_at = now
 
     def seconds_until(self, amount: float) -> float:
-        """How long until `amount` is there; 0 if it is now."""
+        """Seconds until `amount` is available; 0 if it is now."""
         return max(0.0, (min(amount, self.per_minute) - self.level) * 60 / self.per_minute)
 
 
@@ -45,7 +49,7 @@ class _Account:
 
 
 class Permit:
-    """One request that was let in; `settle` it exactly once, however it ended."""
+    """An admitted request; the first `settle` ends it."""
 
     def __init__(self, account: _Account, reserved: int, headers: dict[str, str]) -> None:
         self.headers = headers
@@ -54,7 +58,7 @@ class Permit:
         self._settled = False
 
     def settle(self, used: int) -> None:
-        """Give back what was reserved beyond the `used` tokens; if more were used, they are charged too."""
+        """Return the reserved tokens beyond the `used` ones; if more were used, they are charged too."""
         if self._settled:
             return
         self._settled = True
@@ -64,7 +68,12 @@ class Permit:
 
 
 class RateLimits:
-    """The accounts of all keys that asked since this process started."""
+    """The limits of all API keys that this process has seen.
+
+    Args:
+        settings: the limits of one key.
+        clock: monotonic seconds.
+    """
 
     def __init__(self, settings: LimitSettings, clock: Callable[[], float] = time.monotonic) -> None:
         self._settings = settings
@@ -72,28 +81,28 @@ class RateLimits:
         self._accounts: dict[str, _Account] = {}
 
     def admit(self, owner: str, characters: int, max_new_tokens: int) -> Permit:
-        """Let a request in whose body has so many characters.
+        """Admit a request whose body has so many characters.
 
         Raises:
-            ApiError: 429, with the seconds after which it makes sense to ask again.
+            ApiError: 429, with the seconds after which a retry is useful.
         """
         account, now = self._account(owner), self._clock()
         for bucket in (account.requests, account.tokens):
             bucket.fill(now)
-        wanted = characters // _CHARACTERS_A_TOKEN + max_new_tokens
-        self._check(account, wanted)
+        reserved = characters // _CHARACTERS_A_TOKEN + max_new_tokens
+        self._check(account, reserved)
         account.requests.level -= 1
-        account.tokens.level -= wanted
+        account.tokens.level -= reserved
         account.open += 1
-        return Permit(account, wanted, _headers(account))
+        return Permit(account, reserved, _headers(account))
 
-    def _check(self, account: _Account, wanted: int) -> None:
+    def _check(self, account: _Account, reserved: int) -> None:
         settings = self._settings
         if account.open >= settings.streams:
-            raise _refused(account, "open requests", settings.streams, "at once", 1.0)
-        for name, bucket, amount in (("requests", account.requests, 1), ("tokens", account.tokens, wanted)):
+            raise _limit_error(account, "open requests", settings.streams, "at once", 1.0)
+        for name, bucket, amount in (("requests", account.requests, 1), ("tokens", account.tokens, reserved)):
             if wait_s := bucket.seconds_until(amount):
-                raise _refused(account, name, bucket.per_minute, "per minute", wait_s)
+                raise _limit_error(account, name, bucket.per_minute, "per minute", wait_s)
 
     def _account(self, owner: str) -> _Account:
         if owner not in self._accounts:
@@ -103,17 +112,17 @@ class RateLimits:
         return self._accounts[owner]
 
 
-def _refused(account: _Account, what: str, limit: int, over: str, wait_s: float) -> ApiError:
-    message = f"Rate limit reached: {limit} {what} {over} for this key; try again in {wait_s:.1f} s"
+def _limit_error(account: _Account, unit: str, limit: int, period: str, wait_s: float) -> ApiError:
+    message = f"Rate limit reached: {limit} {unit} {period} for this key; try again in {wait_s:.1f} s"
     after = max(1, math.ceil(wait_s))
     return ApiError(429, "rate_limit_exceeded", message, retry_after_s=after, headers=_headers(account))
 
 
 def _headers(account: _Account) -> dict[str, str]:
-    """OpenAI's: the limit, what is left, and when all of it will be there again."""
-    told = {}
+    """OpenAI's rate limit headers: the limit, what remains, and when the limit is fully available again."""
+    headers = {}
     for name, bucket in (("requests", account.requests), ("tokens", account.tokens)):
-        told[f"x-ratelimit-limit-{name}"] = str(bucket.per_minute)
-        told[f"x-ratelimit-remaining-{name}"] = str(max(0, int(bucket.level)))
-        told[f"x-ratelimit-reset-{name}"] = f"{bucket.seconds_until(bucket.per_minute):.3f}s"
-    return told
+        headers[f"x-ratelimit-limit-{name}"] = str(bucket.per_minute)
+        headers[f"x-ratelimit-remaining-{name}"] = str(max(0, int(bucket.level)))
+        headers[f"x-ratelimit-reset-{name}"] = f"{bucket.seconds_until(bucket.per_minute):.3f}s"
+    return headers

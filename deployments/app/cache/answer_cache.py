@@ -1,8 +1,8 @@
-"""Answers that were given before, in this process's memory: exact, and by likeness if so set.
+"""Answer cache: earlier answers from this process's memory, for identical requests and, if so set, for similar ones.
 
-Only turns that come out the same each time are kept: greedy ones, and those with a seed; only whole
-ones; and only for who asked, from the package that answered. A client that sends `Cache-Control:
-no-cache` or `no-store` gets a fresh answer, which is not kept either.
+Only reproducible turns are cached: greedy ones, and those with a seed; only complete ones; and only
+for the API key's owner, from the package that answered. A client that sends `Cache-Control: no-cache`
+or `no-store` gets a fresh answer, which is not cached either.
 """
 
 from __future__ import annotations
@@ -28,57 +28,61 @@ from tasks.core.records import Message
 from tasks.retrieval import lookup_tool
 
 _LOG = logging.getLogger(__name__)
-_ASK = TypeAdapter(TurnRequest)
+_REQUEST = TypeAdapter(TurnRequest)
 
 Result = Literal["hit", "semantic", "miss", "off"]
 
 
 @dataclass(frozen=True)
 class CacheKey:
-    """All that an answer depends on. Prompt, tools, index and engine settings are part of the package's digest.
-
-    `request` is the sha256 of the conversation, its tools and the decoding parameters.
-    """
+    """Everything that an answer depends on; prompt, tools, index and engine settings are part of the digest."""
 
     tenant: str
+    """The API key's owner."""
     digest: str
+    """The package's digest."""
     request: str
+    """The sha256 of the conversation, its tools and the sampling parameters."""
 
 
 @dataclass(frozen=True)
 class CacheLookup:
-    """How the cache was asked: the result, the answer if there is one, and where a fresh one belongs."""
+    """The result of a lookup."""
 
     result: Result
+    """Whether the cache had the answer."""
     answer: TurnEnd | None = None
+    """The answer of a hit."""
     key: CacheKey | None = None
+    """Where a fresh answer is stored after a miss."""
     question: Question | None = None
+    """Under which question the semantic index finds that answer."""
 
     async def events(self) -> Events:
-        """The answer in one event; only of a hit."""
+        """The answer of a hit as one event."""
         if self.answer:
             yield self.answer
 
 
 class AnswerCache:
-    """Bounded by bytes and age; what was not asked for longest goes first. It belongs to one event loop.
+    """A cache bounded by bytes and age that evicts the least recently used answer. It belongs to one event loop.
 
     Args:
         settings: its bounds; with 0 MB it is off.
-        meters: counts.
-        clock: seconds that only grow.
-        embed: what `settings.semantic` needs.
+        metrics: counts lookups.
+        clock: monotonic seconds.
+        embed: the retrieval model, which `settings.semantic` needs.
 
     Raises:
-        GraftError: answers by likeness are wanted, and nothing embeds.
+        GraftError: the semantic cache is on, and there is no embedding model.
     """
 
     def __init__(
-        self, settings: CacheSettings, meters: Metrics, clock: Callable[[], float], embed: Embedder | None
+        self, settings: CacheSettings, metrics: Metrics, clock: Callable[[], float], embed: Embedder | None
     ) -> None:
         self._settings = settings
-        self._meters = meters
-        # As bytes, so that the bound on memory is one.
+        self._metrics = metrics
+        # Pickled, so that the bound counts bytes.
         self._answers: TTLCache[CacheKey, bytes] = TTLCache(settings.mb * 2**20, settings.max_age_s, clock, len)
         self._served: set[str] = set()
         self._index: SemanticIndex[CacheKey] | None = None
@@ -88,46 +92,47 @@ class AnswerCache:
             self._index = SemanticIndex(embed, settings.threshold, settings.entries)
 
     def keep(self, digests: set[str]) -> None:
-        """Forget the answers of packages that are no longer served."""
+        """Drop the answers of packages that are no longer served."""
         self._served = digests
         for key in [key for key in self._answers if key.digest not in digests]:
             del self._answers[key]
 
-    async def look_up(self, tenant: str, digest: str, ask: TurnRequest, cache_control: str) -> CacheLookup:
-        """Look for the answer that package `digest` would give to `ask`.
+    async def look_up(self, tenant: str, digest: str, request: TurnRequest, cache_control: str) -> CacheLookup:
+        """Look up the answer that package `digest` would give to `request`.
 
         Args:
-            tenant: who asks; nobody gets another's answers.
-            digest: the package's.
-            ask: what it is asked.
+            tenant: the API key's owner; owners never share answers.
+            digest: the package's digest.
+            request: the turn's request.
             cache_control: the request's header of that name, empty if there is none.
         """
-        lookup = await self._look_up(tenant, digest, ask, cache_control)
-        self._meters.cache_lookup(lookup.result)
+        lookup = await self._look_up(tenant, digest, request, cache_control)
+        self._metrics.cache_lookup(lookup.result)
         return lookup
 
-    async def _look_up(self, tenant: str, digest: str, ask: TurnRequest, cache_control: str) -> CacheLookup:
+    async def _look_up(self, tenant: str, digest: str, request: TurnRequest, cache_control: str) -> CacheLookup:
         directives = {directive.strip().lower() for directive in cache_control.split(",")}
-        repeats = ask.temperature == 0 or ask.seed is not None
-        if not self._settings.mb or not repeats or directives & {"no-cache", "no-store"}:
+        reproducible = request.sampling.temperature == 0 or request.sampling.seed is not None
+        if not self._settings.mb or not reproducible or directives & {"no-cache", "no-store"}:
             return CacheLookup("off")
-        key = CacheKey(tenant, digest, fingerprint(ask))
+        key = CacheKey(tenant, digest, fingerprint(request))
         if answer := self._get(key):
             return CacheLookup("hit", answer)
-        question = await self._question(key, ask)
+        question = await self._question(key, request)
         if question and self._index:
-            for known in self._index.nearest(question):
-                if answer := self._get(known):
+            for similar in self._index.nearest(question):
+                if answer := self._get(similar):
                     return CacheLookup("semantic", answer)
         return CacheLookup("miss", None, key, question)
 
-    async def _question(self, key: CacheKey, ask: TurnRequest) -> Question | None:
-        """The last user turn, if likeness may be looked for."""
-        if self._index is None or not ask.messages or ask.messages[-1].role != "user":
+    async def _question(self, key: CacheKey, request: TurnRequest) -> Question | None:
+        """The last user message, if the semantic cache is on."""
+        if self._index is None or not request.messages or request.messages[-1].role != "user":
             return None
-        rest = replace(ask, messages=(*ask.messages[:-1], Message(role="user")))
+        context = replace(request, messages=(*request.messages[:-1], Message(role="user")))
+        text = request.messages[-1].content
         try:
-            return await self._index.question(replace(key, request=fingerprint(rest)), ask.messages[-1].content)
+            return await self._index.question(replace(key, request=fingerprint(context)), text)
         except Exception:  # a cache that fails must not fail the turn
             _LOG.exception("a question could not be embedded")
             return None
@@ -136,20 +141,22 @@ class AnswerCache:
         packed = self._answers.get(key)
         return None if packed is None else pickle.loads(packed)
 
-    async def keeping(self, lookup: CacheLookup, digest: str, events: Events, reading: PendingPassages) -> Events:
-        """`events`, of which the whole answer is kept if the package that was meant gives it.
+    async def keeping(
+        self, lookup: CacheLookup, digest: str, events: Events, pending_passages: PendingPassages
+    ) -> Events:
+        """Pass on `events`, and cache the complete answer if the package of the lookup gives it.
 
         Args:
-            lookup: what missed, or was off.
-            digest: the package that really answers; empty if none does.
+            lookup: a miss, or one with the cache off.
+            digest: the package that answers; empty for the static message.
             events: of the turn; are closed at the end.
-            reading: what was found for it.
+            pending_passages: the turn's retrieval.
         """
+        key = lookup.key if lookup.key and lookup.key.digest == digest else None
         async with aclosing(events):
             async for event in events:
-                meant = lookup.key if lookup.key and lookup.key.digest == digest else None
-                if meant and isinstance(event, TurnEnd) and _lasts(event, reading.so_far):
-                    self._put(meant, lookup.question, event)
+                if key and isinstance(event, TurnEnd) and _is_reproducible(event, pending_passages.so_far):
+                    self._put(key, lookup.question, event)
                 yield event
 
     def _put(self, key: CacheKey, question: Question | None, answer: TurnEnd) -> None:
@@ -161,14 +168,14 @@ class AnswerCache:
             self._index.add(question, key)
 
 
-def _lasts(answer: TurnEnd, read: FoundPassages) -> bool:
-    """Whether it would come out the same: what a tool told or did is of its moment, as is a search that failed."""
-    return not read.failed and all(step.tool == lookup_tool.NAME for step in answer.steps)
+def _is_reproducible(answer: TurnEnd, passages: FoundPassages) -> bool:
+    """Whether the answer would be the same later: tool results are of their moment, and so is a failed search."""
+    return not passages.failed and all(step.tool == lookup_tool.NAME for step in answer.steps)
 
 
-def fingerprint(ask: TurnRequest) -> str:
-    """The sha256 of all that `ask` says, but for its name; what greedy decoding ignores does not count."""
-    ask = replace(ask, key="")
-    if ask.temperature == 0:
-        ask = replace(ask, top_p=1.0, seed=None)
-    return hashlib.sha256(_ASK.dump_json(ask)).hexdigest()
+def fingerprint(request: TurnRequest) -> str:
+    """The sha256 of the request without its idempotency key and without what greedy decoding ignores."""
+    sampling = request.sampling
+    if sampling.temperature == 0:
+        sampling = replace(sampling, top_p=1.0, seed=None)
+    return hashlib.sha256(_REQUEST.dump_json(replace(request, key="", sampling=sampling))).hexdigest()

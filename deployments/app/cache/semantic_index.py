@@ -1,10 +1,11 @@
-"""Answers for questions that are put in other words: off unless `serve.yaml` says otherwise.
+"""Semantic cache index: finds the answers of paraphrased questions by their embeddings. `serve.yaml` turns it on.
 
-Two questions near each other by their embeddings may still want different answers: another order
-number, another quantity, a "not". So a question counts as asked before only if everything that its
+Two questions near each other by their embeddings may still need different answers: another order
+number, another quantity, a "not". So a question matches an earlier one only if everything that its
 answer depends on besides its wording is identical (`Question.context`), the cosine of the two
 embeddings reaches the threshold, and both name the same numbers and identifiers in the same order
-and negate equally often. `benchmarks/semantic_cache.py` measures how often that is wrong.
+and contain the same number of negations. `benchmarks/semantic_cache.py` measures how often that is
+wrong.
 """
 
 from __future__ import annotations
@@ -35,18 +36,16 @@ _NEGATION = re.compile(
 
 @dataclass(frozen=True)
 class QuestionFacts:
-    """What two questions must agree in to have one answer, as far as it can be read off English words.
-
-    `names` are numbers and identifiers, in their order: `HL-20931` and `hl20931` are one, `two` and
-    `2` too. `negations` counts words such as "not", "without", "don't".
-    """
+    """The facts in which two English questions must agree to have one answer."""
 
     names: tuple[str, ...]
+    """Numbers and identifiers, in order, normalized: `HL-20931` equals `hl20931`, and `two` equals `2`."""
     negations: int
+    """Number of words such as "not", "without", "don't"."""
 
 
 def question_facts(text: str) -> QuestionFacts:
-    """Read a question's facts."""
+    """Extract a question's facts."""
     words = _WORD.findall(text.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'"))
     named = (_NUMBERS.get(word, word) for word in words)
     names = tuple(re.sub(r"[-_/]", "", name) for name in named if any(c.isdigit() for c in name))
@@ -55,25 +54,25 @@ def question_facts(text: str) -> QuestionFacts:
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """A question with all that its answer depends on.
-
-    `context` is everything but the wording of the last user turn; `vector` is float32 [d], of length 1.
-    """
+    """A question with everything that its answer depends on."""
 
     context: Hashable
+    """Everything but the wording of the last user message."""
     facts: QuestionFacts
+    """The facts in the last user message."""
     vector: Vectors
+    """Its embedding: float32 [d], of length 1."""
 
 
 class SemanticIndex(Generic[K]):
     """The last `entries` questions, each with the key of its answer. It belongs to one event loop.
 
-    A key may outlive its answer: who looks it up has to see.
+    A key may outlive its answer, so callers must handle a key without one.
 
     Args:
-        embed: see `Embedder`.
-        threshold: least cosine.
-        entries: more than these push out the oldest; each costs one vector.
+        embed: the retrieval model.
+        threshold: the least cosine similarity.
+        entries: the capacity, above which the oldest entry is evicted; each costs one vector.
     """
 
     def __init__(self, embed: Embedder, threshold: float, entries: int) -> None:
@@ -81,33 +80,33 @@ class SemanticIndex(Generic[K]):
         self._threshold = threshold
         self._entries = entries
         self._vectors: Vectors | None = None
-        self._known: list[tuple[Question, K]] = []
+        self._stored: list[tuple[Question, K]] = []
         self._next = 0
 
     async def question(self, context: Hashable, text: str) -> Question:
         """Embed a question.
 
         Raises:
-            Exception: whatever the embedder raises.
+            Exception: as the embedder raises.
         """
         return Question(context, question_facts(text), (await self._embed([text]))[0])
 
     def nearest(self, question: Question) -> Iterator[K]:
-        """The keys of those that ask the same, nearest first."""
+        """The keys of matching questions, nearest first."""
         if self._vectors is None:
             return
-        cosines = self._vectors[: len(self._known)] @ question.vector
-        for place in np.argsort(-cosines, kind="stable"):
-            if cosines[place] < self._threshold:
+        cosines = self._vectors[: len(self._stored)] @ question.vector
+        for index in np.argsort(-cosines, kind="stable"):
+            if cosines[index] < self._threshold:
                 return
-            known, key = self._known[place]
-            if known.context == question.context and known.facts == question.facts:
+            stored, key = self._stored[index]
+            if stored.context == question.context and stored.facts == question.facts:
                 yield key
 
     def add(self, question: Question, key: K) -> None:
-        """Remember a question that has been answered."""
+        """Store a question whose answer is cached."""
         if self._vectors is None:
             self._vectors = np.zeros((self._entries, len(question.vector)), np.float32)
         self._vectors[self._next] = question.vector
-        self._known[self._next : self._next + 1] = [(question, key)]
+        self._stored[self._next : self._next + 1] = [(question, key)]
         self._next = (self._next + 1) % self._entries

@@ -1,8 +1,8 @@
-"""What a safety check is, and running several: before the model, on what it reads, and on what it says.
+"""Guardrails: the protocol of a check, and running checks on the input, on retrieved data and on the answer.
 
-Outcomes are data, for telemetry and for tests; nothing here answers a request. A check that fails
-is not a check that passed: whether the turn goes on without it is written in `params.yaml`
-(`safety.on_failure`), check by check.
+Outcomes are data, for telemetry and for tests; this module does not answer requests. A check that
+fails has not passed: `params.yaml` (`safety.on_failure`) says for each check whether the turn goes on
+without it.
 """
 
 from __future__ import annotations
@@ -13,96 +13,108 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 When = Literal["before", "data", "after"]
-"""On the customer's words, on retrieved text and tool results, or on the answer before it leaves."""
+"""On the customer's text, on passages and tool results, or on the answer before it is sent."""
 CheckOutcome = Literal["pass", "redact", "block", "failed"]
 OnFailure = Literal["open", "closed"]
 
 
 @dataclass(frozen=True)
 class CheckContext:
-    """What a check may know of the turn besides the text it looks at.
-
-    Args:
-        said: what the conversation's customer wrote, oldest first.
-        results: what was retrieved and what tools answered, as it was shown to the model.
-        instructions: the system text and the tools' schemas.
-    """
+    """The turn around the text that is checked."""
 
     user_messages: Sequence[str] = ()
+    """The customer's messages in the conversation, oldest first."""
     results: Sequence[str] = ()
+    """Passages and tool results, as the model read them."""
     instructions: Sequence[str] = ()
+    """The system prompt and the tools' descriptions."""
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What a check says: the text to go on with, which differs only if something was redacted.
-
-    `reason` names kinds, never what was found: it is logged.
-    """
+    """The result of one check of one text."""
 
     outcome: Literal["pass", "redact", "block"]
+    """Whether the text passes."""
     text: str
+    """The text to go on with, which differs only if something was redacted."""
     reason: str = ""
+    """The kind of the finding, never the text itself: it is logged."""
 
 
 @dataclass(frozen=True)
 class CheckFinding:
-    """What came of one check, for telemetry: `ms` is how long it took."""
+    """The result of one check, for telemetry."""
 
     check: str
+    """The check's name."""
     outcome: CheckOutcome
+    """Its outcome; `failed` if it raised."""
     reason: str
+    """The kind of the finding, or the exception's type."""
     ms: float
+    """Duration in milliseconds."""
 
 
 class Check(Protocol):
-    """One thing that is looked for. It keeps no state between texts and may be called from any thread."""
+    """One check. It keeps no state between texts and may be called from any thread."""
 
     @property
     def name(self) -> str:
-        """Its key in `safety.on_failure`."""
+        """The check's key in `safety.on_failure`."""
 
     @property
     def when(self) -> When:
-        """Which texts it is for."""
+        """The texts it applies to."""
 
     def __call__(self, text: str, context: CheckContext) -> CheckResult:
-        """Look at one text."""
+        """Check one text."""
 
 
 @dataclass(frozen=True)
 class CheckedText:
-    """What is left of a text after its checks, what they found, and whether it may go on at all."""
+    """A text after its checks."""
 
     text: str
+    """The text with redactions."""
     findings: tuple[CheckFinding, ...]
+    """One finding for each check that ran."""
     blocked: bool
+    """Whether the last of them blocked the text."""
 
 
 @dataclass(frozen=True)
 class Guardrails:
-    """The checks of a process, and which of them may fail without ending a turn."""
+    """The checks of a process, and the policy for failures of each."""
 
     checks: Sequence[Check]
+    """The checks, in the order in which they run."""
     on_failure: Mapping[str, OnFailure]
+    """By the check's name: `open` goes on without a failed check, `closed` blocks."""
 
     def only(self, name: str) -> Guardrails:
-        """The check of that name alone."""
+        """Guardrails with the check of that name alone."""
         return Guardrails([check for check in self.checks if check.name == name], self.on_failure)
 
     def check(self, when: When, text: str, context: CheckContext | None = None) -> CheckedText:
-        """Run those that are for `when`: see `run_checks`."""
+        """Run the checks for `when`: see `run_checks`."""
         return run_checks(self.checks, when, text, context or CheckContext(), self.on_failure)
 
 
 def run_checks(
     checks: Sequence[Check], when: When, text: str, context: CheckContext, on_failure: Mapping[str, OnFailure]
 ) -> CheckedText:
-    """Run those of `checks` that are for `when`, in their order, each on what the one before it left.
+    """Run checks in order, each on the text that the one before it returned, until one blocks.
 
-    The first block ends it. A check that raises has failed: `open` goes on without it, `closed`
-    (what is not in `on_failure` is closed) blocks. The finding names the exception's type alone, as
-    its message may hold the text.
+    A check that raises has failed. Its finding names the exception's type alone, as the message may
+    contain the text.
+
+    Args:
+        checks: the checks, of which those for `when` run.
+        when: the kind of text.
+        text: the text.
+        context: the turn around it.
+        on_failure: by the check's name: `open` goes on without a failed check, `closed` (the default) blocks.
     """
     findings: list[CheckFinding] = []
     for check in checks:
@@ -111,8 +123,8 @@ def run_checks(
         start = time.perf_counter()
         outcome: CheckOutcome
         try:
-            verdict = check(text, context)
-            outcome, reason, text = verdict.outcome, verdict.reason, verdict.text
+            result = check(text, context)
+            outcome, reason, text = result.outcome, result.reason, result.text
         except Exception as error:
             outcome, reason = "failed", type(error).__name__
         findings.append(CheckFinding(check.name, outcome, reason, (time.perf_counter() - start) * 1000))

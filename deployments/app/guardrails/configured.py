@@ -1,4 +1,4 @@
-"""The checks that `params.yaml` asks for, in the order in which they run."""
+"""Guardrail configuration: the checks of `params.yaml`, in the order in which they run."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from tasks.text.pii import CERTAIN, PiiType, find_spans
 
 
 def configured_guardrails(settings: GuardrailSettings, classifier: Classifier | None) -> Guardrails:
-    """The checks with what each one's failure means."""
+    """The configured checks with the failure policy of each; without a classifier those that need none."""
     on_failure: dict[str, OnFailure] = {str(name): choice for name, choice in settings.on_failure.items()}
     return Guardrails(configured_checks(settings, classifier), on_failure)
 
 
 def configured_checks(settings: GuardrailSettings, classifier: Classifier | None) -> tuple[Check, ...]:
-    """All checks, without those that need a classifier if there is none.
+    """The configured checks, without those that need a classifier if there is none.
 
-    Making them loads what they need, so it is done once, before a process serves.
+    Constructing them loads models and data, so it is done once, before a process serves.
     """
 
     def detector(kinds: frozenset[PiiType]) -> Detect:
         return presidio_detector(kinds) if settings.detector == "presidio" else partial(find_spans, kinds=kinds)
 
-    hidden = detector(frozenset(settings.redact))
+    detect_pii = detector(frozenset(settings.redact))
     attacks = (PromptInjectionCheck(classifier), IndirectInjectionCheck(classifier)) if classifier else ()
     return (
-        # First, so that no check after it has the data either.
-        PiiCheck(hidden, "before"),
-        PiiCheck(hidden, "data"),
+        # First, so that no later check sees the personal data.
+        PiiCheck(detect_pii, "before"),
+        PiiCheck(detect_pii, "data"),
         *attacks,
         PromptLeakageCheck(settings.leaked_words),
         LinkCheck(settings.link_hosts),

@@ -1,7 +1,7 @@
-"""What an answer must not carry out of the house: the instructions, links, other people's data.
+"""Output checks: leaked instructions, links, and other people's data in an answer.
 
-Each looks at the whole answer, so an answer that is checked cannot leave before it is finished.
-What says the same in other words, in another language or in base64 is not seen here.
+Each checks the whole text that it gets, so an answer must be complete before its last check. A
+paraphrase, a translation or base64 of the same content is not detected.
 """
 
 from __future__ import annotations
@@ -24,18 +24,19 @@ _LINK = re.compile(
 )
 
 
-def _runs(texts: Sequence[str], length: int) -> Iterator[tuple[str, ...]]:
-    """Every run of `length` words within each of `texts`, in one case."""
+def _ngrams(texts: Sequence[str], length: int) -> Iterator[tuple[str, ...]]:
+    """All n-grams of `length` words in each of `texts`, case-folded."""
     for text in texts:
         words = _WORD.findall(text.casefold())
         yield from zip(*(words[start:] for start in range(length)), strict=False)
 
 
 class PromptLeakageCheck:
-    """Blocks an answer that reads out the instructions.
+    """Blocks an answer that repeats the instructions.
 
     Args:
-        words: so many words in a row as in the instructions, whatever the case and punctuation, are too many.
+        words: the number of consecutive words shared with the instructions that blocks, regardless of
+            case and punctuation.
     """
 
     name = "instructions"
@@ -46,19 +47,19 @@ class PromptLeakageCheck:
 
     def __call__(self, text: str, context: CheckContext) -> CheckResult:
         """Passes or blocks."""
-        own = set(_runs(context.instructions, self._words))
-        if own.isdisjoint(_runs([text], self._words)):
+        instructions = set(_ngrams(context.instructions, self._words))
+        if instructions.isdisjoint(_ngrams([text], self._words)):
             return CheckResult("pass", text)
         return CheckResult("block", text, "reads out the instructions")
 
 
 class LinkCheck:
-    """Blocks an answer with a link to another host than those allowed, or with anything that loads by itself.
+    """Blocks an answer with a link to a host that is not allowed, or with content that loads without a click.
 
-    Data leaves by an image's address without a click, so no image is allowed at all.
+    An image's URL can exfiltrate data without a click, so no image is allowed at all.
 
     Args:
-        hosts: the allowed ones, in lower case; what is below them is allowed too.
+        hosts: the allowed hosts, in lower case; their subdomains are allowed too.
     """
 
     name = "links"
@@ -91,7 +92,7 @@ class LinkCheck:
 
 
 class DataLeakageCheck:
-    """Redacts personal data that neither the customer wrote nor anything that the turn has read holds.
+    """Redacts personal data that is neither in the customer's messages nor in the passages and tool results.
 
     Args:
         detect: finds personal data.
@@ -108,17 +109,17 @@ class DataLeakageCheck:
         spans = self._detect(text)
         if not spans:
             return CheckResult("pass", text)
-        known = [_bare(source) for source in (*context.user_messages, *context.results)]
-        others = [span for span in spans if not _is_known(text, span, known)]
+        sources = [_normalized(source) for source in (*context.user_messages, *context.results)]
+        others = [span for span in spans if not _is_known(text, span, sources)]
         if not others:
             return CheckResult("pass", text)
         return CheckResult("redact", redact(text, others), ", ".join(sorted({span.kind for span in others})))
 
 
-def _is_known(text: str, span: Span, known: Sequence[str]) -> bool:
-    return any(_bare(text[span.start : span.end]) in source for source in known)
+def _is_known(text: str, span: Span, sources: Sequence[str]) -> bool:
+    return any(_normalized(text[span.start : span.end]) in source for source in sources)
 
 
-def _bare(text: str) -> str:
-    """Letters, digits and what an address needs, so that a number counts as the same however it is spaced."""
+def _normalized(text: str) -> str:
+    """Letters, digits and the characters of an address, so that the spacing of a number does not matter."""
     return re.sub(r"[^\w@.+]", "", text.casefold())

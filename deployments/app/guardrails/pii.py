@@ -1,7 +1,7 @@
-"""Personal data, replaced by its kind before a text goes to the model or anywhere else.
+"""PII redaction: personal data is replaced by a placeholder before a text reaches the model or anything else.
 
-What is found is settled by `tasks/text/pii.py`, the same code that keeps it out of training data;
-which kinds are replaced, by `safety.redact`. An order number or a price is none of them.
+`tasks/text/pii.py` finds it, the same code that keeps it out of training data; `safety.redact`
+chooses the kinds that are replaced. Order numbers and prices are no personal data.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ PLACEHOLDERS: dict[PiiType, str] = {
 }
 
 Detect = Callable[[str], Sequence[Span]]
-"""The personal data in a text, in order of place, no two overlapping."""
+"""The personal data in a text: spans in order, without overlaps."""
 
 
 def redact(text: str, spans: Iterable[Span]) -> str:
-    """The text with each span replaced by its placeholder; the spans are in order and do not overlap."""
+    """The text with each span replaced by its placeholder; the spans are in order, without overlaps."""
     parts: list[str] = []
-    done = 0
+    end = 0
     for span in spans:
-        parts += [text[done : span.start], PLACEHOLDERS[span.kind]]
-        done = span.end
-    return "".join([*parts, text[done:]])
+        parts += [text[end : span.start], PLACEHOLDERS[span.kind]]
+        end = span.end
+    return "".join([*parts, text[end:]])
 
 
 class PiiCheck:
-    """Redacts personal data in what the customer wrote, or in what the model reads.
+    """Redacts personal data in the customer's text, or in passages and tool results.
 
     Args:
-        detect: finds the kinds that are to be replaced.
-        when: which texts it is for.
+        detect: finds the kinds to replace.
+        when: the texts it applies to.
     """
 
     name = "personal"
@@ -49,7 +49,7 @@ class PiiCheck:
         self.when: When = when
 
     def __call__(self, text: str, context: CheckContext) -> CheckResult:
-        """Redacts, and names the kinds."""
+        """Passes or redacts; the reason names the kinds."""
         spans = self._detect(text)
         if not spans:
             return CheckResult("pass", text)

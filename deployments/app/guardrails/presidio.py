@@ -1,11 +1,11 @@
-"""Presidio's analyser as a detector of personal data: this repository's recognisers, and no model.
+"""PII detection with Presidio's analyzer: this repository's recognizers, and no model.
 
-Presidio's own recognisers are left out, because they take order numbers and dates for other
-things, and some want the network. Its language pipeline is spaCy's blank one: nothing is
-downloaded, and names are not found.
+Presidio's own recognizers are not used, because they misread order numbers and dates, and some need
+the network. Its language pipeline is spaCy's blank one: nothing is downloaded, and names are not
+found.
 
-Presidio imports torch and transformers wherever they are installed: seconds, and some hundred MB.
-So it is imported when a detector is made, not when this module is.
+Presidio imports torch and transformers if they are installed, which takes seconds and some hundred
+MB. So it is imported when a detector is constructed, not with this module.
 """
 
 from __future__ import annotations
@@ -19,35 +19,35 @@ _LANGUAGE = "en"
 
 
 def presidio_detector(kinds: frozenset[PiiType]) -> Detect:
-    """A detector of `kinds`, which any thread may call."""
+    """A thread-safe detector of `kinds`."""
     from presidio_analyzer import AnalyzerEngine, RecognizerRegistry
 
-    registry = RecognizerRegistry(recognizers=[_recogniser(kind) for kind in sorted(kinds)])
-    analyser = AnalyzerEngine(registry=registry, nlp_engine=_blank(), supported_languages=[_LANGUAGE])
+    registry = RecognizerRegistry(recognizers=[_recognizer(kind) for kind in sorted(kinds)])
+    analyzer = AnalyzerEngine(registry=registry, nlp_engine=_blank(), supported_languages=[_LANGUAGE])
 
     def detect(text: str) -> tuple[Span, ...]:
-        results = analyser.analyze(text, language=_LANGUAGE)
+        results = analyzer.analyze(text, language=_LANGUAGE)
         return settle(Span(result.start, result.end, cast(PiiType, result.entity_type)) for result in results)
 
     return detect
 
 
-def _recogniser(kind: PiiType) -> Any:
-    """One of this repository's finders in Presidio's clothes."""
+def _recognizer(kind: PiiType) -> Any:
+    """One of this repository's finders as a Presidio recognizer."""
     from presidio_analyzer import LocalRecognizer, RecognizerResult
 
-    class Recogniser(LocalRecognizer):
+    class Recognizer(LocalRecognizer):
         def load(self) -> None:
-            """There is nothing to load."""
+            """No model to load."""
 
         def analyze(self, text: str, entities: list[str], nlp_artifacts: Any) -> list[Any]:
             return [RecognizerResult(kind, start, end, score=1.0) for start, end in FINDERS[kind](text)]
 
-    return Recogniser(supported_entities=[kind], name=kind, supported_language=_LANGUAGE)
+    return Recognizer(supported_entities=[kind], name=kind, supported_language=_LANGUAGE)
 
 
 def _blank() -> Any:
-    """A language pipeline that only splits words."""
+    """A language pipeline that only tokenizes."""
     import spacy
     from presidio_analyzer.nlp_engine import SpacyNlpEngine
 

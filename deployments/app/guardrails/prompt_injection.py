@@ -1,8 +1,9 @@
-"""Attacks on the assistant, in what the customer writes and in what it reads.
+"""Prompt injection checks: direct, in the customer's text, and indirect, in passages and tool results.
 
-The classifier (`tasks/safety/injection_classifier.py`) sees wording that tries to take over, not whether a request is
-allowed. A customer's text that it flags is refused. What was retrieved or what a tool answered is
-data: only what is flagged in it is left out, so that a poisoned note costs the note and not the answer.
+The classifier (`tasks/safety/injection_classifier.py`) detects wording that tries to override the
+instructions, not whether a request is allowed. A flagged customer's text is refused. Passages and
+tool results are data: only the flagged parts are removed, so that a poisoned note costs the note and
+not the answer.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ class PromptInjectionCheck:
     """Blocks a customer's text that reads like an attack.
 
     Args:
-        classifier: what tells attacks apart.
+        classifier: detects attacks.
     """
 
     name = "injection"
@@ -36,13 +37,13 @@ class PromptInjectionCheck:
 
 
 class IndirectInjectionCheck:
-    """Leaves attacks out of retrieved text and tool results.
+    """Removes attacks from passages and tool results.
 
-    In a JSON object or list each string is looked at for itself and the shape is kept; in any other
-    text the lines that are attacks go, and all of it if that is not enough.
+    In a JSON object or list each string is checked separately and the structure is kept; in any other
+    text the flagged lines are removed, and all of it if the rest is still flagged.
 
     Args:
-        classifier: what tells attacks apart.
+        classifier: detects attacks.
     """
 
     name = "poisoned_data"
@@ -71,7 +72,7 @@ class IndirectInjectionCheck:
 
 
 def _read_json(text: str) -> Any:
-    """The object or list that `text` is, or None."""
+    """The JSON object or list in `text`, or None."""
     try:
         value = json.loads(text)
     except ValueError:
@@ -80,7 +81,7 @@ def _read_json(text: str) -> Any:
 
 
 def _map_strings(value: Any, change: Callable[[str], str]) -> Any:
-    """`value` with every string in it changed, the names of an object's members too."""
+    """`value` with `change` applied to every string, object keys included."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Chat completions: a turn as OpenAI's message, whole or piece by piece, with its tool calls."""
+"""Chat completions API: a turn as OpenAI's message with tool calls, as one body or as a stream."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ class ChatWriter:
         self._head = head
         self._text = self._sent = ""
         self._logprobs: list[TokenLogprob] = []
-        self._told = 0
+        self._sent_logprobs = 0
 
-    def whole(self, finished: TurnEnd) -> dict[str, Any]:
+    def whole(self, end: TurnEnd) -> dict[str, Any]:
         """See `Writer`."""
-        content, calls = choice_of(self._request, finished)
+        content, calls = choice_of(self._request, end)
         message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
         if calls:
             message |= {"content": content or None, "tool_calls": [call_part(call) for call in calls]}
-        if finished.citations:
-            message["annotations"] = cited_parts(finished.citations)
+        if end.citations:
+            message["annotations"] = cited_parts(end.citations)
         choice = {
             "index": 0,
             "message": message,
-            "logprobs": self._scores(finished.logprobs),
-            "finish_reason": "tool_calls" if calls else finished.generation.finish_reason,
+            "logprobs": self._scores(end.logprobs),
+            "finish_reason": "tool_calls" if calls else end.generation.finish_reason,
         }
-        return {**self._head.body("chatcmpl", "chat.completion"), "choices": [choice], "usage": usage(finished)}
+        return {**self._head.body("chatcmpl", "chat.completion"), "choices": [choice], "usage": usage(end)}
 
     def begin(self) -> Iterator[dict[str, Any]]:
         """See `Writer`. The role."""
         yield self._chunk({"role": "assistant", "content": ""})
 
     def add(self, delta: Delta) -> Iterator[dict[str, Any]]:
-        """See `Writer`. Content, if it is sure to be content."""
+        """See `Writer`. Content, once it cannot be the beginning of a tool call."""
         self._text += delta.text
         self._logprobs += delta.logprobs
         shown = visible_text(self._text)
@@ -53,23 +53,23 @@ class ChatWriter:
             yield self._chunk({"content": shown[len(self._sent) :]})
             self._sent = shown
 
-    def end(self, finished: TurnEnd) -> Iterator[dict[str, Any]]:
-        """See `Writer`. The rest of the content, tool calls, the end, and usage if asked for."""
-        self._logprobs = list(finished.logprobs)
-        content, calls = choice_of(self._request, finished)
+    def end(self, end: TurnEnd) -> Iterator[dict[str, Any]]:
+        """See `Writer`. The rest of the content, tool calls, the finish reason, and usage if requested."""
+        self._logprobs = list(end.logprobs)
+        content, calls = choice_of(self._request, end)
         if len(content) > len(self._sent):
             yield self._chunk({"content": content[len(self._sent) :]})
         for index, call in enumerate(calls):
             yield self._chunk({"tool_calls": [{"index": index, **call_part(call)}]})
-        cited = {"annotations": cited_parts(finished.citations)} if finished.citations else {}
-        yield self._chunk(cited, "tool_calls" if calls else finished.generation.finish_reason)
+        cited = {"annotations": cited_parts(end.citations)} if end.citations else {}
+        yield self._chunk(cited, "tool_calls" if calls else end.generation.finish_reason)
         if self._request.include_usage:
-            yield {**self._chunk({}), "choices": [], "usage": usage(finished)}
+            yield {**self._chunk({}), "choices": [], "usage": usage(end)}
 
     def _chunk(self, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
-        """A piece of a stream, with the scores of all tokens that came since the last one."""
-        untold, self._told = self._logprobs[self._told :], len(self._logprobs)
-        choice = {"index": 0, "delta": delta, "logprobs": self._scores(untold), "finish_reason": finish_reason}
+        """A chunk of a stream, with the log-probabilities of the tokens since the last one."""
+        unsent, self._sent_logprobs = self._logprobs[self._sent_logprobs :], len(self._logprobs)
+        choice = {"index": 0, "delta": delta, "logprobs": self._scores(unsent), "finish_reason": finish_reason}
         body = {**self._head.body("chatcmpl", "chat.completion.chunk"), "choices": [choice]}
         return {**body, "usage": None} if self._request.include_usage else body
 
@@ -83,16 +83,16 @@ class ChatWriter:
         return {"content": content, "refusal": None}
 
 
-def choice_of(request: ChatRequest, finished: TurnEnd) -> tuple[str, tuple[ToolCall, ...]]:
-    """Content and tool calls of a turn, as far as the request allows calls; a constrained turn is all content."""
+def choice_of(request: ChatRequest, end: TurnEnd) -> tuple[str, tuple[ToolCall, ...]]:
+    """Content and tool calls of a turn, if the request allows calls; a constrained turn is all content."""
     if request.tool_choice == "none" or request.constraint:
-        return finished.generation.text.strip(), ()
-    calls = finished.answer.tool_calls
-    return finished.answer.content, calls[:1] if request.parallel_tool_calls is False else calls
+        return end.generation.text.strip(), ()
+    calls = end.answer.tool_calls
+    return end.answer.content, calls[:1] if request.parallel_tool_calls is False else calls
 
 
 def cited_parts(citations: Sequence[Citation]) -> list[dict[str, Any]]:
-    """Citations in OpenAI's shape; the address is a chunk's, which begins with its document's file."""
+    """Citations in OpenAI's format; the URL is the passage's id, which begins with its document's file."""
     parts = [
         {"url": cited.chunk, "title": cited.title, "start_index": cited.start, "end_index": cited.end}
         for cited in citations
@@ -101,7 +101,7 @@ def cited_parts(citations: Sequence[Citation]) -> list[dict[str, Any]]:
 
 
 def call_part(call: ToolCall) -> dict[str, Any]:
-    """A tool call in OpenAI's shape, with a fresh id."""
+    """A tool call in OpenAI's format, with a new id."""
     function = {"name": call.name, "arguments": json.dumps(call.arguments, ensure_ascii=False)}
     return {"id": f"call_{uuid.uuid4().hex[:24]}", "type": "function", "function": function}
 

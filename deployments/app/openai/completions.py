@@ -1,4 +1,4 @@
-"""OpenAI's legacy completions: a text as it is, without chat template or tools, and how it goes on."""
+"""Completions API (OpenAI's legacy): continues a text as it is, without chat template or tools."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from pydantic import Field, field_validator
 from deployments.app.openai.protocol import Api, Head, usage
 from deployments.app.openai.requests import TextRequest, only
 from deployments.core.messages import Delta, TokenLogprob, TurnEnd, TurnRequest
+from tasks.engine.protocol import SamplingParams
 
 _MAX_TOKENS = 16
-"""OpenAI's, where a legacy request names none."""
+"""OpenAI's default for a legacy request."""
 
 Text = Annotated[str, Field(min_length=1)]
 
@@ -36,15 +37,14 @@ class CompletionRequest(TextRequest):
             raise ValueError("token ids are not supported here, because special tokens may be among them; send text")
         return value
 
-    def to_ask(self) -> TurnRequest:
-        """See `TextRequest.to_ask`."""
-        ask = super().to_ask()
-        return replace(
-            ask,
-            text=self.prompt if isinstance(self.prompt, str) else self.prompt[0],
-            max_new_tokens=ask.max_new_tokens or _MAX_TOKENS,
-            logprobs=self.logprobs is not None,
-        )
+    def to_turn_request(self) -> TurnRequest:
+        """See `TextRequest.to_turn_request`."""
+        return replace(super().to_turn_request(), text=self.prompt if isinstance(self.prompt, str) else self.prompt[0])
+
+    def _sampling(self) -> SamplingParams:
+        sampling = super()._sampling()
+        max_new_tokens = sampling.max_new_tokens or _MAX_TOKENS
+        return replace(sampling, max_new_tokens=max_new_tokens, logprobs=self.logprobs is not None)
 
 
 class CompletionWriter:
@@ -55,13 +55,13 @@ class CompletionWriter:
         self._head = head
         self._sent = ""
         self._logprobs: list[TokenLogprob] = []
-        self._told = self._offset = 0
+        self._sent_logprobs = self._offset = 0
 
-    def whole(self, finished: TurnEnd) -> dict[str, Any]:
+    def whole(self, end: TurnEnd) -> dict[str, Any]:
         """See `Writer`."""
-        self._logprobs = list(finished.logprobs)
-        body = self._piece(finished.generation.text, finished.generation.finish_reason)
-        return {**body, "usage": usage(finished)}
+        self._logprobs = list(end.logprobs)
+        body = self._body(end.generation.text, end.generation.finish_reason)
+        return {**body, "usage": usage(end)}
 
     def begin(self) -> Iterator[dict[str, Any]]:
         """See `Writer`. Nothing comes before the text."""
@@ -74,22 +74,22 @@ class CompletionWriter:
             self._sent += delta.text
             yield self._chunk(delta.text)
 
-    def end(self, finished: TurnEnd) -> Iterator[dict[str, Any]]:
-        """See `Writer`. The rest of the text with the reason for its end, and usage if asked for."""
-        self._logprobs = list(finished.logprobs)
-        generation = finished.generation
+    def end(self, end: TurnEnd) -> Iterator[dict[str, Any]]:
+        """See `Writer`. The rest of the text with the finish reason, and usage if requested."""
+        self._logprobs = list(end.logprobs)
+        generation = end.generation
         yield self._chunk(generation.text[len(self._sent) :], generation.finish_reason)
         if self._request.include_usage:
-            yield {**self._chunk(""), "choices": [], "usage": usage(finished)}
+            yield {**self._chunk(""), "choices": [], "usage": usage(end)}
 
     def _chunk(self, text: str, finish_reason: str | None = None) -> dict[str, Any]:
-        body = self._piece(text, finish_reason)
+        body = self._body(text, finish_reason)
         return {**body, "usage": None} if self._request.include_usage else body
 
-    def _piece(self, text: str, finish_reason: str | None) -> dict[str, Any]:
-        """Text, with the scores of all tokens that came since the last piece."""
-        untold, self._told = self._logprobs[self._told :], len(self._logprobs)
-        choice = {"index": 0, "text": text, "logprobs": self._scores(untold), "finish_reason": finish_reason}
+    def _body(self, text: str, finish_reason: str | None) -> dict[str, Any]:
+        """Text with the log-probabilities of the tokens since the last chunk."""
+        unsent, self._sent_logprobs = self._logprobs[self._sent_logprobs :], len(self._logprobs)
+        choice = {"index": 0, "text": text, "logprobs": self._scores(unsent), "finish_reason": finish_reason}
         return {**self._head.body("cmpl", "text_completion"), "choices": [choice]}
 
     def _scores(self, logprobs: Sequence[TokenLogprob]) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""Failures in OpenAI's shape: every one has a status, a code and a sentence; never a bare 500."""
+"""API errors in OpenAI's format: each has a status, a code and a sentence; never a bare 500."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from deployments.core.messages import Refusal
 
 
 class ApiError(Exception):
-    """A request that gets no answer, and why.
+    """The error response of a request.
 
     Args:
         status: HTTP status.
-        code: a short name that programs can test, as OpenAI's where OpenAI has one.
-        message: what is wrong and what to do, for a person.
+        code: the error code for programs, OpenAI's where OpenAI has one.
+        message: the problem and its remedy, for a person.
         param: the request's field that is at fault.
-        retry_after_s: when it makes sense to try again.
-        headers: what else the answer's head says.
+        retry_after_s: seconds after which a retry is useful.
+        headers: further response headers.
     """
 
     def __init__(
@@ -39,10 +39,10 @@ class ApiError(Exception):
         self._headers = dict(headers or {})
 
     @classmethod
-    def refused(cls, refused: Refusal) -> ApiError:
-        """A served package's refusal."""
-        after = refused.retry_after_s
-        return cls(refused.status, refused.code, refused.message, param=refused.param, retry_after_s=after)
+    def refused(cls, refusal: Refusal) -> ApiError:
+        """The error for a served package's refusal."""
+        after = refusal.retry_after_s
+        return cls(refusal.status, refusal.code, refusal.message, param=refusal.param, retry_after_s=after)
 
     @property
     def body(self) -> dict[str, Any]:

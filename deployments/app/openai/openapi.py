@@ -1,4 +1,4 @@
-"""The OpenAPI document. Routes read and write their bodies themselves; here is said which."""
+"""OpenAPI document: declares the bodies, which the routes read and write themselves."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     "5XX": {"model": Error, "description": "The service is at fault, or has no time: 500, 503 or 504"},
 }
 KEYED: dict[str, Any] = {"security": [{"bearer": []}, {}]}
-"""For routes that ask for a key wherever keys are set."""
+"""For routes that require an API key if any are configured."""
 
 
 def request_body(request: type[BaseModel]) -> dict[str, Any]:
-    """For a route that asks for a key and reads `request` as JSON."""
+    """For a route that requires an API key and reads `request` as JSON."""
     content = {"application/json": {"schema": _reference(request)}}
     return {**KEYED, "requestBody": {"required": True, "content": content}}
 
@@ -32,8 +32,8 @@ def response_bodies(
     if event is None:
         return {200: {"model": answer}}
     data = {"contentMediaType": "application/json", "contentSchema": {"anyOf": [_reference(event), _reference(Error)]}}
-    one = {"type": "object", "properties": {"data": {"type": "string", "anyOf": [{"const": "[DONE]"}, data]}}}
-    return {200: {"model": answer, "content": {"text/event-stream": {"schema": one}}}}
+    sent = {"type": "object", "properties": {"data": {"type": "string", "anyOf": [{"const": "[DONE]"}, data]}}}
+    return {200: {"model": answer, "content": {"text/event-stream": {"schema": sent}}}}
 
 
 def _reference(body: type[BaseModel]) -> dict[str, str]:
@@ -41,12 +41,12 @@ def _reference(body: type[BaseModel]) -> dict[str, str]:
 
 
 def document(app: FastAPI, bodies: list[type[BaseModel]]) -> dict[str, Any]:
-    """The document of all routes, with `bodies` among its components: those that routes only name."""
-    found = get_openapi(title=app.title, version=app.version, routes=app.routes)
-    _, named = models_json_schema(
+    """The document of all routes, with `bodies`, which the routes only refer to, among its components."""
+    schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
+    _, definitions = models_json_schema(
         [(body, "validation") for body in bodies], ref_template="#/components/schemas/{model}"
     )
-    components = found.setdefault("components", {})
-    components["schemas"] = {**named["$defs"], **components.get("schemas", {})}
+    components = schema.setdefault("components", {})
+    components["schemas"] = {**definitions["$defs"], **components.get("schemas", {})}
     components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
-    return found
+    return schema

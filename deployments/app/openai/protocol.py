@@ -1,6 +1,6 @@
-"""What OpenAI's ways to ask for text have in common: how `Turns` reads their requests and writes their answers.
+"""Protocol of OpenAI's text APIs: how `ChatService` reads their requests and writes their answers.
 
-`chat.py` and `completions.py` are the two ways.
+`chat.py` and `completions.py` are the two APIs.
 """
 
 from __future__ import annotations
@@ -17,39 +17,50 @@ R = TypeVar("R", bound=TextRequest)
 
 @dataclass(frozen=True)
 class Head:
-    """What every body of one answer begins with; `created` in Unix seconds."""
+    """The fields with which every body of one answer begins."""
 
     trace_id: str
+    """The turn's trace id."""
     created: int
+    """When the request arrived, in Unix seconds."""
     model: str
+    """The model id: the digest of the package that answers."""
 
     def body(self, prefix: str, kind: str) -> dict[str, Any]:
+        """The fields as JSON, for an id with `prefix` and an object of `kind`."""
         return {"id": f"{prefix}-{self.trace_id}", "object": kind, "created": self.created, "model": self.model}
 
 
 class Writer(Protocol):
-    """Writes one answer: `whole` in one piece, or `begin`, then `add` for each delta, then `end` for a stream."""
+    """Writes one answer: `whole` as one body, or a stream by `begin`, then `add` for each delta, then `end`."""
 
-    def whole(self, finished: TurnEnd) -> dict[str, Any]: ...
+    def whole(self, end: TurnEnd) -> dict[str, Any]:
+        """The body of the whole answer."""
 
-    def begin(self) -> Iterator[dict[str, Any]]: ...
+    def begin(self) -> Iterator[dict[str, Any]]:
+        """The events before the first delta."""
 
-    def add(self, delta: Delta) -> Iterator[dict[str, Any]]: ...
+    def add(self, delta: Delta) -> Iterator[dict[str, Any]]:
+        """The events for new text."""
 
-    def end(self, finished: TurnEnd) -> Iterator[dict[str, Any]]: ...
+    def end(self, end: TurnEnd) -> Iterator[dict[str, Any]]:
+        """The events after the last delta."""
 
 
 @dataclass(frozen=True)
 class Api(Generic[R]):
-    """One way to ask: its name in telemetry (OpenTelemetry's `gen_ai.operation.name`), request and writer."""
+    """One API for text."""
 
     operation: str
+    """Its name in telemetry, as OpenTelemetry's `gen_ai.operation.name`."""
     request: type[R]
+    """The model of its request body."""
     writer: Callable[[R, Head], Writer]
+    """Constructs the writer of one answer."""
 
 
-def usage(finished: TurnEnd) -> dict[str, Any]:
-    """Tokens of a turn; the completion's hold its end of turn."""
-    prompt, completion = finished.generation.prompt_tokens, finished.generation.completion_tokens
-    counted = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
-    return {**counted, "prompt_tokens_details": {"cached_tokens": finished.cached_tokens}}
+def usage(end: TurnEnd) -> dict[str, Any]:
+    """The turn's token usage; completion tokens include the end of turn."""
+    prompt, completion = end.generation.prompt_tokens, end.generation.completion_tokens
+    totals = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+    return {**totals, "prompt_tokens_details": {"cached_tokens": end.cached_tokens}}

@@ -1,8 +1,8 @@
-"""OpenAI's requests for text as they are accepted here: what all have in common, and the chat's.
+"""Request bodies of OpenAI's text APIs: the common fields, and chat completions.
 
-Fields that would change the answer and are not supported are refused, with a sentence that says
-so; fields that change nothing here (`metadata`, `store`, …) are accepted and ignored; fields that
-OpenAI does not know are refused as OpenAI refuses them. `null` always means "not given".
+Fields that would change the answer and are not supported are refused, with a sentence that names
+them; fields that have no effect here (`metadata`, `store`, …) are accepted and ignored; fields that
+OpenAI does not know are refused as OpenAI refuses them. `null` always means that a field is absent.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pydantic_core import from_json
 from deployments.app.openai.errors import ApiError
 from deployments.core.messages import TurnRequest
 from tasks.core.records import Message
-from tasks.engine.protocol import Constraint, JsonSchema, Regex
+from tasks.engine.protocol import Constraint, JsonSchema, Regex, SamplingParams
 
 T = TypeVar("T")
 B = TypeVar("B", bound=BaseModel)
@@ -31,7 +31,7 @@ _SMALLEST_TOP_P = 1e-6
 
 
 def only(neutral: int | str | dict[str, JsonValue]) -> tuple[AfterValidator, FieldInfo]:
-    """For a field that is accepted at the value only that changes nothing."""
+    """Annotations of a field that is accepted only at the value that has no effect."""
 
     def check(value: T) -> T:
         if value != neutral:
@@ -46,7 +46,7 @@ class _Part(BaseModel):
 
 
 class TextPart(_Part):
-    """A piece of text in a list of contents; images and sound are not supported."""
+    """Text in a list of contents; images and audio are not supported."""
 
     type: Literal["text"]
     text: str
@@ -73,7 +73,7 @@ class ChatMessage(_Part):
     tool_calls: tuple[ToolCallPart, ...] | None = None
 
     def to_message(self) -> Message:
-        """The message as prompts know it.
+        """The message as prompt templates use it.
 
         Raises:
             ValueError: a tool call's arguments are not a JSON object.
@@ -102,7 +102,7 @@ class Tool(_Part):
     function: Function
 
     def to_schema(self) -> dict[str, Any]:
-        """The tool as `data/prompts/tools.json` has them."""
+        """The tool in the format of `data/prompts/tools.json`."""
         parameters = {"type": "object", "properties": {}, **(self.function.parameters or {})}
         function = {**self.function.model_dump(exclude_none=True), "parameters": parameters}
         return {"type": "function", "function": function}
@@ -127,19 +127,19 @@ class TextFormat(_Part):
     type: Literal["text"]
 
     def to_constraint(self) -> None:
-        """Any text will do."""
+        """No constraint: any text."""
 
 
 class JsonObjectFormat(_Part):
     type: Literal["json_object"]
 
     def to_constraint(self) -> JsonSchema:
-        """Any JSON object will do."""
+        """Any JSON object."""
         return JsonSchema('{"type": "object"}')
 
 
 class NamedSchema(_Part):
-    """A JSON schema; whether `strict` or not, it is kept to."""
+    """A JSON schema; it is enforced whether `strict` or not."""
 
     name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
     description: str | None = None
@@ -152,7 +152,7 @@ class JsonSchemaFormat(_Part):
     json_schema: NamedSchema
 
     def to_constraint(self) -> JsonSchema:
-        """What the schema allows, its properties in their order there."""
+        """JSON that the schema allows, with properties in the schema's order."""
         return JsonSchema(json.dumps(self.json_schema.schema_))
 
 
@@ -168,12 +168,12 @@ class StructuredOutputs(_Part):
 
 
 class TextRequest(BaseModel):
-    """What all requests for text have in common.
+    """The fields that all requests for text share.
 
-    `temperature` is 0 unless given: greedy, because that is how a package was evaluated. What is
-    asked for beyond the package's own limit of new tokens is cut to it, and the answer's
-    `finish_reason` is then `length`. `user` is the customer for whom the shop's tools act; the
-    application that holds the key vouches for it.
+    `temperature` defaults to 0, greedy decoding, because that is how a package was evaluated. A
+    `max_tokens` above the package's own limit of new tokens is reduced to it, and the answer's
+    `finish_reason` is then `length`. `user` is the customer on whose behalf the shop's tools run; the
+    application that holds the API key vouches for it.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
@@ -202,25 +202,27 @@ class TextRequest(BaseModel):
 
     @property
     def constraint(self) -> Constraint | None:
-        """What the whole answer is held to."""
+        """The constraint on the whole answer."""
         return Regex(self.structured_outputs.regex) if self.structured_outputs else None
 
-    def to_ask(self) -> TurnRequest:
-        """What a served package is asked.
+    def to_turn_request(self) -> TurnRequest:
+        """The request as a served package gets it.
 
         Raises:
-            ApiError: the request cannot be put to one.
+            ApiError: the request is not valid for any package.
         """
+        return TurnRequest(sampling=self._sampling(), customer=self.user or None)
+
+    def _sampling(self) -> SamplingParams:
         temperature = self.temperature or 0.0
-        return TurnRequest(
+        return SamplingParams(
             max_new_tokens=self.max_tokens,
-            # Colder than this is greedy to the eye, and overflows float32 on its way.
+            # A lower temperature is practically greedy, and overflows float32.
             temperature=temperature if temperature >= _GREEDY_BELOW else 0.0,
             top_p=1.0 if self.top_p is None else max(self.top_p, _SMALLEST_TOP_P),
             seed=self.seed,
             stop=(self.stop,) if isinstance(self.stop, str) else self.stop or (),
             constraint=self.constraint,
-            customer=self.user or None,
         )
 
 
@@ -239,7 +241,7 @@ class ChatRequest(TextRequest):
     top_logprobs: Annotated[int, *only(0)] | None = None
     modalities: tuple[Literal["text"], ...] | None = None
 
-    # Accepted; they change nothing here.
+    # Accepted; without effect here.
     metadata: Any = None
     store: Any = None
     service_tier: Any = None
@@ -255,37 +257,39 @@ class ChatRequest(TextRequest):
         """See `TextRequest.constraint`.
 
         Raises:
-            ApiError: there is more than one.
+            ApiError: there is more than one constraint.
         """
-        held = self.response_format.to_constraint() if self.response_format else None
-        if held and self.structured_outputs:
+        constraint = self.response_format.to_constraint() if self.response_format else None
+        if constraint and self.structured_outputs:
             message = "structured_outputs and response_format exclude each other"
             raise ApiError(400, "invalid_value", message, param="structured_outputs")
-        return held or super().constraint
+        return constraint or super().constraint
 
-    def to_ask(self) -> TurnRequest:
-        """See `TextRequest.to_ask`."""
+    def to_turn_request(self) -> TurnRequest:
+        """See `TextRequest.to_turn_request`."""
         try:
             messages = tuple(message.to_message() for message in self.messages)
         except ValueError as error:
             message = "a tool call's arguments must be a JSON object, as a string"
             raise ApiError(400, "invalid_value", message, param="messages") from error
         tools = None if self.tools is None else tuple(tool.to_schema() for tool in self.tools)
-        ask = super().to_ask()
         return replace(
-            ask,
+            super().to_turn_request(),
             messages=messages,
             tools=() if self.tool_choice == "none" else tools,
             must_call=self._must_call(),
-            max_new_tokens=self.max_completion_tokens or ask.max_new_tokens,
-            logprobs=bool(self.logprobs),
         )
 
+    def _sampling(self) -> SamplingParams:
+        sampling = super()._sampling()
+        max_new_tokens = self.max_completion_tokens or sampling.max_new_tokens
+        return replace(sampling, max_new_tokens=max_new_tokens, logprobs=bool(self.logprobs))
+
     def _must_call(self) -> tuple[str, ...]:
-        """The client's tools of which one must be called, and nothing said.
+        """The client's tools of which one must be called, without any other text.
 
         Raises:
-            ApiError: there is none that could be, or the answer is to be something else.
+            ApiError: there is no such tool, or another constraint is requested too.
         """
         names = tuple(tool.function.name for tool in self.tools or ())
         if self.tool_choice == "required":
@@ -300,25 +304,25 @@ class ChatRequest(TextRequest):
         return chosen
 
 
-def read_request(kind: type[B], body: bytes) -> B:
-    """Read a request's body.
+def read_request(model: type[B], body: bytes) -> B:
+    """Parse a request's body.
 
     Raises:
-        ApiError: 400, with the first field that is wrong.
+        ApiError: 400, with the first invalid field.
     """
     try:
-        return kind.model_validate_json(body)
+        return model.model_validate_json(body)
     except ValidationError as error:
         raise _explain(error, body) from error
 
 
-def parse_request(kind: type[R], body: bytes) -> R:
-    """Read the body of a request for text.
+def parse_request(model: type[R], body: bytes) -> R:
+    """Parse the body of a request for text.
 
     Raises:
-        ApiError: 400, with the first field that is wrong.
+        ApiError: 400, with the first invalid field.
     """
-    request = read_request(kind, body)
+    request = read_request(model, body)
     if request.stream_options and not request.stream:
         message = "stream_options is only allowed when stream is true"
         raise ApiError(400, "invalid_value", message, param="stream_options")
@@ -337,12 +341,12 @@ def _explain(error: ValidationError, body: bytes) -> ApiError:
     return ApiError(400, code, f"{param or 'body'}: {first['msg']}", param=param)
 
 
-def _path(places: tuple[int | str, ...], value: Any, *, missing: bool) -> Iterator[str]:
-    """Where in `value` an error is. The names of a union's members are in `places` too; they are left out."""
-    for place in places:
-        held = range(len(value)) if isinstance(value, list) else value if isinstance(value, dict) else ()
-        if place in held:
-            value = value[place]
-            yield str(place)
+def _path(location: tuple[int | str, ...], value: Any, *, missing: bool) -> Iterator[str]:
+    """The path of an error in `value`: pydantic's location without the names of a union's members."""
+    for part in location:
+        keys = range(len(value)) if isinstance(value, list) else value if isinstance(value, dict) else ()
+        if part in keys:
+            value = value[part]
+            yield str(part)
     if missing:
-        yield str(places[-1])
+        yield str(location[-1])

@@ -1,7 +1,7 @@
-"""The bodies of answers, as the OpenAPI document describes them.
+"""Response schemas: the bodies of answers in the OpenAPI document.
 
-They describe and do not build: `chat.py`, `completions.py` and `embeddings.py` write the
-bodies, and a test holds what was written against these.
+They only describe the bodies: `chat.py`, `completions.py` and `embeddings.py` write them, and a test
+validates what these write.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class ErrorDetail(_Body):
 
 
 class Error(_Body):
-    """Why there is no answer: `code` is for programs, `message` for a person."""
+    """An error: `code` is for programs, `message` for a person."""
 
     error: ErrorDetail
 
@@ -67,7 +67,7 @@ class ToolCallDelta(ToolCalled):
 
 
 class UrlCitation(_Body):
-    """The passage that a part of the content used: its chunk as the address, its headings, from where to where."""
+    """The passage that a part of the content used: its id as the URL, its headings, and the part's position."""
 
     url: str
     title: str
@@ -121,7 +121,7 @@ class ChatChunkChoice(_Body):
 
 
 class ChatChunk(_Body):
-    """One event of a chat's stream."""
+    """One event of a chat completion's stream."""
 
     id: str
     object: Literal["chat.completion.chunk"]
@@ -157,7 +157,7 @@ class Completion(_Body):
 
 
 class Embedding(_Body):
-    """Numbers, or base64 of little-endian float32."""
+    """A vector as numbers, or as base64 of little-endian float32."""
 
     object: Literal["embedding"]
     index: int

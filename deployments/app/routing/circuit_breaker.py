@@ -1,12 +1,12 @@
-"""A circuit breaker: a route that keeps failing is left alone for a while (Nygard, Release It!, 2007).
+"""Circuit breaker: skips a failing route for a while (Nygard, Release It!, 2007).
 
-    closed     calls go through; when `failure_ratio` of those of the last `window_s` seconds
-               failed, and there were `min_calls`, it opens
+    closed     calls go through; the breaker opens when there were `min_calls` in the last `window_s`
+               seconds and `failure_ratio` of them failed
     open       no call goes through for `open_s` seconds
     half-open  one call goes through, the probe: if it succeeds the breaker closes, if it fails it
                opens again
 
-It decides by a share, not by a number, so that a few failures among many answers do not open it.
+It decides by a share and not by a count, so that a few failures among many answers do not open it.
 """
 
 from __future__ import annotations
@@ -23,30 +23,32 @@ State = Literal["closed", "open", "half-open"]
 class Call:
     """One call that a breaker let through; the first `end` counts."""
 
-    def __init__(self, tell: Callable[[bool | None], None]) -> None:
-        self._tell = tell
+    def __init__(self, report: Callable[[bool | None], None]) -> None:
+        self._report = report
         self._ended = False
 
     def end(self, succeeded: bool | None) -> None:
-        """How it went; None where the call says nothing of the route: its client left, or was at fault."""
+        """Report the outcome; None if it says nothing about the route: the client disconnected, or was at fault."""
         if not self._ended:
             self._ended = True
-            self._tell(succeeded)
+            self._report(succeeded)
 
 
 class CircuitBreaker:
     """The breaker of one route. It belongs to one event loop.
 
     Args:
-        settings: see the module's head.
-        clock: seconds that only grow.
-        changed: is told each new state.
+        settings: see the module's docstring.
+        clock: monotonic seconds.
+        on_change: called with each new state.
     """
 
-    def __init__(self, settings: BreakerSettings, clock: Callable[[], float], changed: Callable[[State], None]) -> None:
+    def __init__(
+        self, settings: BreakerSettings, clock: Callable[[], float], on_change: Callable[[State], None]
+    ) -> None:
         self._settings = settings
         self._clock = clock
-        self._changed = changed
+        self._on_change = on_change
         self._state: State = "closed"
         self._ended: deque[tuple[float, bool]] = deque()
         self._opened = 0.0
@@ -54,17 +56,17 @@ class CircuitBreaker:
         self._changes = 0
 
     def admit(self) -> Call | None:
-        """Let a call through, or None. Who gets one must end it."""
+        """A call, which its caller must end; None if the breaker rejects it."""
         if self._state == "open" and self._clock() >= self._opened + self._settings.open_s:
             self._enter("half-open")
         if self._state == "open" or self._probing:
             return None
         self._probing = self._state == "half-open"
         changes = self._changes
-        # What was let through before the last change of state says nothing of the time after it.
-        return Call(lambda succeeded: self._note(succeeded) if changes == self._changes else None)
+        # A call that was admitted before the last change of state says nothing about the time after it.
+        return Call(lambda succeeded: self._record(succeeded) if changes == self._changes else None)
 
-    def _note(self, succeeded: bool | None) -> None:
+    def _record(self, succeeded: bool | None) -> None:
         self._probing = False
         if succeeded is None:
             return
@@ -85,4 +87,4 @@ class CircuitBreaker:
         self._probing = False
         self._ended.clear()
         self._opened = self._clock()
-        self._changed(state)
+        self._on_change(state)

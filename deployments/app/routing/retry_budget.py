@@ -1,8 +1,8 @@
-"""The budget for retries: they may be a share of the requests, and a few more.
+"""Retry budget: retries are limited to a share of the requests, plus a few per minute.
 
-A service whose every caller retries gets several times its load just when it fails. So a retry
-takes a token, each request puts in a share of one, and a few flow in by themselves, for a service
-that is asked rarely (Google's Site Reliability Engineering, 2016, chapter 21; Finagle's RetryBudget).
+A service that all callers retry gets several times its load just when it fails. So a retry spends a
+token, each request deposits a share of one, and a few are added per minute, for a service with little
+traffic (Google's Site Reliability Engineering, 2016, chapter 21; Finagle's RetryBudget).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from deployments.core.settings import RetrySettings
 
 
 class RetryBudget:
-    """Shared by all requests of a process; never holds more than one minute's own flow."""
+    """The budget of all requests of a process; it never holds more than one minute's worth."""
 
     def __init__(self, settings: RetrySettings, clock: Callable[[], float]) -> None:
         self._share = settings.ratio
@@ -22,12 +22,12 @@ class RetryBudget:
         self._tokens = TokenBucket(settings.per_minute, settings.per_minute, clock())
 
     def deposit(self) -> None:
-        """A request came."""
+        """Add the share of one request."""
         self._tokens.fill(self._clock())
         self._tokens.level = min(self._tokens.per_minute, self._tokens.level + self._share)
 
     def spend(self) -> bool:
-        """Whether a retry may be made now; if so, it is paid for."""
+        """Spend a token for a retry; False if there is none."""
         self._tokens.fill(self._clock())
         if self._tokens.level < 1:
             return False

@@ -1,4 +1,4 @@
-"""How long a turn may take, and what ends one that takes longer."""
+"""Timeouts: the limits on the time to the first token and on the whole turn."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from tasks.core.settings import Section
 
 
 class Timeouts(Section):
-    """Timeouts of a turn."""
+    """The time limits of a turn."""
 
     first_token_s: float
     """Seconds to the first token of each route that is tried."""
     request_s: float
-    """Seconds from a turn's arrival to its end."""
+    """Seconds from the turn's arrival to its end."""
 
 
 async def within(timeouts: Timeouts, arrived: float, events: Events) -> Events:
-    """`events` until their last one, or a refusal in its place when the time is over.
+    """`events` to their last one, or to a refusal when the time is over.
 
     Args:
-        timeouts: the first token's counts from now on, the whole turn's from `arrived`.
-        arrived: by the event loop's clock.
-        events: are closed at the end, whichever it is.
+        timeouts: the first token's begins now, the whole turn's at `arrived`.
+        arrived: when the turn arrived, by the event loop's clock.
+        events: of the turn; are closed at the end.
     """
     end = arrived + timeouts.request_s
     async with aclosing(events):
@@ -39,8 +39,8 @@ async def within(timeouts: Timeouts, arrived: float, events: Events) -> Events:
                 if not isinstance(event, Delta):
                     return
         except TimeoutError:
-            what = "finish" if begun else "begin"
+            verb = "finish" if begun else "begin"
             limit_s = timeouts.request_s if begun else min(timeouts.first_token_s, timeouts.request_s)
-            yield Refusal(504, "timeout", f"the model did not {what} within {limit_s:g} s")
+            yield Refusal(504, "timeout", f"the model did not {verb} within {limit_s:g} s")
         except StopAsyncIteration:
             yield Refusal(500, "engine_error", "the model stopped without finishing its answer")

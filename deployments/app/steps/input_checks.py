@@ -1,4 +1,4 @@
-"""What comes in, checked before anything else reads it: the customer's words, and what a client's tools told."""
+"""Input guardrails: checks of the customer's text and of the results of a client's tools, before anything else."""
 
 from __future__ import annotations
 
@@ -12,57 +12,62 @@ from deployments.core.messages import TurnRequest
 from tasks.core.records import Message
 
 _WHEN: dict[str, When] = {"user": "before", "tool": "data"}
-"""Whose words are looked at, and as what. A system text is the client's own, the assistant's words ours."""
+"""The roles whose messages are checked, and by which checks. System messages are the client's own, assistant messages
+are the model's.
+"""
 
 
 @dataclass(frozen=True)
 class CheckedInput:
-    """An ask as it may go on, what was found in it, and the words of the refusal if it may not."""
+    """A request after the input guardrails."""
 
     request: TurnRequest
+    """The request with redacted texts."""
     findings: tuple[CheckFinding, ...]
+    """The findings of the checks."""
     refusal: str = ""
+    """The answer of a blocked request; empty if it may go on."""
 
     @property
     def blocked_by(self) -> str:
-        """The check that refused it, if one did."""
+        """The check that blocked the request, if one did."""
         return self.findings[-1].check if self.refusal else ""
 
 
 class InputGuard:
-    """Checks asks.
+    """Checks requests.
 
     Args:
-        safety: the checks.
+        guardrails: the checks.
     """
 
-    def __init__(self, safety: Guardrails) -> None:
-        self.safety = safety
+    def __init__(self, guardrails: Guardrails) -> None:
+        self.guardrails = guardrails
 
-    async def check(self, ask: TurnRequest) -> CheckedInput:
-        """Check a conversation, or a text; the event loop is free meanwhile."""
-        return await asyncio.to_thread(self._check, ask)
+    async def check(self, request: TurnRequest) -> CheckedInput:
+        """Check a conversation, or a text, in a thread."""
+        return await asyncio.to_thread(self._check, request)
 
-    def _check(self, ask: TurnRequest) -> CheckedInput:
+    def _check(self, request: TurnRequest) -> CheckedInput:
         findings: list[CheckFinding] = []
-        if ask.text is not None:
-            checked = self.safety.check("before", ask.text)
-            return CheckedInput(replace(ask, text=checked.text), checked.findings, _refusal(checked))
+        if request.text is not None:
+            checked = self.guardrails.check("before", request.text)
+            return CheckedInput(replace(request, text=checked.text), checked.findings, _refusal(checked))
         messages: list[Message] = []
-        for message in ask.messages:
+        for message in request.messages:
             if (when := _WHEN.get(message.role)) is None:
                 messages.append(message)
                 continue
-            checked = self.safety.check(when, message.content)
+            checked = self.guardrails.check(when, message.content)
             findings += checked.findings
             if checked.blocked:
-                return CheckedInput(ask, tuple(findings), _refusal(checked))
+                return CheckedInput(request, tuple(findings), _refusal(checked))
             messages.append(message.model_copy(update={"content": checked.text}))
-        return CheckedInput(replace(ask, messages=tuple(messages)), tuple(findings))
+        return CheckedInput(replace(request, messages=tuple(messages)), tuple(findings))
 
 
 def user_messages(messages: Sequence[Message]) -> tuple[str, ...]:
-    """What the customer wrote, oldest first."""
+    """The texts of the user's messages, oldest first."""
     return tuple(message.content for message in messages if message.role == "user")
 
 

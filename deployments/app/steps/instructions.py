@@ -1,4 +1,4 @@
-"""What a package tells its model and nobody else: its system text, and what its tools are for."""
+"""Instructions of a package: its system prompt and its tools' descriptions, which no answer may leak."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ class Instructions:
     """The instructions of published packages, by digest.
 
     Args:
-        registry: where they are.
+        registry: holds the packages.
     """
 
     def __init__(self, registry: Registry) -> None:
-        self._of = cache(lambda digest: read_instructions(registry.package(digest)))
+        self._cached = cache(lambda digest: read_instructions(registry.package(digest)))
 
     def __call__(self, digest: str) -> tuple[str, ...]:
-        """Those of one package.
+        """The instructions of one package.
 
         Raises:
-            GraftError: it is not there, or holds no prompt.
+            GraftError: there is no such package, or it has no prompt.
         """
-        return self._of(digest)
+        return self._cached(digest)
 
 
 def read_instructions(package: Path) -> tuple[str, ...]:
-    """Those of the package in this folder.
+    """The instructions of the package in this folder.
 
     Raises:
-        GraftError: it holds no prompt.
+        GraftError: it has no prompt.
     """
     source = PromptSource.read(package / PROMPT)
     return (source.system, *(tool["function"].get("description", "") for tool in source.tools))

@@ -1,8 +1,8 @@
-"""What leaves: every answer is checked, and held to the rules, before a client sees it.
+"""Output guardrails: every answer passes the checks and the answer rules before a client receives it.
 
-A stream is let go sentence by sentence, each after a look at all that the answer says by then. What
-is not allowed never leaves: in its place stand what a rule knows to be true, or fixed words with
-which the turn ends as `content_filter`. The model's own answer is read to its end even so, so that
+A stream is released sentence by sentence, each after a check of the whole answer so far. A blocked
+answer is never sent: it is replaced by a statement that a rule knows to be true, or by fixed words
+with which the turn ends as `content_filter`. The model's own answer is still read to its end, so that
 its tokens are counted.
 """
 
@@ -28,154 +28,186 @@ _SENTENCE_END = re.compile(r"[.!?…][\"')\]]*\s|\n")
 
 @dataclass(frozen=True)
 class TurnEvidence:
-    """What an answer may lean on: its customer, what tools told, the passages found, the customer's words."""
+    """The evidence on which an answer may rely."""
 
     customer: str | None
+    """The customer; None: unknown."""
     tool_results: tuple[ToolResult, ...]
+    """Results of the turn's tools."""
     passages: tuple[str, ...] | None
-    """None if nothing was searched."""
+    """Retrieved passages; None if nothing was searched."""
     user_messages: tuple[str, ...]
+    """The customer's messages, oldest first."""
 
 
 AnswerRules = Callable[[str, TurnEvidence], tuple[Decision, ...]]
-"""What the rules say of an answer."""
+"""The decisions of the answer rules on a text."""
 
 
 @dataclass
 class CheckLog:
-    """What came of the looks at one answer; it grows while a stream goes on."""
+    """The results of all checks of one turn; it grows while an answer is streamed."""
 
     findings: tuple[CheckFinding, ...] = ()
+    """One finding for each check."""
     decisions: tuple[Decision, ...] = ()
+    """Decisions of the answer rules."""
     blocked_by: str = ""
-    """The check or rule for which words stand in place of the answer, or of the rest of it."""
+    """The check or rule because of which fixed words replace the answer, or the rest of it."""
 
 
 class OutputGuard:
     """Checks answers.
 
     Args:
-        safety: the checks.
-        judge: the rules for words; may block for some milliseconds.
-        instructions: the system text and the tools that a package shows its model, by digest.
+        guardrails: the checks.
+        answer_rules: the answer rules; may block for some milliseconds.
+        instructions: the system prompt and tool descriptions of a package, by digest.
     """
 
-    def __init__(self, safety: Guardrails, judge: AnswerRules, instructions: Callable[[str], Sequence[str]]) -> None:
-        self._safety = safety
-        self._judge = judge
+    def __init__(
+        self, guardrails: Guardrails, answer_rules: AnswerRules, instructions: Callable[[str], Sequence[str]]
+    ) -> None:
+        self._guardrails = guardrails
+        self._answer_rules = answer_rules
         self._instructions = instructions
 
     async def guard(
-        self, events: Events, ask: TurnRequest, reading: PendingPassages, digest: str, outcome: CheckLog
+        self, events: Events, request: TurnRequest, pending_passages: PendingPassages, digest: str, log: CheckLog
     ) -> Events:
-        """`events` of a turn by the package `digest`, as they may leave; they are closed at the end."""
+        """The events of a turn as they may be sent.
+
+        Args:
+            events: of the turn; are closed at the end.
+            request: the turn's request.
+            pending_passages: its retrieval.
+            digest: the package that answers; empty for the static message.
+            log: receives the results of the checks.
+        """
         instructions = self._instructions(digest) if digest else ()
-        look: _AnswerCheck | None = None
+        check: _AnswerCheck | None = None
         async with aclosing(events):
             async for event in events:
-                look = look or _AnswerCheck(self._safety, self._judge, ask, await reading.wait(), instructions, outcome)
-                yield look.checked(event)
+                if check is None:
+                    passages = await pending_passages.wait()
+                    check = _AnswerCheck(self._guardrails, self._answer_rules, request, passages, instructions, log)
+                yield check.checked(event)
 
 
 class _AnswerCheck:
-    """One answer on its way out."""
+    """The checks of one answer."""
 
     def __init__(
         self,
-        safety: Guardrails,
-        judge: AnswerRules,
-        ask: TurnRequest,
-        read: FoundPassages,
+        guardrails: Guardrails,
+        answer_rules: AnswerRules,
+        request: TurnRequest,
+        passages: FoundPassages,
         instructions: Sequence[str],
-        outcome: CheckLog,
+        log: CheckLog,
     ) -> None:
-        self._safety = safety
-        self._judge = judge
-        self._ask = ask
-        self._read = read
+        self._guardrails = guardrails
+        self._answer_rules = answer_rules
+        self._request = request
+        self._passages = passages
         self._instructions = instructions
-        self._outcome = outcome
+        self._log = log
         self._text = self._sent = ""
-        self._instead, self._refused = "", False
+        self._replacement, self._refused = "", False
         self._seen = 0
 
     def checked(self, event: Event) -> Event:
-        """What may leave of an event."""
+        """The event as it may be sent."""
         if isinstance(event, Delta):
             return self._delta(event)
-        return self._finished(event) if isinstance(event, TurnEnd) else event
+        return self._end(event) if isinstance(event, TurnEnd) else event
 
     def _delta(self, delta: Delta) -> Delta:
-        """The sentences that are whole by now. Scores name each token, so an answer with scores waits for its end."""
+        """The sentences that are complete by now.
+
+        An answer with log-probabilities waits for its end, as these name each token.
+        """
         self._text += delta.text
-        text = self._text if self._ask.text is not None else visible_text(self._text)
+        text = self._text if self._request.text is not None else visible_text(self._text)
         text += " " if self._text[-1:].isspace() else ""  # else a sentence would wait for the next one to begin
         ends = [match.end() for match in _SENTENCE_END.finditer(text)]
         new = ""
-        waits = self._ask.whole or self._ask.logprobs or bool(self._instead)
+        waits = self._request.whole or self._request.sampling.logprobs or bool(self._replacement)
         if ends and ends[-1] > self._seen and not waits:
             self._seen = ends[-1]
             checked = self._check(text[: self._seen].rstrip(), delta.tool_results)
-            if checked.startswith(self._sent) and not self._instead:
+            if checked.startswith(self._sent) and not self._replacement:
                 new, self._sent = checked[len(self._sent) :], checked
         return replace(delta, text=new, logprobs=())
 
-    def _finished(self, finished: TurnEnd) -> TurnEnd:
-        raw = self._ask.text is not None or self._ask.constraint is not None
-        text = finished.generation.text if raw else finished.answer.content
-        checked = text if self._instead else self._check(text, finished.tool_results)
-        if not self._instead and not checked.startswith(self._sent):
-            self._refuse(ANSWER, "others_data")
-        if self._instead:
-            words = "\n".join(filter(None, [self._sent, self._instead]))
-            reason = FINISH_REASON if self._refused else finished.generation.finish_reason
-            generation = replace(finished.generation, text=words, finish_reason=reason)
-            return replace(finished, generation=generation, answer=ParsedAnswer(words, (), True), logprobs=())
+    def _end(self, end: TurnEnd) -> TurnEnd:
+        raw = self._request.text is not None or self._request.sampling.constraint is not None
+        text = end.generation.text if raw else end.answer.content
+        checked = text if self._replacement else self._check(text, end.tool_results)
+        if not self._replacement and not checked.startswith(self._sent):
+            self._replace(ANSWER, "others_data")
+        if self._replacement:
+            words = "\n".join(filter(None, [self._sent, self._replacement]))
+            reason = FINISH_REASON if self._refused else end.generation.finish_reason
+            generation = replace(end.generation, text=words, finish_reason=reason)
+            return replace(end, generation=generation, answer=ParsedAnswer(words, (), True), logprobs=())
         if checked != text:
-            generation = replace(finished.generation, text=checked)
-            answer = replace(finished.answer, content=checked)
-            finished = replace(finished, generation=generation, answer=answer, logprobs=())
-        given = self._read.shown if any(step.tool == lookup_tool.NAME for step in finished.steps) else ()
-        return replace(finished, citations=cite(checked, " ".join(user_messages(self._ask.messages)[-1:]), given))
+            generation = replace(end.generation, text=checked)
+            answer = replace(end.answer, content=checked)
+            end = replace(end, generation=generation, answer=answer, logprobs=())
+        passages = self._passages.shown if any(step.tool == lookup_tool.NAME for step in end.steps) else ()
+        question = " ".join(user_messages(self._request.messages)[-1:])
+        return replace(end, citations=cite(checked, question, passages))
 
-    def _check(self, text: str, deeds: tuple[ToolResult, ...]) -> str:
-        """The text as the checks leave it; notes what they and the rules say, and refuses if one of them does."""
-        ask = self._ask
-        passages = tuple(chunk.embedded for chunk in self._read.grounding)
-        facts = TurnEvidence(
-            ask.customer, deeds, passages if self._read.searched else None, user_messages(ask.messages)
-        )
-        own = tuple(message.content for message in ask.messages if message.role == "system")
-        results = (*(message.content for message in ask.messages if message.role == "tool"), *passages)
-        context = CheckContext(
-            facts.user_messages, (*results, *(deed.result for deed in deeds)), own or self._instructions
-        )
-        checked = self._safety.check("after", text, context)
-        self._outcome.findings = merge_findings(self._outcome.findings, checked.findings)
+    def _check(self, text: str, tool_results: tuple[ToolResult, ...]) -> str:
+        """The text after the checks; logs findings and decisions, and replaces the answer if one of them blocks it."""
+        evidence = self._evidence(tool_results)
+        checked = self._guardrails.check("after", text, self._context(evidence))
+        self._log.findings = merge_findings(self._log.findings, checked.findings)
         if checked.blocked:
-            self._refuse(refusal_text(checked), checked.findings[-1].check)
+            self._replace(refusal_text(checked), checked.findings[-1].check)
         elif self._is_the_shops:
-            self._outcome.decisions = self._judge(checked.text, facts)
-            if barred := first_refusal(self._outcome.decisions):
-                self._refuse(barred.instead or ruled_out(barred), barred.rule, told=bool(barred.instead))
+            self._log.decisions = self._answer_rules(checked.text, evidence)
+            if refused := first_refusal(self._log.decisions):
+                self._replace(refused.instead or ruled_out(refused), refused.rule, is_answer=bool(refused.instead))
         return checked.text
+
+    def _evidence(self, tool_results: tuple[ToolResult, ...]) -> TurnEvidence:
+        passages = tuple(passage.embedded for passage in self._passages.grounding)
+        return TurnEvidence(
+            self._request.customer,
+            tool_results,
+            passages if self._passages.searched else None,
+            user_messages(self._request.messages),
+        )
+
+    def _context(self, evidence: TurnEvidence) -> CheckContext:
+        """The texts from which the answer may copy, and those that it may not leak."""
+        messages = self._request.messages
+        results = (
+            *(message.content for message in messages if message.role == "tool"),
+            *(passage.embedded for passage in self._passages.grounding),
+            *(tool_result.result for tool_result in evidence.tool_results),
+        )
+        system = tuple(message.content for message in messages if message.role == "system")
+        return CheckContext(evidence.user_messages, results, system or self._instructions)
 
     @property
     def _is_the_shops(self) -> bool:
-        """Whether the shop answers for what is said; a client with tools of its own does for what those did."""
-        return self._ask.text is None and not self._ask.tools
+        """Whether the shop is responsible for the statements; a client with its own tools is for their results."""
+        return self._request.text is None and not self._request.tools
 
-    def _refuse(self, words: str, by: str, *, told: bool = False) -> None:
-        """Say `words` instead; `told` if they are an answer and no refusal."""
-        self._instead, self._refused, self._outcome.blocked_by = words, not told, by
+    def _replace(self, words: str, blocked_by: str, *, is_answer: bool = False) -> None:
+        """Answer with `words` instead; `is_answer` if they are an answer and no refusal."""
+        self._replacement, self._refused, self._log.blocked_by = words, not is_answer, blocked_by
 
 
 def merge_findings(before: Sequence[CheckFinding], new: Sequence[CheckFinding]) -> tuple[CheckFinding, ...]:
-    """Findings of one check as one: the times added, and the last outcome that is not a pass."""
-    known = {finding.check: finding for finding in before}
+    """One finding for each check: its times added up, with the last outcome that is not a pass."""
+    merged = {finding.check: finding for finding in before}
     for finding in new:
-        if earlier := known.get(finding.check):
-            telling = finding if finding.outcome != "pass" else earlier
-            finding = replace(telling, ms=earlier.ms + finding.ms)
-        known[finding.check] = finding
-    return tuple(known.values())
+        if earlier := merged.get(finding.check):
+            latest = finding if finding.outcome != "pass" else earlier
+            finding = replace(latest, ms=earlier.ms + finding.ms)
+        merged[finding.check] = finding
+    return tuple(merged.values())

@@ -1,10 +1,10 @@
-"""What the shop's documents say to a turn, where the model finds it when it looks it up.
+"""Retrieval: searches the shop's documents for the passages that a turn may need.
 
-Most turns look nothing up, and all of them lean on what was found only once they have words to
-check. So the search goes on beside the model (`Reading`), and whoever needs it waits for its end.
+Most turns look nothing up, and all of them rely on what was found only once there is text to check.
+So the search runs beside the model (`PendingPassages`), and the steps that need it wait for its end.
 
-Each package names the index that it was trained with, and reads that one for as long as it is
-served. A passage that carries an attack is cleaned once, when its index is opened.
+Each package names the index that it was trained with, and searches that one for as long as it is
+served. A passage that contains an attack is cleaned once, when its index is opened.
 """
 
 from __future__ import annotations
@@ -29,30 +29,31 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FoundPassages:
-    """What was found: `given` to a model that looks it up; an answer may lean on all of `known`.
-
-    `searched` is false where there is nothing to search, or the search `failed`.
-    """
+    """The passages found for a turn."""
 
     shown: tuple[Passage, ...] = ()
+    """The passages that a model reads which looks them up, best first."""
     grounding: tuple[Passage, ...] = ()
+    """All passages on which the answer may rely."""
     searched: bool = False
+    """False where there is nothing to search, or the search failed."""
     failed: bool = False
+    """Whether the search failed."""
 
 
 class PendingPassages:
-    """A search that has begun."""
+    """A search that is running."""
 
     def __init__(self, search: Coroutine[Any, Any, FoundPassages]) -> None:
         self._search = asyncio.create_task(search)
 
     async def wait(self) -> FoundPassages:
-        """What was found. Who stops waiting stops nobody else."""
+        """The passages. A cancelled wait does not cancel the search for others."""
         return await asyncio.shield(self._search)
 
     @property
     def so_far(self) -> FoundPassages:
-        """What was found, if the search is over; nothing until then, or if it broke."""
+        """The passages, if the search is over; none until then, or if it raised."""
         over = self._search.done() and not self._search.cancelled() and not self._search.exception()
         return self._search.result() if over else FoundPassages()
 
@@ -61,61 +62,63 @@ class PassageSearch:
     """Searches the indexes of the packages that are served.
 
     Args:
-        indexes: where they are published.
-        tables: where LanceDB's tables are kept; they can be made again at any time.
+        indexes: folder of the published indexes.
+        tables: folder of LanceDB's tables; they can be rebuilt at any time.
         embed: the served retrieval model.
-        safety: looks at what is read.
+        guardrails: the checks; passages are cleaned of attacks.
     """
 
-    def __init__(self, indexes: Path, tables: Path, embed: Embedder, safety: Guardrails) -> None:
+    def __init__(self, indexes: Path, tables: Path, embed: Embedder, guardrails: Guardrails) -> None:
         self._indexes = indexes
         self._tables = tables
         self._embed = embed
-        self._attacks = safety.only("poisoned_data")
-        self._opened: dict[Grounding, tuple[PassageIndex, dict[str, Passage]]] = {}
+        self._attack_check = guardrails.only("poisoned_data")
+        self._open_indexes: dict[Grounding, tuple[PassageIndex, dict[str, Passage]]] = {}
 
     def keep(self, groundings: Iterable[Grounding]) -> None:
-        """Open what these need, and forget the rest. Takes seconds the first time.
+        """Open the indexes that these need, and close the others. Takes seconds the first time.
 
         Raises:
-            GraftError: an index is missing, or not what it says.
+            GraftError: an index is missing, or its files do not match their hashes.
         """
-        self._opened = {grounding: self._opened.get(grounding) or self._open(grounding) for grounding in groundings}
+        self._open_indexes = {
+            grounding: self._open_indexes.get(grounding) or self._open(grounding) for grounding in groundings
+        }
 
-    def begin(self, grounding: Grounding | None, ask: TurnRequest) -> PendingPassages:
-        """Look for passages for a chat. Without any, or if the search fails, its turn goes on as it is."""
-        return PendingPassages(self._search(grounding, ask))
+    def begin(self, grounding: Grounding | None, request: TurnRequest) -> PendingPassages:
+        """Start the search for a chat. Without passages, or if the search fails, the turn goes on as it is."""
+        return PendingPassages(self._search(grounding, request))
 
-    async def _search(self, grounding: Grounding | None, ask: TurnRequest) -> FoundPassages:
-        asked = retrieval_queries(ask.messages, grounding.turns) if grounding and ask.text is None else []
-        opened = self._opened.get(grounding) if grounding else None
-        if not grounding or not opened or not asked:
+    async def _search(self, grounding: Grounding | None, request: TurnRequest) -> FoundPassages:
+        queries = retrieval_queries(request.messages, grounding.turns) if grounding and request.text is None else []
+        opened = self._open_indexes.get(grounding) if grounding else None
+        if not grounding or not opened or not queries:
             return FoundPassages()
         try:
-            vectors = await self._embed(asked)
+            vectors = await self._embed(queries)
         except GraftError as error:
             _LOG.warning("no passages for a turn: %s", error)
             return FoundPassages(failed=True)
-        passages, cleaned = opened
-        found = await asyncio.to_thread(_find, passages, asked, vectors, grounding.known)
-        given = tuple(cleaned[chunk] for chunk in found[0][: grounding.passages])
-        known = tuple(cleaned[chunk] for chunk in dict.fromkeys(chunk for chunks in found for chunk in chunks))
-        return FoundPassages(given, known, searched=bool(passages.chunks))
+        index, cleaned = opened
+        found = await asyncio.to_thread(_find, index, queries, vectors, grounding.known)
+        shown = tuple(cleaned[passage] for passage in found[0][: grounding.passages])
+        every = dict.fromkeys(passage for passages in found for passage in passages)
+        return FoundPassages(shown, tuple(cleaned[passage] for passage in every), searched=bool(index.chunks))
 
     def _open(self, grounding: Grounding) -> tuple[PassageIndex, dict[str, Passage]]:
-        passages = PassageIndex(self._indexes / grounding.index, self._tables, grounding.retrieval)
-        return passages, {chunk.id: self._clean(chunk) for chunk in passages.chunks}
+        index = PassageIndex(self._indexes / grounding.index, self._tables, grounding.retrieval)
+        return index, {passage.id: self._clean(passage) for passage in index.chunks}
 
-    def _clean(self, chunk: Passage) -> Passage:
-        # The shop's own documents hold its own addresses, so only attacks are looked for.
-        checked = self._attacks.check("data", chunk.text)
-        if not checked.blocked and checked.text == chunk.text:
-            return chunk
-        _LOG.warning("%s: an instruction in it is left out", chunk.id)
-        return chunk.model_copy(update={"text": "" if checked.blocked else checked.text})
+    def _clean(self, passage: Passage) -> Passage:
+        # The shop's documents contain its own addresses, so only attacks are removed.
+        checked = self._attack_check.check("data", passage.text)
+        if not checked.blocked and checked.text == passage.text:
+            return passage
+        _LOG.warning("%s: an instruction in it is left out", passage.id)
+        return passage.model_copy(update={"text": "" if checked.blocked else checked.text})
 
 
-def _find(passages: PassageIndex, asked: Sequence[str], vectors: Vectors, k: int) -> list[list[str]]:
-    """The ids of the `k` best chunks for each question, the best first."""
-    found = (passages.find(question, vector, k) for question, vector in zip(asked, vectors, strict=True))
+def _find(index: PassageIndex, queries: Sequence[str], vectors: Vectors, k: int) -> list[list[str]]:
+    """The ids of the `k` best passages for each query, best first."""
+    found = (index.find(query, vector, k) for query, vector in zip(queries, vectors, strict=True))
     return [[hit.chunk.id for hit in hits] for hits in found]

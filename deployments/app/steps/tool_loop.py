@@ -1,8 +1,8 @@
-"""A turn that uses tools: the model asks for some, they run under their rules, it reads what they gave.
+"""Tool loop: model calls and tool calls alternate until the model answers in words.
 
-A round is one such asking and what came of it; after so many the turn ends with fixed words. It
-happens behind the same events as a turn without tools, so timeouts, fallback and streams know
-nothing of it. Nobody is shown a call.
+Each tool call runs under its rules, and the next model call reads the result; after a set number of
+model calls the turn ends with fixed words. The loop emits the same events as a turn without tools, so
+timeouts, fallback and streams do not depend on it. Clients never see a call.
 """
 
 from __future__ import annotations
@@ -24,136 +24,138 @@ from tasks.tools.policy import Decision, ToolResult
 from tasks.tools.toolbox import Failure, dump_result
 
 WITHHELD = Failure(error="unreadable", message="What the tool told cannot be shown.")
-"""Stands in for a result that no check could clean."""
+"""Replaces a result that no check could clean."""
 
 
 class ToolOutcome(Protocol):
-    """What came of a call, and what the rules said of it."""
+    """The outcome of a call."""
 
     @property
-    def result(self) -> Record: ...
+    def result(self) -> Record:
+        """The tool's result."""
 
     @property
-    def decisions(self) -> tuple[Decision, ...]: ...
+    def decisions(self) -> tuple[Decision, ...]:
+        """Decisions of the call rules."""
 
 
 RunTool = Callable[[ToolCall, str | None, str], ToolOutcome]
-"""Runs a call for a customer (None: somebody unknown) under a key."""
+"""Runs a call for a customer (None: unknown) under an idempotency key."""
 
 
 class PackageBackend(Protocol):
-    """Reaches served packages, with all that a turn of theirs may need on its way."""
+    """Reaches served packages, with the passages that a turn may look up."""
 
-    def stream(self, app: str, ask: TurnRequest, reading: PendingPassages) -> Events:
-        """The events of one turn by the package of the application `app`. Closing it ends the work for it.
+    def stream(self, app: str, request: TurnRequest, pending_passages: PendingPassages) -> Events:
+        """The events of one turn by the package of the application `app`. Closing the generator cancels the work.
 
         Args:
-            app: the application.
-            ask: the conversation.
-            reading: what is being found for its customer's turn.
+            app: the Serve application.
+            request: the conversation.
+            pending_passages: the retrieval for it.
         """
         ...
 
 
 class ToolLoop:
-    """A `PackageBackend` that runs the tools which a backend's models ask for.
+    """A `PackageBackend` that runs the tools which a backend's models call.
 
     Args:
         backend: reaches models.
-        use: runs a call; may block.
-        settings: how many rounds, and the words after the last.
-        safety: looks at what tools tell before the model reads it.
+        run_tool: runs a call; may block.
+        settings: the number of model calls in a turn, and the words after the last.
+        guardrails: checks tool results before the model reads them.
     """
 
-    def __init__(self, backend: Backend, use: RunTool, settings: ToolSettings, safety: Guardrails) -> None:
+    def __init__(self, backend: Backend, run_tool: RunTool, settings: ToolSettings, guardrails: Guardrails) -> None:
         self._backend = backend
-        self._use = use
+        self._run_tool = run_tool
         self._settings = settings
-        self._safety = safety
+        self._guardrails = guardrails
 
-    async def stream(self, app: str, ask: TurnRequest, reading: PendingPassages) -> Events:
+    async def stream(self, app: str, request: TurnRequest, pending_passages: PendingPassages) -> Events:
         """See `PackageBackend.stream`."""
-        if not ask.may_use_tools:
-            async with aclosing(self._backend.stream(app, ask)) as events:
+        if not request.may_use_tools:
+            async with aclosing(self._backend.stream(app, request)) as events:
                 async for event in events:
                     yield event
             return
-        turn = _ToolTurn(ask)
+        turn = _ToolTurn(request)
         for number in range(self._settings.max_tool_rounds):
-            async with aclosing(self._backend.stream(app, turn.ask)) as events:
+            async with aclosing(self._backend.stream(app, turn.request)) as events:
                 async for event in events:
-                    if told := turn.shown(event):
-                        yield told
+                    if visible := turn.visible(event):
+                        yield visible
             if not turn.calls:
                 return
-            for place, call in enumerate(turn.calls):
+            for index, call in enumerate(turn.calls):
                 if call.name == lookup_tool.NAME:
-                    turn.add_passages(await reading.wait())
+                    turn.add_passages(await pending_passages.wait())
                     continue
-                key = f"{ask.key}:{number}:{place}"
-                turn.add_tool_result(call, *await asyncio.to_thread(self._run, call, ask.customer, key))
+                key = f"{request.key}:{number}:{index}"
+                turn.add_tool_result(call, *await asyncio.to_thread(self._run, call, request.customer, key))
         yield turn.unfinished(self._settings.unfinished_message)
 
     def _run(self, call: ToolCall, customer: str | None, key: str) -> tuple[ToolOutcome, CheckedText]:
-        """What came of a call, and its result as the model may read it."""
-        used = self._use(call, customer, key)
-        return used, self._safety.check("data", dump_result(used.result))
+        """The outcome of a call, and its result as the model may read it."""
+        outcome = self._run_tool(call, customer, key)
+        return outcome, self._guardrails.check("data", dump_result(outcome.result))
 
 
 class _ToolTurn:
-    """The conversation as it grows by rounds, and what all of them took together."""
+    """The conversation as it grows by tool rounds, with the totals of all model calls."""
 
-    def __init__(self, ask: TurnRequest) -> None:
-        self.ask = ask
+    def __init__(self, request: TurnRequest) -> None:
+        self.request = request
         self.calls: tuple[ToolCall, ...] = ()
-        self._rounds: list[TurnEnd] = []
+        self._tool_rounds: list[TurnEnd] = []
         self._steps: list[ToolStep] = []
-        self._deeds: list[ToolResult] = []
-        self._said: list[str] = []
-        self._text, self._shown = "", 0
+        self._tool_results: list[ToolResult] = []
+        self._content: list[str] = []
+        self._text, self._sent = "", 0
 
-    def shown(self, event: Event) -> Event | None:
-        """What the client's side is told of a round's event: nothing of the end of one that asks for tools."""
+    def visible(self, event: Event) -> Event | None:
+        """A model call's event as the client may see it; None for the end of one that calls tools."""
         if isinstance(event, Delta):
             return self._delta(event)
         if not isinstance(event, TurnEnd):
             return event
-        self._rounds.append(event)
+        self._tool_rounds.append(event)
         self.calls = event.answer.tool_calls
         if not self.calls:
-            return self._finished(event.answer)
-        self.ask = replace(self.ask, messages=(*self.ask.messages, event.answer.message()))
-        self._said += filter(None, [visible_text(event.generation.text)])
-        self._text, self._shown = "", 0
+            return self._end(event.answer)
+        self.request = replace(self.request, messages=(*self.request.messages, event.answer.message()))
+        self._content += filter(None, [visible_text(event.generation.text)])
+        self._text, self._sent = "", 0
         return None
 
-    def add_passages(self, read: FoundPassages) -> None:
-        """The next round reads what was found for the customer's turn; it was checked when its index was opened."""
-        self._steps.append(ToolStep(tool=lookup_tool.NAME, outcome="ok" if read.shown else "nothing_found"))
-        told = lookup_tool.read_message(lookup_tool.with_context(self.ask.messages, read.shown))
-        self.ask = replace(self.ask, messages=(*self.ask.messages, told))
+    def add_passages(self, passages: FoundPassages) -> None:
+        """Add the passages, which the next model call reads; they were checked when their index was opened."""
+        self._steps.append(ToolStep(tool=lookup_tool.NAME, outcome="ok" if passages.shown else "nothing_found"))
+        message = lookup_tool.read_message(lookup_tool.with_context(self.request.messages, passages.shown))
+        self.request = replace(self.request, messages=(*self.request.messages, message))
 
-    def add_tool_result(self, call: ToolCall, used: ToolOutcome, checked: CheckedText) -> None:
-        """What came of a call, which the next round reads."""
-        outcome = used.result.error if isinstance(used.result, Failure) else "ok"
-        found = tuple(f"{one.check}: {one.reason}" for one in checked.findings if one.outcome != "pass")
-        self._steps.append(ToolStep(tool=call.name, outcome=outcome, decisions=used.decisions, found=found))
+    def add_tool_result(self, call: ToolCall, outcome: ToolOutcome, checked: CheckedText) -> None:
+        """Add a call's result, which the next model call reads."""
+        code = outcome.result.error if isinstance(outcome.result, Failure) else "ok"
+        found = tuple(f"{finding.check}: {finding.reason}" for finding in checked.findings if finding.outcome != "pass")
+        self._steps.append(ToolStep(tool=call.name, outcome=code, decisions=outcome.decisions, found=found))
         result = dump_result(WITHHELD) if checked.blocked else checked.text
-        self._deeds.append(ToolResult(call.name, result))
-        self.ask = replace(self.ask, messages=(*self.ask.messages, Message(role="tool", content=result)))
+        self._tool_results.append(ToolResult(call.name, result))
+        self.request = replace(self.request, messages=(*self.request.messages, Message(role="tool", content=result)))
 
     def unfinished(self, words: str) -> TurnEnd:
-        """The end of a turn whose model would go on asking for tools."""
-        return self._finished(ParsedAnswer(words, (), True))
+        """The end of a turn whose model would go on calling tools."""
+        return self._end(ParsedAnswer(words, (), True))
 
     def _delta(self, event: Delta) -> Delta:
         self._text += event.text
         text = visible_text(self._text)
-        new, self._shown = text[self._shown :], len(text)
-        # Of an answer that goes on after a call the first piece begins a line.
-        begins = new and len(new) == len(text) and self._said
+        new, self._sent = text[self._sent :], len(text)
+        # Content after a call begins on a new line.
+        begins = new and len(new) == len(text) and self._content
         prompt, completion = event.prompt_tokens, event.completion_tokens
-        for earlier in self._rounds:
+        for earlier in self._tool_rounds:
             prompt += earlier.generation.prompt_tokens
             completion += earlier.generation.completion_tokens
         return replace(
@@ -161,27 +163,27 @@ class _ToolTurn:
             text=f"\n{new}" if begins else new,
             prompt_tokens=prompt,
             completion_tokens=completion,
-            tool_results=tuple(self._deeds),
+            tool_results=tuple(self._tool_results),
         )
 
-    def _finished(self, answer: ParsedAnswer) -> TurnEnd:
-        """All rounds as one answer. Its features are the first round's, which is the one that evaluation asks for."""
-        rounds, last = self._rounds, self._rounds[-1]
+    def _end(self, answer: ParsedAnswer) -> TurnEnd:
+        """All model calls as one answer. Its features are those of the first call, as in evaluation."""
+        calls, last = self._tool_rounds, self._tool_rounds[-1]
         generation = replace(
             last.generation,
-            token_ids=tuple(token for one in rounds for token in one.generation.token_ids),
-            prompt_tokens=sum(one.generation.prompt_tokens for one in rounds),
-            first_token_ms=rounds[0].generation.first_token_ms,
-            latency_ms=sum(one.generation.latency_ms for one in rounds),
+            token_ids=tuple(token for call in calls for token in call.generation.token_ids),
+            prompt_tokens=sum(call.generation.prompt_tokens for call in calls),
+            first_token_ms=calls[0].generation.first_token_ms,
+            latency_ms=sum(call.generation.latency_ms for call in calls),
         )
         return replace(
             last,
             generation=generation,
-            answer=replace(answer, content="\n".join([*self._said, answer.content])),
-            features=rounds[0].features,
-            first_round=rounds[0] if self._steps else None,
-            queue_ms=sum(one.queue_ms for one in rounds),
-            cached_tokens=sum(one.cached_tokens for one in rounds),
+            answer=replace(answer, content="\n".join([*self._content, answer.content])),
+            features=calls[0].features,
+            first_round=calls[0] if self._steps else None,
+            queue_ms=sum(call.queue_ms for call in calls),
+            cached_tokens=sum(call.cached_tokens for call in calls),
             steps=tuple(self._steps),
-            tool_results=tuple(self._deeds),
+            tool_results=tuple(self._tool_results),
         )

@@ -57,13 +57,13 @@ def shadows(shop: Desk) -> list[TelemetryRow]:
 
 
 def tried(shop: Desk) -> list[str]:
-    return [told[2] for told in shop.meters.told if told[:2] == ("tried", "shadow")]
+    return [told[2] for told in shop.metrics.events if told[:2] == ("route_attempt", "shadow")]
 
 
 async def copied(shop: Desk, **options: Any) -> bool:
     """Whether a request is asked of the shadow too; waits until it has answered."""
     assert (await shop.post(**options)).status_code == 200
-    copies = set(shop.turns._shadows._open)  # type: ignore[union-attr]
+    copies = set(shop.turns._steps.shadow_traffic._open)  # type: ignore[union-attr]
     await asyncio.gather(*copies)
     return bool(copies)
 
@@ -96,7 +96,7 @@ def test_what_production_answered_is_asked_of_the_shadow_and_compared(stream: bo
         assert (compared.production_ms, compared.shadow_ms) == (2.0, 2.0)
         assert compared.token_f1 == pytest.approx(0.75)
         assert compared.length_ratio == 1
-        given, copied = shop.backend.asks
+        given, copied = shop.backend.requests
         assert (copied.messages, copied.customer) == (given.messages, given.customer)
         assert tried(shop) == ["ok"]
 
@@ -122,7 +122,7 @@ def test_the_answer_has_left_before_the_shadow_is_asked_and_does_not_wait_for_it
         shop = desk(late(go_on))
         for stream in (False, True):
             assert (await shop.post(stream=stream)).status_code == 200
-        await until(lambda: shop.backend.asked.count("new") == 2)
+        await until(lambda: shop.backend.apps.count("new") == 2)
         assert [row.operation for row in shop.rows] == ["chat", "chat"]
         go_on.set()
         await until(lambda: len(shadows(shop)) == 2)
@@ -143,7 +143,7 @@ def test_before_the_body_is_sent_nothing_is_asked() -> None:
 
         async def send(_: Any) -> None:
             await asyncio.sleep(0.01)
-            sent.append(list(shop.backend.asked))
+            sent.append(list(shop.backend.apps))
 
         scope = {
             "type": "http",
@@ -165,17 +165,17 @@ def test_the_shadows_call_is_compared_and_never_run() -> None:
     async def run() -> None:
         settings = load_settings(ROOT / PARAMS).tools
         tools = Tools(Parcel(status="sent"))
-        shop = desk(FIND, use=tools.use, tools=settings)
+        shop = desk(FIND, run_tool=tools.use, tools=settings)
         shop.backend.scripts["old"] = [FIND, answers("It has left.")]
         assert (await shop.post(user="C-1042")).json()["choices"][0]["message"]["content"] == "It has left."
         await until(lambda: shadows(shop))
         assert len(tools.asked) == 1
-        assert shop.backend.asked == ["old", "old", "new"]
+        assert shop.backend.apps == ["old", "old", "new"]
         (row,) = shadows(shop)
         compared = ShadowPair.model_validate_json(row.shadow)
         assert (row.tool_name, compared.production_tool, compared.same_call) == ("find_order", "find_order", True)
         assert (compared.production_ms, compared.shadow_ms) == (2.0, 2.0)
-        first, _, copied = shop.backend.asks
+        first, _, copied = shop.backend.requests
         assert copied.messages == first.messages
 
     asyncio.run(run())
@@ -190,8 +190,8 @@ def test_a_shadow_that_fails_leaves_a_row_and_is_not_asked_again(script: Script)
         (row,) = shadows(shop)
         assert (row.digest, row.shadow, row.user_chars) == (NEW, "", None)
         assert row.status >= 500 and row.error.startswith("engine_")
-        assert shop.backend.asked == ["old", "new"]
-        assert not [told for told in shop.meters.told if told[0] in ("retried", "breaker")]
+        assert shop.backend.apps == ["old", "new"]
+        assert not [told for told in shop.metrics.events if told[0] in ("retry", "breaker_state")]
 
     asyncio.run(run())
 
@@ -253,13 +253,13 @@ def test_only_greedy_chats_that_production_itself_answered_are_copied() -> None:
         assert not await copied(shop, temperature=1)
         assert not await copied(shop, model=OLD)
         assert not await copied(shop)  # that answer was kept
-        shop.chance = 0.5
+        shop.random_number = 0.5
         assert not await copied(shop, messages=other)
-        shop.chance = 0.4
+        shop.random_number = 0.4
         assert await copied(shop, messages=[*other, {"role": "assistant", "content": "Here."}, *other])
         async with shop.http() as http:
             await http.post("/v1/completions", json={"model": "production", "prompt": "Once"})
-        assert shop.backend.asked == ["old"] * 3 + ["old", "new"] + ["old"]
+        assert shop.backend.apps == ["old"] * 3 + ["old", "new"] + ["old"]
 
     asyncio.run(run())
 

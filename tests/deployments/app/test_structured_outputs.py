@@ -42,7 +42,7 @@ class Unable(TellingEngine):
     """Holds no constraint."""
 
     def submit(self, key: int, request: GenerationRequest) -> None:
-        if isinstance(request.constraint, JsonSchema | Regex) or "color" in str(request.constraint):
+        if isinstance(request.sampling.constraint, JsonSchema | Regex) or "color" in str(request.sampling.constraint):
             raise ConstraintError("'color' is not a type of JSON schema")
         super().submit(key, request)
 
@@ -75,7 +75,7 @@ def test_the_engine_is_held_to_what_the_request_names(
     async def run() -> None:
         desk = Desk(TellingEngine('{"order": "HL-1"}'), tiny_base, tiny_prompts)
         assert (await desk.whole(**options)).choices[0].message.content == '{"order": "HL-1"}'
-        assert [request.constraint for request in desk.engine.requests] == [constraint]
+        assert [request.sampling.constraint for request in desk.engine.requests] == [constraint]
 
     asyncio.run(run())
 

@@ -194,7 +194,7 @@ def test_decoding_options_reach_the_engine(tiny_base: Path, tiny_prompts: Path) 
         await desk.whole()
         await desk.whole(temperature=0.7, top_p=0.9, seed=5, stop="x", max_tokens=7)
         await desk.whole(stop=["a", "b"], max_completion_tokens=9999)
-        plain, given, large = desk.engine.requests
+        plain, given, large = (request.sampling for request in desk.engine.requests)
         assert (plain.temperature, plain.top_p, plain.seed, plain.stop, plain.max_new_tokens) == (0, 1, None, (), 50)
         assert (given.temperature, given.top_p, given.seed, given.stop, given.max_new_tokens) == (
             0.7,
@@ -273,7 +273,7 @@ def test_a_full_queue_is_503_with_retry_after(tiny_base: Path, tiny_prompts: Pat
         while not desk.engine.requests:
             await asyncio.sleep(0.005)
         waiting = asyncio.create_task(desk.whole())
-        while not desk.server._batches._waiting:
+        while not desk.server._queue._waiting:
             await asyncio.sleep(0.005)
         with pytest.raises(openai.InternalServerError) as error:
             await desk.whole()

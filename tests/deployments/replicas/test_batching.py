@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from deployments.replicas.batching import BatchingQueue, OverloadedError
-from tasks.engine.protocol import GenerationRequest, TokenChunk
+from tasks.engine.protocol import GenerationRequest, SamplingParams, TokenChunk
 from tests.support.scripted_engine import Piece, ScriptedEngine
 
 
@@ -32,7 +32,7 @@ class SteppedEngine(ScriptedEngine):
 
 
 def request(number: int, tokens: int) -> GenerationRequest:
-    return GenerationRequest((number,), max_new_tokens=tokens)
+    return GenerationRequest((number,), SamplingParams(tokens))
 
 
 async def text(batches: BatchingQueue, number: int, tokens: int) -> str:
@@ -151,8 +151,8 @@ def test_who_would_wait_too_long_is_refused_at_once() -> None:
         batches = BatchingQueue(engine, at_once=1, max_queued=10, max_wait_s=0.5)
         engine.may_step.release()
         await text(batches, 0, 1)
-        assert batches._place_s > 0  # measured; from here on a known one
-        batches._place_s = 0.2
+        assert batches._slot_s > 0  # measured; from here on a known one
+        batches._slot_s = 0.2
         others = [asyncio.create_task(text(batches, n, 1)) for n in (1, 2, 3)]
         await until(lambda: len(engine.requests) == 2 and len(batches._waiting) == 2)
         with pytest.raises(OverloadedError) as error:

@@ -26,7 +26,7 @@ from tasks.core.errors import GraftError
 from tasks.core.files import sha256_tree
 from tasks.engine.openvino import OpenVinoEngine
 from tasks.engine.openvino_export import export
-from tasks.engine.protocol import GenerationRequest, generate
+from tasks.engine.protocol import GenerationRequest, SamplingParams, generate
 from tasks.engine.resources import EXCLUSIVE
 from tasks.engine.weight_fidelity import measure_fidelity
 from tasks.prompt.encoding import IGNORED
@@ -71,7 +71,7 @@ def test_a_family_says_the_same_when_exported(family: str, tiny_base: Path, tmp_
     assert found.greedy_agreement > 0.85
     assert found.perplexity == pytest.approx(found.float32_perplexity, rel=0.1)
     engine = OpenVinoEngine.load(tmp_path / "exported", base / "tokenizer.json", 2, "float32", EXCLUSIVE)
-    ((_, generation),) = generate(engine, [GenerationRequest((5, 6, 7), 8)], 1)
+    ((_, generation),) = generate(engine, [GenerationRequest((5, 6, 7), SamplingParams(8))], 1)
     assert generation.completion_tokens == 8 or generation.finish_reason == "stop"
 
 

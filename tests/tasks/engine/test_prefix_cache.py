@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tasks.engine.prefix_cache import PrefixCacheModel
-from tasks.engine.protocol import Engine, GenerationRequest
+from tasks.engine.protocol import Engine, GenerationRequest, SamplingParams
 
 
 def test_whole_blocks_of_the_same_beginning_are_known() -> None:
@@ -37,7 +37,7 @@ def test_the_block_that_was_used_longest_ago_goes_first() -> None:
 
 def steps_to_first_token(engine: Engine, key: int, prompt: list[int], new: int) -> tuple[int, int, list[int]]:
     """How many steps the prompt took, how much of it was said to be kept, and what followed."""
-    engine.submit(key, GenerationRequest(tuple(prompt), max_new_tokens=new))
+    engine.submit(key, GenerationRequest(tuple(prompt), SamplingParams(new)))
     chunks = []
     steps = 0
     while not chunks:

@@ -15,6 +15,7 @@ from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import jsonschema
 import pytest
@@ -30,6 +31,7 @@ from tasks.engine.protocol import (
     GenerationRequest,
     JsonSchema,
     Regex,
+    SamplingParams,
     Tag,
     Tags,
     TokenChunk,
@@ -149,16 +151,14 @@ def reference(base: Path) -> Reference:
     return logprobs
 
 
-def requests(**options: object) -> list[GenerationRequest]:
-    return [GenerationRequest(prompt, **{"max_new_tokens": 12, **options}) for prompt in PROMPTS]  # type: ignore[arg-type]
+def requests(**options: Any) -> list[GenerationRequest]:
+    return [GenerationRequest(prompt, SamplingParams(**{"max_new_tokens": 12, **options})) for prompt in PROMPTS]
 
 
-def draws(count: int, **options: object) -> list[GenerationRequest]:
+def draws(count: int, **options: Any) -> list[GenerationRequest]:
     """The first prompt, sampled `count` times with a seed for each."""
-    return [
-        GenerationRequest(PROMPTS[0], **{"max_new_tokens": 1, "temperature": 1.0, "seed": seed, **options})  # type: ignore[arg-type]
-        for seed in range(count)
-    ]
+    sampled = ({"max_new_tokens": 1, "temperature": 1.0, "seed": seed, **options} for seed in range(count))
+    return [GenerationRequest(PROMPTS[0], SamplingParams(**one)) for one in sampled]
 
 
 def together(engine: Engine, asked: list[GenerationRequest]) -> list[Generation]:
@@ -202,7 +202,7 @@ def test_together_equals_alone(engine: Engine) -> None:
 def test_who_comes_later_says_the_same_and_who_leaves_disturbs_nobody(engine: Engine) -> None:
     """Requests join and leave in different steps, with prompts of different lengths."""
     sizes = (3, 9, 5, 12, 7, 1, 12, 4)
-    asked = [GenerationRequest(prompt, size) for prompt, size in zip(PROMPTS * 2, sizes, strict=True)]
+    asked = [GenerationRequest(prompt, SamplingParams(size)) for prompt, size in zip(PROMPTS * 2, sizes, strict=True)]
     expected = [generation.token_ids for generation in alone(engine, asked)]
     chunks: list[TokenChunk] = []
     for key, request in enumerate(asked):
@@ -260,7 +260,7 @@ def test_streamed_pieces_add_up_and_half_characters_wait(engine: Engine, tokeniz
 
 def test_length_and_counts(engine: Engine) -> None:
     for size, request in enumerate(requests(), 1):
-        found = together(engine, [GenerationRequest(request.prompt_ids, size)])[0]
+        found = together(engine, [GenerationRequest(request.prompt_ids, SamplingParams(size))])[0]
         assert (found.completion_tokens, found.prompt_tokens) == (size, len(request.prompt_ids))
         assert found.finish_reason == "length"
 
@@ -281,7 +281,7 @@ def test_the_end_of_turn_ends_it(engine: Engine, tokenizer: Tokenizer) -> None:
 def test_a_stop_string_is_not_part_of_the_text(engine: Engine) -> None:
     whole = together(engine, requests()[:1])[0].text
     stop = whole[3:5]
-    engine.submit(0, GenerationRequest(PROMPTS[0], 12, stop=("not there", stop)))
+    engine.submit(0, GenerationRequest(PROMPTS[0], SamplingParams(12, stop=("not there", stop))))
     chunks = until_done(engine, {0})
     assert (text(chunks, 0), chunks[-1].finish_reason) == (whole[: whole.index(stop)], "stop")
     assert engine.step() == []
@@ -312,8 +312,9 @@ def test_top_p_keeps_to_the_nucleus(engine: Engine, reference: Reference) -> Non
 
 
 def test_logprobs_are_those_of_the_model(engine: Engine, reference: Reference) -> None:
-    engine.submit(0, GenerationRequest(PROMPTS[0], 5, temperature=1.5, top_p=0.8, seed=2, logprobs=True))
-    engine.submit(1, GenerationRequest(PROMPTS[1], 5))
+    sampling = SamplingParams(5, temperature=1.5, top_p=0.8, seed=2, logprobs=True)
+    engine.submit(0, GenerationRequest(PROMPTS[0], sampling))
+    engine.submit(1, GenerationRequest(PROMPTS[1], SamplingParams(5)))
     chunks = until_done(engine, {0, 1})
     found = [value for chunk in chunks if chunk.key == 0 for value in chunk.logprobs]
     ids = tokens(chunks, 0)
@@ -341,20 +342,20 @@ def test_a_regular_expression_holds_and_the_end_comes_only_at_a_match(engine: En
 
 
 def test_greedy_under_a_constraint_takes_the_likeliest_that_fits(engine: Engine, reference: Reference) -> None:
-    found = together(engine, [GenerationRequest(PROMPTS[0], 1, constraint=Regex("[b-y]"))])[0]
+    found = together(engine, [GenerationRequest(PROMPTS[0], SamplingParams(1, constraint=Regex("[b-y]")))])[0]
     likelihood = reference(PROMPTS[0])[-1]
     letters = range(3 + ord("b") - ord("!"), 3 + ord("y") - ord("!") + 1)
     assert found.token_ids[0] == max(letters, key=lambda token: likelihood[token].item())
 
 
 def test_a_text_cut_short_is_the_beginning_of_a_match(engine: Engine) -> None:
-    found = together(engine, [GenerationRequest(PROMPTS[0], 3, constraint=Regex("abcdef"))])[0]
+    found = together(engine, [GenerationRequest(PROMPTS[0], SamplingParams(3, constraint=Regex("abcdef")))])[0]
     assert (found.text, found.finish_reason) == ("abc", "length")
 
 
 def test_who_has_a_constraint_disturbs_nobody(engine: Engine) -> None:
     asked = requests()
-    asked[1] = GenerationRequest(PROMPTS[1], 12, constraint=Regex("a{4}"))
+    asked[1] = GenerationRequest(PROMPTS[1], SamplingParams(12, constraint=Regex("a{4}")))
     found = together(engine, asked)
     assert found[1].text == "aaaa"
     expected = alone(engine, requests())
@@ -375,9 +376,9 @@ def test_a_text_of_tags_alone_is_one_of_them(engine: Engine) -> None:
 
 def test_free_text_with_tags_is_the_same_text_while_no_tag_opens(engine: Engine) -> None:
     """Greedy texts; what is no text, bytes that are not UTF-8, is not let through."""
-    asked = [GenerationRequest((1, first, 50), 20) for first in range(40, 80)]
+    asked = [GenerationRequest((1, first, 50), SamplingParams(20)) for first in range(40, 80)]
     free = together(engine, asked)
-    held = together(engine, [replace(request, constraint=TAGS) for request in asked])
+    held = together(engine, [replace(request, sampling=SamplingParams(20, constraint=TAGS)) for request in asked])
     texts = [place for place, generation in enumerate(free) if "\ufffd" not in generation.text]
     assert len(texts) > 5
     assert [held[place].token_ids for place in texts] == [free[place].token_ids for place in texts]
@@ -413,7 +414,7 @@ def test_what_opens_in_free_text_is_held_until_it_ends(engine: Engine) -> None:
 )
 def test_a_constraint_that_cannot_be_held_is_refused(engine: Engine, constraint: Constraint) -> None:
     with pytest.raises(ConstraintError, match="cannot be held: "):
-        engine.submit(0, GenerationRequest(PROMPTS[0], 12, constraint=constraint))
+        engine.submit(0, GenerationRequest(PROMPTS[0], SamplingParams(12, constraint=constraint)))
     assert engine.step() == []
     engine.submit(0, requests()[0])
     assert tokens(until_done(engine, {0}), 0) == alone(engine, requests()[:1])[0].token_ids
@@ -432,7 +433,7 @@ def test_what_was_kept_of_a_prompt_is_told(opens: Opens, base: Path) -> None:
     prompt = tuple(3 + (7 * place + place // 9) % 200 for place in range(100))
 
     def cached(key: int) -> list[int]:
-        engine.submit(key, GenerationRequest((*prompt, 200 + key), max_new_tokens=3))
+        engine.submit(key, GenerationRequest((*prompt, 200 + key), SamplingParams(max_new_tokens=3)))
         chunks: list[TokenChunk] = []
         while not chunks or not chunks[-1].finish_reason:
             chunks += engine.step()

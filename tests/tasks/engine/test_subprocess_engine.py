@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tasks.engine.protocol import GenerationRequest
+from tasks.engine.protocol import GenerationRequest, SamplingParams
 from tasks.engine.resources import EXCLUSIVE
 from tasks.engine.subprocess_engine import EngineLostError, SubprocessEngine
 from tasks.engine.transformers import TransformersEngine
@@ -29,14 +29,14 @@ def test_what_opening_raises_is_told(tmp_path: Path) -> None:
 
 def test_a_lost_process_is_told_from_the_next_step_on(tiny_base: Path) -> None:
     engine = SubprocessEngine(opens(tiny_base))
-    engine.submit(1, GenerationRequest((1, 40, 50), 1000))
+    engine.submit(1, GenerationRequest((1, 40, 50), SamplingParams(1000)))
     assert engine.step()[0].key == 1
     psutil.Process(engine.pid).kill()
     with pytest.raises(EngineLostError, match="ended with -9"):
         while engine.step():
             continue
     with pytest.raises((EngineLostError, OSError)):
-        engine.submit(2, GenerationRequest((1, 40, 50), 1000))
+        engine.submit(2, GenerationRequest((1, 40, 50), SamplingParams(1000)))
         engine.step()
 
 
@@ -45,7 +45,8 @@ def test_it_ends_with_who_started_it_even_by_kill(tiny_base: Path) -> None:
         "import sys, time\nfrom functools import partial\nfrom pathlib import Path\n"
         "from tasks.engine.subprocess_engine import SubprocessEngine\nfrom tasks.engine.resources import EXCLUSIVE\n"
         "from tasks.engine.transformers import TransformersEngine\n"
-        "engine = SubprocessEngine(partial(TransformersEngine.load, Path(sys.argv[1]), None, 2, 'float32', EXCLUSIVE))\n"
+        "load = partial(TransformersEngine.load, Path(sys.argv[1]), None, 2, 'float32', EXCLUSIVE)\n"
+        "engine = SubprocessEngine(load)\n"
         "print(engine.pid, flush=True)\ntime.sleep(600)"
     )
     command = [sys.executable, "-c", program, str(tiny_base)]

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from tasks.engine.model_loading import load_model
-from tasks.engine.protocol import Engine, Generation, GenerationRequest, generate
+from tasks.engine.protocol import Engine, Generation, GenerationRequest, SamplingParams, generate
 from tasks.engine.resources import EXCLUSIVE
 from tasks.engine.transformers import TransformersEngine, _masked, shared_prefix
 
@@ -25,8 +26,8 @@ def engine(tiny_base: Path) -> TransformersEngine:
     return TransformersEngine.load(tiny_base, None, END, "float32", EXCLUSIVE)
 
 
-def requests(**options: object) -> list[GenerationRequest]:
-    return [GenerationRequest(prompt, **{"max_new_tokens": 12, **options}) for prompt in PROMPTS]  # type: ignore[arg-type]
+def requests(**options: Any) -> list[GenerationRequest]:
+    return [GenerationRequest(prompt, SamplingParams(**{"max_new_tokens": 12, **options})) for prompt in PROMPTS]
 
 
 def together(engine: Engine, asked: list[GenerationRequest]) -> list[Generation]:
@@ -53,11 +54,11 @@ def test_what_the_last_batch_opened_with_is_not_computed_again(
 
     def counted(self: TransformersEngine, ids: torch.Tensor, *rest: object) -> torch.Tensor:
         computed.append(ids.numel())
-        return forward(self, ids, *rest)  # type: ignore[arg-type]
+        return forward(self, ids, *rest)
 
     monkeypatch.setattr(TransformersEngine, "_forward", counted)
     for prompt in prompts:
-        request = GenerationRequest(prompt, 1)
+        request = GenerationRequest(prompt, SamplingParams(1))
         fresh = TransformersEngine.load(tiny_base, None, END, "float32", EXCLUSIVE)
         before = len(computed)
         expected = fresh._prefill([request])[0]

@@ -28,9 +28,9 @@ from deployments.core.ports import free_port
 from deployments.core.settings import CacheSettings
 from tasks.core.errors import GraftError
 from tasks.core.records import Message
-from tasks.engine.protocol import Regex
+from tasks.engine.protocol import Regex, SamplingParams
 from tasks.rollout.smoke_test import smoke
-from tests.support.assistant_in_process import NEW, OLD, Clock, Counted, Desk, answers, refuses, unsearched
+from tests.support.assistant_in_process import NEW, OLD, Clock, Desk, RecordedMetrics, answers, refuses, unsearched
 
 CACHE = CacheSettings(mb=1, max_age_s=100, semantic=False, threshold=0.9, entries=3)
 SEMANTIC = CACHE.model_copy(update={"semantic": True})
@@ -66,12 +66,13 @@ def test_what_repeats_itself_is_computed_once(options: dict[str, Any]) -> None:
         assert second.headers["x-graft-route"] == "production"
         details = [r.json()["usage"]["prompt_tokens_details"]["cached_tokens"] for r in (first, second)]
         assert details == [0, first.json()["usage"]["prompt_tokens"]]
-        assert len(shop.backend.asked) == 1
+        assert len(shop.backend.apps) == 1
         assert [(row.cache, row.queue_ms, row.completion_tokens) for row in shop.rows] == [
             ("miss", 3.0, 5),
             ("hit", 0.0, 5),
         ]
-        assert [t for t in shop.meters.told if t[0] == "looked_up"] == [("looked_up", "miss"), ("looked_up", "hit")]
+        lookups = [event[1] for event in shop.metrics.events if event[0] == "cache_lookup"]
+        assert lookups == ["miss", "hit"]
 
     asyncio.run(run())
 
@@ -100,7 +101,7 @@ def test_what_varies_or_must_be_fresh_is_neither_looked_up_nor_kept(options: dic
     async def run() -> None:
         shop = desk()
         assert [result(await shop.post(**options)) for _ in range(2)] == ["off", "off"]
-        assert len(shop.backend.asked) == 2
+        assert len(shop.backend.apps) == 2
 
     asyncio.run(run())
 
@@ -115,25 +116,30 @@ def test_zero_megabytes_are_no_cache() -> None:
 
 def test_a_question_is_all_that_its_answer_depends_on() -> None:
     tool = {"type": "function", "function": {"name": "look_up"}}
-    ask = TurnRequest(messages=(Message(role="user", content="Hello?"),), temperature=1.0, seed=1)
+    ask = TurnRequest((Message(role="user", content="Hello?"),), SamplingParams(temperature=1.0, seed=1))
     others: dict[str, Any] = {
         "messages": (Message(role="user", content="Hello!"),),
         "tools": (tool,),
         "must_call": ("look_up",),
+        "text": "Hello",
+        "whole": True,
+        "customer": "C-1042",
+    }
+    sampled: dict[str, Any] = {
         "max_new_tokens": 7,
         "temperature": 0.5,
         "top_p": 0.9,
         "seed": 2,
         "stop": ("x",),
-        "text": "Hello",
         "logprobs": True,
         "constraint": Regex("yes|no"),
-        "whole": True,
-        "customer": "C-1042",
     }
-    assert set(others) == {field.name for field in fields(TurnRequest)} - {"key"}
-    prints = {fingerprint(ask), *(fingerprint(replace(ask, **{name: value})) for name, value in others.items())}
-    assert len(prints) == len(others) + 1
+    assert set(others) == {field.name for field in fields(TurnRequest)} - {"key", "sampling"}
+    assert set(sampled) == {field.name for field in fields(SamplingParams)}
+    changed = [replace(ask, **{name: value}) for name, value in others.items()]
+    changed += [replace(ask, sampling=replace(ask.sampling, **{name: value})) for name, value in sampled.items()]
+    prints = {fingerprint(ask), *map(fingerprint, changed)}
+    assert len(prints) == len(changed) + 1
     earlier = (Message(role="system", content="Hello?"), *ask.messages)
     assert fingerprint(replace(ask, messages=earlier)) not in prints
     assert fingerprint(replace(ask, key="a name")) in prints
@@ -141,7 +147,7 @@ def test_a_question_is_all_that_its_answer_depends_on() -> None:
 
 def test_greedy_decoding_ignores_seed_and_nucleus() -> None:
     ask = TurnRequest(messages=(Message(role="user", content="Hello?"),))
-    assert fingerprint(ask) == fingerprint(replace(ask, seed=1, top_p=0.5))
+    assert fingerprint(ask) == fingerprint(replace(ask, sampling=SamplingParams(seed=1, top_p=0.5)))
 
 
 def test_nobody_gets_what_was_said_to_another_or_by_another() -> None:
@@ -168,7 +174,7 @@ def test_a_promotion_is_followed_by_its_own_answers_and_what_is_retired_is_forgo
         assert (result(response), content(response)) == ("miss", "From the old one.")
         assert result(await shop.post(model=NEW)) == "hit"
         shop.turns.routing = shop.turns.routing.only(set())
-        assert {key.digest for key in shop.turns._cache._answers} == {OLD}
+        assert {key.digest for key in shop.turns._steps.answer_cache._answers} == {OLD}
         shop.turns.routing = before
         assert result(await shop.post(model=NEW)) == "miss"
 
@@ -206,8 +212,9 @@ def listening(shop: Desk) -> Iterator[str]:
 def test_a_deploy_behind_a_stale_cache_is_caught_by_its_smoke_test(cache: type[AnswerCache], caught: bool) -> None:
     """Before the new package was deployed somebody asked the old one what the smoke test asks."""
     shop = desk("From the new one.")
-    shop.turns._cache = cache(CACHE, shop.meters, shop.clock, None)
-    shop.turns._cache.keep({NEW, OLD})
+    answer_cache = cache(CACHE, shop.metrics, shop.clock, None)
+    shop.turns._steps = replace(shop.turns._steps, answer_cache=answer_cache)
+    answer_cache.keep({NEW, OLD})
     asked = {"messages": [{"role": "user", "content": "Hello?"}], "logprobs": True}
     with listening(shop) as url:
         before = httpx.post(f"{url}/chat/completions", json={"model": OLD, **asked})
@@ -226,11 +233,11 @@ def test_a_deploy_behind_a_stale_cache_is_caught_by_its_smoke_test(cache: type[A
 def test_an_answer_that_ends_after_its_package_was_retired_is_not_kept() -> None:
     async def run() -> None:
         shop = desk()
-        cache, before = shop.turns._cache, shop.turns.routing
+        cache, before = shop.turns._steps.answer_cache, shop.turns.routing
         ask = TurnRequest(messages=(Message(role="user", content="Hello?"),))
         lookup = await cache.look_up("anonymous", NEW, ask, "")
         shop.turns.routing = before.promoted(OLD).only(set())
-        async for _ in cache.keeping(lookup, NEW, shop.backend.ask("new", ask), unsearched()):
+        async for _ in cache.keeping(lookup, NEW, shop.backend.stream("new", ask), unsearched()):
             pass
         shop.turns.routing = before
         assert (await cache.look_up("anonymous", NEW, ask, "")).result == "miss"
@@ -343,7 +350,7 @@ def test_an_embedder_that_fails_fails_no_turn() -> None:
 
 def test_likeness_needs_an_embedder() -> None:
     with pytest.raises(GraftError, match="needs an embedding model"):
-        AnswerCache(SEMANTIC, Counted(), Clock(), None)
+        AnswerCache(SEMANTIC, RecordedMetrics(), Clock(), None)
 
 
 def test_the_oldest_question_makes_room() -> None:

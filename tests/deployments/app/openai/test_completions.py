@@ -65,7 +65,7 @@ def test_options_reach_the_engine_and_16_tokens_are_the_most_unless_told(tiny_ba
         desk = Desk(TellingEngine("ok"), tiny_base, tiny_prompts)
         await complete(desk)
         await complete(desk, max_tokens=30, temperature=0.5, top_p=0.9, seed=3, stop=["a"], n=1, best_of=1, echo=False)
-        plain, told = desk.engine.requests
+        plain, told = (request.sampling for request in desk.engine.requests)
         assert (plain.max_new_tokens, plain.temperature, plain.logprobs) == (16, 0, False)
         assert (told.max_new_tokens, told.temperature, told.top_p, told.seed, told.stop) == (30, 0.5, 0.9, 3, ("a",))
 

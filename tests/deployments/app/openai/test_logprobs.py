@@ -52,6 +52,6 @@ def test_unless_asked_for_there_are_none(tiny_base: Path, tiny_prompts: Path) ->
         desk = spells("ok", tiny_base, tiny_prompts)
         assert (await desk.whole()).choices[0].logprobs is None
         assert all(chunk.choices[0].logprobs is None for chunk in await desk.streamed(logprobs=False))
-        assert [request.logprobs for request in desk.engine.requests] == [False, False]
+        assert [request.sampling.logprobs for request in desk.engine.requests] == [False, False]
 
     asyncio.run(run())

@@ -54,7 +54,7 @@ def test_a_route_that_fails_before_its_first_token_is_followed_by_the_next(strea
         route, reason, retries = told(response)
         assert (route, retries) == ("previous", None)
         assert reason is not None and reason.startswith("production=")
-        assert desk.backend.asked == ["new", "old"]
+        assert desk.backend.apps == ["new", "old"]
         (row,) = desk.rows
         assert (row.status, row.route, row.digest, row.passed_over) == (200, "previous", OLD, reason)
 
@@ -75,7 +75,7 @@ def test_a_stream_that_has_begun_never_changes_its_model() -> None:
         response = await desk.post(stream=True)
         assert NEW in response.text
         assert "refused: engine_unavailable" in response.text
-        assert desk.backend.asked == ["new"]
+        assert desk.backend.apps == ["new"]
         assert (desk.rows[0].status, desk.rows[0].route) == (503, "production")
 
     asyncio.run(run())
@@ -88,7 +88,7 @@ def test_the_clients_own_fault_is_told_and_not_held_against_the_route(stream: bo
         for _ in range(5):
             response = await desk.post(stream=stream)
             assert (response.status_code, told(response)) == (400, ("production", None, None))
-        assert desk.backend.asked == ["new"] * 5
+        assert desk.backend.apps == ["new"] * 5
 
     asyncio.run(run())
 
@@ -98,7 +98,7 @@ def test_overload_falls_back_and_opens_no_breaker() -> None:
         desk = Desk([refuses(503, "overloaded")])
         for _ in range(5):
             await desk.post()
-        assert desk.backend.asked == ["new", "old"] * 5
+        assert desk.backend.apps == ["new", "old"] * 5
 
     asyncio.run(run())
 
@@ -110,7 +110,7 @@ def test_who_asks_for_a_digest_gets_that_package_or_its_own_error(script: Script
         response = await desk.post(model=NEW)
         assert response.status_code >= 500
         assert told(response)[:2] == ("digest", None)
-        assert "old" not in desk.backend.asked
+        assert "old" not in desk.backend.apps
         assert (await desk.post(model=OLD)).json()["model"] == OLD
 
     asyncio.run(run())
@@ -123,7 +123,7 @@ def test_a_replica_that_is_gone_is_asked_again_first(stream: bool) -> None:
         response = await desk.post(stream=stream)
         assert NEW in response.text
         assert told(response) == ("production", None, "1")
-        assert desk.backend.asked == ["new", "new"]
+        assert desk.backend.apps == ["new", "new"]
         assert (desk.rows[0].route, desk.rows[0].retries) == ("production", 1)
         assert desk.rows[0].first_token_ms is not None
 
@@ -134,7 +134,7 @@ def test_attempts_are_bounded() -> None:
     async def run() -> None:
         desk = Desk([UNREACHABLE])
         assert (await desk.whole())[0] == OLD
-        assert desk.backend.asked == ["new", "new", "old"]
+        assert desk.backend.apps == ["new", "new", "old"]
 
     asyncio.run(run())
 
@@ -143,10 +143,10 @@ def test_a_spent_budget_leaves_no_retries() -> None:
     async def run() -> None:
         desk = Desk([UNREACHABLE], retries=RetrySettings(attempts=9, backoff_s=0.001, ratio=0.0, per_minute=1))
         assert (await desk.whole())[0] == OLD
-        assert desk.backend.asked == ["new", "new", "old"]
-        assert [t for t in desk.meters.told if t[0] == "retried"] == [
-            ("retried", "production", "True"),
-            ("retried", "production", "False"),
+        assert desk.backend.apps == ["new", "new", "old"]
+        assert [t for t in desk.metrics.events if t[0] == "retry"] == [
+            ("retry", "production", "True"),
+            ("retry", "production", "False"),
         ]
 
     asyncio.run(run())
@@ -159,11 +159,11 @@ def test_an_open_breaker_skips_its_route_until_a_probe_succeeds() -> None:
             await desk.post()
         response = await desk.post()
         assert told(response) == ("previous", "production=circuit_open", None)
-        assert desk.backend.asked == ["new", "old", "new", "old", "old"]
+        assert desk.backend.apps == ["new", "old", "new", "old", "old"]
         desk.clock.now += 30
         assert await desk.whole() == (NEW, "Better now.")
         assert await desk.whole() == (NEW, "Better now.")
-        assert [t[1:] for t in desk.meters.told if t[0] == "breaker"] == [
+        assert [t[1:] for t in desk.metrics.events if t[0] == "breaker_state"] == [
             (NEW, "open"),
             (NEW, "half-open"),
             (NEW, "closed"),
@@ -179,7 +179,7 @@ def test_a_probe_whose_client_hung_up_makes_room_for_another() -> None:
             await desk.post()
         desk.clock.now += 30
         probe = asyncio.create_task(desk.post())
-        while len(desk.backend.asked) < 5:
+        while len(desk.backend.apps) < 5:
             await asyncio.sleep(0.005)
         probe.cancel()
         await asyncio.wait([probe])
@@ -208,7 +208,7 @@ def test_a_new_package_does_not_inherit_a_breaker() -> None:
         desk.turns.routing = routing.promoted(OLD).only(set())
         desk.turns.routing = routing
         await desk.post()
-        assert desk.backend.asked[-2:] == ["new", "old"]
+        assert desk.backend.apps[-2:] == ["new", "old"]
 
     asyncio.run(run())
 

@@ -36,7 +36,7 @@ def test_beyond_the_room_nothing_is_asked_until_a_request_ends() -> None:
             assert isinstance(refused, Refusal)
             assert (refused.status, refused.code) == (503, OVERLOADED)
             assert refused.retry_after_s
-            assert desk.backend.asked == ["desk", "desk"]
+            assert desk.backend.apps == ["desk", "desk"]
             assert desk.shedding.open == 2
             assert isinstance(await desk.last("other"), TurnEnd)
             await first.aclose()
@@ -52,7 +52,7 @@ def test_a_refusal_for_want_of_room_holds_for_a_moment() -> None:
         first = await desk.last()
         desk.clock.now += 0.4
         assert await desk.last() == first
-        assert desk.backend.asked == ["desk"]
+        assert desk.backend.apps == ["desk"]
         assert isinstance(await desk.last("other"), TurnEnd)
         desk.clock.now += 0.2
         assert isinstance(await desk.last(), TurnEnd)

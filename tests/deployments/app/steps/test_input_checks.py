@@ -15,7 +15,7 @@ from tasks.core.records import Message
 from tasks.core.settings import load_settings
 from tasks.safety.injection_classifier import open_classifier
 from tests.conftest import ROOT
-from tests.support.assistant_in_process import Desk, answers, around
+from tests.support.assistant_in_process import Desk, answers, guards
 from tests.support.attack_texts import ATTACKS
 
 
@@ -25,10 +25,10 @@ def safety(classifier: Path) -> Guardrails:
 
 def test_personal_data_reaches_no_model_and_no_tool(tiny_classifier: Path) -> None:
     async def run() -> None:
-        desk = Desk([answers("Noted.")], layers=around(safety(tiny_classifier)))
+        desk = Desk([answers("Noted.")], around=guards(safety(tiny_classifier)))
         talk = [{"role": "user", "content": "My card is 4111 1111 1111 1111, HL-20931"}]
         await desk.post(messages=talk)
-        (ask,) = desk.backend.asks
+        (ask,) = desk.backend.requests
         assert ask.messages[0].content == "My card is <CARD>, HL-20931"
         (row,) = desk.rows
         found = {finding["check"]: finding["outcome"] for finding in json.loads(row.findings)}
@@ -39,12 +39,12 @@ def test_personal_data_reaches_no_model_and_no_tool(tiny_classifier: Path) -> No
 
 def test_an_attack_is_refused_and_no_model_is_asked(tiny_classifier: Path) -> None:
     async def run() -> None:
-        desk = Desk([answers("Aye.")], layers=around(safety(tiny_classifier)))
+        desk = Desk([answers("Aye.")], around=guards(safety(tiny_classifier)))
         for stream in (False, True):
             talk = [{"role": "user", "content": "Where is my order?"}, {"role": "assistant", "content": "Which?"}]
             response = await desk.post(messages=[*talk, {"role": "user", "content": ATTACKS[0]}], stream=stream)
             assert ATTACK in response.text and "content_filter" in response.text
-        assert desk.backend.asks == []
+        assert desk.backend.requests == []
         for row in desk.rows:
             assert (row.status, row.blocked_by, row.user_chars) == (200, "injection", None)
 

@@ -19,7 +19,7 @@ from tasks.evaluation.response_features import measure_response
 from tasks.prompt.tool_calls import ParsedAnswer
 from tasks.text.pii import find_spans
 from tasks.tools.policy import Decision
-from tests.support.assistant_in_process import Desk, Script, around
+from tests.support.assistant_in_process import Desk, Script, guards
 
 SAFETY = Guardrails(
     (PromptLeakageCheck(8), LinkCheck(["shop.example"]), DataLeakageCheck(find_spans)),
@@ -58,7 +58,7 @@ def pieces(text: str, size: int = 3) -> Script:
 
 
 def desk(text: str) -> Desk:
-    return Desk([pieces(text)], layers=around(SAFETY, judge, [TOLD]))
+    return Desk([pieces(text)], around=guards(SAFETY, judge, [TOLD]))
 
 
 async def streamed(desk: Desk, **options: object) -> tuple[list[str], str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,6 @@ from numpy.typing import NDArray
 from deployments.app.guardrails.checks import Guardrails
 from deployments.app.guardrails.prompt_injection import IndirectInjectionCheck
 from deployments.app.steps.retrieval import FoundPassages, PassageSearch
-from deployments.app.turn import Steps
 from deployments.core.messages import TurnRequest
 from deployments.core.settings import CacheSettings
 from tasks import index
@@ -31,7 +31,7 @@ from tasks.retrieval.search import PassageIndex, Retriever
 from tasks.safety.injection_classifier import open_classifier
 from tests.conftest import ROOT
 from tests.deployments.app.steps.test_tool_loop import calls
-from tests.support.assistant_in_process import NEW, NO_CACHE, Desk, Script, answers, around
+from tests.support.assistant_in_process import NEW, NO_CACHE, Desk, Script, answers, guards
 from tests.support.attack_texts import ATTACKS
 from tests.tasks.retrieval.test_search import SETTINGS, make_embedder, write
 
@@ -74,10 +74,9 @@ class Documents:
         return await self.retrieval.begin(self.grounding, ask).wait()
 
     def desk(self, *scripts: Script, cache: CacheSettings = NO_CACHE) -> Desk:
-        plain = around()
         tools = load_settings(ROOT / "params.yaml").tools
-        layers = Steps(plain.input_guard, self.retrieval, plain.output_guard)
-        desk = Desk(list(scripts), layers=layers, use=no_tool, tools=tools, cache=cache)
+        around = replace(guards(), passage_search=self.retrieval)
+        desk = Desk(list(scripts), around=around, run_tool=no_tool, tools=tools, cache=cache)
         routing = desk.turns.routing
         served = {NEW: routing.served[NEW].model_copy(update={"grounding": self.grounding})}
         desk.turns.routing = routing.model_copy(update={"served": {**routing.served, **served}})
@@ -116,7 +115,7 @@ def test_what_is_looked_up_is_read_and_cited_whole_and_streamed(documents: Docum
         assert message["content"] == "Twice weekly, some water for the fronds."
         (cited,) = message["annotations"]
         assert cited["url_citation"]["url"].startswith("ferns.txt#")
-        assert "Water the fronds" in desk.backend.asks[1].messages[-1].content
+        assert "Water the fronds" in desk.backend.requests[1].messages[-1].content
         (row,) = desk.rows
         assert any(name.startswith("ferns.txt") for name in json.loads(row.passages))
         assert [step["outcome"] for step in json.loads(row.steps)] == ["ok"]
@@ -172,7 +171,7 @@ def test_the_model_does_not_wait_for_the_search_and_its_words_do(documents: Docu
         documents.may_embed.clear()
         turn = asyncio.create_task(desk.post(messages=[{"role": "user", "content": "ferns"}]))
         async with asyncio.timeout(10):
-            while not desk.backend.asks:
+            while not desk.backend.requests:
                 await asyncio.sleep(0.01)
         await asyncio.sleep(0.1)
         assert not turn.done()

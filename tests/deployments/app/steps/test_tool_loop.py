@@ -64,10 +64,8 @@ class Tools:
 
 def shop(*scripts: Script, tools: Tools | None = None, rounds: int = 2, **options: Any) -> tuple[Desk, Tools]:
     tools = tools or Tools(Parcel(status="sent"))
-    settings = load_settings(ROOT / PARAMS).tools.model_copy(
-        update={"max_tool_rounds": rounds, "unfinished_message": UNFINISHED}
-    )
-    return Desk(list(scripts), use=tools.use, tools=settings, **options), tools
+    settings = load_settings(ROOT / PARAMS).tools.model_copy(update={"rounds": rounds, "unfinished": UNFINISHED})
+    return Desk(list(scripts), run_tool=tools.use, tools=settings, **options), tools
 
 
 def test_a_call_is_run_and_its_result_read() -> None:
@@ -78,7 +76,7 @@ def test_a_call_is_run_and_its_result_read() -> None:
         assert choice["message"] == {"role": "assistant", "content": "It has left.", "refusal": None}
         assert choice["finish_reason"] == "stop"
         assert [(name, customer) for name, customer, _ in tools.asked] == [("find_order", "C-1042")]
-        first, second = desk.backend.asks
+        first, second = desk.backend.requests
         assert [message.role for message in second.messages] == [*(m.role for m in first.messages), "assistant", "tool"]
         assert second.messages[-2].tool_calls == (ToolCall(name="find_order", arguments={"order_id": "HL-20931"}),)
         assert json.loads(second.messages[-1].content) == {"status": "sent"}
@@ -122,7 +120,8 @@ def test_what_a_rule_said_is_in_the_row_and_its_words_before_the_model() -> None
     async def run() -> None:
         desk, _ = shop(FIND, answers("Sorry."), tools=Tools(Failure(error="not_yours", message="Not yours."), NO))
         await desk.post(user="C-7")
-        assert json.loads(desk.backend.asks[-1].messages[-1].content) == {"error": "not_yours", "message": "Not yours."}
+        read = json.loads(desk.backend.requests[-1].messages[-1].content)
+        assert read == {"error": "not_yours", "message": "Not yours."}
         (step,) = json.loads(desk.rows[0].steps)
         assert (step["outcome"], step["decisions"]) == ("not_yours", [NO.model_dump()])
 
@@ -210,9 +209,9 @@ def test_over_http_an_order_is_cancelled_for_its_customer_alone(owner: bool, tmp
 
     async def run() -> None:
         cancel = calls("cancel_order", order_id=order["id"])
-        desk = Desk([cancel, answers("Done.")], use=shop.call, tools=settings)
+        desk = Desk([cancel, answers("Done.")], run_tool=shop.call, tools=settings)
         await desk.post(user=order["customer"] if owner else stranger)
-        read = json.loads(desk.backend.asks[-1].messages[-1].content)
+        read = json.loads(desk.backend.requests[-1].messages[-1].content)
         assert ("cancelled" if owner else "error") in read
         (step,) = json.loads(desk.rows[0].steps)
         assert bool({d["outcome"] for d in step["decisions"]} - {"allow"}) != owner
