@@ -87,9 +87,8 @@ def fetch_attacks(sources: Mapping[str, AttackSource], exclude: frozenset[str]) 
     texts: list[LabeledText] = []
     for name, source in sources.items():
         with tempfile.TemporaryDirectory(prefix="graft-attacks-") as temporary:
-            path = fetch_checked(
-                source.file, source.file_sha256, f"prompt_injection.sources.{name}.file", Path(temporary)
-            )
+            key = f"sources.{name}.file"
+            path = fetch_checked(source.file, source.file_sha256, key, Path(temporary), PROMPT_INJECTION_SOURCES)
             texts += [
                 LabeledText(
                     text, attack, source.set, source.use == "held_out" or (source.use == "split" and _is_held_out(text))

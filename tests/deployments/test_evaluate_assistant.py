@@ -116,7 +116,7 @@ class House:
         told = ("", *(tool["function"]["description"] for tool in source))
         read, grounding = knowledge or (Knowledge(folder / "indexes", folder / "tables", None), None)
         self.harness = AssistantHarness(
-            InProcessEngine(model, ("i can't",), REPLICA.model_copy(update={"at_once": 8, "max_queued": 99})),
+            InProcessEngine(model, ("i can't",), REPLICA.model_copy(update={"max_num_seqs": 8, "max_queued": 99})),
             PackageUnderTest("d" * 64, "desk", 50, told, grounding),
             read,
             ShopSandbox(PARAMETERS.tools, seed, folder),
