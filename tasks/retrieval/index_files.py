@@ -74,8 +74,8 @@ def build_index(
     """Embed chunks and write the index; `target` is whole or untouched. Without documents there are none.
 
     Args:
-        asked: questions that a section answers, with the places of its chunks (`tasks.retrieval.expansion.read_expansions`);
-            of several chunks the nearest to the question has it.
+        asked: questions that a section answers, with the places of its chunks
+            (`tasks.retrieval.expansion.read_expansions`); of several chunks the nearest to the question has it.
 
     Raises:
         TextTooLongError: a text is longer than the retrieval model's window.

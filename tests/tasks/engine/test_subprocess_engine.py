@@ -45,7 +45,8 @@ def test_it_ends_with_who_started_it_even_by_kill(tiny_base: Path) -> None:
         "import sys, time\nfrom functools import partial\nfrom pathlib import Path\n"
         "from tasks.engine.subprocess_engine import SubprocessEngine\nfrom tasks.engine.resources import EXCLUSIVE\n"
         "from tasks.engine.transformers import TransformersEngine\n"
-        "engine = SubprocessEngine(partial(TransformersEngine.load, Path(sys.argv[1]), None, 2, 'float32', EXCLUSIVE))\n"
+        "load = partial(TransformersEngine.load, Path(sys.argv[1]), None, 2, 'float32', EXCLUSIVE)\n"
+        "engine = SubprocessEngine(load)\n"
         "print(engine.pid, flush=True)\ntime.sleep(600)"
     )
     command = [sys.executable, "-c", program, str(tiny_base)]
