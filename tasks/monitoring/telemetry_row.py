@@ -44,8 +44,8 @@ class TelemetryRow(Record):
     `passages` the ids of the chunks that it could look up, `findings` what each safety check said and
     its milliseconds, `decisions` what the rules said of the answer. `blocked_by` is the check or rule
     for which fixed words stand in place of the answer, or of its rest. What could not be measured is
-    None; the last fields are those of
-    `tasks.evaluation.response_features.Features` of the first round, of which an answer that broke off has its tokens so far.
+    None; the last fields are those of `tasks.evaluation.response_features.Features` of the first
+    round, of which an answer that broke off has its tokens so far.
     """
 
     trace_id: str

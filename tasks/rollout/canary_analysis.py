@@ -118,7 +118,8 @@ def analyze_canary(
 
     Args:
         rows: telemetry, as `tasks.monitoring.telemetry_store.read_window` gives it; see
-            `tasks.rollout.canary_metrics.compared`. The hour before `start` is worth having: production's 95th percentile is taken from it.
+            `tasks.rollout.canary_metrics.compared`. The hour before `start` is worth having: production's 95th
+            percentile is taken from it.
         canary: the digest on trial.
         production: the digest that it is compared with.
         start: when the phase began; aware.
