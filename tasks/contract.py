@@ -28,7 +28,7 @@ REPORT = "report.html"
 RESULT = "result.json"
 
 
-def save(checked: ContractResult, terms: ContractSpec, today: date, shown: int, folder: Path) -> None:
+def save(result: ContractResult, spec: ContractSpec, today: date, shown: int, folder: Path) -> None:
     """Write the report, the result and, unless an `error` rule is broken, the rows.
 
     Raises:
@@ -38,42 +38,42 @@ def save(checked: ContractResult, terms: ContractSpec, today: date, shown: int, 
     write_json(
         folder / RESULT,
         {
-            "ok": not checked.broken,
+            "ok": not result.broken,
             "checked_on": today.isoformat(),
-            "lines": checked.lines,
-            "rows": len(checked.rows),
-            "rules": [{"verdict": o.verdict, **o.model_dump(mode="json")} for o in checked.results],
+            "lines": result.lines,
+            "rows": len(result.rows),
+            "rules": [{"verdict": o.verdict, **o.model_dump(mode="json")} for o in result.results],
         },
     )
-    write_text(folder / REPORT, html_page(checked.results, terms, checked.lines, today, shown))
-    if checked.broken:
+    write_text(folder / REPORT, html_page(result.results, spec, result.lines, today, shown))
+    if result.broken:
         raise GraftError(
-            f"{broken_message(checked, shown)}\n"
+            f"{broken_message(result, shown)}\n"
             f"Mend the rows, or the terms in {CONTRACT}; the whole report: {folder / REPORT}. "
             "Nothing after the contract ran, and what is released stays as it is."
         )
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pandas(checked.rows, preserve_index=False), sink)
+    pq.write_table(pa.Table.from_pandas(result.rows, preserve_index=False), sink)
     write_bytes(folder / ROWS, sink.getvalue().to_pybytes())
 
 
 def run(
-    raw: Path, terms: ContractSpec, prompt: Prompt, settings: ContractSettings, today: date, folder: Path
+    raw: Path, spec: ContractSpec, prompt: Prompt, settings: ContractSettings, today: date, folder: Path
 ) -> ContractResult:
     """Read, check and save; see `save` for what is raised."""
-    checked = check_contract(read_folder(raw), terms, prompt, settings, today)
-    if checked.warnings:
-        print(f"contract: warnings\n{text_table(checked.warnings, settings.offending_rows)}", flush=True)
-    save(checked, terms, today, settings.offending_rows, folder)
-    return checked
+    result = check_contract(read_folder(raw), spec, prompt, settings, today)
+    if result.warnings:
+        print(f"contract: warnings\n{text_table(result.warnings, settings.offending_rows)}", flush=True)
+    save(result, spec, today, settings.offending_rows, folder)
+    return result
 
 
 def main() -> None:
     prompt = Prompt.load(PROMPTS, BUILT_BASE)
-    checked = run(RAW, load_contract(CONTRACT), prompt, load_settings().contract, date.today(), BUILT_CONTRACT)
-    left_out = checked.lines - len(checked.rows)
-    aside = f", {left_out} lines left out as they cannot be trained on" if left_out else ""
-    print(f"contract: {len(checked.rows)} rows accepted{aside}, {len(checked.results)} rules checked")
+    result = run(RAW, load_contract(CONTRACT), prompt, load_settings().contract, date.today(), BUILT_CONTRACT)
+    left_out = result.lines - len(result.rows)
+    left_out_note = f", {left_out} lines left out as they cannot be trained on" if left_out else ""
+    print(f"contract: {len(result.rows)} rows accepted{left_out_note}, {len(result.results)} rules checked")
 
 
 if __name__ == "__main__":

@@ -66,19 +66,19 @@ def prepare(rows: Sequence[dict[str, Any]], settings: PrepareSettings) -> Prepar
     for row in rows:
         kept.setdefault(fingerprint(load_messages(row["messages"])), row)
     unique = list(kept.values())
-    units = _split_groups(unique)
-    wanted = shares(settings.eval_share, settings.test_share)
-    chosen = assign(units, [row["label"] for row in unique], wanted, settings.seed)
+    split_groups = _split_groups(unique)
+    fractions = shares(settings.eval_share, settings.test_share)
+    split_of = assign(split_groups, [row["label"] for row in unique], fractions, settings.seed)
     examples = [
         Example(
             id=row["id"],
             label=row["label"],
             group=row["group"],
-            split=chosen[unit],
+            split=split_of[split_group],
             source=row["source"],
             messages=load_messages(row["messages"]),
         )
-        for row, unit in zip(unique, units, strict=True)
+        for row, split_group in zip(unique, split_groups, strict=True)
     ]
     return PreparedRows(examples, len(rows) - len(unique))
 
@@ -103,14 +103,14 @@ def refuse_crossing(examples: Sequence[Example], near_duplicate: float) -> None:
     for example in examples:
         other = groups.setdefault(example.group, example)
         if other.split != example.split:
-            raise GraftError(_crossing(f"group {example.group}", other, example))
+            raise GraftError(_crossing_message(f"group {example.group}", other, example))
     duplicates = find_duplicates([example.messages for example in examples], near_duplicate)
-    for example, first in zip(examples, duplicates.cluster, strict=True):
-        if examples[first].split != example.split:
-            raise GraftError(_crossing("a near-duplicate", examples[first], example))
+    for example, first_index in zip(examples, duplicates.cluster, strict=True):
+        if examples[first_index].split != example.split:
+            raise GraftError(_crossing_message("a near-duplicate", examples[first_index], example))
 
 
-def _crossing(what: str, one: Example, other: Example) -> str:
+def _crossing_message(what: str, one: Example, other: Example) -> str:
     return (
         f"prepare: {what} crosses splits: {one.source} is in {one.split}, {other.source} in {other.split}; "
         "nothing was written. Run the stage `contract` again, so that it groups the rows anew."

@@ -56,10 +56,10 @@ STORED = ("id", "label", "group", "source", "messages", "n_tokens", "twin")
 class RowChecker:
     """All that is checked of a row by itself, ready to be applied to many."""
 
-    def __init__(self, terms: ContractSpec, prompt: Prompt) -> None:
-        self._terms, self._prompt = terms, prompt
+    def __init__(self, spec: ContractSpec, prompt: Prompt) -> None:
+        self._terms, self._prompt = spec, prompt
         self._tools = row_checks.ToolCheck(prompt.source.tools)
-        self._language = language_of(terms.language)
+        self._language = language_of(spec.language)
 
     def __call__(self, row: ChatRow) -> dict[str, Any]:
         """The row's columns that need no other row."""
@@ -71,7 +71,7 @@ class RowChecker:
             "behaviour": row_checks.behavior(row, labels),
             "tools": self._tools(row),
             "refusals": row_checks.refusals(row, labels, phrases),
-            "personal_data": _personal(row),
+            "personal_data": _pii_fault(row),
         }
         trainable = not any(faults.get(name) for name in TRAINABLE)
         return {
@@ -82,14 +82,14 @@ class RowChecker:
         }
 
 
-def _personal(row: ChatRow) -> str:
+def _pii_fault(row: ChatRow) -> str:
     for number, text in row_checks.texts(row.messages):
         if kinds := find_pii(text):
             return f"turn {number}: {', '.join(kinds)}"
     return ""
 
 
-def _repeats(lines: Sequence[RawLine], duplicates: Duplicates) -> list[dict[str, str | None]]:
+def _duplicate_columns(lines: Sequence[RawLine], duplicates: Duplicates) -> list[dict[str, str | None]]:
     def name(index: int | None, how: str) -> str | None:
         return None if index is None else f"{how} {lines[index].source}"
 
@@ -100,7 +100,7 @@ def _repeats(lines: Sequence[RawLine], duplicates: Duplicates) -> list[dict[str,
 
 
 def build_table(
-    lines: Sequence[RawLine], terms: ContractSpec, prompt: Prompt, near_duplicate: float, today: date
+    lines: Sequence[RawLine], spec: ContractSpec, prompt: Prompt, near_duplicate: float, today: date
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The table of checks, one row per line; and the rows that can be trained on, as they are stored.
 
@@ -109,15 +109,15 @@ def build_table(
     """
     readable = [line for line in lines if line.row is not None]
     rows = [line.row for line in readable if line.row is not None]
-    check = RowChecker(terms, prompt)
+    check = RowChecker(spec, prompt)
     checked = _map_rows(rows, check)
     duplicates = find_duplicates([row.messages for row in rows], near_duplicate)
-    counts = Counter(row.label for row in rows if row.label in terms.labels)
+    counts = Counter(row.label for row in rows if row.label in spec.labels)
     columns = iter(
-        own | repeated | {"label_rows": counts.get(row.label), "label_share": counts[row.label] / len(rows)}
-        for row, own, repeated in zip(rows, checked, _repeats(readable, duplicates), strict=True)
+        own | duplicate_columns | {"label_rows": counts.get(row.label), "label_share": counts[row.label] / len(rows)}
+        for row, own, duplicate_columns in zip(rows, checked, _duplicate_columns(readable, duplicates), strict=True)
     )
-    age_days = (today - terms.updated).days
+    age_days = (today - spec.updated).days
     records = [
         {"source": line.source, "readable": line.fault or None, "readable_rows": 0 if line.fault else 1}
         | {"age_days": age_days}
@@ -127,9 +127,9 @@ def build_table(
     table = pd.DataFrame.from_records(records, columns=list(COLUMNS))
     table = table.astype({name: object for name in COLUMNS if table[name].dtype.kind not in "if"})
     kept = [
-        _stored(line, row, own["n_tokens"], rows[twin].id)
-        for line, row, own, twin in zip(readable, rows, checked, duplicates.cluster, strict=True)
-        if own["n_tokens"] is not None
+        _stored(line, row, row_columns["n_tokens"], rows[first_row].id)
+        for line, row, row_columns, first_row in zip(readable, rows, checked, duplicates.cluster, strict=True)
+        if row_columns["n_tokens"] is not None
     ]
     return table.where(table.notna(), None), pd.DataFrame.from_records(kept, columns=list(STORED))
 
@@ -143,7 +143,7 @@ def _map_rows(rows: Sequence[ChatRow], check: Callable[[ChatRow], dict[str, Any]
     return checked
 
 
-def _stored(line: RawLine, row: ChatRow, n_tokens: int, twin: str) -> dict[str, Any]:
+def _stored(line: RawLine, row: ChatRow, n_tokens: int, cluster_id: str) -> dict[str, Any]:
     """One record of `rows.parquet`."""
     return {
         "id": row.id,
@@ -152,5 +152,5 @@ def _stored(line: RawLine, row: ChatRow, n_tokens: int, twin: str) -> dict[str, 
         "source": line.source,
         "messages": dump_messages(row.messages),
         "n_tokens": n_tokens,
-        "twin": twin,
+        "twin": cluster_id,
     }

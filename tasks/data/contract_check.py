@@ -36,15 +36,15 @@ class ContractResult:
 
 
 def check_contract(
-    lines: Sequence[RawLine], terms: ContractSpec, prompt: Prompt, settings: ContractSettings, today: date
+    lines: Sequence[RawLine], spec: ContractSpec, prompt: Prompt, settings: ContractSettings, today: date
 ) -> ContractResult:
     """Check raw lines, at least one, against the terms as of `today`."""
-    table, rows = build_table(lines, terms, prompt, settings.near_duplicate, today)
-    outcomes = rule_results(table, validate(table, expectations_of(terms)), terms)
-    return ContractResult(outcomes, rows, len(lines))
+    table, rows = build_table(lines, spec, prompt, settings.near_duplicate, today)
+    results = rule_results(table, validate(table, expectations_of(spec)), spec)
+    return ContractResult(results, rows, len(lines))
 
 
-def broken_message(checked: ContractResult, shown: int) -> str:
+def broken_message(result: ContractResult, shown: int) -> str:
     """The table of broken rules for a person."""
-    rules = "1 rule" if len(checked.broken) == 1 else f"{len(checked.broken)} rules"
-    return f"the data breaks {rules} of the contract:\n{text_table(checked.broken, shown)}"
+    rules = "1 rule" if len(result.broken) == 1 else f"{len(result.broken)} rules"
+    return f"the data breaks {rules} of the contract:\n{text_table(result.broken, shown)}"

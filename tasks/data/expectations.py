@@ -37,13 +37,13 @@ class ExpectationResult:
     indexes: tuple[int, ...]
 
 
-def expectations_of(terms: ContractSpec) -> list[Expectation]:
+def expectations_of(spec: ContractSpec) -> list[Expectation]:
     """Every rule of the contract, as one or more expectations over the columns of `row_table`."""
-    rules = terms.rules
+    rules = spec.rules
     row_rules = [
         *[Expectation(rule, "expect_column_values_to_be_null", {"column": rule}) for rule in FAULT_RULES],
-        _in_set("labels", "label", sorted(terms.labels), 1.0),
-        _in_set("language", "language", [terms.language], 1.0 - rules.language.max_share),
+        _in_set("labels", "label", sorted(spec.labels), 1.0),
+        _in_set("language", "language", [spec.language], 1.0 - rules.language.max_share),
         _between("tokens", "expect_column_values_to_be_between", "n_tokens", rules.tokens.min, rules.tokens.max),
         _unrepeated("exact_duplicates", "exact_duplicate", rules.exact_duplicates.max_share),
         _unrepeated("near_duplicates", "near_duplicate", rules.near_duplicates.max_share),
@@ -52,13 +52,13 @@ def expectations_of(terms: ContractSpec) -> list[Expectation]:
     each = "expect_column_values_to_be_between"
     table_rules = [
         _between("volume", total, "readable_rows", rules.volume.min, rules.volume.max),
-        _between("freshness", "expect_column_max_to_be_between", "age_days", 0, terms.cadence_days),
+        _between("freshness", "expect_column_max_to_be_between", "age_days", 0, spec.cadence_days),
         _between("balance", each, "label_rows", rules.balance.min_rows, None),
         _between("balance", each, "label_share", None, rules.balance.max_share),
         Expectation(
             "balance",
             "expect_column_distinct_values_to_contain_set",
-            {"column": "label", "value_set": sorted(terms.labels)},
+            {"column": "label", "value_set": sorted(spec.labels)},
         ),
     ]
     return row_rules + table_rules

@@ -43,19 +43,19 @@ class ImportFile:
         """Kind, rows, columns, labels and the first row, for a person to see whether it was understood."""
         rows = self.rows
         labels = Counter(row.label for row in rows)
-        few = ", ".join(f"{label or '(none)'} {count}" for label, count in labels.most_common(6))
+        common_labels = ", ".join(f"{label or '(none)'} {count}" for label, count in labels.most_common(6))
         unreadable = len(self.lines) - len(rows)
         parts = [
             f"{self.file}: {self.kind}, {len(rows)} rows" + (f", {unreadable} unreadable lines" if unreadable else ""),
             f"  columns: {', '.join(self.columns)}" if self.columns else "",
             f"  tools declared: {', '.join(sorted(self.tools))}" if self.tools else "",
-            f"  labels: {len(labels)} ({few}{', …' if len(labels) > 6 else ''})",
-            *(f"  first row, {message.role}: {_say(message)}" for message in (rows[0].messages if rows else ())),
+            f"  labels: {len(labels)} ({common_labels}{', …' if len(labels) > 6 else ''})",
+            *(f"  first row, {message.role}: {_preview(message)}" for message in (rows[0].messages if rows else ())),
         ]
         return "\n".join(part for part in parts if part)
 
 
-def _say(message: Message) -> str:
+def _preview(message: Message) -> str:
     calls = " ".join(f"{call.name}({call.arguments})" for call in message.tool_calls)
     text = " ".join(f"{message.content} {calls}".split())
     return text if len(text) <= 100 else f"{text[:99]}…"
@@ -105,20 +105,20 @@ def _read_csv(file: Path, input_column: str | None, target_column: str | None) -
         raise GraftError(f"{file}: the file is empty")
     csv.field_size_limit(MAX_FIELD_CHARS)
     delimiter, header = _header(file, text, input_column, target_column)
-    ends = (header.index(str(input_column)), header.index(str(target_column)))
+    column_indexes = (header.index(str(input_column)), header.index(str(target_column)))
     lines, start = [], 1
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
         for cells in reader:
             if cells and start > 1:
-                lines.append(_table_line(file, start, cells, len(header), ends))
+                lines.append(_table_line(file, start, cells, len(header), column_indexes))
             start = reader.line_num + 1
     except csv.Error as error:
         raise GraftError(f"{file}:{reader.line_num}: not readable as CSV: {error}") from error
     if not lines:
         raise GraftError(f"{file}: a header and no rows")
-    kept = ImportFile(file, "CSV", tuple(name_lines(lines)), tuple(header))
-    return kept.with_rows(_labeled(kept.rows))
+    table = ImportFile(file, "CSV", tuple(name_lines(lines)), tuple(header))
+    return table.with_rows(_with_labels(table.rows))
 
 
 def _header(file: Path, text: str, input_column: str | None, target_column: str | None) -> tuple[str, list[str]]:
@@ -131,22 +131,22 @@ def _header(file: Path, text: str, input_column: str | None, target_column: str 
             return delimiter, header
     widest: list[str] = max(headers.values(), key=len)
     missing = [name for name in (input_column, target_column) if name]
-    found = f"it has the columns {', '.join(widest)}"
+    columns_found = f"it has the columns {', '.join(widest)}"
     if len(missing) < 2:
-        raise GraftError(f"{file}: say which columns to use, --input COLUMN --target COLUMN; {found}")
-    raise GraftError(f"{file}: no columns {' and '.join(missing)} there; {found}")
+        raise GraftError(f"{file}: say which columns to use, --input COLUMN --target COLUMN; {columns_found}")
+    raise GraftError(f"{file}: no columns {' and '.join(missing)} there; {columns_found}")
 
 
-def _table_line(file: Path, number: int, cells: list[str], width: int, ends: tuple[int, int]) -> RawLine:
+def _table_line(file: Path, number: int, cells: list[str], width: int, column_indexes: tuple[int, int]) -> RawLine:
     """One record of a CSV (it may span lines; `number` is its first) as a user turn and an answer."""
     if len(cells) != width:
         return RawLine(file.as_posix(), number, None, f"{len(cells)} cells, but the header has {width}")
-    asked, answered = (cells[index].strip() for index in ends)
+    asked, answered = (cells[index].strip() for index in column_indexes)
     messages = (Message(role="user", content=asked), Message(role="assistant", content=answered))
     return RawLine(file.as_posix(), number, ChatRow(messages=messages))
 
 
-def _labeled(rows: Sequence[ChatRow]) -> list[ChatRow]:
+def _with_labels(rows: Sequence[ChatRow]) -> list[ChatRow]:
     """Rows labelled by their target, where targets are names that come back and not free text."""
     targets = [row.messages[-1].content for row in rows]
     names = set(targets)

@@ -82,7 +82,7 @@ class ImportPlan:
 
     texts: dict[Path, str]
     lines: tuple[RawLine, ...]
-    terms: ContractSpec
+    spec: ContractSpec
     prompt: Prompt
 
 
@@ -108,27 +108,27 @@ def add(
     """
     tokenizer = _tokenizer()
     settings = load_settings().contract
-    incoming = read_import(file, input_column, target_column)
-    print(incoming.describe(), flush=True)
+    import_file = read_import(file, input_column, target_column)
+    print(import_file.describe(), flush=True)
     target = RAW / f"{re.sub(r'[^A-Za-z0-9_-]+', '-', file.stem).strip('-') or 'data'}.jsonl"
     today = date.today()
     if replace:
-        plan = plan_replacement(incoming, target, system, target_column, tokenizer, today)
+        plan = plan_replacement(import_file, target, system, target_column, tokenizer, today)
     else:
-        plan = plan_addition(incoming, target, system, tokenizer)
-    checked = check_contract(plan.lines, plan.terms, plan.prompt, settings, today)
-    if checked.broken:
-        table = broken_message(checked, settings.offending_rows)
+        plan = plan_addition(import_file, target, system, tokenizer)
+    result = check_contract(plan.lines, plan.spec, plan.prompt, settings, today)
+    if result.broken:
+        table = broken_message(result, settings.offending_rows)
         hint = "" if replace else "\nIf this file is to be the whole data set, in place of what is there: --replace."
         raise GraftError(f"{file}: not added, nothing was changed: {table}{hint}")
-    kept = replace_data(plan.texts, _new_backup()) if replace else None
+    backup = replace_data(plan.texts, _new_backup()) if replace else None
     if not replace:
         write_text(target, plan.texts[target])
-    return ImportResult(target, len(incoming.rows), _warnings(checked, settings.offending_rows), kept)
+    return ImportResult(target, len(import_file.rows), _warnings(result, settings.offending_rows), backup)
 
 
-def _warnings(checked: ContractResult, shown: int) -> str:
-    return text_table(checked.warnings, shown) if checked.warnings else ""
+def _warnings(result: ContractResult, shown: int) -> str:
+    return text_table(result.warnings, shown) if result.warnings else ""
 
 
 def _tokenizer() -> Tokenizer:
@@ -141,7 +141,7 @@ def _tokenizer() -> Tokenizer:
     return Tokenizer.from_file(str(path))
 
 
-def plan_addition(incoming: ImportFile, target: Path, system: str | None, tokenizer: Tokenizer) -> ImportPlan:
+def plan_addition(import_file: ImportFile, target: Path, system: str | None, tokenizer: Tokenizer) -> ImportPlan:
     """The file beside what is in `data/raw`, under the contract that is there.
 
     Raises:
@@ -150,18 +150,23 @@ def plan_addition(incoming: ImportFile, target: Path, system: str | None, tokeni
     if target.exists():
         raise GraftError(f"{target}: already there; rename your file, or remove that one first")
     if system:
-        _refuse_two_systems(incoming)
+        _refuse_two_systems(import_file)
         turn = Message(role="system", content=system)
-        with_turn = [row.model_copy(update={"messages": (turn, *row.messages)}) for row in incoming.rows]
-        incoming = incoming.with_rows(with_turn)
-    present = read_folder(RAW) if any(RAW.glob("*.jsonl")) else []
-    lines = name_lines([*present, *incoming.lines])
+        with_turn = [row.model_copy(update={"messages": (turn, *row.messages)}) for row in import_file.rows]
+        import_file = import_file.with_rows(with_turn)
+    existing_lines = read_folder(RAW) if any(RAW.glob("*.jsonl")) else []
+    lines = name_lines([*existing_lines, *import_file.lines])
     prompt = Prompt(PromptSource.read(PROMPTS), tokenizer)
-    return ImportPlan({target: to_jsonl(incoming.rows)}, tuple(lines), load_contract(CONTRACT), prompt)
+    return ImportPlan({target: to_jsonl(import_file.rows)}, tuple(lines), load_contract(CONTRACT), prompt)
 
 
 def plan_replacement(
-    incoming: ImportFile, target: Path, system: str | None, target_column: str | None, tokenizer: Tokenizer, today: date
+    import_file: ImportFile,
+    target: Path,
+    system: str | None,
+    target_column: str | None,
+    tokenizer: Tokenizer,
+    today: date,
 ) -> ImportPlan:
     """The file as the whole data set, with a contract, system text and tools drafted from it.
 
@@ -170,33 +175,37 @@ def plan_replacement(
     Raises:
         GraftError: no row can be trained on, or rows bring system turns besides `system`.
     """
-    incoming = _label_by_behavior(incoming)
-    shared = _shared_system(incoming.rows)
+    import_file = _label_by_behavior(import_file)
+    shared = _shared_system(import_file.rows)
     if system:
-        _refuse_two_systems(incoming)
+        _refuse_two_systems(import_file)
     elif shared:
-        incoming = incoming.with_rows([row.model_copy(update={"messages": row.messages[1:]}) for row in incoming.rows])
-    text = system or shared or _default_system(incoming, target_column)
-    tools = draft_tools(incoming.rows, incoming.tools)
+        import_file = import_file.with_rows(
+            [row.model_copy(update={"messages": row.messages[1:]}) for row in import_file.rows]
+        )
+    text = system or shared or _default_system(import_file, target_column)
+    tools = draft_tools(import_file.rows, import_file.tools)
     source = PromptSource(text.strip(), tuple(tools), (PROMPTS / FILES[2]).read_text(encoding="utf-8"))
     prompt = Prompt(source, tokenizer)
-    words = " ".join(m.content for row in incoming.rows for m in row.messages if m.role == "user")
-    language = main_language(words[:SAMPLE_CHARS])
-    contract = draft_contract(incoming.rows, _token_counts(incoming, prompt), language, incoming.file.name, today)
+    user_text = " ".join(m.content for row in import_file.rows for m in row.messages if m.role == "user")
+    language = main_language(user_text[:SAMPLE_CHARS])
+    contract = draft_contract(
+        import_file.rows, _token_counts(import_file, prompt), language, import_file.file.name, today
+    )
     texts = {
         CONTRACT: contract,
         PROMPTS / FILES[0]: f"{source.system}\n",
         PROMPTS / FILES[1]: json.dumps(tools, indent=2, ensure_ascii=False) + "\n",
-        target: to_jsonl(incoming.rows),
+        target: to_jsonl(import_file.rows),
     }
-    terms = check(ContractSpec, yaml.safe_load(contract), f"the drafted {CONTRACT}")
-    return ImportPlan(texts, incoming.lines, terms, prompt)
+    spec = check(ContractSpec, yaml.safe_load(contract), f"the drafted {CONTRACT}")
+    return ImportPlan(texts, import_file.lines, spec, prompt)
 
 
-def _label_by_behavior(incoming: ImportFile) -> ImportFile:
+def _label_by_behavior(import_file: ImportFile) -> ImportFile:
     """Rows without a label are labelled by how they are met: answer, tool or refusal."""
-    rows = [row if row.label else row.model_copy(update={"label": behavior_of(row)}) for row in incoming.rows]
-    return incoming.with_rows(rows)
+    rows = [row if row.label else row.model_copy(update={"label": behavior_of(row)}) for row in import_file.rows]
+    return import_file.with_rows(rows)
 
 
 def _shared_system(rows: Sequence[ChatRow]) -> str:
@@ -205,33 +214,33 @@ def _shared_system(rows: Sequence[ChatRow]) -> str:
     return openings.pop() if len(openings) == 1 else ""
 
 
-def _refuse_two_systems(incoming: ImportFile) -> None:
-    for line in incoming.lines:
+def _refuse_two_systems(import_file: ImportFile) -> None:
+    for line in import_file.lines:
         if line.row and line.row.messages and line.row.messages[0].role == "system":
             raise GraftError(f"{line.source}: the row brings its own system turn; leave out --system, or that turn")
 
 
-def _default_system(incoming: ImportFile, target_column: str | None) -> str:
-    if incoming.kind == "CSV" and all(row.label == row.messages[-1].content for row in incoming.rows):
+def _default_system(import_file: ImportFile, target_column: str | None) -> str:
+    if import_file.kind == "CSV" and all(row.label == row.messages[-1].content for row in import_file.rows):
         return f"Read the message and answer with its {target_column} only."
     return "You are a helpful assistant. Answer briefly."
 
 
-def _token_counts(incoming: ImportFile, prompt: Prompt) -> list[int]:
+def _token_counts(import_file: ImportFile, prompt: Prompt) -> list[int]:
     """Token counts of the shortest and the longest rows.
 
     Raises:
         GraftError: no row can be trained on.
     """
-    rows = [row for row in incoming.rows if not (row_checks.role_order(row) or row_checks.last_turn(row))]
+    rows = [row for row in import_file.rows if not (row_checks.role_order(row) or row_checks.last_turn(row))]
     if not rows:
         fault = next(
-            (f"{line.source}: {line.fault}" for line in incoming.lines if line.fault), "see its first row above"
+            (f"{line.source}: {line.fault}" for line in import_file.lines if line.fault), "see its first row above"
         )
-        raise GraftError(f"{incoming.file}: no row can be trained on, nothing was changed ({fault})")
+        raise GraftError(f"{import_file.file}: no row can be trained on, nothing was changed ({fault})")
     rows.sort(key=lambda row: sum(len(text) for _, text in row_checks.texts(row.messages)))
-    ends = rows if len(rows) <= 2 * SAMPLE_ROWS else rows[:SAMPLE_ROWS] + rows[-SAMPLE_ROWS:]
-    return [len(prompt.encode_training(row.messages)[0]) for row in ends]
+    sampled_rows = rows if len(rows) <= 2 * SAMPLE_ROWS else rows[:SAMPLE_ROWS] + rows[-SAMPLE_ROWS:]
+    return [len(prompt.encode_training(row.messages)[0]) for row in sampled_rows]
 
 
 def to_jsonl(rows: Sequence[ChatRow]) -> str:
@@ -248,7 +257,7 @@ def _new_backup() -> Path:
     return REPLACED / datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
 
 
-def replace_data(texts: Mapping[Path, str], kept: Path) -> Path:
+def replace_data(texts: Mapping[Path, str], backup: Path) -> Path:
     """Copy the data set that is there into `kept`, then write the new one; return `kept`.
 
     What is known of the old assistant goes with it: its articles are emptied out, and so are the
@@ -257,27 +266,27 @@ def replace_data(texts: Mapping[Path, str], kept: Path) -> Path:
     Raises:
         GraftError: a file cannot be written; the old ones are back.
     """
-    gone = [path for path in (*sorted(RAW.glob("*.jsonl")), *sorted(KNOWLEDGE.rglob("*"))) if path.is_file()]
+    removed_files = [path for path in (*sorted(RAW.glob("*.jsonl")), *sorted(KNOWLEDGE.rglob("*"))) if path.is_file()]
     texts = {**texts, **dict.fromkeys((path for path in KNOWLEDGE_FILES if path.is_file()), "")}
     changed = (CONTRACT, *(PROMPTS / name for name in FILES), *KNOWLEDGE_FILES)
-    old = [*gone, *(path for path in changed if path.is_file())]
-    for path in old:
-        write_bytes(kept / path, path.read_bytes())
+    old_files = [*removed_files, *(path for path in changed if path.is_file())]
+    for path in old_files:
+        write_bytes(backup / path, path.read_bytes())
     try:
         for path, text in texts.items():
             write_text(path, text)
-        for path in gone:
+        for path in removed_files:
             if path not in texts and path.name != KEPT_FOLDER:
                 path.unlink()
     except BaseException as error:
-        for path in texts.keys() - set(old):
+        for path in texts.keys() - set(old_files):
             if path.is_file():
                 path.unlink()
-        for path in old:
-            write_bytes(path, (kept / path).read_bytes())
+        for path in old_files:
+            write_bytes(path, (backup / path).read_bytes())
         if isinstance(error, OSError):
             raise GraftError(
                 f"{error.filename}: cannot be written ({error.strerror}); everything is as before"
             ) from error
         raise
-    return kept
+    return backup

@@ -81,7 +81,7 @@ def read_file(path: Path, parse: Callable[[str], ChatRow] = parse_row) -> Iterat
 
     `parse` makes a line's text a row, or raises ValueError with what is wrong with it.
     """
-    file, found = path.as_posix(), False
+    file, has_rows = path.as_posix(), False
     with path.open("rb") as raw:
         for number, line in enumerate(raw, 1):
             try:
@@ -92,12 +92,12 @@ def read_file(path: Path, parse: Callable[[str], ChatRow] = parse_row) -> Iterat
                 return
             if not text:
                 continue
-            found = True
+            has_rows = True
             try:
                 yield RawLine(file, number, parse(text))
             except ValueError as error:
                 yield RawLine(file, number, None, str(error))
-    if not found:
+    if not has_rows:
         yield RawLine(file, 1, None, "the file is empty")
 
 

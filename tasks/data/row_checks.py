@@ -62,21 +62,21 @@ def last_turn(row: ChatRow) -> str:
 
 def behavior(row: ChatRow, labels: Mapping[str, Behavior]) -> str:
     """Whether no tool is called where the label promises it, or one is called where it does not."""
-    promised = labels.get(row.label)
+    expected = labels.get(row.label)
     calls = [call.name for message in row.messages for call in message.tool_calls]
-    if promised == "tool" and not calls:
+    if expected == "tool" and not calls:
         return f"{row.label} promises a tool call; there is none"
-    if promised in ("answer", "refusal") and calls:
-        return f"{row.label} promises {'an answer' if promised == 'answer' else 'a refusal'}; {calls[0]} is called"
+    if expected in ("answer", "refusal") and calls:
+        return f"{row.label} promises {'an answer' if expected == 'answer' else 'a refusal'}; {calls[0]} is called"
     return ""
 
 
 def refusals(row: ChatRow, labels: Mapping[str, Behavior], phrases: Sequence[str]) -> str:
     """Whether a refusal lacks its phrase, or an assistant turn elsewhere has one."""
-    promised = labels.get(row.label)
-    if promised is None or not row.messages:
+    expected = labels.get(row.label)
+    if expected is None or not row.messages:
         return ""
-    if promised == "refusal":
+    if expected == "refusal":
         return "" if is_refusal(row.messages[-1].content, phrases) else "a refusal without a refusal phrase at its end"
     for number, message in enumerate(row.messages, 1):
         if message.role == "assistant" and is_refusal(message.content, phrases):
@@ -123,8 +123,8 @@ class ToolCheck:
 
 def texts(messages: Sequence[Message]) -> list[tuple[int, str]]:
     """Every text of a conversation with its turn's number: words, and the values in tool calls."""
-    found = []
+    numbered_texts = []
     for number, message in enumerate(messages, 1):
-        found.append((number, message.content))
-        found += [(number, str(value)) for call in message.tool_calls for value in call.arguments.values()]
-    return found
+        numbered_texts.append((number, message.content))
+        numbered_texts += [(number, str(value)) for call in message.tool_calls for value in call.arguments.values()]
+    return numbered_texts

@@ -46,57 +46,57 @@ class ContractRuleResult(Record):
 
 
 def rule_results(
-    table: pd.DataFrame, findings: Sequence[ExpectationResult], terms: ContractSpec
+    table: pd.DataFrame, expectation_results: Sequence[ExpectationResult], spec: ContractSpec
 ) -> tuple[ContractRuleResult, ...]:
     """Every rule of the contract with its offences, in the contract's order."""
-    limits = limits_of(terms)
+    limits = limits_of(spec)
     whole: dict[str, Callable[[], list[Violation]]] = {
         "volume": lambda: _volume(table),
-        "freshness": lambda: _freshness(table, terms),
-        "balance": lambda: _balance(table, terms),
+        "freshness": lambda: _freshness(table, spec),
+        "balance": lambda: _balance(table, spec),
     }
-    outcomes = []
+    results = []
     for rule in Rules.model_fields:
-        own = [finding for finding in findings if finding.rule == rule]
+        own = [finding for finding in expectation_results if finding.rule == rule]
         ok = all(finding.success for finding in own)
         if rule in whole:
-            offences = [] if ok else whole[rule]()
+            violations = [] if ok else whole[rule]()
         else:
             indexes = sorted({index for finding in own for index in finding.indexes})
-            offences = [_violation(table, rule, index) for index in indexes]
-        outcomes.append(
+            violations = [_violation(table, rule, index) for index in indexes]
+        results.append(
             ContractRuleResult(
                 rule=rule,
-                severity=getattr(terms.rules, rule).severity,
+                severity=getattr(spec.rules, rule).severity,
                 ok=ok,
-                count=len(offences),
+                count=len(violations),
                 checked=len(table),
                 limit=limits[rule],
-                violations=tuple(offences),
+                violations=tuple(violations),
             )
         )
-    return tuple(outcomes)
+    return tuple(results)
 
 
-def limits_of(terms: ContractSpec) -> dict[str, str]:
+def limits_of(spec: ContractSpec) -> dict[str, str]:
     """What each rule tolerates, in words."""
-    rules = terms.rules
+    rules = spec.rules
     balance: BalanceRule = rules.balance
     return {
         **dict.fromkeys(FAULT_RULES, "no row"),
-        "labels": f"one of the contract's {len(terms.labels)} labels",
-        "language": f"{terms.language}, but for {_percent(rules.language.max_share)} of rows",
+        "labels": f"one of the contract's {len(spec.labels)} labels",
+        "language": f"{spec.language}, but for {_percent(rules.language.max_share)} of rows",
         "tokens": f"{rules.tokens.min} to {rules.tokens.max} tokens",
         "volume": f"{rules.volume.min} to {rules.volume.max} rows",
-        "freshness": f"0 to {terms.cadence_days} days old",
+        "freshness": f"0 to {spec.cadence_days} days old",
         "exact_duplicates": f"at most {_percent(rules.exact_duplicates.max_share)} of rows",
         "near_duplicates": f"at most {_percent(rules.near_duplicates.max_share)} of rows",
         "balance": f"each label {balance.min_rows} rows or more, none over {_percent(balance.max_share)}",
     }
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.3g}%"
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.3g}%"
 
 
 def _violation(table: pd.DataFrame, rule: str, index: int) -> Violation:
@@ -115,18 +115,18 @@ def _volume(table: pd.DataFrame) -> list[Violation]:
     return [Violation(source="data/raw", reason=f"{int(table['readable_rows'].sum())} readable rows")]
 
 
-def _freshness(table: pd.DataFrame, terms: ContractSpec) -> list[Violation]:
+def _freshness(table: pd.DataFrame, spec: ContractSpec) -> list[Violation]:
     age_days = int(table["age_days"].max())
     age = f"{age_days} days ago" if age_days >= 0 else "in the future"
-    return [Violation(source="data/contract.yaml", reason=f"updated {terms.updated.isoformat()}, {age}")]
+    return [Violation(source="data/contract.yaml", reason=f"updated {spec.updated.isoformat()}, {age}")]
 
 
-def _balance(table: pd.DataFrame, terms: ContractSpec) -> list[Violation]:
-    rule = terms.rules.balance
-    found = Counter(label for label in table["label"] if label is not None)
-    labels = sorted(terms.labels, key=lambda label: (found[label], label))
+def _balance(table: pd.DataFrame, spec: ContractSpec) -> list[Violation]:
+    rule = spec.rules.balance
+    counts = Counter(label for label in table["label"] if label is not None)
+    labels = sorted(spec.labels, key=lambda label: (counts[label], label))
     return [
-        Violation(source=f"label {label}", reason=f"{found[label]} rows")
+        Violation(source=f"label {label}", reason=f"{counts[label]} rows")
         for label in labels
-        if found[label] < rule.min_rows or found[label] / found.total() > rule.max_share
+        if counts[label] < rule.min_rows or counts[label] / counts.total() > rule.max_share
     ]

@@ -27,7 +27,9 @@ def shares(eval_share: float, test_share: float) -> dict[Split, float]:
     return {"train": train_share, "eval": eval_share, "test": test_share}
 
 
-def assign(units: Sequence[str], labels: Sequence[str], wanted: Mapping[Split, float], seed: int) -> dict[str, Split]:
+def assign(
+    groups: Sequence[str], labels: Sequence[str], fractions: Mapping[Split, float], seed: int
+) -> dict[str, Split]:
     """The split of each unit.
 
     A unit is what must not be torn apart; `units[i]` and `labels[i]` are those of row i. Labels are
@@ -36,32 +38,34 @@ def assign(units: Sequence[str], labels: Sequence[str], wanted: Mapping[Split, f
     has a row in each wanted split if it has as many units as there are splits to fill.
     """
     rows_of: dict[str, Counter[str]] = defaultdict(Counter)
-    for unit, label in zip(units, labels, strict=True):
-        rows_of[label][unit] += 1
-    chosen: dict[str, Split] = {}
+    for group, label in zip(groups, labels, strict=True):
+        rows_of[label][group] += 1
+    split_of: dict[str, Split] = {}
     for label in sorted(rows_of, key=lambda name: (len(rows_of[name]), name)):
-        _assign_label(rows_of[label], wanted, seed, chosen)
-    return chosen
+        _assign_label(rows_of[label], fractions, seed, split_of)
+    return split_of
 
 
-def _assign_label(rows: Mapping[str, int], wanted: Mapping[Split, float], seed: int, chosen: dict[str, Split]) -> None:
+def _assign_label(
+    rows: Mapping[str, int], fractions: Mapping[Split, float], seed: int, split_of: dict[str, Split]
+) -> None:
     """Assign one label's units (unit -> rows) that no other label has assigned yet."""
     total = sum(rows.values())
-    missing = {split: share * total for split, share in wanted.items()}
-    empty = {split for split in SPLITS if wanted[split] > 0}
-    for unit in rows.keys() & chosen.keys():
-        missing[chosen[unit]] -= rows[unit]
-        empty.discard(chosen[unit])
-    waiting = sorted(rows.keys() - chosen.keys(), key=lambda unit: (-rows[unit], _shuffled(seed, unit)))
+    missing = {split: fraction * total for split, fraction in fractions.items()}
+    empty = {split for split in SPLITS if fractions[split] > 0}
+    for unit in rows.keys() & split_of.keys():
+        missing[split_of[unit]] -= rows[unit]
+        empty.discard(split_of[unit])
+    waiting = sorted(rows.keys() - split_of.keys(), key=lambda unit: (-rows[unit], _shuffle_key(seed, unit)))
     for done, unit in enumerate(waiting):
         must = empty and len(waiting) - done <= len(empty)
-        options = [split for split in SPLITS if (split in empty if must else wanted[split] > 0)]
+        options = [split for split in SPLITS if (split in empty if must else fractions[split] > 0)]
         split = max(options, key=lambda option: missing[option])
-        chosen[unit] = split
+        split_of[unit] = split
         missing[split] -= rows[unit]
         empty.discard(split)
 
 
-def _shuffled(seed: int, unit: str) -> str:
+def _shuffle_key(seed: int, group: str) -> str:
     """A random but repeatable place for a unit: it does not move when other units come or go."""
-    return hashlib.sha256(f"{seed}:{unit}".encode()).hexdigest()
+    return hashlib.sha256(f"{seed}:{group}".encode()).hexdigest()

@@ -41,23 +41,23 @@ def settled(now: float) -> bool:
     return not any(0 <= now - path.stat().st_mtime < SETTLE_S for path in _watched_files())
 
 
-def unannounced(found: Hashes) -> list[str]:
+def unannounced(current: Hashes) -> list[str]:
     """Paths of files that were added, changed or removed and that nobody was told of yet.
 
     What neither a run nor an earlier look has seen has nothing to be compared with: this first look
     at it is remembered instead.
     """
-    start = _read(INPUTS)
-    if unseen := {path: hashes for path, hashes in found.items() if path not in start}:
-        start |= unseen
-        write_json(INPUTS, start)
-    if found == start:
+    baseline = _read(INPUTS)
+    if unseen := {path: hashes for path, hashes in current.items() if path not in baseline}:
+        baseline |= unseen
+        write_json(INPUTS, baseline)
+    if current == baseline:
         ANNOUNCED.unlink(missing_ok=True)
         return []
-    known = start | _read(ANNOUNCED)
+    known = baseline | _read(ANNOUNCED)
     return sorted(
         (Path(folder) / name).as_posix()
-        for folder, hashes in found.items()
+        for folder, hashes in current.items()
         for name in hashes.keys() | known[folder].keys()
         if hashes.get(name) != known[folder].get(name)
     )
@@ -73,9 +73,9 @@ def forget_announced() -> None:
     ANNOUNCED.unlink(missing_ok=True)
 
 
-def announced(found: Hashes) -> None:
+def announced(current: Hashes) -> None:
     """Remember that somebody was told of this state of what is watched."""
-    write_json(ANNOUNCED, found)
+    write_json(ANNOUNCED, current)
 
 
 def _hashes(path: Path) -> dict[str, str]:

@@ -124,13 +124,13 @@ def compare(window: pd.DataFrame, reference: pd.DataFrame, digest: str, settings
     window, reference = _clean(window), _clean(reference)
     columns = [c for c in COLUMNS if window[c].notna().any() and reference[c].notna().any()]
     limits = thresholds(window[columns], reference[columns], settings)
-    found, html = _evidently(window[columns], reference[columns], limits)
-    over = [column for column in found if column.over]
-    drifted = len(over) >= settings.min_columns
+    columns_compared, html = _evidently(window[columns], reference[columns], limits)
+    drifted_columns = [column for column in columns_compared if column.over]
+    drifted = len(drifted_columns) >= settings.min_columns
     sentences = [
-        f"{len(over)} of {len(found)} columns are farther from the reference than chance explains "
+        f"{len(drifted_columns)} of {len(columns_compared)} columns are farther from the reference than chance explains "
         f"({n} answers against {n_reference}); {settings.min_columns} make a drift.",
-        *(column.sentence() for column in over),
+        *(column.sentence() for column in drifted_columns),
         *(f"{c}: not compared, one side has no value." for c in COLUMNS if c not in columns),
     ]
     verdict = DriftVerdict(
@@ -138,7 +138,7 @@ def compare(window: pd.DataFrame, reference: pd.DataFrame, digest: str, settings
         digest=digest,
         n=n,
         n_reference=n_reference,
-        columns=tuple(found),
+        columns=tuple(columns_compared),
         sentences=tuple(sentences),
     )
     return DriftReport(verdict, html)
@@ -161,9 +161,9 @@ def thresholds(window: pd.DataFrame, reference: pd.DataFrame, settings: DriftSet
         values, size = pool.to_numpy(), len(sides[0])
         distances = []
         for _ in range(settings.resamples):
-            mixed = generator.permutation(values)
-            parts = pd.Series(mixed[:size]), pd.Series(mixed[size:])
-            distances.append(float(statistic(*parts, feature_type=kind, threshold=None).drift_score))
+            shuffled = generator.permutation(values)
+            samples = pd.Series(shuffled[:size]), pd.Series(shuffled[size:])
+            distances.append(float(statistic(*samples, feature_type=kind, threshold=None).drift_score))
         limits[column] = float(np.quantile(distances, 1 - settings.false_alarm, method="higher")) + _MARGIN
     return limits
 
@@ -198,11 +198,11 @@ def _evidently(
     result = snapshot.dict()
     values = {metric["config"]["column"]: float(metric["value"]) for metric in result["metrics"]}
     failed = {t.metric_config.params["column"] for t in snapshot.tests_results if t.status.value == "FAIL"}
-    found = [
+    columns = [
         _describe(window[c], reference[c], statistic=methods[c], value=values[c], threshold=limit, over=c in failed)
         for c, limit in limits.items()
     ]
-    return found, snapshot.get_html_str(as_iframe=False)
+    return columns, snapshot.get_html_str(as_iframe=False)
 
 
 def _describe(
@@ -268,10 +268,10 @@ def monitor(registry: Registry, settings: DriftSettings, now: datetime) -> tuple
     served = read_window(now - timedelta(hours=settings.window_hours), now)
     chat = served["operation"].fillna("chat") == "chat"
     answered = (served["status"] == 200) & (served["digest"] == production.digest) & served["user_chars"].notna()
-    chosen = served[chat & answered & (served["owner"] != REDTEAM_OWNER)]
-    found = compare(chosen, pd.read_parquet(path), production.digest, settings)
+    current = served[chat & answered & (served["owner"] != REDTEAM_OWNER)]
+    report = compare(current, pd.read_parquet(path), production.digest, settings)
     target = REPORTS / "drift" / now.astimezone(UTC).strftime("%Y-%m-%dT%H-%M-%SZ")
     with new_folder(target) as folder:
-        write_json(folder / "verdict.json", found.verdict.model_dump(mode="json"))
-        write_text(folder / "report.html", found.html)
-    return found.verdict, target
+        write_json(folder / "verdict.json", report.verdict.model_dump(mode="json"))
+        write_text(folder / "report.html", report.html)
+    return report.verdict, target

@@ -14,7 +14,7 @@ REDTEAM_OWNER = "redteam"
 """Whose key `graft redteam` asks with, if there is one of that name: its rows are no customers'."""
 
 
-_ARROW: dict[Any, pa.DataType] = {
+_COLUMN_TYPES: dict[Any, pa.DataType] = {
     str: pa.string(),
     int: pa.int64(),
     float: pa.float64(),
@@ -86,11 +86,11 @@ class TelemetryRow(Record):
     valid_format: bool | None = None
 
 
-def _arrow_type(annotation: Any) -> pa.DataType:
+def _column_type(annotation: Any) -> pa.DataType:
     if get_origin(annotation) in (Union, types.UnionType):
         annotation = next(a for a in get_args(annotation) if a is not types.NoneType)
-    return _ARROW[annotation]
+    return _COLUMN_TYPES[annotation]
 
 
-SCHEMA = pa.schema([(name, _arrow_type(field.annotation)) for name, field in TelemetryRow.model_fields.items()])
+SCHEMA = pa.schema([(name, _column_type(field.annotation)) for name, field in TelemetryRow.model_fields.items()])
 """The columns of a part, in the row's order."""

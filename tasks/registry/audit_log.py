@@ -16,7 +16,7 @@ from tasks.core.settings import OwnerSettings
 from tasks.registry.registry import Channel, Registry
 
 VARIABLE = "GRAFT_USER"
-UNSAID = "?"
+UNKNOWN_ACTOR = "?"
 """Who made a swap that was written down without saying so."""
 
 
@@ -65,10 +65,10 @@ def append_entry(
 
 def read_audit(registry: Registry, digest: str | None = None) -> list[Entry]:
     """The log, oldest first; of one package alone if it is named."""
-    noted = registry.store.read_all(f"audit/{digest}/" if digest else "audit/")
+    objects = registry.store.read_all(f"audit/{digest}/" if digest else "audit/")
     entries = [
-        *(Entry.model_validate_json(content) for content in noted),
-        *(_of_swap(swap) for swap in registry.history() if digest in (None, swap.digest)),
+        *(Entry.model_validate_json(content) for content in objects),
+        *(_entry_of_swap(swap) for swap in registry.history() if digest in (None, swap.digest)),
     ]
     return sorted(entries, key=lambda entry: entry.at)
 
@@ -76,22 +76,22 @@ def read_audit(registry: Registry, digest: str | None = None) -> list[Entry]:
 def render(entries: list[Entry], owners: OwnerSettings) -> str:
     """The log as lines, newest first, and who answers for which layer."""
     lines = [line(entry) for entry in reversed(entries)] or ["nothing was published yet; `graft run` does that"]
-    answering = [f"{layer:12} {owner}" for layer, owner in owners.model_dump().items()]
-    return "\n".join([*lines, "", "Who answers for what (owners in params.yaml):", *answering])
+    owner_lines = [f"{layer:12} {owner}" for layer, owner in owners.model_dump().items()]
+    return "\n".join([*lines, "", "Who answers for what (owners in params.yaml):", *owner_lines])
 
 
 def line(entry: Entry) -> str:
     """One entry as a line."""
-    what = f"{entry.action} {entry.channel}" if entry.channel else entry.action
+    action = f"{entry.action} {entry.channel}" if entry.channel else entry.action
     run = f" (run {entry.run})" if entry.run and entry.run not in entry.who else ""
-    return f"{entry.at:%Y-%m-%d %H:%M} UTC  {what:19}  {entry.digest[:12]}  {entry.who}{run}: {entry.reason}"
+    return f"{entry.at:%Y-%m-%d %H:%M} UTC  {action:19}  {entry.digest[:12]}  {entry.who}{run}: {entry.reason}"
 
 
-def _of_swap(swap: Channel) -> Entry:
+def _entry_of_swap(swap: Channel) -> Entry:
     act = swap.act
     return Entry(
         at=swap.at,
-        who=act.who if act else UNSAID,
+        who=act.who if act else UNKNOWN_ACTOR,
         action=act.action if act else "promote",
         digest=swap.digest,
         channel=swap.name,

@@ -79,8 +79,8 @@ class FolderStore:
 
     def write(self, key: str, content: bytes, expected: str | None) -> bool:
         with locked(self.root / "lock"):
-            found = self.read(key)
-            if (found.version if found else None) != expected:
+            current = self.read(key)
+            if (current.version if current else None) != expected:
                 return False
             write_bytes(self.root / key, content)
             return True

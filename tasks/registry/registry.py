@@ -26,7 +26,7 @@ from tasks.registry.folder_store import FolderStore, Store
 
 PRODUCTION = "production"
 _BASE, _SCORES = "base.json", "scores.json"
-_EARLIER = "history.jsonl"
+_LEGACY_HISTORY = "history.jsonl"
 """Where swaps were written down before each had a file of its own; only read."""
 
 
@@ -135,18 +135,20 @@ class Registry:
             raise GraftError(f"{digest}: no such package in {self.store.where}")
         stored = self.store.read(_channel_key(name))
         current = Channel.model_validate_json(stored.content) if stored else None
-        found = current.digest if current else None
-        if found == expected:
+        current_digest = current.digest if current else None
+        if current_digest == expected:
             if current:
                 self._record(current)
-            swapped = Channel(name=name, digest=digest, previous=found, at=_after(current), reason=reason, act=act)
+            swapped = Channel(
+                name=name, digest=digest, previous=current_digest, at=_after(current), reason=reason, act=act
+            )
             if self._move(swapped, stored.version if stored else None):
                 self._record(swapped)
                 return swapped
             current = self.channel(name)
-            found = current.digest if current else None
+            current_digest = current.digest if current else None
         raise ChannelConflictError(
-            f"channel {name}: points at {found} by now, expected {expected}; nothing was changed. "
+            f"channel {name}: points at {current_digest} by now, expected {expected}; nothing was changed. "
             "Someone else moved it: look at `graft releases` and try again"
         )
 
@@ -154,10 +156,10 @@ class Registry:
         """Every swap so far, oldest first."""
         # Channels before the history: who moves one meanwhile has first written down what is read here.
         current = [Channel.model_validate_json(content) for content in self.store.read_all("channels/")]
-        earlier = self.store.read(_EARLIER)
-        lines = earlier.content.splitlines() if earlier else []
-        told = [*lines, *self.store.read_all("history/")]
-        swaps = [*(Channel.model_validate_json(line) for line in told), *current]
+        legacy = self.store.read(_LEGACY_HISTORY)
+        lines = legacy.content.splitlines() if legacy else []
+        history_lines = [*lines, *self.store.read_all("history/")]
+        swaps = [*(Channel.model_validate_json(line) for line in history_lines), *current]
         return sorted({(swap.name, swap.at): swap for swap in swaps}.values(), key=lambda swap: swap.at)
 
     def _move(self, swapped: Channel, version: str | None) -> bool:

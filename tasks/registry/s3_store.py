@@ -30,10 +30,10 @@ T = TypeVar("T")
 PART_BYTES = 64 * 1024 * 1024
 """A larger file is sent in parts of so many bytes (S3 takes 10,000 parts of 5 MiB or more)."""
 _READERS = 8
-_TRIES = 5
+_MAX_ATTEMPTS = 5
 _ABSENT = {"404", "NoSuchKey"}
-_REFUSED = {"412", "PreconditionFailed"}
-_AT_ONCE = {"409", "ConditionalRequestConflict"}
+_PRECONDITION_FAILED = {"412", "PreconditionFailed"}
+_CONFLICT = {"409", "ConditionalRequestConflict"}
 
 
 class S3Store:
@@ -59,19 +59,21 @@ class S3Store:
             response_checksum_validation="when_required",
             s3={"addressing_style": "path" if endpoint else "auto"},
         )
-        with self._told():
+        with self._client_errors():
             # A session of its own: the shared one keeps the keys that it saw first.
             self.client: Any = boto3.Session().client("s3", endpoint_url=endpoint, config=config)
 
     def read(self, key: str) -> StoredObject | None:
-        with self._told():
-            found = _unless(_ABSENT, lambda: self.client.get_object(**self._at(key)))
-            return StoredObject(found["Body"].read(), found["ETag"]) if found else None
+        with self._client_errors():
+            response = _none_if_code(_ABSENT, lambda: self.client.get_object(**self._address(key)))
+            return StoredObject(response["Body"].read(), response["ETag"]) if response else None
 
     def write(self, key: str, content: bytes, expected: str | None) -> bool:
         condition = _condition(expected)
-        with self._told():
-            return self._settled(lambda: self.client.put_object(**self._at(key), Body=content, **condition))
+        with self._client_errors():
+            return self._send_conditionally(
+                lambda: self.client.put_object(**self._address(key), Body=content, **condition)
+            )
 
     def read_all(self, prefix: str) -> list[bytes]:
         keys = list(self._list(prefix))
@@ -94,8 +96,8 @@ class S3Store:
         return path
 
     def names(self, key: str, last: str) -> list[str]:
-        found = (name.removeprefix(f"{key}/").split("/") for name in self._list(f"{key}/"))
-        return sorted(parts[0] for parts in found if parts[1:] == [last])
+        paths = (name.removeprefix(f"{key}/").split("/") for name in self._list(f"{key}/"))
+        return sorted(parts[0] for parts in paths if parts[1:] == [last])
 
     def _fetch(self, key: str, folder: Path, check: Check, at: datetime) -> None:
         """Download a folder and check it; it bears the time of its upload."""
@@ -103,7 +105,7 @@ class S3Store:
             path = folder / name.removeprefix(f"{key}/")
             path.parent.mkdir(parents=True, exist_ok=True)
             sha256 = (self._head(name) or {"Metadata": {}})["Metadata"].get("sha256")
-            with self._told():
+            with self._client_errors():
                 self.client.download_file(self._bucket, self._prefix + name, str(path))
             if sha256 and sha256_file(path) != sha256:
                 raise GraftError(f"{self.where}: {name} is not what was uploaded, so it is not used")
@@ -116,66 +118,66 @@ class S3Store:
         Raises:
             GraftError: someone else is uploading another file under this key.
         """
-        sha256, there = sha256_file(path), self._head(key)
-        if there and there["Metadata"].get("sha256") == sha256:
+        sha256, existing = sha256_file(path), self._head(key)
+        if existing and existing["Metadata"].get("sha256") == sha256:
             return
-        condition, metadata = _condition(there["ETag"] if there else None), {"sha256": sha256}
-        with self._told():
-            sent = self._settled(lambda: self._send(key, path, condition, metadata))
+        condition, metadata = _condition(existing["ETag"] if existing else None), {"sha256": sha256}
+        with self._client_errors():
+            sent = self._send_conditionally(lambda: self._send(key, path, condition, metadata))
         if not sent and (self._head(key) or {"Metadata": {}})["Metadata"].get("sha256") != sha256:
             raise GraftError(f"{self.where}: someone else is publishing another {key} just now; try again")
 
     def _send(self, key: str, path: Path, condition: dict[str, str], metadata: dict[str, str]) -> None:
         with path.open("rb") as file:
             if path.stat().st_size <= PART_BYTES:
-                self.client.put_object(**self._at(key), Body=file, Metadata=metadata, **condition)
+                self.client.put_object(**self._address(key), Body=file, Metadata=metadata, **condition)
                 return
-            upload = self.client.create_multipart_upload(**self._at(key), Metadata=metadata)["UploadId"]
+            upload = self.client.create_multipart_upload(**self._address(key), Metadata=metadata)["UploadId"]
             try:
                 parts = []
                 for number, part in enumerate(iter(lambda: file.read(PART_BYTES), b""), 1):
-                    sent = self.client.upload_part(**self._at(key), UploadId=upload, PartNumber=number, Body=part)
+                    sent = self.client.upload_part(**self._address(key), UploadId=upload, PartNumber=number, Body=part)
                     parts.append({"PartNumber": number, "ETag": sent["ETag"]})
                 whole = {"Parts": parts}
                 self.client.complete_multipart_upload(
-                    **self._at(key), UploadId=upload, MultipartUpload=whole, **condition
+                    **self._address(key), UploadId=upload, MultipartUpload=whole, **condition
                 )
             except BaseException:
-                self.client.abort_multipart_upload(**self._at(key), UploadId=upload)
+                self.client.abort_multipart_upload(**self._address(key), UploadId=upload)
                 raise
 
     def _head(self, key: str) -> dict[str, Any] | None:
-        with self._told():
-            return _unless(_ABSENT, lambda: self.client.head_object(**self._at(key)))
+        with self._client_errors():
+            return _none_if_code(_ABSENT, lambda: self.client.head_object(**self._address(key)))
 
     def _list(self, prefix: str) -> Iterator[str]:
         """Keys below a prefix, in their order."""
-        with self._told():
+        with self._client_errors():
             pages = self.client.get_paginator("list_objects_v2")
             for page in pages.paginate(Bucket=self._bucket, Prefix=self._prefix + prefix):
                 for item in page.get("Contents", ()):
                     yield item["Key"].removeprefix(self._prefix)
 
-    def _settled(self, send: Callable[[], Any]) -> bool:
+    def _send_conditionally(self, send: Callable[[], Any]) -> bool:
         """Whether a conditional request was let through; one that met another one is sent again."""
-        for _ in range(_TRIES):
+        for _ in range(_MAX_ATTEMPTS):
             try:
                 send()
             except ClientError as error:
                 code = error.response["Error"]["Code"]
-                if code in _REFUSED:
+                if code in _PRECONDITION_FAILED:
                     return False
-                if code not in _AT_ONCE:
+                if code not in _CONFLICT:
                     raise
             else:
                 return True
-        raise GraftError(f"{self.where}: {_TRIES} writes in a row met another one; try again")
+        raise GraftError(f"{self.where}: {_MAX_ATTEMPTS} writes in a row met another one; try again")
 
-    def _at(self, key: str) -> dict[str, str]:
+    def _address(self, key: str) -> dict[str, str]:
         return {"Bucket": self._bucket, "Key": self._prefix + key}
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _client_errors(self) -> Iterator[None]:
         """What goes wrong is told as one sentence, with what to look at."""
         try:
             yield
@@ -191,10 +193,10 @@ def _condition(version: str | None) -> dict[str, str]:
     return {"IfNoneMatch": "*"} if version is None else {"IfMatch": version}
 
 
-def _unless(codes: set[str], ask: Callable[[], T]) -> T | None:
+def _none_if_code(codes: set[str], request: Callable[[], T]) -> T | None:
     """The answer, or None where the server's refusal has one of these codes."""
     try:
-        return ask()
+        return request()
     except ClientError as error:
         if error.response["Error"]["Code"] in codes:
             return None
