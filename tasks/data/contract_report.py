@@ -1,4 +1,4 @@
-"""The contract's outcome for people: a text table for the terminal, and one self-contained HTML page."""
+"""Contract report for people: a text table for the terminal, and one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from tasks.data.contract_spec import ContractSpec
 from tasks.data.rule_results import ContractRuleResult
 
 REASON_CHARS = 110
+"""The longest reason in the text table, in characters."""
 
 
 def text_table(results: Sequence[ContractRuleResult], shown: int) -> str:
-    """Rules with their severity, count and limit, and below each its first `shown` offences."""
+    """Rules with their severity, count and limit, and below each its first `shown` violations."""
     header = ("rule", "severity", "count", "allowed")
-    rows = [(o.rule, o.severity, str(o.count), o.limit) for o in results]
+    rows = [(r.rule, r.severity, str(r.count), r.limit) for r in results]
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     lines = [_columns(header, widths)]
     for row, result in zip(rows, results, strict=True):
         lines.append(_columns(row, widths))
-        lines.extend(f"    {o.source}  {textwrap.shorten(o.reason, REASON_CHARS)}" for o in result.violations[:shown])
+        lines.extend(f"    {v.source}  {textwrap.shorten(v.reason, REASON_CHARS)}" for v in result.violations[:shown])
         if result.count > shown:
             lines.append(f"    … and {result.count - shown} more")
     return "\n".join(lines)
@@ -32,15 +33,23 @@ def _columns(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def html_page(results: Sequence[ContractRuleResult], spec: ContractSpec, rows: int, today: date, shown: int) -> str:
-    """The whole report as HTML: readable in a browser without a network, in light and in dark."""
-    broken = sum(o.verdict == "broken" for o in results)
-    warned = sum(o.verdict == "warning" for o in results)
+    """The whole report as HTML, readable in a browser without a network, in light and in dark mode.
+
+    Args:
+        results: the result of every rule.
+        spec: the data contract.
+        rows: the number of lines that were checked.
+        today: the date of the check.
+        shown: the number of violations per rule that the page lists.
+    """
+    broken = sum(r.verdict == "broken" for r in results)
+    warned = sum(r.verdict == "warning" for r in results)
     verdict = f"{broken} broken" if broken else "passed"
     if warned:
         verdict += f", {warned} {'warning' if warned == 1 else 'warnings'}"
     facts = {
         "Owner": spec.owner,
-        "Licence": spec.licence,
+        "License": spec.licence,
         "Source": spec.source,
         "Updated": f"{spec.updated.isoformat()}, to be refreshed every {spec.cadence_days} days",
         "Checked": f"{rows} rows on {today.isoformat()}",
@@ -50,7 +59,7 @@ def html_page(results: Sequence[ContractRuleResult], spec: ContractSpec, rows: i
         kind="broken" if broken else "warning" if warned else "ok",
         verdict=escape(verdict),
         facts="".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts.items()),
-        rules="".join(_rule(outcome, shown) for outcome in results),
+        rules="".join(_rule(result, shown) for result in results),
     )
 
 
@@ -64,8 +73,8 @@ def _rule(result: ContractRuleResult, shown: int) -> str:
     if not result.violations:
         return row
     items = "".join(
-        f"<li><code>{escape(offence.source)}</code> {escape(offence.reason)}</li>"
-        for offence in result.violations[:shown]
+        f"<li><code>{escape(violation.source)}</code> {escape(violation.reason)}</li>"
+        for violation in result.violations[:shown]
     )
     more = f"<li>… and {result.count - shown} more in result.json</li>" if result.count > shown else ""
     return f'{row}<tr class="offending"><td></td><td colspan="4"><ul>{items}{more}</ul></td></tr>'
@@ -83,7 +92,7 @@ _PAGE = """<!doctype html>
 <h1>Data contract <span class="mark {kind}">{verdict}</span></h1>
 <dl>{facts}</dl>
 <table>
-<thead><tr><th>Outcome</th><th>Rule</th><th>Severity</th><th>Count</th><th>Allowed</th></tr></thead>
+<thead><tr><th>Result</th><th>Rule</th><th>Severity</th><th>Count</th><th>Allowed</th></tr></thead>
 <tbody>{rules}</tbody>
 </table>
 </body>

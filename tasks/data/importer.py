@@ -1,8 +1,8 @@
-"""`graft data add FILE`: bring one's own conversations into `data/raw`, after the contract has seen them.
+"""Importer of conversations (`graft data add FILE`): adds a file's rows to `data/raw` after a contract check.
 
-Everything is read, drafted and checked in memory first; the data directory is touched only when
-the contract holds. With `replace` the file becomes the whole data set and brings its own contract
-and prompt: what was there is kept under `.graft/replaced/`.
+The importer reads, drafts and checks in memory first; it changes the data directory only when
+the contract holds. With `replace` the file becomes the whole data set and gets its own contract
+and prompt; the previous data set is kept under `.graft/replaced/`.
 """
 
 from __future__ import annotations
@@ -45,45 +45,54 @@ from tasks.text.language import main_language
 
 REPLACED = STATE / "replaced"
 KNOWLEDGE_FILES = (QUERY_EXPANSIONS, EVAL_QUERIES, EXPECTED_OUTCOMES)
-"""Files that name sections of the articles; empty, they ask for none."""
+"""Files that refer to sections of the articles; a replacement empties them, as it removes the articles."""
 KEPT_FOLDER = ".gitkeep"
-"""Keeps a folder without documents in git, where the stage `index` looks for it."""
+"""The file that keeps a folder without documents in git, because the stage `index` needs the folder."""
 SAMPLE_ROWS = 50
-"""Rows at either end of the lengths that are counted in tokens for a draft."""
+"""The number of shortest and of longest rows whose tokens are counted for a draft."""
 SAMPLE_CHARS = 20_000
+"""The length of the text, in characters, by which a draft identifies the language."""
 
 
 @dataclass(frozen=True)
 class ImportResult:
-    """What was added where, what the contract warned of, and where the old data went, if it did."""
+    """The result of an import."""
 
     path: Path
+    """The file that was written."""
     rows: int
+    """The number of rows in it."""
     warnings: str
+    """The table of the contract's warnings; empty without any."""
     replaced: Path | None
+    """The folder with the previous data set, or None if the file was added to it."""
 
     def describe(self) -> str:
-        """The outcome and what is left to do, for a person."""
+        """The result and the next steps, for a person."""
         parts = [f"data: {self.path} written, {self.rows} rows; the contract holds"]
         if self.warnings:
             parts.append(f"warnings:\n{self.warnings}")
         if self.replaced:
             parts += [
-                f"The data, contract, prompt and articles from before lie in {self.replaced}.",
-                f"Now edit {CONTRACT} (owner, licence, source) and {PROMPTS / FILES[0]}; params.yaml (package) "
-                f"still speaks of the assistant before. Documents that it is to answer from go into {KNOWLEDGE}.",
+                f"The previous data, contract, prompt and articles are in {self.replaced}.",
+                f"Now edit {CONTRACT} (owner, license, source) and {PROMPTS / FILES[0]}; params.yaml (package) "
+                f"still describes the previous assistant. Put the documents that it answers from into {KNOWLEDGE}.",
             ]
         return "\n".join(parts)
 
 
 @dataclass(frozen=True)
 class ImportPlan:
-    """What would be written: file texts by path, and what the contract is checked with."""
+    """The plan of an import: the files to write, and the inputs of the contract check."""
 
     texts: dict[Path, str]
+    """The texts of the files to write, by path."""
     lines: tuple[RawLine, ...]
+    """The raw lines of the whole data set after the import."""
     spec: ContractSpec
+    """The data contract that they must keep."""
     prompt: Prompt
+    """The prompt that counts tokens and declares tools."""
 
 
 def add(
@@ -97,11 +106,11 @@ def add(
     """Add a file's rows to `data/raw`, or with `replace` make them the whole data set.
 
     Args:
-        file: chat JSONL (OpenAI's fine-tuning shape), or CSV.
+        file: chat JSONL (OpenAI's fine-tuning format), or CSV.
         input_column: the CSV's column of user turns.
-        target_column: the CSV's column of answers; where they are names, they are the labels too.
-        system: the system text: each row's own, or with `replace` the assistant's.
-        replace: move what is there to `.graft/replaced/`, and draft a contract and a prompt.
+        target_column: the CSV's column of answers; short answers that recur are the labels too.
+        system: the system text, as a turn of each row, or with `replace` as the assistant's.
+        replace: move the present data set to `.graft/replaced/`, and draft a contract and a prompt.
 
     Raises:
         GraftError: the file cannot be read, or breaks an `error` rule; the data directory is as before.
@@ -119,7 +128,7 @@ def add(
     result = check_contract(plan.lines, plan.spec, plan.prompt, settings, today)
     if result.broken:
         table = broken_message(result, settings.offending_rows)
-        hint = "" if replace else "\nIf this file is to be the whole data set, in place of what is there: --replace."
+        hint = "" if replace else "\nTo make this file the whole data set instead of adding it, use --replace."
         raise GraftError(f"{file}: not added, nothing was changed: {table}{hint}")
     backup = replace_data(plan.texts, _new_backup()) if replace else None
     if not replace:
@@ -135,20 +144,26 @@ def _tokenizer() -> Tokenizer:
     path = BUILT_BASE / "tokenizer.json"
     if not path.is_file():
         raise GraftError(
-            f"{path}: the base model's tokenizer is not there yet, and rows are measured in its tokens; "
+            f"{path}: the base model's tokenizer is missing, and the length of rows is measured in its tokens; "
             "run `graft run` or `dvc repro base` first"
         )
     return Tokenizer.from_file(str(path))
 
 
 def plan_addition(import_file: ImportFile, target: Path, system: str | None, tokenizer: Tokenizer) -> ImportPlan:
-    """The file beside what is in `data/raw`, under the contract that is there.
+    """The plan to add the file to `data/raw` under the present contract.
+
+    Args:
+        import_file: the file that was read.
+        target: the path in `data/raw` to write.
+        system: a system text that becomes a turn of each row, or None.
+        tokenizer: the base model's tokenizer.
 
     Raises:
-        GraftError: a file of that name is there, or rows bring system turns besides `system`.
+        GraftError: a file of that name exists, or rows have system turns in addition to `system`.
     """
     if target.exists():
-        raise GraftError(f"{target}: already there; rename your file, or remove that one first")
+        raise GraftError(f"{target}: already there; rename your file, or remove the existing one first")
     if system:
         _refuse_two_systems(import_file)
         turn = Message(role="system", content=system)
@@ -168,12 +183,20 @@ def plan_replacement(
     tokenizer: Tokenizer,
     today: date,
 ) -> ImportPlan:
-    """The file as the whole data set, with a contract, system text and tools drafted from it.
+    """The plan to make the file the whole data set, with a contract, system text and tools drafted from it.
 
-    A system turn that all rows share becomes the system text: what is trained with is served with.
+    A system turn that all rows share becomes the system text, so that training and serving use the same one.
+
+    Args:
+        import_file: the file that was read.
+        target: the path in `data/raw` to write.
+        system: the assistant's system text, or None for that of the rows or a default.
+        target_column: the CSV's column of answers, for the default system text.
+        tokenizer: the base model's tokenizer.
+        today: the date on which the data count as updated.
 
     Raises:
-        GraftError: no row can be trained on, or rows bring system turns besides `system`.
+        GraftError: no row can be trained on, or rows have system turns in addition to `system`.
     """
     import_file = _label_by_behavior(import_file)
     shared = _shared_system(import_file.rows)
@@ -203,13 +226,13 @@ def plan_replacement(
 
 
 def _label_by_behavior(import_file: ImportFile) -> ImportFile:
-    """Rows without a label are labelled by how they are met: answer, tool or refusal."""
+    """The file with a label for each row: a row without one is labeled by its behavior (answer, tool or refusal)."""
     rows = [row if row.label else row.model_copy(update={"label": behavior_of(row)}) for row in import_file.rows]
     return import_file.with_rows(rows)
 
 
 def _shared_system(rows: Sequence[ChatRow]) -> str:
-    """The system text that every row opens with, or nothing."""
+    """The system text that every row opens with, or an empty text."""
     openings = {row.messages[0].content if row.messages and row.messages[0].role == "system" else "" for row in rows}
     return openings.pop() if len(openings) == 1 else ""
 
@@ -217,7 +240,7 @@ def _shared_system(rows: Sequence[ChatRow]) -> str:
 def _refuse_two_systems(import_file: ImportFile) -> None:
     for line in import_file.lines:
         if line.row and line.row.messages and line.row.messages[0].role == "system":
-            raise GraftError(f"{line.source}: the row brings its own system turn; leave out --system, or that turn")
+            raise GraftError(f"{line.source}: the row brings its own system turn; omit --system, or remove that turn")
 
 
 def _default_system(import_file: ImportFile, target_column: str | None) -> str:
@@ -227,7 +250,7 @@ def _default_system(import_file: ImportFile, target_column: str | None) -> str:
 
 
 def _token_counts(import_file: ImportFile, prompt: Prompt) -> list[int]:
-    """Token counts of the shortest and the longest rows.
+    """Token counts of the shortest and the longest trainable rows.
 
     Raises:
         GraftError: no row can be trained on.
@@ -237,14 +260,14 @@ def _token_counts(import_file: ImportFile, prompt: Prompt) -> list[int]:
         fault = next(
             (f"{line.source}: {line.fault}" for line in import_file.lines if line.fault), "see its first row above"
         )
-        raise GraftError(f"{import_file.file}: no row can be trained on, nothing was changed ({fault})")
+        raise GraftError(f"{import_file.file}: no row can be trained on, and nothing was changed ({fault})")
     rows.sort(key=lambda row: sum(len(text) for _, text in row_checks.texts(row.messages)))
     sampled_rows = rows if len(rows) <= 2 * SAMPLE_ROWS else rows[:SAMPLE_ROWS] + rows[-SAMPLE_ROWS:]
     return [len(prompt.encode_training(row.messages)[0]) for row in sampled_rows]
 
 
 def to_jsonl(rows: Sequence[ChatRow]) -> str:
-    """Rows as they lie in `data/raw`; a group that is only the row's own id is left out."""
+    """Rows in the format of `data/raw`; a group that equals the row's id is left out."""
     lines = []
     for row in rows:
         group = {"group": row.group} if row.group not in ("", row.id) else {}
@@ -258,13 +281,13 @@ def _new_backup() -> Path:
 
 
 def replace_data(texts: Mapping[Path, str], backup: Path) -> Path:
-    """Copy the data set that is there into `kept`, then write the new one; return `kept`.
+    """Copy the present data set into `backup`, then write the new one; return `backup`.
 
-    What is known of the old assistant goes with it: its articles are emptied out, and so are the
-    files that ask for them. The copy comes first and removal last, so that a kill at any moment loses nothing.
+    The knowledge of the old assistant is removed with its data: its articles are deleted, and the files that
+    refer to them are emptied. The copy comes first and removal last, so that a kill at any moment loses no data.
 
     Raises:
-        GraftError: a file cannot be written; the old ones are back.
+        GraftError: a file cannot be written; the old files are restored.
     """
     removed_files = [path for path in (*sorted(RAW.glob("*.jsonl")), *sorted(KNOWLEDGE.rglob("*"))) if path.is_file()]
     texts = {**texts, **dict.fromkeys((path for path in KNOWLEDGE_FILES if path.is_file()), "")}

@@ -1,4 +1,4 @@
-"""What the contract's check came to, rule by rule, in words a person can act on."""
+"""Rule results of the contract check: each rule with its violations, in words that a person can act on."""
 
 from __future__ import annotations
 
@@ -18,26 +18,35 @@ _COLUMN = {
     "exact_duplicates": "exact_duplicate",
     "near_duplicates": "near_duplicate",
 }
-"""The table's column that a rule is about, where it does not bear the rule's name."""
+"""The check table's column of a rule, where its name is not the rule's."""
 
 
 class Violation(Record):
-    """One offending row, or for a rule about the whole data what is wrong with it."""
+    """One violation of a rule, by a row or by the whole data set."""
 
     source: str
+    """The row's location, as `FILE:NUMBER`, or the part of the data set that the rule is about."""
     reason: str
+    """The violation in words."""
 
 
 class ContractRuleResult(Record):
-    """One rule's outcome. `count` is the number of offences, tolerated ones included."""
+    """The result of one rule."""
 
     rule: str
+    """The rule's name in the contract."""
     severity: Severity
+    """The rule's severity in the contract."""
     ok: bool
+    """Whether the rule holds."""
     count: int
+    """The number of violations, tolerated ones included."""
     checked: int
+    """The number of lines that were checked."""
     limit: str
+    """The limit that the rule sets, in words."""
     violations: tuple[Violation, ...]
+    """The violations, tolerated ones included, in the order of the lines."""
 
     @property
     def verdict(self) -> str:
@@ -48,21 +57,21 @@ class ContractRuleResult(Record):
 def rule_results(
     table: pd.DataFrame, expectation_results: Sequence[ExpectationResult], spec: ContractSpec
 ) -> tuple[ContractRuleResult, ...]:
-    """Every rule of the contract with its offences, in the contract's order."""
+    """The result of every rule of the contract, in the contract's order."""
     limits = limits_of(spec)
-    whole: dict[str, Callable[[], list[Violation]]] = {
+    data_set_rules: dict[str, Callable[[], list[Violation]]] = {
         "volume": lambda: _volume(table),
         "freshness": lambda: _freshness(table, spec),
         "balance": lambda: _balance(table, spec),
     }
     results = []
     for rule in Rules.model_fields:
-        own = [finding for finding in expectation_results if finding.rule == rule]
-        ok = all(finding.success for finding in own)
-        if rule in whole:
-            violations = [] if ok else whole[rule]()
+        own = [result for result in expectation_results if result.rule == rule]
+        ok = all(result.success for result in own)
+        if rule in data_set_rules:
+            violations = [] if ok else data_set_rules[rule]()
         else:
-            indexes = sorted({index for finding in own for index in finding.indexes})
+            indexes = sorted({index for result in own for index in result.indexes})
             violations = [_violation(table, rule, index) for index in indexes]
         results.append(
             ContractRuleResult(
@@ -79,7 +88,7 @@ def rule_results(
 
 
 def limits_of(spec: ContractSpec) -> dict[str, str]:
-    """What each rule tolerates, in words."""
+    """The limit of each rule, in words."""
     rules = spec.rules
     balance: BalanceRule = rules.balance
     return {

@@ -106,9 +106,7 @@ class Prompt(Renderer):
             before = self.render(messages[:index], tools, generate=True)
             after = self.render(messages[: index + 1], tools).rstrip("\n")
             if not (before.startswith(encoded_text) and after.startswith(before)):
-                raise GraftError(
-                    "chat.jinja: a conversation's text must only grow from turn to turn"
-                )
+                raise GraftError("chat.jinja: a conversation's text must only grow from turn to turn")
             context, completion = self._ids(before[len(encoded_text) :]), self._ids(after[len(before) :])
             ids += context + completion
             labels += [IGNORED] * len(context)
