@@ -66,12 +66,12 @@ def rule_results(
     }
     results = []
     for rule in Rules.model_fields:
-        own = [result for result in expectation_results if result.rule == rule]
-        ok = all(result.success for result in own)
+        of_rule = [result for result in expectation_results if result.rule == rule]
+        ok = all(result.success for result in of_rule)
         if rule in data_set_rules:
             violations = [] if ok else data_set_rules[rule]()
         else:
-            indexes = sorted({index for result in own for index in result.indexes})
+            indexes = sorted({index for result in of_rule for index in result.indexes})
             violations = [_violation(table, rule, index) for index in indexes]
         results.append(
             ContractRuleResult(

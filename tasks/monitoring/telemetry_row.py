@@ -59,7 +59,7 @@ class TelemetryRow(Record):
     """The route that answered or was tried last: `canary`, `production`, `previous`, `words` (the static fallback
     message), or `digest` where the client requested a digest."""
     meant: str = ""
-    """The digest of the intended package, which stays the canary's where another package answered in its place."""
+    """The digest of the intended package, which remains the canary's where another package answered instead."""
     passed_over: str = ""
     """The routes that were skipped before, each with its reason."""
     retries: int = 0

@@ -148,21 +148,21 @@ def _join_similar(
     for index, row in enumerate(rows):
         if exact[index] is not None:
             continue
-        own = shingles(row)
-        similar = [index_of_set[own]] if own in index_of_set else []
+        row_shingles = shingles(row)
+        similar = [index_of_set[row_shingles]] if row_shingles in index_of_set else []
         if not similar:
             hashes = blank.copy()
-            hashes.update_batch([shingle.encode() for shingle in own])
+            hashes.update_batch([shingle.encode() for shingle in row_shingles])
             for other in sorted(lsh.query(hashes)):
                 # A pair in one cluster needs no comparison, except to find this row's first near-duplicate.
-                known = near[index] is not None or bool(similar)
-                if known and clusters.find(other) == clusters.find(index):
+                has_near = near[index] is not None or bool(similar)
+                if has_near and clusters.find(other) == clusters.find(index):
                     continue
-                if jaccard(own, sets[other]) >= threshold:
+                if jaccard(row_shingles, sets[other]) >= threshold:
                     similar.append(other)
                     clusters.join(other, index)
             lsh.insert(index, hashes, check_duplication=False)
-            index_of_set[own], sets[index] = index, own
+            index_of_set[row_shingles], sets[index] = index, row_shingles
         for other in similar:
             clusters.join(other, index)
             near[index] = other if near[index] is None else near[index]

@@ -65,7 +65,7 @@ def test_a_record_with_too_few_cells_is_a_fault_with_its_line(tmp_path: Path) ->
         ("t.jsonl", b"{}", "--input and --target name columns of a CSV"),
     ],
 )
-def test_what_cannot_be_read_is_said(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+def test_unreadable_files_are_reported(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(GraftError, match=message):
         read_import(tmp_path / name, "text", "kind")

@@ -218,7 +218,7 @@ def test_reference_is_the_candidates_features_alone(production: LocalRegistry) -
     pd.testing.assert_frame_equal(pd.read_parquet(path), REFERENCE, check_dtype=False)
 
 
-def test_nothing_to_watch_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_to_watch_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(GraftError, match="run `graft run` first"):
         monitor(LocalRegistry(), SETTINGS, NOW)

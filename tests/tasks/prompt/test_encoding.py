@@ -234,7 +234,7 @@ def test_a_prompt_is_held_to_the_hashes_that_a_package_was_made_with(
     ],
     ids=["missing", "broken json", "no parameters", "a number", "not utf-8"],
 )
-def test_a_broken_prompt_folder_is_said(
+def test_a_broken_prompt_folder_is_reported(
     tmp_path: Path, tiny_prompts: Path, name: str, content: bytes | None, message: str
 ) -> None:
     folder = tmp_path / "prompts"

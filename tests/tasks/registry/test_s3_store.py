@@ -110,7 +110,7 @@ def test_a_file_in_parts_does_not_replace_another(
     assert store.names("bases", "last") == []
 
 
-def test_a_wrong_key_an_absent_bucket_and_no_server_are_said(
+def test_a_wrong_key_an_absent_bucket_and_no_server_are_reported(
     s3_location: RegistryLocation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     absent = S3Store("s3://nobodys-bucket/registry", s3_location.endpoint, s3_location.root)

@@ -155,7 +155,7 @@ def test_a_result_is_one_line_with_its_keys_in_order() -> None:
     assert dump_result(Failure(error="a", message="b")) == '{"error": "a", "message": "b"}'
 
 
-def test_the_order_of_tools_is_that_in_which_they_were_given() -> None:
+def test_the_order_of_tools_is_that_of_the_toolbox() -> None:
     other = Tool(
         "other", "Other.", PotArguments, PotResult, make_pot.function, effect=False, caller="anyone", timeout_s=1.0
     )
