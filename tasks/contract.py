@@ -1,8 +1,8 @@
-"""Stage `contract`: is `data/raw` what its owner promised in `data/contract.yaml`?
+"""Stage `contract`: checks `data/raw` against the data contract in `data/contract.yaml`.
 
 Great Expectations checks every rule over one flat table. A broken `error` rule ends the stage, so
-nothing downstream runs; a broken `warn` rule is printed. Either way `report.html` and `result.json`
-tell the whole of it. Only rows that can be trained on go into `rows.parquet`.
+no later stage runs; a broken `warn` rule is printed. In both cases `report.html` and `result.json`
+contain the results of all rules. Only rows that can be trained on go into `rows.parquet`.
 """
 
 from __future__ import annotations
@@ -28,52 +28,71 @@ REPORT = "report.html"
 RESULT = "result.json"
 
 
-def save(checked: ContractResult, terms: ContractSpec, today: date, shown: int, folder: Path) -> None:
+def save(result: ContractResult, spec: ContractSpec, today: date, shown: int, folder: Path) -> None:
     """Write the report, the result and, unless an `error` rule is broken, the rows.
 
+    Args:
+        result: the result of the contract check.
+        spec: the data contract.
+        today: the date of the check.
+        shown: the number of violations per rule that the report and the error message list.
+        folder: the folder to write to.
+
     Raises:
-        GraftError: an `error` rule is broken; the message names rules, counts and first offences.
+        GraftError: an `error` rule is broken; the message names rules, counts and first violations.
     """
     (folder / ROWS).unlink(missing_ok=True)
     write_json(
         folder / RESULT,
         {
-            "ok": not checked.broken,
+            "ok": not result.broken,
             "checked_on": today.isoformat(),
-            "lines": checked.lines,
-            "rows": len(checked.rows),
-            "rules": [{"verdict": o.verdict, **o.model_dump(mode="json")} for o in checked.results],
+            "lines": result.lines,
+            "rows": len(result.rows),
+            "rules": [{"verdict": rule.verdict, **rule.model_dump(mode="json")} for rule in result.results],
         },
     )
-    write_text(folder / REPORT, html_page(checked.results, terms, checked.lines, today, shown))
-    if checked.broken:
+    write_text(folder / REPORT, html_page(result.results, spec, result.lines, today, shown))
+    if result.broken:
         raise GraftError(
-            f"{broken_message(checked, shown)}\n"
-            f"Mend the rows, or the terms in {CONTRACT}; the whole report: {folder / REPORT}. "
-            "Nothing after the contract ran, and what is released stays as it is."
+            f"{broken_message(result, shown)}\n"
+            f"Correct the rows, or the rules in {CONTRACT}; the whole report is {folder / REPORT}. "
+            "No later stage ran, and the released package is unchanged."
         )
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pandas(checked.rows, preserve_index=False), sink)
+    pq.write_table(pa.Table.from_pandas(result.rows, preserve_index=False), sink)
     write_bytes(folder / ROWS, sink.getvalue().to_pybytes())
 
 
 def run(
-    raw: Path, terms: ContractSpec, prompt: Prompt, settings: ContractSettings, today: date, folder: Path
+    raw: Path, spec: ContractSpec, prompt: Prompt, settings: ContractSettings, today: date, folder: Path
 ) -> ContractResult:
-    """Read, check and save; see `save` for what is raised."""
-    checked = check_contract(read_folder(raw), terms, prompt, settings, today)
-    if checked.warnings:
-        print(f"contract: warnings\n{text_table(checked.warnings, settings.shown_violations)}", flush=True)
-    save(checked, terms, today, settings.shown_violations, folder)
-    return checked
+    """Read the raw files, check them against the contract and save the result.
+
+    Args:
+        raw: the folder of raw files.
+        spec: the data contract.
+        prompt: the prompt that counts tokens and declares tools.
+        settings: the section `contract` of `params.yaml`.
+        today: the date of the check.
+        folder: the folder to write to.
+
+    Raises:
+        GraftError: there are no raw files, or an `error` rule is broken (see `save`).
+    """
+    result = check_contract(read_folder(raw), spec, prompt, settings, today)
+    if result.warnings:
+        print(f"contract: warnings\n{text_table(result.warnings, settings.shown_violations)}", flush=True)
+    save(result, spec, today, settings.shown_violations, folder)
+    return result
 
 
 def main() -> None:
     prompt = Prompt.load(PROMPTS, BUILT_BASE)
-    checked = run(RAW, load_contract(CONTRACT), prompt, load_settings().contract, date.today(), BUILT_CONTRACT)
-    left_out = checked.lines - len(checked.rows)
-    aside = f", {left_out} lines left out as they cannot be trained on" if left_out else ""
-    print(f"contract: {len(checked.rows)} rows accepted{aside}, {len(checked.results)} rules checked")
+    result = run(RAW, load_contract(CONTRACT), prompt, load_settings().contract, date.today(), BUILT_CONTRACT)
+    left_out = result.lines - len(result.rows)
+    left_out_note = f", {left_out} lines left out as they cannot be trained on" if left_out else ""
+    print(f"contract: {len(result.rows)} rows accepted{left_out_note}, {len(result.results)} rules checked")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Stage `prepare`: accepted rows become examples in three splits that share nothing.
+"""Stage `prepare`: turns accepted rows into examples in three disjoint splits, without data leakage between them.
 
-Exact duplicates are dropped. Rows of one conversation group, and rows that nearly repeat each
-other, stay in one split: an eval row that was as good as seen in training would flatter the model.
+Exact duplicates are dropped. Rows of one conversation group, and near-duplicates, stay in one split: an eval
+row that nearly repeats a training row would make the model look better than it is.
 """
 
 from __future__ import annotations
@@ -30,12 +30,15 @@ SUMMARY = "summary.json"
 
 @dataclass(frozen=True)
 class PreparedRows:
-    """The examples of all splits in the rows' order, and how many exact duplicates were dropped."""
+    """The prepared examples of all splits."""
 
     examples: list[Example]
+    """The examples in the order of the rows."""
     dropped: int
+    """The number of exact duplicates that were dropped."""
 
     def split(self, name: str) -> list[Example]:
+        """The examples of one split."""
         return [example for example in self.examples if example.split == name]
 
 
@@ -46,7 +49,7 @@ def load_rows(path: Path) -> list[dict[str, Any]]:
         GraftError: the file is missing, is no Parquet file, or holds no row.
     """
     if not path.is_file():
-        raise GraftError(f"{path}: no accepted rows there; run the stage `contract` first")
+        raise GraftError(f"{path}: the accepted rows are missing; run the stage `contract` first")
     try:
         rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
     except pa.ArrowException as error:
@@ -57,34 +60,37 @@ def load_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def prepare(rows: Sequence[dict[str, Any]], settings: PrepareSettings) -> PreparedRows:
-    """Drop exact duplicates (the first stays) and give each row its split.
+    """Drop exact duplicates (the first stays) and assign each row to a split.
 
     Raises:
-        GraftError: the shares leave nothing to train on.
+        GraftError: the fractions leave no rows for training.
     """
     kept: dict[str, dict[str, Any]] = {}
     for row in rows:
         kept.setdefault(fingerprint(load_messages(row["messages"])), row)
     unique = list(kept.values())
-    units = _split_groups(unique)
-    wanted = shares(settings.eval_fraction, settings.test_fraction)
-    chosen = assign(units, [row["label"] for row in unique], wanted, settings.seed)
+    split_groups = _split_groups(unique)
+    fractions = shares(settings.eval_fraction, settings.test_fraction)
+    split_of = assign(split_groups, [row["label"] for row in unique], fractions, settings.seed)
     examples = [
         Example(
             id=row["id"],
             label=row["label"],
             group=row["group"],
-            split=chosen[unit],
+            split=split_of[split_group],
             source=row["source"],
             messages=load_messages(row["messages"]),
         )
-        for row, unit in zip(unique, units, strict=True)
+        for row, split_group in zip(unique, split_groups, strict=True)
     ]
     return PreparedRows(examples, len(rows) - len(unique))
 
 
 def _split_groups(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """For each row the name of what it must stay together with: its group's and its twins' union."""
+    """For each row the name of its split group: the union of its conversation group and its near-duplicates.
+
+    The column `twin` names the cluster of near-duplicates (`tasks.data.check_table.STORED`).
+    """
     clusters = Clusters(len(rows))
     first: dict[tuple[str, str], int] = {}
     for index, row in enumerate(rows):
@@ -94,26 +100,26 @@ def _split_groups(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def refuse_crossing(examples: Sequence[Example], near_duplicate: float) -> None:
-    """Make sure, from the examples alone, that no group and no near-duplicate is in two splits.
+    """Check, from the examples alone, that no group and no pair of near-duplicates is in two splits.
 
     Raises:
-        GraftError: one is; the message names both rows.
+        GraftError: one is in two splits; the message names both rows.
     """
     groups: dict[str, Example] = {}
     for example in examples:
         other = groups.setdefault(example.group, example)
         if other.split != example.split:
-            raise GraftError(_crossing(f"group {example.group}", other, example))
+            raise GraftError(_crossing_message(f"group {example.group}", other, example))
     duplicates = find_duplicates([example.messages for example in examples], near_duplicate)
-    for example, first in zip(examples, duplicates.cluster, strict=True):
-        if examples[first].split != example.split:
-            raise GraftError(_crossing("a near-duplicate", examples[first], example))
+    for example, first_index in zip(examples, duplicates.cluster, strict=True):
+        if examples[first_index].split != example.split:
+            raise GraftError(_crossing_message("a near-duplicate", examples[first_index], example))
 
 
-def _crossing(what: str, one: Example, other: Example) -> str:
+def _crossing_message(relation: str, one: Example, other: Example) -> str:
     return (
-        f"prepare: {what} crosses splits: {one.source} is in {one.split}, {other.source} in {other.split}; "
-        "nothing was written. Run the stage `contract` again, so that it groups the rows anew."
+        f"prepare: {relation} crosses splits: {one.source} is in {one.split}, {other.source} in {other.split}; "
+        "nothing was written. Run the stage `contract` again, which groups the rows again."
     )
 
 

@@ -1,4 +1,4 @@
-"""A base model small enough that hundreds of tests can afford it: random weights, real code paths."""
+"""Fixtures of all tests, above all a base model small enough for hundreds of tests: random weights, real code paths."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from tasks.core.files import sha256_file
 
 if TYPE_CHECKING:
-    from tests.support.registries import Place
+    from tests.support.registries import RegistryLocation
     from tests.support.s3_server import S3Server
 
 ROOT = Path(__file__).parent.parent
@@ -102,7 +102,7 @@ def tiny_adapter(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 def embedding_source(folder: Path) -> dict[str, str]:
-    """What `params.yaml` says of a retrieval model whose two files lie in `folder`."""
+    """The entry of `params.yaml` for a retrieval model whose two files are in `folder`."""
     model, tokenizer = folder / "model.onnx", folder / "tokenizer.json"
     return {
         "model": str(model),
@@ -139,7 +139,7 @@ def tiny_embedding(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tiny_classifier(tmp_path: Path) -> Path:
-    """A folder like `build/prompt_injection`, learnt from the few texts in `tests/support/attack_texts.py`."""
+    """A folder like `build/prompt_injection`, trained from the few texts in `tests/support/attack_texts.py`."""
     from tasks.prompt_injection import build
     from tests.support.attack_texts import tiny_settings, tiny_texts
 
@@ -157,11 +157,11 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 
 @pytest.fixture
-def s3_place(s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
-    """A place for a registry on it, which no other test uses, with the keys in the environment."""
-    from tests.support.registries import Place
+def s3_location(s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RegistryLocation:
+    """A registry location on the S3 server that no other test uses, with the keys in the environment."""
+    from tests.support.registries import RegistryLocation
     from tests.support.s3_server import BUCKET
 
     for name, value in s3_server.environment.items():
         monkeypatch.setenv(name, value)
-    return Place(tmp_path, f"s3://{BUCKET}/{tmp_path.name}", s3_server.endpoint)
+    return RegistryLocation(tmp_path, f"s3://{BUCKET}/{tmp_path.name}", s3_server.endpoint)

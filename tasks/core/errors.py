@@ -1,4 +1,4 @@
-"""The one error that people see: it says what is wrong, where, and what to do."""
+"""Errors for people: the one exception type whose message says what is wrong, where, and what to do."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 class GraftError(Exception):
-    """Bad input or a refused step. The message is for a person; no traceback is shown with it."""
+    """Bad input or a refused step. Its message is for a person; no traceback is shown with it."""
 
 
 def run_main(main: Callable[[], None]) -> None:

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written to a temporary name, then renamed; and their hashes."""
+"""Atomic file writes and file hashes: a file is written to a temporary name, then renamed, so it is whole or absent."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 
 
 def sha256_file(path: Path) -> str:
-    """sha256 of a file's bytes, in hexadecimal."""
+    """The sha256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -51,7 +51,7 @@ def write_json(path: Path, value: Any) -> None:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder that becomes `path` when the block ends well, replacing what was there."""
+    """A temporary folder that becomes `path` when the block ends without an error; it replaces an existing `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     temporary.chmod(0o755)
@@ -66,7 +66,10 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock `path` for the block, once whoever has it lets go; a process that is killed does."""
+    """Hold the lock file `path` during the block; first wait until its holder releases it.
+
+    A process that is killed releases it too.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -1,4 +1,4 @@
-"""Where files lie, relative to the repository root, which is every process's working directory.
+"""Paths of files and folders, relative to the repository root, which is every process's working directory.
 
 `data/` is written by people, `build/` by DVC stages, `.graft/` by the running system.
 """

@@ -30,7 +30,9 @@ class ToolCall(Record):
     """
 
     name: str
+    """The tool's name."""
     arguments: dict[str, Any]
+    """The arguments' values by name."""
 
     @model_validator(mode="before")
     @classmethod
@@ -43,12 +45,16 @@ class ToolCall(Record):
 
 
 class Message(Record):
-    """One turn of a conversation. `context` was found for a user's turn and waits to be looked up."""
+    """One turn of a conversation, without its transport fields (call ids, names)."""
 
     role: Role
+    """The author of the turn."""
     content: str = ""
+    """The turn's text; empty in a turn of tool calls alone."""
     context: str = ""
+    """The passages that retrieval found for a user's turn; the model reads them through the lookup tool."""
     tool_calls: tuple[ToolCall, ...] = ()
+    """The tool calls of an assistant turn, in their order."""
 
     @model_validator(mode="before")
     @classmethod
@@ -64,20 +70,30 @@ class ChatRow(Record):
     """One line of `data/raw/*.jsonl`."""
 
     id: str = ""
+    """The row's name; empty until the row is read, when it becomes `FILE:LINE` by default."""
     label: str = ""
+    """The request kind, one of the data contract's labels."""
     group: str = ""
+    """The split group: rows of one group stay in one split; the id by default."""
     messages: tuple[Message, ...]
+    """The conversation."""
 
 
 class Example(Record):
-    """A chat row that passed the contract, with its split and where it came from."""
+    """A chat row that passed the data contract, with its split and its source."""
 
     id: str
+    """The row's name."""
     label: str
+    """The request kind, one of the data contract's labels."""
     group: str
+    """The split group: rows of one group stay in one split."""
     split: Literal["train", "eval", "test"]
+    """The split that the row is assigned to."""
     source: str
+    """The file and line that the row was read from, as `FILE:LINE`."""
     messages: tuple[Message, ...]
+    """The conversation; its last turn is the assistant's."""
 
     @property
     def prompt(self) -> tuple[Message, ...]:
@@ -86,7 +102,7 @@ class Example(Record):
 
     @property
     def target(self) -> Message:
-        """The last assistant turn: what evaluation compares an answer with."""
+        """The last assistant turn: the reference that evaluation compares an answer with."""
         return self.messages[-1]
 
 

@@ -1,4 +1,4 @@
-"""The data contract checked against rows: which rules hold, which rows violate them."""
+"""Contract check: which rules of the data contract hold, and which rows violate them."""
 
 from __future__ import annotations
 
@@ -20,31 +20,44 @@ from tasks.prompt.encoding import Prompt
 
 @dataclass(frozen=True)
 class ContractResult:
-    """The outcome of every rule, and the rows that can be trained on (columns as in `rows.parquet`)."""
+    """The result of a contract check."""
 
     results: tuple[ContractRuleResult, ...]
+    """The result of every rule, in the contract's order."""
     rows: pd.DataFrame
+    """The trainable rows, with the columns of `rows.parquet`."""
     lines: int
+    """The number of raw lines that were checked."""
 
     @property
     def broken(self) -> list[ContractRuleResult]:
-        return [outcome for outcome in self.results if outcome.verdict == "broken"]
+        """The results of broken `error` rules."""
+        return [result for result in self.results if result.verdict == "broken"]
 
     @property
     def warnings(self) -> list[ContractRuleResult]:
-        return [outcome for outcome in self.results if outcome.verdict == "warning"]
+        """The results of broken `warn` rules."""
+        return [result for result in self.results if result.verdict == "warning"]
 
 
 def check_contract(
-    lines: Sequence[RawLine], terms: ContractSpec, prompt: Prompt, settings: ContractSettings, today: date
+    lines: Sequence[RawLine], spec: ContractSpec, prompt: Prompt, settings: ContractSettings, today: date
 ) -> ContractResult:
-    """Check raw lines, at least one, against the terms as of `today`."""
-    table, rows = build_table(lines, terms, prompt, settings.near_duplicate_threshold, today)
-    outcomes = rule_results(table, validate(table, expectations_of(terms)), terms)
-    return ContractResult(outcomes, rows, len(lines))
+    """Check raw lines against the data contract.
+
+    Args:
+        lines: the raw lines, at least one.
+        spec: the data contract.
+        prompt: the prompt that counts tokens and declares tools.
+        settings: the section `contract` of `params.yaml`.
+        today: the date for the age of the data.
+    """
+    table, rows = build_table(lines, spec, prompt, settings.near_duplicate_threshold, today)
+    results = rule_results(table, validate(table, expectations_of(spec)), spec)
+    return ContractResult(results, rows, len(lines))
 
 
-def broken_message(checked: ContractResult, shown: int) -> str:
-    """The table of broken rules for a person."""
-    rules = "1 rule" if len(checked.broken) == 1 else f"{len(checked.broken)} rules"
-    return f"the data breaks {rules} of the contract:\n{text_table(checked.broken, shown)}"
+def broken_message(result: ContractResult, shown: int) -> str:
+    """The table of broken rules as a message for a person; it lists `shown` violations per rule."""
+    rules = "1 rule" if len(result.broken) == 1 else f"{len(result.broken)} rules"
+    return f"the data breaks {rules} of the contract:\n{text_table(result.broken, shown)}"

@@ -1,7 +1,7 @@
-"""A first contract, system text and tools for a data set that replaces the one before.
+"""Contract draft: a first data contract and first tools for a data set that replaces the one before.
 
-All of it is read off the rows and meant to be edited: a person knows the owner, the license and
-what the labels mean; the rows only show what is there.
+The draft is derived from the rows and has to be edited, because only a person knows the owner, the license
+and the meaning of the labels.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ CADENCE_DAYS = 180
 REFUSAL_PHRASES = ("i can't", "i cannot", "i'm not able to")
 
 _CONTRACT = """\
-# Drafted from {rows} rows by `graft data add --replace`. Read it and make it yours: who owns the
-# data, under which license, and what a row must be like. A broken `error` rule stops the run.
-owner: "unknown: say who answers for this data"
-license: "unknown: say under which license you have it, as an SPDX id that params.yaml (admission.licenses) lists"
-source: "unknown: say where {file} is from"
+# Drafted from {rows} rows by `graft data add --replace`. Read and correct it: the owner of the data, its
+# license, and the rules that a row must satisfy. A broken `error` rule stops the run.
+owner: "unknown: name the person or team that is responsible for this data"
+license: "unknown: name the license of the data, as an SPDX id that params.yaml (section admission) lists"
+source: "unknown: name the source of {file}"
 updated: {updated}
-cadence_days: {cadence_days}   # older than this: freshness is broken
+cadence_days: {cadence_days}   # data older than this break the rule freshness
 language: "{language}"
-labels:   # request kind -> how it is met: answer, tool or refusal
+labels:   # request kind -> expected behavior: answer, tool or refusal
 {labels}
 refusal_phrases: {phrases}   # in every refusal, and nowhere else
 rules:
   readable: {{severity: error}}            # UTF-8, JSON, the row's schema, a file that is not empty
   role_order: {{severity: error}}          # system? user, assistant (tool assistant)? user …
   content: {{severity: error}}             # no empty turn
-  last_turn: {{severity: error}}           # the assistant has the last word
+  last_turn: {{severity: error}}           # the last turn is the assistant's
   labels: {{severity: error}}              # only those above
   behavior: {{severity: warn}}             # a tool call in rows of a tool label, and nowhere else
   tools: {{severity: error}}               # only tools of data/prompts/tools.json, with their arguments
@@ -52,14 +52,20 @@ rules:
 """
 
 LABEL_ROWS = 20
-"""Rows below which a label can hardly be learned, let alone evaluated."""
+"""The number of rows of a label below which it can hardly be learned, let alone evaluated."""
 
 
 def draft_contract(rows: Sequence[ChatRow], n_tokens: Sequence[int], language: str, file: str, today: date) -> str:
-    """`data/contract.yaml` for rows of which at least one has tokens.
+    """The text of `data/contract.yaml` for a data set.
 
-    Lengths may stray to half and twice of what was found, and half of the rows may go missing,
-    before the contract objects.
+    The drafted rules allow lengths from half the shortest to twice the longest row, and half the rows.
+
+    Args:
+        rows: the rows of the data set.
+        n_tokens: token counts of rows, at least one, with the shortest and the longest among them.
+        language: the code of the customers' language.
+        file: the name of the file that the rows come from.
+        today: the date on which the data count as updated.
     """
     counts = Counter(row.label for row in rows)
     labels = yaml.safe_dump(behaviors(rows), allow_unicode=True, default_flow_style=False)
@@ -84,7 +90,7 @@ def draft_contract(rows: Sequence[ChatRow], n_tokens: Sequence[int], language: s
 
 
 def behaviors(rows: Sequence[ChatRow]) -> dict[str, Behavior]:
-    """How each label is met, by what most of its rows do, in the labels' order."""
+    """The expected behavior of each label, which is that of most of its rows, sorted by label."""
     votes: dict[str, Counter[Behavior]] = {}
     for row in rows:
         votes.setdefault(row.label, Counter())[behavior_of(row)] += 1
@@ -92,32 +98,32 @@ def behaviors(rows: Sequence[ChatRow]) -> dict[str, Behavior]:
 
 
 def behavior_of(row: ChatRow) -> Behavior:
-    """How one row is met: by a tool call anywhere, by a refusal at its end, or else by an answer."""
+    """The behavior in one row: a tool call anywhere, a refusal at its end, or else an answer."""
     if any(message.tool_calls for message in row.messages):
         return "tool"
     return "refusal" if row.messages and is_refusal(row.messages[-1].content, REFUSAL_PHRASES) else "answer"
 
 
 def draft_tools(rows: Sequence[ChatRow], declared: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """OpenAI tool schemas: those that the file declared, and one for every other tool that is called.
+    """Tool schemas in OpenAI's format: those that the file declares, and one for every other tool that is called.
 
-    A tool known from its calls alone takes the arguments seen, and requires those seen in each call.
+    A tool that is known only from its calls takes all arguments of its calls, and requires those that every call has.
     """
     calls: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         for message in row.messages:
             for call in message.tool_calls:
                 calls.setdefault(call.name, []).append(call.arguments)
-    drafted = [_tool(name, seen) for name, seen in sorted(calls.items()) if name not in declared]
+    drafted = [_tool(name, arguments) for name, arguments in sorted(calls.items()) if name not in declared]
     return [*declared.values(), *drafted]
 
 
-def _tool(name: str, seen: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    names = sorted({argument for arguments in seen for argument in arguments})
+def _tool(name: str, calls: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    names = sorted({argument for arguments in calls for argument in arguments})
     parameters = {
         "type": "object",
         "properties": {argument: {} for argument in names},
-        "required": [argument for argument in names if all(argument in arguments for arguments in seen)],
+        "required": [argument for argument in names if all(argument in arguments for arguments in calls)],
         "additionalProperties": False,
     }
     return {"type": "function", "function": {"name": name, "description": "", "parameters": parameters}}

@@ -1,4 +1,4 @@
-"""The contract's outcome for people: a text table for the terminal, and one self-contained HTML page."""
+"""Contract report for people: a text table for the terminal, and one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from tasks.data.contract_spec import ContractSpec
 from tasks.data.rule_results import ContractRuleResult
 
 REASON_CHARS = 110
+"""The longest reason in the text table, in characters."""
 
 
-def text_table(outcomes: Sequence[ContractRuleResult], shown: int) -> str:
-    """Rules with their severity, count and limit, and below each its first `shown` offences."""
+def text_table(results: Sequence[ContractRuleResult], shown: int) -> str:
+    """Rules with their severity, count and limit, and below each its first `shown` violations."""
     header = ("rule", "severity", "count", "allowed")
-    rows = [(o.rule, o.severity, str(o.count), o.limit) for o in outcomes]
+    rows = [(r.rule, r.severity, str(r.count), r.limit) for r in results]
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     lines = [_columns(header, widths)]
-    for row, outcome in zip(rows, outcomes, strict=True):
+    for row, result in zip(rows, results, strict=True):
         lines.append(_columns(row, widths))
-        lines.extend(f"    {o.source}  {textwrap.shorten(o.reason, REASON_CHARS)}" for o in outcome.violations[:shown])
-        if outcome.count > shown:
-            lines.append(f"    … and {outcome.count - shown} more")
+        lines.extend(f"    {v.source}  {textwrap.shorten(v.reason, REASON_CHARS)}" for v in result.violations[:shown])
+        if result.count > shown:
+            lines.append(f"    … and {result.count - shown} more")
     return "\n".join(lines)
 
 
@@ -31,18 +32,26 @@ def _columns(cells: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
 
 
-def html_page(outcomes: Sequence[ContractRuleResult], terms: ContractSpec, rows: int, today: date, shown: int) -> str:
-    """The whole report as HTML: readable in a browser without a network, in light and in dark."""
-    broken = sum(o.verdict == "broken" for o in outcomes)
-    warned = sum(o.verdict == "warning" for o in outcomes)
+def html_page(results: Sequence[ContractRuleResult], spec: ContractSpec, rows: int, today: date, shown: int) -> str:
+    """The whole report as HTML, readable in a browser without a network, in light and in dark mode.
+
+    Args:
+        results: the result of every rule.
+        spec: the data contract.
+        rows: the number of lines that were checked.
+        today: the date of the check.
+        shown: the number of violations per rule that the page lists.
+    """
+    broken = sum(r.verdict == "broken" for r in results)
+    warned = sum(r.verdict == "warning" for r in results)
     verdict = f"{broken} broken" if broken else "passed"
     if warned:
         verdict += f", {warned} {'warning' if warned == 1 else 'warnings'}"
     facts = {
-        "Owner": terms.owner,
-        "Licence": terms.license,
-        "Source": terms.source,
-        "Updated": f"{terms.updated.isoformat()}, to be refreshed every {terms.cadence_days} days",
+        "Owner": spec.owner,
+        "License": spec.license,
+        "Source": spec.source,
+        "Updated": f"{spec.updated.isoformat()}, to be refreshed every {spec.cadence_days} days",
         "Checked": f"{rows} rows on {today.isoformat()}",
     }
     return _PAGE.format(
@@ -50,24 +59,24 @@ def html_page(outcomes: Sequence[ContractRuleResult], terms: ContractSpec, rows:
         kind="broken" if broken else "warning" if warned else "ok",
         verdict=escape(verdict),
         facts="".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts.items()),
-        rules="".join(_rule(outcome, shown) for outcome in outcomes),
+        rules="".join(_rule(result, shown) for result in results),
     )
 
 
-def _rule(outcome: ContractRuleResult, shown: int) -> str:
-    cells = (outcome.rule.replace("_", " "), outcome.severity, str(outcome.count), outcome.limit)
+def _rule(result: ContractRuleResult, shown: int) -> str:
+    cells = (result.rule.replace("_", " "), result.severity, str(result.count), result.limit)
     row = (
-        f'<tr><td><span class="mark {outcome.verdict}">{outcome.verdict}</span></td>'
+        f'<tr><td><span class="mark {result.verdict}">{result.verdict}</span></td>'
         + "".join(f"<td>{escape(cell)}</td>" for cell in cells)
         + "</tr>"
     )
-    if not outcome.violations:
+    if not result.violations:
         return row
     items = "".join(
-        f"<li><code>{escape(offence.source)}</code> {escape(offence.reason)}</li>"
-        for offence in outcome.violations[:shown]
+        f"<li><code>{escape(violation.source)}</code> {escape(violation.reason)}</li>"
+        for violation in result.violations[:shown]
     )
-    more = f"<li>… and {outcome.count - shown} more in result.json</li>" if outcome.count > shown else ""
+    more = f"<li>… and {result.count - shown} more in result.json</li>" if result.count > shown else ""
     return f'{row}<tr class="offending"><td></td><td colspan="4"><ul>{items}{more}</ul></td></tr>'
 
 
@@ -83,7 +92,7 @@ _PAGE = """<!doctype html>
 <h1>Data contract <span class="mark {kind}">{verdict}</span></h1>
 <dl>{facts}</dl>
 <table>
-<thead><tr><th>Outcome</th><th>Rule</th><th>Severity</th><th>Count</th><th>Allowed</th></tr></thead>
+<thead><tr><th>Result</th><th>Rule</th><th>Severity</th><th>Count</th><th>Allowed</th></tr></thead>
 <tbody>{rules}</tbody>
 </table>
 </body>

@@ -1,6 +1,6 @@
-"""`data/contract.yaml`: what the data's owner promises, as one checked record.
+"""Contract spec: the data contract of `data/contract.yaml` as one validated record.
 
-`contract` checks these terms; `evaluate` and serving read from them what each label expects.
+The stage `contract` checks the data against it; `evaluate` and serving read each label's expected behavior from it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class ContractRule(Section):
-    """A rule without a number of its own."""
+    """A rule without a limit."""
 
     severity: Severity
     """`error` stops the run, `warn` is reported."""
@@ -112,9 +112,9 @@ class ContractSpec(Section):
 
 
 def load_contract(path: Path = CONTRACT) -> ContractSpec:
-    """Read and check the contract.
+    """Read and validate the data contract.
 
     Raises:
-        GraftError: the file is missing, not YAML, or a term is unknown, missing or out of range.
+        GraftError: the file is missing or not YAML, or a key is unknown, missing or out of range.
     """
     return check(ContractSpec, read_yaml(path), str(path))

@@ -1,4 +1,4 @@
-"""Prepared examples as Parquet: one file per split, one row per `Example`, messages as JSON text."""
+"""Prepared examples as Parquet files: one file per split, one row per `Example`, messages as JSON text."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SCHEMA = pa.schema([(name, pa.string()) for name in COLUMNS])
 
 
 def save_examples(path: Path, examples: Sequence[Example]) -> None:
-    """Write `examples` as Parquet in their order, whole or not at all; no examples make an empty table."""
+    """Write `examples` as Parquet in their order, whole or not at all; an empty split is an empty table."""
     rows = [{**e.model_dump(exclude={"messages"}), "messages": dump_messages(e.messages)} for e in examples]
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(rows, SCHEMA), sink)
@@ -25,13 +25,13 @@ def save_examples(path: Path, examples: Sequence[Example]) -> None:
 
 
 def load_examples(path: Path) -> list[Example]:
-    """The examples of one split, in the order they were written.
+    """The examples of one split, in the order in which they were written.
 
     Raises:
         GraftError: the file is missing, or is not a table of examples.
     """
     if not path.is_file():
-        raise GraftError(f"{path}: no examples there; run the stage `prepare` first")
+        raise GraftError(f"{path}: the examples are missing; run the stage `prepare` first")
     try:
         rows = pq.read_table(path, columns=list(COLUMNS)).to_pylist()
         return [Example.model_validate({**row, "messages": load_messages(row["messages"])}) for row in rows]

@@ -1,6 +1,7 @@
-"""The contract's rules as Great Expectations: which expectation each rule is, and what came of it.
+"""Great Expectations (GX) for the contract's rules: the expectations of each rule, and their validation results.
 
-This module knows GX and nothing of chat rows. GX takes about 10 s to import, so only `validate` does.
+This module is about GX alone and independent of chat rows. GX takes about 10 s to import, so only `validate`
+imports it.
 """
 
 from __future__ import annotations
@@ -16,34 +17,40 @@ from tasks.core.errors import GraftError
 from tasks.data.contract_spec import ContractSpec
 
 FAULT_RULES = ("readable", "role_order", "content", "last_turn", "behavior", "tools", "refusals", "personal_data")
-"""Rules whose column holds a fault's description: every row's must be null."""
+"""Rules whose column holds the description of a fault: it must be null in every row."""
 
 
 @dataclass(frozen=True)
 class Expectation:
-    """One GX expectation: the rule it belongs to, its type and its arguments."""
+    """One GX expectation."""
 
     rule: str
+    """The rule of the contract that it belongs to."""
     type: str
+    """The expectation's type, by GX's name."""
     kwargs: dict[str, Any]
+    """The expectation's arguments."""
 
 
 @dataclass(frozen=True)
 class ExpectationResult:
-    """What GX found: whether the expectation holds, and the table's indexes where it does not."""
+    """The validation result of one expectation."""
 
     rule: str
+    """The rule of the contract that the expectation belongs to."""
     success: bool
+    """Whether the expectation holds."""
     indexes: tuple[int, ...]
+    """The indexes of the table's rows that violate it."""
 
 
-def expectations_of(terms: ContractSpec) -> list[Expectation]:
-    """Every rule of the contract, as one or more expectations over the columns of `row_table`."""
-    rules = terms.rules
+def expectations_of(spec: ContractSpec) -> list[Expectation]:
+    """Every rule of the contract, as one or more expectations over the columns of the check table."""
+    rules = spec.rules
     row_rules = [
         *[Expectation(rule, "expect_column_values_to_be_null", {"column": rule}) for rule in FAULT_RULES],
-        _in_set("labels", "label", sorted(terms.labels), 1.0),
-        _in_set("language", "language", [terms.language], 1.0 - rules.language.max_share),
+        _in_set("labels", "label", sorted(spec.labels), 1.0),
+        _in_set("language", "language", [spec.language], 1.0 - rules.language.max_share),
         _between("tokens", "expect_column_values_to_be_between", "n_tokens", rules.tokens.min, rules.tokens.max),
         _unrepeated("exact_duplicates", "exact_duplicate", rules.exact_duplicates.max_share),
         _unrepeated("near_duplicates", "near_duplicate", rules.near_duplicates.max_share),
@@ -52,13 +59,13 @@ def expectations_of(terms: ContractSpec) -> list[Expectation]:
     each = "expect_column_values_to_be_between"
     table_rules = [
         _between("volume", total, "readable_rows", rules.volume.min, rules.volume.max),
-        _between("freshness", "expect_column_max_to_be_between", "age_days", 0, terms.cadence_days),
+        _between("freshness", "expect_column_max_to_be_between", "age_days", 0, spec.cadence_days),
         _between("balance", each, "label_rows", rules.balance.min_rows, None),
         _between("balance", each, "label_share", None, rules.balance.max_share),
         Expectation(
             "balance",
             "expect_column_distinct_values_to_contain_set",
-            {"column": "label", "value_set": sorted(terms.labels)},
+            {"column": "label", "value_set": sorted(spec.labels)},
         ),
     ]
     return row_rules + table_rules
@@ -79,12 +86,12 @@ def _unrepeated(rule: str, column: str, max_share: float) -> Expectation:
 
 
 def validate(table: pd.DataFrame, expectations: Sequence[Expectation]) -> list[ExpectationResult]:
-    """Let Great Expectations check `table`; one finding per expectation, in no particular order.
+    """Validate `table` by Great Expectations; one result per expectation, in no particular order.
 
-    Everything happens in memory: no project folder, no data docs, no network.
+    The validation runs in memory, without project folder, data docs or network.
 
     Raises:
-        GraftError: GX could not evaluate an expectation, which must never pass for a success.
+        GraftError: GX could not evaluate an expectation, which must never count as a success.
     """
     os.environ["GX_ANALYTICS_ENABLED"] = "false"
     import great_expectations as gx
@@ -99,7 +106,9 @@ def validate(table: pd.DataFrame, expectations: Sequence[Expectation]) -> list[E
     suite = gx.ExpectationSuite(name="contract", expectations=[one.to_domain_obj() for one in configurations])
     result = batch.validate(suite, result_format={"result_format": "COMPLETE"})
     if len(result.results) != len(expectations):
-        raise GraftError(f"contract: Great Expectations answered {len(result.results)} of {len(expectations)} rules")
+        raise GraftError(
+            f"contract: Great Expectations returned {len(result.results)} results for {len(expectations)} expectations"
+        )
     return [_result(one) for one in result.results]
 
 

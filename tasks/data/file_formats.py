@@ -1,4 +1,4 @@
-"""A file that somebody brings, chat JSONL or CSV, as rows; and what was understood of it."""
+"""File formats of `graft data add`: chat JSONL or CSV as rows, and a description of what was read."""
 
 from __future__ import annotations
 
@@ -16,56 +16,63 @@ from tasks.data.raw_rows import RawLine, check_row, name_lines, parse_object, re
 
 DELIMITERS = (",", ";", "\t")
 LABEL_CHARS = 60
-"""A longer target is an answer, not the name of a label."""
+"""The longest label, in characters; a longer target is an answer."""
 MAX_FIELD_CHARS = 10_000_000
+"""The longest cell of a CSV, in characters."""
 
 
 @dataclass(frozen=True)
 class ImportFile:
-    """The lines of a file, with the tools it declares and, for a CSV, its columns."""
+    """A file that was read for import."""
 
     file: Path
+    """The file's path."""
     kind: str
+    """Its format: `chat JSONL` or `CSV`."""
     lines: tuple[RawLine, ...]
+    """Its lines, readable or not."""
     columns: tuple[str, ...] = ()
+    """The columns of a CSV."""
     tools: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """The tool schemas that its rows declare, by the tools' names."""
 
     @property
     def rows(self) -> list[ChatRow]:
+        """The rows of its readable lines."""
         return [line.row for line in self.lines if line.row is not None]
 
     def with_rows(self, rows: Sequence[ChatRow]) -> ImportFile:
-        """The same with other rows, in the same order."""
+        """A copy with other rows, in the same order."""
         fresh = iter(rows)
         return replace(self, lines=tuple(replace(line, row=next(fresh)) if line.row else line for line in self.lines))
 
     def describe(self) -> str:
-        """Kind, rows, columns, labels and the first row, for a person to see whether it was understood."""
+        """Format, rows, columns, labels and the first row, so that a person can check whether it was read correctly."""
         rows = self.rows
         labels = Counter(row.label for row in rows)
-        few = ", ".join(f"{label or '(none)'} {count}" for label, count in labels.most_common(6))
+        common_labels = ", ".join(f"{label or '(none)'} {count}" for label, count in labels.most_common(6))
         unreadable = len(self.lines) - len(rows)
         parts = [
             f"{self.file}: {self.kind}, {len(rows)} rows" + (f", {unreadable} unreadable lines" if unreadable else ""),
             f"  columns: {', '.join(self.columns)}" if self.columns else "",
             f"  tools declared: {', '.join(sorted(self.tools))}" if self.tools else "",
-            f"  labels: {len(labels)} ({few}{', …' if len(labels) > 6 else ''})",
-            *(f"  first row, {message.role}: {_say(message)}" for message in (rows[0].messages if rows else ())),
+            f"  labels: {len(labels)} ({common_labels}{', …' if len(labels) > 6 else ''})",
+            *(f"  first row, {message.role}: {_preview(message)}" for message in (rows[0].messages if rows else ())),
         ]
         return "\n".join(part for part in parts if part)
 
 
-def _say(message: Message) -> str:
+def _preview(message: Message) -> str:
     calls = " ".join(f"{call.name}({call.arguments})" for call in message.tool_calls)
     text = " ".join(f"{message.content} {calls}".split())
     return text if len(text) <= 100 else f"{text[:99]}…"
 
 
 def read_import(file: Path, input_column: str | None, target_column: str | None) -> ImportFile:
-    """Read a file by its ending: .jsonl or .json line by line, .csv or .tsv by its columns.
+    """Read a file by its extension: .jsonl or .json line by line, .csv or .tsv by its columns.
 
     Raises:
-        GraftError: the file is missing, of another kind, empty, or its columns are not named.
+        GraftError: the file is missing, empty or of another format, or the columns of a CSV are not named.
     """
     if not file.is_file():
         raise GraftError(f"{file}: no such file")
@@ -73,7 +80,7 @@ def read_import(file: Path, input_column: str | None, target_column: str | None)
     if kind in (".csv", ".tsv"):
         return _read_csv(file, input_column, target_column)
     if kind not in (".jsonl", ".json"):
-        raise GraftError(f"{file}: expected chat JSONL (.jsonl) or a table (.csv); found {kind or 'no file ending'}")
+        raise GraftError(f"{file}: expected chat JSONL (.jsonl) or a table (.csv); found {kind or 'no file extension'}")
     if input_column or target_column:
         raise GraftError(f"{file}: --input and --target name columns of a CSV; chat JSONL has none")
     tools: dict[str, dict[str, Any]] = {}
@@ -82,7 +89,7 @@ def read_import(file: Path, input_column: str | None, target_column: str | None)
 
 
 def _parse_chat(text: str, tools: dict[str, dict[str, Any]]) -> ChatRow:
-    """A row of OpenAI's fine-tuning shape; the tools that it declares are collected in `tools`."""
+    """A row in OpenAI's fine-tuning format; the tools that it declares are collected in `tools`."""
     content = parse_object(text)
     content.pop("parallel_tool_calls", None)
     try:
@@ -105,24 +112,24 @@ def _read_csv(file: Path, input_column: str | None, target_column: str | None) -
         raise GraftError(f"{file}: the file is empty")
     csv.field_size_limit(MAX_FIELD_CHARS)
     delimiter, header = _header(file, text, input_column, target_column)
-    ends = (header.index(str(input_column)), header.index(str(target_column)))
+    column_indexes = (header.index(str(input_column)), header.index(str(target_column)))
     lines, start = [], 1
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
         for cells in reader:
             if cells and start > 1:
-                lines.append(_table_line(file, start, cells, len(header), ends))
+                lines.append(_table_line(file, start, cells, len(header), column_indexes))
             start = reader.line_num + 1
     except csv.Error as error:
         raise GraftError(f"{file}:{reader.line_num}: not readable as CSV: {error}") from error
     if not lines:
         raise GraftError(f"{file}: a header and no rows")
-    kept = ImportFile(file, "CSV", tuple(name_lines(lines)), tuple(header))
-    return kept.with_rows(_labeled(kept.rows))
+    table = ImportFile(file, "CSV", tuple(name_lines(lines)), tuple(header))
+    return table.with_rows(_with_labels(table.rows))
 
 
 def _header(file: Path, text: str, input_column: str | None, target_column: str | None) -> tuple[str, list[str]]:
-    """The delimiter under which the header has both columns, and the header."""
+    """The delimiter with which the header has both columns, and the header."""
     headers: dict[str, list[str]] = {
         delimiter: next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), []) for delimiter in DELIMITERS
     }
@@ -131,23 +138,31 @@ def _header(file: Path, text: str, input_column: str | None, target_column: str 
             return delimiter, header
     widest: list[str] = max(headers.values(), key=len)
     missing = [name for name in (input_column, target_column) if name]
-    found = f"it has the columns {', '.join(widest)}"
+    columns_found = f"it has the columns {', '.join(widest)}"
     if len(missing) < 2:
-        raise GraftError(f"{file}: say which columns to use, --input COLUMN --target COLUMN; {found}")
-    raise GraftError(f"{file}: no columns {' and '.join(missing)} there; {found}")
+        raise GraftError(f"{file}: name the columns to use, --input COLUMN --target COLUMN; {columns_found}")
+    raise GraftError(f"{file}: it has no columns {' and '.join(missing)}; {columns_found}")
 
 
-def _table_line(file: Path, number: int, cells: list[str], width: int, ends: tuple[int, int]) -> RawLine:
-    """One record of a CSV (it may span lines; `number` is its first) as a user turn and an answer."""
+def _table_line(file: Path, number: int, cells: list[str], width: int, column_indexes: tuple[int, int]) -> RawLine:
+    """One record of a CSV as a user turn and an answer.
+
+    Args:
+        file: the CSV.
+        number: the record's first line, from 1; a record may span lines.
+        cells: the record's cells.
+        width: the number of columns of the header.
+        column_indexes: the indexes of the columns of user turns and of answers.
+    """
     if len(cells) != width:
         return RawLine(file.as_posix(), number, None, f"{len(cells)} cells, but the header has {width}")
-    asked, answered = (cells[index].strip() for index in ends)
-    messages = (Message(role="user", content=asked), Message(role="assistant", content=answered))
+    question, answer = (cells[index].strip() for index in column_indexes)
+    messages = (Message(role="user", content=question), Message(role="assistant", content=answer))
     return RawLine(file.as_posix(), number, ChatRow(messages=messages))
 
 
-def _labeled(rows: Sequence[ChatRow]) -> list[ChatRow]:
-    """Rows labelled by their target, where targets are names that come back and not free text."""
+def _with_labels(rows: Sequence[ChatRow]) -> list[ChatRow]:
+    """Rows labeled by their targets if these are short names that recur; free-text targets get the label `answer`."""
     targets = [row.messages[-1].content for row in rows]
     names = set(targets)
     are_labels = len(names) <= max(2, len(rows) // 2) and all(

@@ -1,6 +1,6 @@
-"""`data/raw/*.jsonl`, line by line: a chat row, or what is wrong with the line.
+"""Raw rows of `data/raw/*.jsonl`, line by line: a chat row, or the fault of the line.
 
-Bad lines do not stop the reading: the contract wants to show all of them, each with file and line.
+A faulty line does not stop the reading, because the contract check reports all of them with file and line.
 """
 
 from __future__ import annotations
@@ -21,23 +21,28 @@ _BOM = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True)
 class RawLine:
-    """One line of a raw file (`number` counts from 1): its row, or the `fault` that hides it."""
+    """One line of a raw file."""
 
     file: str
+    """The file's path, with slashes."""
     number: int
+    """The line's number, from 1."""
     row: ChatRow | None
+    """The line's row, or None if it cannot be read."""
     fault: str = ""
+    """The reason that it cannot be read; empty otherwise."""
 
     @property
     def source(self) -> str:
+        """The line's location, as `FILE:NUMBER`."""
         return f"{self.file}:{self.number}"
 
 
 def parse_object(text: str) -> dict[str, Any]:
-    """One JSON text as an object.
+    """Parse one JSON text as an object.
 
     Raises:
-        ValueError: it is not JSON, or no object; the message is short and fit for a table.
+        ValueError: the text is not JSON, or not an object; the message is short enough for a table.
     """
     try:
         content = json.loads(text)
@@ -51,7 +56,7 @@ def parse_object(text: str) -> dict[str, Any]:
 
 
 def check_row(content: dict[str, Any]) -> ChatRow:
-    """A parsed object as a chat row.
+    """Validate a parsed object as a chat row.
 
     Raises:
         ValueError: a field is missing, unknown or of another type, or its text is not Unicode.
@@ -68,20 +73,20 @@ def check_row(content: dict[str, Any]) -> ChatRow:
 
 
 def parse_row(text: str) -> ChatRow:
-    """One JSON text as a chat row.
+    """Parse one JSON text as a chat row.
 
     Raises:
-        ValueError: it is not JSON, or not a chat row.
+        ValueError: the text is not JSON, or not a chat row.
     """
     return check_row(parse_object(text))
 
 
 def read_file(path: Path, parse: Callable[[str], ChatRow] = parse_row) -> Iterator[RawLine]:
-    """The lines of one file; blank ones are passed over. Reading ends at the first byte that is not UTF-8.
+    """The lines of one file but the blank ones. Reading ends at the first line that is not UTF-8.
 
-    `parse` makes a line's text a row, or raises ValueError with what is wrong with it.
+    `parse` turns a line's text into a row, or raises ValueError with the line's fault.
     """
-    file, found = path.as_posix(), False
+    file, has_rows = path.as_posix(), False
     with path.open("rb") as raw:
         for number, line in enumerate(raw, 1):
             try:
@@ -92,45 +97,45 @@ def read_file(path: Path, parse: Callable[[str], ChatRow] = parse_row) -> Iterat
                 return
             if not text:
                 continue
-            found = True
+            has_rows = True
             try:
                 yield RawLine(file, number, parse(text))
             except ValueError as error:
                 yield RawLine(file, number, None, str(error))
-    if not found:
+    if not has_rows:
         yield RawLine(file, 1, None, "the file is empty")
 
 
 def name_row(row: ChatRow, file: str, number: int) -> ChatRow:
-    """The row with an id (by default from its file and line) and a group (by default its id)."""
+    """The row with an id (by default from its file and line) and a split group (by default its id)."""
     name = row.id or f"{Path(file).stem}:{number}"
     return row.model_copy(update={"id": name, "group": row.group or name})
 
 
 def name_lines(lines: list[RawLine]) -> list[RawLine]:
-    """The lines with every row named; a row whose id was used before becomes a fault."""
+    """The lines with an id and a group for every row; a row whose id was used before becomes a fault."""
     seen: dict[str, str] = {}
-    named = []
+    named_lines = []
     for line in lines:
         if line.row is None:
-            named.append(line)
+            named_lines.append(line)
             continue
         row = name_row(line.row, line.file, line.number)
         first = seen.setdefault(row.id, line.source)
         fault = f"id {row.id} is already used at {first}" if first != line.source else ""
-        named.append(RawLine(line.file, line.number, None if fault else row, fault))
-    return named
+        named_lines.append(RawLine(line.file, line.number, None if fault else row, fault))
+    return named_lines
 
 
 def read_folder(folder: Path) -> list[RawLine]:
-    """Every line of `folder`/*.jsonl, by file name and line, rows named.
+    """Every line of `folder`/*.jsonl, by file name and line; every row has an id and a group.
 
     Raises:
-        GraftError: there is no such file.
+        GraftError: the folder has no such file.
     """
     files = sorted(folder.glob("*.jsonl"))
     if not files:
         raise GraftError(
-            f"{folder}: no *.jsonl there, so there is nothing to learn from; bring data in with: graft data add FILE"
+            f"{folder}: no *.jsonl there, so there is no data to train on; add data with: graft data add FILE"
         )
     return name_lines([line for path in files for line in read_file(path)])

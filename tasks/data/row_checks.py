@@ -1,4 +1,4 @@
-"""What can be said of one chat row alone: each check returns a short fault, or nothing when all is well."""
+"""Row checks, each of one chat row by itself: a check returns a short fault, or an empty text for a sound row."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from tasks.data.contract_spec import Behavior
 from tasks.text.refusals import is_refusal
 
 MAX_REASON_CHARS = 100
+"""The longest fault of a call's arguments, in characters."""
 
 _NEXT = {
     "": {"system", "user"},
@@ -25,28 +26,28 @@ _NEXT = {
 
 
 def role_order(row: ChatRow) -> str:
-    """The first turn that may not follow the one before it.
+    """The fault of the first turn whose role may not follow the one before it.
 
-    An optional system turn, then user and assistant in turn; calls are followed by one tool turn
-    each, then by the assistant, or end the conversation.
+    The order is an optional system turn, then user and assistant alternately; tool calls are followed by one
+    tool turn each and then by the assistant, or they end the conversation.
     """
-    before, open_calls = "", 0
+    previous, open_calls = "", 0
     for number, message in enumerate(row.messages, 1):
         role: str = message.role
-        allowed = {"tool"} if before == "tool" and open_calls else _NEXT[before]
+        allowed = {"tool"} if previous == "tool" and open_calls else _NEXT[previous]
         if role not in allowed:
-            after = {"": "at the start", "calling": "after a tool call"}.get(before, f"after {before}")
+            after = {"": "at the start", "calling": "after a tool call"}.get(previous, f"after {previous}")
             return f"turn {number}: {role} {after}, where {' or '.join(sorted(allowed))} belongs"
         if role == "tool":
             open_calls -= 1
         if role == "assistant":
             open_calls = len(message.tool_calls)
-        before = "calling" if role == "assistant" and open_calls else role
+        previous = "calling" if role == "assistant" and open_calls else role
     return "" if row.messages else "no messages"
 
 
 def content(row: ChatRow) -> str:
-    """The first turn with neither words nor a tool call."""
+    """The fault of the first turn with neither words nor a tool call."""
     for number, message in enumerate(row.messages, 1):
         if not message.content.strip() and not message.tool_calls:
             return f"turn {number}: {message.role} says nothing"
@@ -54,29 +55,29 @@ def content(row: ChatRow) -> str:
 
 
 def last_turn(row: ChatRow) -> str:
-    """Whether somebody else than the assistant has the last word."""
+    """The fault of a last turn that is not the assistant's."""
     if row.messages and row.messages[-1].role != "assistant":
         return f"the last turn is {row.messages[-1].role}'s"
     return ""
 
 
 def behavior(row: ChatRow, labels: Mapping[str, Behavior]) -> str:
-    """Whether no tool is called where the label promises it, or one is called where it does not."""
-    promised = labels.get(row.label)
+    """The fault of a row without a tool call although its label expects one, or with a call although it does not."""
+    expected = labels.get(row.label)
     calls = [call.name for message in row.messages for call in message.tool_calls]
-    if promised == "tool" and not calls:
-        return f"{row.label} promises a tool call; there is none"
-    if promised in ("answer", "refusal") and calls:
-        return f"{row.label} promises {'an answer' if promised == 'answer' else 'a refusal'}; {calls[0]} is called"
+    if expected == "tool" and not calls:
+        return f"{row.label} expects a tool call; there is none"
+    if expected in ("answer", "refusal") and calls:
+        return f"{row.label} expects {'an answer' if expected == 'answer' else 'a refusal'}; {calls[0]} is called"
     return ""
 
 
 def refusals(row: ChatRow, labels: Mapping[str, Behavior], phrases: Sequence[str]) -> str:
-    """Whether a refusal lacks its phrase, or an assistant turn elsewhere has one."""
-    promised = labels.get(row.label)
-    if promised is None or not row.messages:
+    """The fault of a refusal without a refusal phrase, or of another row with one in an assistant turn."""
+    expected = labels.get(row.label)
+    if expected is None or not row.messages:
         return ""
-    if promised == "refusal":
+    if expected == "refusal":
         return "" if is_refusal(row.messages[-1].content, phrases) else "a refusal without a refusal phrase at its end"
     for number, message in enumerate(row.messages, 1):
         if message.role == "assistant" and is_refusal(message.content, phrases):
@@ -85,7 +86,7 @@ def refusals(row: ChatRow, labels: Mapping[str, Behavior], phrases: Sequence[str
 
 
 class ToolCheck:
-    """Tool calls against the schemas of `data/prompts/tools.json`.
+    """The check of tool calls against the schemas of `data/prompts/tools.json`.
 
     Raises:
         GraftError: a tool's `parameters` are not a JSON schema.
@@ -98,11 +99,11 @@ class ToolCheck:
             try:
                 jsonschema.Draft202012Validator.check_schema(parameters)
             except jsonschema.SchemaError as error:
-                raise GraftError(f"tools.json: {name}: parameters are no JSON schema: {error.message}") from error
+                raise GraftError(f"tools.json: {name}: parameters are not a JSON schema: {error.message}") from error
             self._validators[name] = jsonschema.Draft202012Validator(parameters)
 
     def __call__(self, row: ChatRow) -> str:
-        """The first call of an unknown tool, with wrong arguments, or where the model is shown no tools."""
+        """The fault of the first call of an unknown tool, with wrong arguments, or in a row that shows no tools."""
         for number, message in enumerate(row.messages, 1):
             if message.tool_calls and message.role != "assistant":
                 return f"turn {number}: {message.role} calls a tool"
@@ -122,9 +123,9 @@ class ToolCheck:
 
 
 def texts(messages: Sequence[Message]) -> list[tuple[int, str]]:
-    """Every text of a conversation with its turn's number: words, and the values in tool calls."""
-    found = []
+    """Every text of a conversation with its turn's number, from 1: contents, and argument values of tool calls."""
+    numbered_texts = []
     for number, message in enumerate(messages, 1):
-        found.append((number, message.content))
-        found += [(number, str(value)) for call in message.tool_calls for value in call.arguments.values()]
-    return found
+        numbered_texts.append((number, message.content))
+        numbered_texts += [(number, str(value)) for call in message.tool_calls for value in call.arguments.values()]
+    return numbered_texts

@@ -1,4 +1,4 @@
-"""What the contract's check came to, rule by rule, in words a person can act on."""
+"""Rule results of the contract check: each rule with its violations, in words that a person can act on."""
 
 from __future__ import annotations
 
@@ -18,26 +18,35 @@ _COLUMN = {
     "exact_duplicates": "exact_duplicate",
     "near_duplicates": "near_duplicate",
 }
-"""The table's column that a rule is about, where it does not bear the rule's name."""
+"""The check table's column of a rule, where its name is not the rule's."""
 
 
 class Violation(Record):
-    """One offending row, or for a rule about the whole data what is wrong with it."""
+    """One violation of a rule, by a row or by the whole data set."""
 
     source: str
+    """The row's location, as `FILE:NUMBER`, or the part of the data set that the rule is about."""
     reason: str
+    """The violation in words."""
 
 
 class ContractRuleResult(Record):
-    """One rule's outcome. `count` is the number of offences, tolerated ones included."""
+    """The result of one rule."""
 
     rule: str
+    """The rule's name in the contract."""
     severity: Severity
+    """The rule's severity in the contract."""
     ok: bool
+    """Whether the rule holds."""
     count: int
+    """The number of violations, tolerated ones included."""
     checked: int
+    """The number of lines that were checked."""
     limit: str
+    """The limit that the rule sets, in words."""
     violations: tuple[Violation, ...]
+    """The violations, tolerated ones included, in the order of the lines."""
 
     @property
     def verdict(self) -> str:
@@ -46,57 +55,57 @@ class ContractRuleResult(Record):
 
 
 def rule_results(
-    table: pd.DataFrame, findings: Sequence[ExpectationResult], terms: ContractSpec
+    table: pd.DataFrame, expectation_results: Sequence[ExpectationResult], spec: ContractSpec
 ) -> tuple[ContractRuleResult, ...]:
-    """Every rule of the contract with its offences, in the contract's order."""
-    limits = limits_of(terms)
-    whole: dict[str, Callable[[], list[Violation]]] = {
+    """The result of every rule of the contract, in the contract's order."""
+    limits = limits_of(spec)
+    data_set_rules: dict[str, Callable[[], list[Violation]]] = {
         "volume": lambda: _volume(table),
-        "freshness": lambda: _freshness(table, terms),
-        "balance": lambda: _balance(table, terms),
+        "freshness": lambda: _freshness(table, spec),
+        "balance": lambda: _balance(table, spec),
     }
-    outcomes = []
+    results = []
     for rule in Rules.model_fields:
-        own = [finding for finding in findings if finding.rule == rule]
-        ok = all(finding.success for finding in own)
-        if rule in whole:
-            offences = [] if ok else whole[rule]()
+        of_rule = [result for result in expectation_results if result.rule == rule]
+        ok = all(result.success for result in of_rule)
+        if rule in data_set_rules:
+            violations = [] if ok else data_set_rules[rule]()
         else:
-            indexes = sorted({index for finding in own for index in finding.indexes})
-            offences = [_violation(table, rule, index) for index in indexes]
-        outcomes.append(
+            indexes = sorted({index for result in of_rule for index in result.indexes})
+            violations = [_violation(table, rule, index) for index in indexes]
+        results.append(
             ContractRuleResult(
                 rule=rule,
-                severity=getattr(terms.rules, rule).severity,
+                severity=getattr(spec.rules, rule).severity,
                 ok=ok,
-                count=len(offences),
+                count=len(violations),
                 checked=len(table),
                 limit=limits[rule],
-                violations=tuple(offences),
+                violations=tuple(violations),
             )
         )
-    return tuple(outcomes)
+    return tuple(results)
 
 
-def limits_of(terms: ContractSpec) -> dict[str, str]:
-    """What each rule tolerates, in words."""
-    rules = terms.rules
+def limits_of(spec: ContractSpec) -> dict[str, str]:
+    """The limit of each rule, in words."""
+    rules = spec.rules
     balance: BalanceRule = rules.balance
     return {
         **dict.fromkeys(FAULT_RULES, "no row"),
-        "labels": f"one of the contract's {len(terms.labels)} labels",
-        "language": f"{terms.language}, but for {_percent(rules.language.max_share)} of rows",
+        "labels": f"one of the contract's {len(spec.labels)} labels",
+        "language": f"{spec.language}, but for {_percent(rules.language.max_share)} of rows",
         "tokens": f"{rules.tokens.min} to {rules.tokens.max} tokens",
         "volume": f"{rules.volume.min} to {rules.volume.max} rows",
-        "freshness": f"0 to {terms.cadence_days} days old",
+        "freshness": f"0 to {spec.cadence_days} days old",
         "exact_duplicates": f"at most {_percent(rules.exact_duplicates.max_share)} of rows",
         "near_duplicates": f"at most {_percent(rules.near_duplicates.max_share)} of rows",
         "balance": f"each label {balance.min_rows} rows or more, none over {_percent(balance.max_share)}",
     }
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.3g}%"
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.3g}%"
 
 
 def _violation(table: pd.DataFrame, rule: str, index: int) -> Violation:
@@ -115,18 +124,18 @@ def _volume(table: pd.DataFrame) -> list[Violation]:
     return [Violation(source="data/raw", reason=f"{int(table['readable_rows'].sum())} readable rows")]
 
 
-def _freshness(table: pd.DataFrame, terms: ContractSpec) -> list[Violation]:
+def _freshness(table: pd.DataFrame, spec: ContractSpec) -> list[Violation]:
     age_days = int(table["age_days"].max())
     age = f"{age_days} days ago" if age_days >= 0 else "in the future"
-    return [Violation(source="data/contract.yaml", reason=f"updated {terms.updated.isoformat()}, {age}")]
+    return [Violation(source="data/contract.yaml", reason=f"updated {spec.updated.isoformat()}, {age}")]
 
 
-def _balance(table: pd.DataFrame, terms: ContractSpec) -> list[Violation]:
-    rule = terms.rules.balance
-    found = Counter(label for label in table["label"] if label is not None)
-    labels = sorted(terms.labels, key=lambda label: (found[label], label))
+def _balance(table: pd.DataFrame, spec: ContractSpec) -> list[Violation]:
+    rule = spec.rules.balance
+    counts = Counter(label for label in table["label"] if label is not None)
+    labels = sorted(spec.labels, key=lambda label: (counts[label], label))
     return [
-        Violation(source=f"label {label}", reason=f"{found[label]} rows")
+        Violation(source=f"label {label}", reason=f"{counts[label]} rows")
         for label in labels
-        if found[label] < rule.min_rows or found[label] / found.total() > rule.max_share
+        if counts[label] < rule.min_rows or counts[label] / counts.total() > rule.max_share
     ]

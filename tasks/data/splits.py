@@ -1,4 +1,4 @@
-"""Which group of rows goes to train, eval or test: by stratum (label), deterministic, groups whole."""
+"""Data splits train, eval and test: stratified by label, deterministic, and with whole split groups."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 def shares(eval_fraction: float, test_fraction: float) -> dict[Split, float]:
-    """The share of rows per split.
+    """The fraction of rows per split.
 
     Raises:
-        GraftError: nothing would be left to train on.
+        GraftError: no rows would remain for training.
     """
     train_share = 1.0 - eval_fraction - test_fraction
     if train_share <= 0.0:
@@ -28,41 +28,58 @@ def shares(eval_fraction: float, test_fraction: float) -> dict[Split, float]:
     return {"train": train_share, "eval": eval_fraction, "test": test_fraction}
 
 
-def assign(units: Sequence[str], labels: Sequence[str], wanted: Mapping[Split, float], seed: int) -> dict[str, Split]:
-    """The split of each unit.
+def assign(
+    groups: Sequence[str], labels: Sequence[str], fractions: Mapping[Split, float], seed: int
+) -> dict[str, Split]:
+    """The split of each split group.
 
-    A unit is what must not be torn apart; `units[i]` and `labels[i]` are those of row i. Labels are
-    taken from the rarest up, and each label's units from the largest down: a unit goes where the
-    label lacks most rows, except that the last units go to splits without the label. So a label
-    has a row in each wanted split if it has as many units as there are splits to fill.
+    The rows of a split group stay in one split. Labels are processed from the rarest to the most frequent, and
+    each label's groups from the largest to the smallest: a group goes to the split in which the label lacks the
+    most rows, except that the last groups go to splits without the label. So a label has a row in each split of
+    a fraction above 0 if it has as many groups as there are such splits.
+
+    Args:
+        groups: each row's split group.
+        labels: each row's label, in the same order.
+        fractions: the fraction of rows of each split, 0 to 1.
+        seed: the seed of the order of groups of equal size.
     """
     rows_of: dict[str, Counter[str]] = defaultdict(Counter)
-    for unit, label in zip(units, labels, strict=True):
-        rows_of[label][unit] += 1
-    chosen: dict[str, Split] = {}
+    for group, label in zip(groups, labels, strict=True):
+        rows_of[label][group] += 1
+    split_of: dict[str, Split] = {}
     for label in sorted(rows_of, key=lambda name: (len(rows_of[name]), name)):
-        _assign_label(rows_of[label], wanted, seed, chosen)
-    return chosen
+        _assign_label(rows_of[label], fractions, seed, split_of)
+    return split_of
 
 
-def _assign_label(rows: Mapping[str, int], wanted: Mapping[Split, float], seed: int, chosen: dict[str, Split]) -> None:
-    """Assign one label's units (unit -> rows) that no other label has assigned yet."""
+def _assign_label(
+    rows: Mapping[str, int], fractions: Mapping[Split, float], seed: int, split_of: dict[str, Split]
+) -> None:
+    """Assign those groups of one label that no other label has assigned yet.
+
+    Args:
+        rows: the label's number of rows in each split group.
+        fractions: the fraction of rows of each split, 0 to 1.
+        seed: the seed of the order of groups of equal size.
+        split_of: the split of each group so far; filled in place.
+    """
     total = sum(rows.values())
-    missing = {split: share * total for split, share in wanted.items()}
-    empty = {split for split in SPLITS if wanted[split] > 0}
-    for unit in rows.keys() & chosen.keys():
-        missing[chosen[unit]] -= rows[unit]
-        empty.discard(chosen[unit])
-    waiting = sorted(rows.keys() - chosen.keys(), key=lambda unit: (-rows[unit], _shuffled(seed, unit)))
-    for done, unit in enumerate(waiting):
-        must = empty and len(waiting) - done <= len(empty)
-        options = [split for split in SPLITS if (split in empty if must else wanted[split] > 0)]
+    missing = {split: fraction * total for split, fraction in fractions.items()}
+    empty = {split for split in SPLITS if fractions[split] > 0}
+    for group in rows.keys() & split_of.keys():
+        missing[split_of[group]] -= rows[group]
+        empty.discard(split_of[group])
+    unassigned = sorted(rows.keys() - split_of.keys(), key=lambda group: (-rows[group], _shuffle_key(seed, group)))
+    for done, group in enumerate(unassigned):
+        must = empty and len(unassigned) - done <= len(empty)
+        options = [split for split in SPLITS if (split in empty if must else fractions[split] > 0)]
         split = max(options, key=lambda option: missing[option])
-        chosen[unit] = split
-        missing[split] -= rows[unit]
+        split_of[group] = split
+        missing[split] -= rows[group]
         empty.discard(split)
 
 
-def _shuffled(seed: int, unit: str) -> str:
-    """A random but repeatable place for a unit: it does not move when other units come or go."""
-    return hashlib.sha256(f"{seed}:{unit}".encode()).hexdigest()
+def _shuffle_key(seed: int, group: str) -> str:
+    """A random but repeatable sort key of a group, which is independent of the other groups."""
+    return hashlib.sha256(f"{seed}:{group}".encode()).hexdigest()

@@ -1,7 +1,7 @@
-"""What the last release run was made from, and whether data, prompts, articles or settings have changed since.
+"""Change detection: whether data, prompts, articles or settings have changed since the last release run.
 
-.graft/state/inputs.json       the inputs' hashes as the last release run found them at its start, or the first look
-.graft/state/announced.json    hashes that were announced and that no run has begun on
+.graft/state/inputs.json       the inputs' hashes at the start of the last release run, or at the first check
+.graft/state/announced.json    hashes of changes that were announced and with which no run has started yet
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ INPUTS = STATE / "state" / "inputs.json"
 ANNOUNCED = STATE / "state" / "announced.json"
 WATCHED = (RAW, PROMPTS, KNOWLEDGE, PARAMS, CONTRACT, PROMPT_INJECTION_SOURCES)
 SETTLE_S = 5.0
-"""A file written less than this ago may be half of what it will be."""
+"""The time, in seconds, after which a written file counts as complete."""
 
 Hashes = dict[str, dict[str, str]]
-"""sha256 of each file, by what is watched and by its name there; a watched file alone has none (`""`)."""
+"""The sha256 of each file, by watched path and by name below it; the name of a watched file itself is empty (`""`)."""
 
 
 def watched_hashes() -> Hashes:
-    """What the watched folders and files hold; an editor's hidden files do not count."""
+    """The hashes of the watched folders and files, without hidden files such as an editor's."""
     return {path.as_posix(): _hashes(path) for path in WATCHED}
 
 
 def remember_run() -> Hashes:
-    """Write down what a release run begins on; whatever was announced is hereby seen to."""
+    """Record the inputs with which a release run starts; it covers all announced changes."""
     inputs = watched_hashes()
     write_json(INPUTS, inputs)
     ANNOUNCED.unlink(missing_ok=True)
@@ -37,45 +37,45 @@ def remember_run() -> Hashes:
 
 
 def settled(now: float) -> bool:
-    """Whether no watched file was written in the last moments; `now` in seconds since the epoch."""
+    """Whether no watched file was written in the last `SETTLE_S` seconds; `now` is in seconds since the epoch."""
     return not any(0 <= now - path.stat().st_mtime < SETTLE_S for path in _watched_files())
 
 
-def unannounced(found: Hashes) -> list[str]:
-    """Paths of files that were added, changed or removed and that nobody was told of yet.
+def unannounced(current: Hashes) -> list[str]:
+    """Paths of files that were added, changed or removed and that have not been announced yet.
 
-    What neither a run nor an earlier look has seen has nothing to be compared with: this first look
-    at it is remembered instead.
+    A watched path that neither a run nor an earlier check has recorded has no baseline to compare with, so
+    this first check records it as the baseline.
     """
-    start = _read(INPUTS)
-    if unseen := {path: hashes for path, hashes in found.items() if path not in start}:
-        start |= unseen
-        write_json(INPUTS, start)
-    if found == start:
+    baseline = _read(INPUTS)
+    if unrecorded := {path: hashes for path, hashes in current.items() if path not in baseline}:
+        baseline |= unrecorded
+        write_json(INPUTS, baseline)
+    if current == baseline:
         ANNOUNCED.unlink(missing_ok=True)
         return []
-    known = start | _read(ANNOUNCED)
+    known = baseline | _read(ANNOUNCED)
     return sorted(
         (Path(folder) / name).as_posix()
-        for folder, hashes in found.items()
+        for folder, hashes in current.items()
         for name in hashes.keys() | known[folder].keys()
         if hashes.get(name) != known[folder].get(name)
     )
 
 
 def announced_at() -> float | None:
-    """When somebody was told last of what no run has begun on, in seconds since the epoch; None if nothing is open."""
+    """The time of the last announcement that no run has covered, in seconds since the epoch; None without one."""
     return ANNOUNCED.stat().st_mtime if ANNOUNCED.is_file() else None
 
 
 def forget_announced() -> None:
-    """Nobody will see to what was announced: the next look announces it again."""
+    """Discard the announcement because no run will cover it: the next check announces the changes again."""
     ANNOUNCED.unlink(missing_ok=True)
 
 
-def announced(found: Hashes) -> None:
-    """Remember that somebody was told of this state of what is watched."""
-    write_json(ANNOUNCED, found)
+def announced(current: Hashes) -> None:
+    """Record that the changes up to these hashes were announced."""
+    write_json(ANNOUNCED, current)
 
 
 def _hashes(path: Path) -> dict[str, str]:

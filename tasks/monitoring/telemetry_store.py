@@ -1,12 +1,12 @@
-"""The telemetry store: one row per answer, by day, in Parquet; no customer's words.
+"""Telemetry store: one row per answer, partitioned by day, in Parquet, without customers' words.
 
-.graft/telemetry/day=2026-01-31/open-SEGMENT.jsonl     rows of a writer that is at work
+.graft/telemetry/day=2026-01-31/open-SEGMENT.jsonl     rows of an active writer
 .graft/telemetry/day=2026-01-31/part-SEGMENT.parquet   the same rows, once the segment is full
 
-A row is handed to the operating system before `append` returns, so it outlives a killed process
-(not a machine that loses power). A writer holds a lock on its open file; a file nobody holds was
-left by a dead writer and is turned into a part by the next one. While both files of a segment
-exist, the part counts.
+A row is passed to the operating system before `append` returns, so it outlives a killed process
+(but not a power failure of the machine). A writer holds a lock on its open file; an open file without a
+lock was left behind by a dead writer, and the next writer turns it into a part. While both files of a
+segment exist, the part counts.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class TelemetryWriter:
-    """Appends rows; one per process that answers. Safe to use from several threads."""
+    """Appends rows; each serving process has one. It is thread-safe."""
 
     def __init__(self, rows_per_part: int, root: Path = TELEMETRY) -> None:
         self._root = root.resolve()
@@ -46,7 +46,7 @@ class TelemetryWriter:
         """Write a row so that it outlives this process.
 
         Raises:
-            OSError: the disk does not take it; no part of the row stays behind.
+            OSError: the disk does not accept the row; no part of it remains.
         """
         with self._lock:
             day = row.at.astimezone(UTC).date()
@@ -58,7 +58,7 @@ class TelemetryWriter:
             self._segment.append(row)
 
     def close(self) -> None:
-        """Turn what is open into a part."""
+        """Turn the open file into a part."""
         with self._lock:
             if self._segment:
                 self._segment.close()
@@ -79,7 +79,7 @@ class _Segment:
             if _lock_existing(descriptor, path):
                 self._path, self._descriptor = path, descriptor
                 return
-            os.close(descriptor)  # compacted away between its creation and its lock
+            os.close(descriptor)  # another writer compacted it between its creation and its lock
 
     def append(self, row: TelemetryRow) -> None:
         line = (row.model_dump_json() + "\n").encode()
@@ -96,7 +96,7 @@ class _Segment:
 
 
 def _lock_existing(descriptor: int, path: Path) -> bool:
-    """Lock an open file, provided nobody else holds it and `path` still leads to it."""
+    """Lock an open file, provided that no other process holds its lock and `path` still refers to it."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return path.stat().st_ino == os.fstat(descriptor).st_ino
@@ -105,13 +105,13 @@ def _lock_existing(descriptor: int, path: Path) -> bool:
 
 
 def compact_left_overs(root: Path) -> int:
-    """Turn the open files of dead writers into parts; return how many there were."""
+    """Turn the open files of dead writers into parts; return their number."""
     done = 0
     for path in sorted(root.glob("day=*/open-*.jsonl")):
         try:
             descriptor = os.open(path, os.O_RDONLY)
         except FileNotFoundError:
-            continue  # its writer finished it just now
+            continue  # its writer has just finished it
         try:
             if _lock_existing(descriptor, path):
                 _compact(path)
@@ -137,14 +137,14 @@ def _compact(path: Path) -> None:
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """The whole rows of an open file; a last line without its end is one still being written.
+    """The complete rows of an open file; a last line without its end is still being written.
 
-    An older version may have written them, so fields are taken as they come. A line that a crash
-    of the machine has garbled is left out with a warning.
+    An older version may have written the rows, so their fields are not validated. A line that a crash of the
+    machine has garbled is left out with a warning.
     """
-    whole, _, _ = path.read_bytes().rpartition(b"\n")
+    complete, _, _ = path.read_bytes().rpartition(b"\n")
     rows = []
-    for number, line in enumerate(whole.split(b"\n") if whole else (), start=1):
+    for number, line in enumerate(complete.split(b"\n") if complete else (), start=1):
         try:
             row = json.loads(line)
             rows.append({**row, "at": datetime.fromisoformat(row["at"])})
@@ -160,10 +160,10 @@ def _table(rows: list[dict[str, Any]]) -> pa.Table:
 def read_window(start: datetime, end: datetime, root: Path = TELEMETRY) -> pd.DataFrame:
     """The rows with `start <= at < end` (both aware), oldest first; columns as in `TelemetryRow`.
 
-    Numbers that could not be measured are NaN. Rows are counted once even while parts are made.
+    Numbers that could not be measured are NaN. Each row counts once, even while a part is being written.
     """
     days = [folder for folder in sorted(root.glob("day=*")) if _overlaps(folder, start, end)]
-    # The order matters: an open file that vanished after it was listed is a part by the time parts are.
+    # The order matters: an open file that vanishes after this listing is a part before the parts are listed.
     still_open = dict(_read_open(days))
     parts = [path for folder in days for path in sorted(folder.glob("part-*.parquet"))]
     lines = [row for path, rows in still_open.items() if _part_of(path) not in set(parts) for row in rows]

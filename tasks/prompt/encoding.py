@@ -1,8 +1,8 @@
-"""Messages to token ids and back: the one place where a chat template is applied.
+"""Prompt encoding: messages to token ids and back, by the chat template and the tokenizer.
 
-Training, evaluation and serving all call this module, so the text a model is asked with is the
-text it was trained on. It knows nothing of torch or transformers: jinja2 renders, `tokenizers`
-encodes, and both are cheap enough for the contract check too.
+Training, evaluation and serving all call this module and no other applies the template, so a served model
+reads the same text that it was trained on. It needs neither torch nor transformers: jinja2 renders,
+`tokenizers` encodes, and both are cheap enough for the contract check too.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tasks.prompt.template import PromptSource, Renderer, special_tokens
 from tasks.prompt.tool_calls import CALL_ENDS, CALL_OPENS, ParsedAnswer
 
 IGNORED = -100
-"""The label of a position without loss, as torch's cross entropy has it."""
+"""The label of a position without loss, as in torch's cross entropy."""
 
 _TOOL_CALL = re.compile(f"{CALL_OPENS}(.*?){CALL_ENDS}", re.DOTALL)
 
@@ -32,7 +32,7 @@ class Prompt(Renderer):
     """A prompt source bound to a base model's tokenizer.
 
     Raises:
-        GraftError: the template does not render, or its end of turn is not one of the
+        GraftError: the template does not render, or its end-of-turn token is not one of the
             tokenizer's special tokens, so that a model could never learn to stop.
     """
 
@@ -46,7 +46,7 @@ class Prompt(Renderer):
         """Bind a prompt folder to the `tokenizer.json` in a model folder."""
         path = tokenizer / "tokenizer.json"
         if not path.is_file():
-            raise GraftError(f"{path}: no tokenizer there; run the stage `base` first")
+            raise GraftError(f"{path}: the tokenizer is missing; run the stage `base` first")
         return cls(PromptSource.read(prompts), Tokenizer.from_file(str(path)))
 
     def _find_end_of_turn(self) -> int:
@@ -63,16 +63,16 @@ class Prompt(Renderer):
         return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
     def encode_prompt(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None = None) -> list[int]:
-        """Token ids [length] that ask for the next assistant turn."""
+        """Token ids [length] of a prompt for the next assistant turn."""
         return self._ids(self.render(messages, tools, generate=True))
 
     def encode_text(self, text: str) -> list[int]:
-        """Token ids [length] of a text that is no conversation, behind what the tokenizer opens texts with.
+        """Token ids [length] of a plain text, after the special tokens that the tokenizer puts before texts.
 
-        The text is not changed: a special token in it is encoded as the characters it is written with.
+        The text is not changed: a special token in it is encoded as the characters of its spelling.
 
         Raises:
-            GraftError: there are no tokens in it.
+            GraftError: the text has no tokens.
         """
         ids = list(self._plain_tokenizer.encode(text).ids)
         if not ids:
@@ -81,7 +81,7 @@ class Prompt(Renderer):
 
     @cached_property
     def _plain_tokenizer(self) -> Tokenizer:
-        """The tokenizer to which a special token in a text is text."""
+        """A copy of the tokenizer that encodes special tokens in a text as text."""
         plain = Tokenizer.from_str(self.tokenizer.to_str())
         plain.encode_special_tokens = True
         return plain
@@ -89,50 +89,51 @@ class Prompt(Renderer):
     def encode_training(
         self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None = None
     ) -> tuple[list[int], list[int]]:
-        """Token ids [length] of a whole conversation, and labels [length] on what answers its last user turn.
+        """Token ids [length] of a whole conversation, and labels [length] for the turns after its last user turn.
 
-        Each assistant turn is encoded apart from what leads to it, because that is the border at
-        which a served model starts to write; its end of turn carries loss, the rest does not. What
-        was said before the last user turn is history, which lacks the tools that were used on the way.
+        Each assistant turn is encoded separately from its context, because a served model starts to
+        generate at this boundary. The assistant turns after the last user turn, each with its end-of-turn
+        token, carry loss; all other positions do not. The turns before the last user turn are history,
+        which lacks the tool calls that were made on the way.
         """
         ids: list[int] = []
         labels: list[int] = []
-        done = ""
-        asked = max((index for index, message in enumerate(messages) if message.role == "user"), default=0)
+        encoded_text = ""
+        last_user = max((index for index, message in enumerate(messages) if message.role == "user"), default=0)
         for index, message in enumerate(messages):
             if message.role != "assistant":
                 continue
             before = self.render(messages[:index], tools, generate=True)
             after = self.render(messages[: index + 1], tools).rstrip("\n")
-            if not (before.startswith(done) and after.startswith(before)):
+            if not (before.startswith(encoded_text) and after.startswith(before)):
                 raise GraftError("chat.jinja: a conversation's text must only grow from turn to turn")
-            context, completion = self._ids(before[len(done) :]), self._ids(after[len(before) :])
+            context, completion = self._ids(before[len(encoded_text) :]), self._ids(after[len(before) :])
             ids += context + completion
             labels += [IGNORED] * len(context)
-            labels += completion if index > asked else [IGNORED] * len(completion)
-            done = after
+            labels += completion if index > last_user else [IGNORED] * len(completion)
+            encoded_text = after
         return ids, labels
 
     def decision_mask(self, labels: Sequence[int]) -> list[bool]:
-        """For each of `labels` [length], whether it decides what kind of turn this is.
+        """For each of `labels` [length], whether it is a decision token: one that decides the kind of the turn.
 
-        That is the first token of every assistant turn, whether words or a call follow, and all of
-        a turn that opens with a tool call.
+        Decision tokens are the first token of every assistant turn, whether words or a call follow, and
+        all tokens of a turn that opens with a tool call.
         """
         opening = self._ids(CALL_OPENS)
-        decides = [False] * len(labels)
-        for place, label in enumerate(labels):
+        mask = [False] * len(labels)
+        for index, label in enumerate(labels):
             if label == IGNORED:
                 continue
-            if place == 0 or labels[place - 1] == IGNORED:
-                calls = list(labels[place : place + len(opening)]) == opening
-                decides[place] = True
+            if index == 0 or labels[index - 1] == IGNORED:
+                opens_call = list(labels[index : index + len(opening)]) == opening
+                mask[index] = True
             else:
-                decides[place] = calls
-        return decides
+                mask[index] = opens_call
+        return mask
 
     def parse(self, text: str) -> ParsedAnswer:
-        """Read tool calls out of a generated turn.
+        """Parse a generated turn into text and tool calls.
 
         A call must be JSON with a `name` and an `arguments` object; anything else makes the
         answer invalid, and its text is kept as content.
@@ -149,18 +150,23 @@ class Prompt(Renderer):
 
     @cached_property
     def identity(self) -> dict[str, str]:
-        """The hashes that must agree between training and serving; `prompt` is of the template too, and of the rest."""
+        """The sha256 hashes that must agree between training and serving, by part.
+
+        `tokenizer` and `template` cover one part each; `prompt` covers system text, tools and template.
+        """
         texts = {"tokenizer": self.tokenizer.to_str(), "template": self.source.template}
         hashes = {part: hashlib.sha256(text.encode()).hexdigest() for part, text in texts.items()}
         return {**hashes, "prompt": self.source.digest}
 
     def require(self, expected: Mapping[str, str], where: Path) -> None:
-        """Hold this prompt to the hashes that the package in folder `where` was made with.
+        """Compare this prompt with the hashes that the package in folder `where` was trained with.
 
         Raises:
-            GraftError: one of them is another.
+            GraftError: a hash differs.
         """
-        for part, wanted in expected.items():
-            found = self.identity.get(part)
-            if found != wanted:
-                raise GraftError(f"{where}: its {part} has the hash {found}, but it was trained with {wanted}")
+        for part, expected_hash in expected.items():
+            actual_hash = self.identity.get(part)
+            if actual_hash != expected_hash:
+                raise GraftError(
+                    f"{where}: its {part} has the hash {actual_hash}, but it was trained with {expected_hash}"
+                )

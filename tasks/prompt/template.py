@@ -1,4 +1,4 @@
-"""The chat template: messages to the text that a model reads, with special tokens defused."""
+"""Chat template: messages to the text that a model reads, with special tokens defused."""
 
 from __future__ import annotations
 
@@ -21,11 +21,14 @@ FILES = ("system.txt", "tools.json", "chat.jinja")
 
 @dataclass(frozen=True)
 class PromptSource:
-    """The three files of a prompt folder: system text, OpenAI tool schemas, chat template."""
+    """The three files of a prompt folder."""
 
     system: str
+    """The system text (`system.txt`)."""
     tools: tuple[dict[str, Any], ...]
+    """The tool schemas in OpenAI's format (`tools.json`)."""
     template: str
+    """The chat template in Jinja (`chat.jinja`)."""
 
     @classmethod
     def read(cls, folder: Path) -> PromptSource:
@@ -42,7 +45,7 @@ class PromptSource:
 
     @classmethod
     def parse(cls, files: Mapping[str, str], where: str) -> PromptSource:
-        """Make it of the three files' texts, by name; `where` they come from is for the error.
+        """A prompt source from the texts of the three files, by name; `where` names their folder in the error message.
 
         Raises:
             GraftError: `tools.json` is not a list of tool schemas.
@@ -61,7 +64,7 @@ class PromptSource:
 
     @property
     def digest(self) -> str:
-        """sha256 over all that shapes a prompt, in hexadecimal."""
+        """The sha256 of system text, tools and template, in hexadecimal."""
         content = json.dumps([self.system, self.tools, self.template], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
@@ -72,7 +75,7 @@ def special_tokens(tokenizer: Tokenizer) -> dict[str, int]:
 
 
 class Renderer:
-    """Writes conversations as a prompt source has them; `special` are the base's special tokens, which it defuses.
+    """Renders conversations by a prompt source's template; `special` are the base's special tokens, which it defuses.
 
     Raises:
         GraftError: the template cannot be parsed.
@@ -91,14 +94,14 @@ class Renderer:
     def render(
         self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None = None, *, generate: bool = False
     ) -> str:
-        """The conversation as text, with the shop's system prompt unless the messages bring one.
+        """The conversation as text, with the prompt source's system text unless the messages contain one.
 
-        A conversation that opens with its own system message is not shown the shop's tools: pass
-        `tools` to name its own. Special tokens inside a message, a tool call or a tool are
+        A conversation that opens with its own system message does not show the prompt source's tools: pass
+        `tools` to show its own. Special tokens inside a message, a tool call or a tool are
         defused, so that a customer cannot end a turn or open a new one.
         """
         shown = self.shown(messages, tools)
-        if not _brings_system(messages) and (self.source.system or self.source.tools):
+        if not _has_system(messages) and (self.source.system or self.source.tools):
             messages = [Message(role="system", content=self.source.system), *messages]
         try:
             return self._template.render(
@@ -112,10 +115,10 @@ class Renderer:
     def shown(
         self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None = None
     ) -> Sequence[dict[str, Any]]:
-        """The tools that `render` shows, so those that may be called."""
+        """The tools that `render` shows, which are the ones that the model may call."""
         if tools is not None:
             return tools
-        return () if _brings_system(messages) else self.source.tools
+        return () if _has_system(messages) else self.source.tools
 
     def _plain(self, message: Message) -> dict[str, Any]:
         calls = [self._defuse_json(call.model_dump()) for call in message.tool_calls]
@@ -130,5 +133,5 @@ class Renderer:
         return json.loads(self._defuse(json.dumps(value, ensure_ascii=False)))
 
 
-def _brings_system(messages: Sequence[Message]) -> bool:
+def _has_system(messages: Sequence[Message]) -> bool:
     return bool(messages) and messages[0].role == "system"

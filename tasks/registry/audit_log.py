@@ -1,7 +1,7 @@
-"""The audit log: who did what with which package, kept in the registry so that it travels with it.
+"""Audit log: every action on a package with its author, stored in the registry so that it moves with the registry.
 
-Swaps of a channel are the registry's own history, which says who made them, so none can be missing
-here. What else is done with a package is written as an object of its own, once, and never changed.
+Swaps of a channel are the registry's own history, which names their authors, so none can be missing
+here. Every other action on a package is an object of its own, written once and never changed.
 """
 
 from __future__ import annotations
@@ -16,32 +16,40 @@ from tasks.core.settings import OwnerSettings
 from tasks.registry.registry import Channel, Registry
 
 VARIABLE = "GRAFT_USER"
-UNSAID = "?"
-"""Who made a swap that was written down without saying so."""
+"""The environment variable that names the author of actions."""
+UNKNOWN_ACTOR = "?"
+"""The author of a swap that was recorded without one."""
 
 
 class Entry(Record):
-    """One line of the log. `channel` is that which was moved, if one was; `run` the flow run, if in one."""
+    """One entry of the audit log."""
 
     at: datetime
+    """The time of the action, with a time zone."""
     who: str
+    """The author of the action."""
     action: Literal["publish", "promote", "rollback", "approve", "reject", "override"]
+    """The kind of action."""
     digest: str
+    """The package that the action is about."""
     channel: str | None = None
+    """The channel that was moved, or None if the action moved none."""
     reason: str
+    """The author's reason."""
     run: str | None = None
+    """The flow run in which it happened, or None outside of one."""
 
 
 def actor() -> str:
-    """Who acts: `GRAFT_USER` in the environment, else the login name, else the user's number."""
+    """The author of actions: `GRAFT_USER` in the environment, else the login name, else the user id."""
     try:
         return os.environ.get(VARIABLE) or getpass.getuser()
-    except (KeyError, OSError):  # a container's user may have no name
+    except (KeyError, OSError):  # the user of a container may have no name
         return f"uid {os.getuid()}"
 
 
 def run_actor(run: str) -> str:
-    """Who acts in a flow run."""
+    """The author of the actions of a flow run."""
     return f"release run {run}"
 
 
@@ -53,7 +61,15 @@ def append_entry(
     who: str,
     run: str | None = None,
 ) -> None:
-    """Write down what was done with a package. A package is published once, so only the first time is kept.
+    """Record an action on a package. A package is published once, so only its first publication is kept.
+
+    Args:
+        registry: the registry of the package.
+        action: the kind of action.
+        digest: the package.
+        reason: the author's reason.
+        who: the author of the action.
+        run: the flow run in which it happened, or None outside of one.
 
     Raises:
         GraftError: the registry does not answer.
@@ -64,34 +80,35 @@ def append_entry(
 
 
 def read_audit(registry: Registry, digest: str | None = None) -> list[Entry]:
-    """The log, oldest first; of one package alone if it is named."""
-    noted = registry.store.read_all(f"audit/{digest}/" if digest else "audit/")
+    """The entries of the log, oldest first; with a digest those of this package alone."""
+    objects = registry.store.read_all(f"audit/{digest}/" if digest else "audit/")
     entries = [
-        *(Entry.model_validate_json(content) for content in noted),
-        *(_of_swap(swap) for swap in registry.history() if digest in (None, swap.digest)),
+        *(Entry.model_validate_json(content) for content in objects),
+        *(_entry_of_swap(swap) for swap in registry.history() if digest in (None, swap.digest)),
     ]
     return sorted(entries, key=lambda entry: entry.at)
 
 
 def render(entries: list[Entry], owners: OwnerSettings) -> str:
-    """The log as lines, newest first, and who answers for which layer."""
-    lines = [line(entry) for entry in reversed(entries)] or ["nothing was published yet; `graft run` does that"]
-    answering = [f"{layer:12} {owner}" for layer, owner in owners.model_dump().items()]
-    return "\n".join([*lines, "", "Who answers for what (owners in params.yaml):", *answering])
+    """The log as lines, newest first, and the owner of each layer."""
+    lines = [line(entry) for entry in reversed(entries)] or ["no package was published yet; `graft run` publishes one"]
+    owner_lines = [f"{layer:12} {owner}" for layer, owner in owners.model_dump().items()]
+    return "\n".join([*lines, "", "Owners of the layers (owners in params.yaml):", *owner_lines])
 
 
 def line(entry: Entry) -> str:
     """One entry as a line."""
-    what = f"{entry.action} {entry.channel}" if entry.channel else entry.action
+    action = f"{entry.action} {entry.channel}" if entry.channel else entry.action
     run = f" (run {entry.run})" if entry.run and entry.run not in entry.who else ""
-    return f"{entry.at:%Y-%m-%d %H:%M} UTC  {what:19}  {entry.digest[:12]}  {entry.who}{run}: {entry.reason}"
+    return f"{entry.at:%Y-%m-%d %H:%M} UTC  {action:19}  {entry.digest[:12]}  {entry.who}{run}: {entry.reason}"
 
 
-def _of_swap(swap: Channel) -> Entry:
+def _entry_of_swap(swap: Channel) -> Entry:
+    """The entry of a channel's swap, which has no author if it was recorded before there was an audit log."""
     act = swap.act
     return Entry(
         at=swap.at,
-        who=act.who if act else UNSAID,
+        who=act.who if act else UNKNOWN_ACTOR,
         action=act.action if act else "promote",
         digest=swap.digest,
         channel=swap.name,

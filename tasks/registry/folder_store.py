@@ -1,7 +1,7 @@
-"""Where a registry's bytes lie: what it asks of such a place, and the one that is a folder on this machine.
+"""Folder store and the protocol of stores: the storage of a registry, here in a folder on this machine.
 
-A key is a path with slashes. Small objects are written on a condition, so that of two writers one
-loses and knows it; folders are there whole or not at all. What the keys mean is the registry's.
+A key is a path with slashes. Small objects are written conditionally, so that of two concurrent writers one
+fails and is informed; folders exist whole or not at all. The registry defines the meaning of the keys.
 """
 
 from __future__ import annotations
@@ -16,55 +16,58 @@ from typing import Protocol
 from tasks.core.files import locked, new_folder, write_bytes
 
 Check = Callable[[Path], object]
-"""Looks at a folder that was fetched, and raises where it is not what it should be."""
+"""A function that checks a fetched folder, and raises if its content is not the expected one."""
 
 
 @dataclass(frozen=True)
 class StoredObject:
-    """A small object's bytes, and the version of it that they are."""
+    """A small object that was read from a store."""
 
     content: bytes
+    """The object's bytes."""
     version: str
+    """The version of the object with these bytes."""
 
 
 class Store(Protocol):
-    """What a registry asks of the place where it lies. `tests/tasks/registry/test_registry.py` holds each one to it.
+    """The storage of a registry. `tests/tasks/registry/test_registry.py` tests every implementation.
 
-    Methods raise `GraftError` where the place does not answer.
+    Methods raise `GraftError` if the storage does not answer.
     """
 
     where: str
+    """The store's location, for messages."""
 
     def read(self, key: str) -> StoredObject | None:
-        """A small object, or None where there is none."""
+        """A small object, or None if there is none under the key."""
         ...
 
     def write(self, key: str, content: bytes, expected: str | None) -> bool:
-        """Write a small object if its version is `expected` (None: if there is none); says whether it did."""
+        """Write a small object if its version is `expected` (None: if it does not exist); return whether it did."""
         ...
 
     def read_all(self, prefix: str) -> list[bytes]:
-        """The small objects whose keys begin with `prefix`, a folder's with its slash, in the order of their keys."""
+        """The small objects whose keys begin with `prefix` (of a folder with its slash), in the order of their keys."""
         ...
 
     def put_folder(self, key: str, source: Path, last: str) -> None:
-        """Copy a folder in, unless it is there; it is there once its file `last` is."""
+        """Copy a folder into the store unless it exists there; it exists once its file `last` does."""
         ...
 
     def folder(self, key: str, last: str, check: Check) -> Path:
-        """Where a folder can be read on this machine; nothing is there if the store has none.
+        """The path of a folder on this machine; the path does not exist if the store has no such folder.
 
-        A copy that has to be fetched first passes `check` before it counts.
+        A copy that has to be fetched first must pass `check` before it is used.
         """
         ...
 
     def names(self, key: str, last: str) -> list[str]:
-        """The names of the whole folders below `key`, sorted."""
+        """The names of the complete folders below `key`, sorted."""
         ...
 
 
 class FolderStore:
-    """A store in a folder: renames make it whole, and a lock makes one writer the first."""
+    """A store in a folder: renames make writes atomic, and a lock puts writers in order."""
 
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
@@ -79,8 +82,8 @@ class FolderStore:
 
     def write(self, key: str, content: bytes, expected: str | None) -> bool:
         with locked(self.root / "lock"):
-            found = self.read(key)
-            if (found.version if found else None) != expected:
+            current = self.read(key)
+            if (current.version if current else None) != expected:
                 return False
             write_bytes(self.root / key, content)
             return True
@@ -100,7 +103,7 @@ class FolderStore:
 
 
 def keep_folder(path: Path, fill: Callable[[Path], object]) -> None:
-    """Make the folder `path` by `fill`, whole or not at all, unless it is there. Of two at once one makes it."""
+    """Make the folder `path` by `fill`, whole or not at all, unless it exists; of concurrent callers one makes it."""
     with locked(path.with_name(f".{path.name}.lock")):
         if not path.is_dir():
             with new_folder(path) as folder:

@@ -1,14 +1,14 @@
-"""The registry: published packages by digest, and channels that point at one of them.
+"""Model registry: published packages by digest, and channels (MLflow's aliases) that point to one of them.
 
 packages/DIGEST/            the package, never changed after publishing
-bases/SHA256/               the base models that packages stand on, once each
-evaluations/DIGEST/         what `evaluate` measured of it
-channels/NAME.json          the digest a channel points at now, and the swap that set it
+bases/SHA256/               the base models of the packages, once each
+evaluations/DIGEST/         the package's results of the stage `evaluate`
+channels/NAME.json          the digest that a channel points to now, and the swap that set it
 history/NAME/TIME.json      each swap of a channel, written once
-audit/DIGEST/               who did what with a package (tasks/registry/audit_log.py)
+audit/DIGEST/               the actions on a package with their authors (tasks/registry/audit_log.py)
 
-The same logic and the same keys wherever it lies: a folder (`tasks/registry/folder_store.py`) or S3
-(`tasks/registry/s3_store.py`). Which of them it is: `tasks/registry/registries.py`.
+Logic and keys are the same in every store: a folder (`tasks/registry/folder_store.py`) or S3
+(`tasks/registry/s3_store.py`). `open_registry` chooses the store by `deployments/stack.yaml`.
 """
 
 from __future__ import annotations
@@ -26,47 +26,56 @@ from tasks.registry.folder_store import FolderStore, Store
 
 PRODUCTION = "production"
 _BASE, _SCORES = "base.json", "scores.json"
-_EARLIER = "history.jsonl"
-"""Where swaps were written down before each had a file of its own; only read."""
+_LEGACY_HISTORY = "history.jsonl"
+"""The file of all swaps from before each had a file of its own; it is only read."""
 
 
 class Act(Record):
-    """Who moved a channel, how, and in which flow run if in one."""
+    """The author and the kind of a channel's swap."""
 
     action: Literal["promote", "rollback"]
+    """The kind of swap."""
     who: str
+    """The author of the swap."""
     run: str | None = None
+    """The flow run in which it happened, or None outside of one."""
 
 
 class Channel(Record):
-    """A named pointer to a package, and the swap that set it; `act` is None where nobody said who did it."""
+    """A channel: a named pointer to a package, and the swap that set it."""
 
     name: str
+    """The channel's name, such as `production`."""
     digest: str
+    """The package that it points to."""
     previous: str | None
+    """The package that it pointed to before, or None at its first swap."""
     at: datetime
+    """The time of the swap, with a time zone; later than that of the swap before."""
     reason: str
+    """The author's reason."""
     act: Act | None = None
+    """The author and the kind of the swap; None where no author was recorded."""
 
 
 class ChannelConflictError(GraftError):
-    """The channel was moved by someone else since it was read."""
+    """Another writer has moved the channel since it was read."""
 
 
 class Registry:
-    """Packages and channels, in any store."""
+    """The registry of packages and channels, in any store."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
 
     def publish(self, package: Path, base: Path, evaluation: Path) -> str:
-        """Copy a checked package, its base and its evaluation in; return the digest.
+        """Copy a verified package, its base and its evaluation into the registry; return the digest.
 
-        The package comes last: where it is, all that it stands on is too. Publishing the same
-        package again changes nothing, or completes what was broken off.
+        The package is copied last, so that a published package always has its base and evaluation. Publishing
+        the same package again changes nothing, or completes an interrupted publication.
 
         Raises:
-            GraftError: a file is not what the manifest says, or the store does not answer.
+            GraftError: a file differs from the manifest, or the store does not answer.
         """
         manifest = verify_package(package, base)
         digest = package_digest(package)
@@ -84,7 +93,7 @@ class Registry:
         """The folder of a published package.
 
         Raises:
-            GraftError: no such package, or what had to be fetched is not what was published.
+            GraftError: there is no such package, or the fetched copy is not what was published.
         """
 
         def check(package: Path) -> None:
@@ -102,71 +111,84 @@ class Registry:
         return self.store.names("packages", MANIFEST)
 
     def base(self, digest: str) -> Path:
-        """The folder of the base model that a published package stands on."""
+        """The folder of the base model of a published package."""
         package = self.package(digest)
         sha256 = read_manifest(package).base.sha256
         return self.store.folder(f"bases/{sha256}", _BASE, lambda base: verify_package(package, base, digest))
 
     def evaluation(self, digest: str) -> Path:
-        """The folder with a published package's evaluation; absent where there is none."""
+        """The folder with a published package's evaluation; the path does not exist if there is none."""
         return self.store.folder(f"evaluations/{digest}", _SCORES, lambda _: None)
 
     def verify(self, digest: str) -> None:
-        """Check a published package byte for byte before it is served."""
+        """Verify the hashes of a published package's files before it is served."""
         verify_package(self.package(digest), self.base(digest), digest)
 
     def channel(self, name: str = PRODUCTION) -> Channel | None:
-        """Where a channel points, or None before its first swap."""
+        """The present state of a channel, or None before its first swap."""
         stored = self.store.read(_channel_key(name))
         return Channel.model_validate_json(stored.content) if stored else None
 
     def swap(self, name: str, digest: str, expected: str | None, reason: str, act: Act | None = None) -> Channel:
-        """Point a channel at `digest`, provided it still points at `expected`.
+        """Point a channel to `digest`, provided it still points to `expected` (compare-and-swap).
 
-        The swap before is written into the history first, then the channel is moved, which names
-        this swap, then the history has this one too. So the history tells of nothing that did not
-        happen, and whoever is killed in between leaves a swap that the next one writes down.
+        The order of writes is: the previous swap into the history, then the channel with this swap, then this
+        swap into the history. So the history contains no swap that did not happen, and if a writer is
+        killed in between, the next writer records its swap (write-ahead recovery).
+
+        Args:
+            name: the channel's name.
+            digest: the package to point to.
+            expected: the package that the channel should point to now, or None before the first swap.
+            reason: the author's reason.
+            act: the author and the kind of the swap, or None if unknown.
 
         Raises:
-            ChannelConflictError: it points elsewhere by now; nothing was changed.
-            GraftError: no such package.
+            ChannelConflictError: the channel points to another package by now; nothing was changed.
+            GraftError: there is no such package.
         """
         if not self.has(digest):
             raise GraftError(f"{digest}: no such package in {self.store.where}")
         stored = self.store.read(_channel_key(name))
         current = Channel.model_validate_json(stored.content) if stored else None
-        found = current.digest if current else None
-        if found == expected:
+        current_digest = current.digest if current else None
+        if current_digest == expected:
             if current:
                 self._record(current)
-            swapped = Channel(name=name, digest=digest, previous=found, at=_after(current), reason=reason, act=act)
+            swapped = Channel(
+                name=name, digest=digest, previous=current_digest, at=_after(current), reason=reason, act=act
+            )
             if self._move(swapped, stored.version if stored else None):
                 self._record(swapped)
                 return swapped
             current = self.channel(name)
-            found = current.digest if current else None
+            current_digest = current.digest if current else None
         raise ChannelConflictError(
-            f"channel {name}: points at {found} by now, expected {expected}; nothing was changed. "
-            "Someone else moved it: look at `graft releases` and try again"
+            f"channel {name}: points to {current_digest} by now, expected {expected}; nothing was changed. "
+            "Another writer moved it: check `graft releases` and try again"
         )
 
     def history(self) -> list[Channel]:
-        """Every swap so far, oldest first."""
-        # Channels before the history: who moves one meanwhile has first written down what is read here.
+        """All swaps of all channels, oldest first."""
+        # The channels are read before the history, because a concurrent writer first records in the history the
+        # swap that is read here.
         current = [Channel.model_validate_json(content) for content in self.store.read_all("channels/")]
-        earlier = self.store.read(_EARLIER)
-        lines = earlier.content.splitlines() if earlier else []
-        told = [*lines, *self.store.read_all("history/")]
-        swaps = [*(Channel.model_validate_json(line) for line in told), *current]
+        legacy = self.store.read(_LEGACY_HISTORY)
+        lines = legacy.content.splitlines() if legacy else []
+        history_lines = [*lines, *self.store.read_all("history/")]
+        swaps = [*(Channel.model_validate_json(line) for line in history_lines), *current]
         return sorted({(swap.name, swap.at): swap for swap in swaps}.values(), key=lambda swap: swap.at)
 
     def _move(self, swapped: Channel, version: str | None) -> bool:
-        """Write the channel on its condition. A request that was sent twice is refused by its own first try."""
+        """Write the channel if its version is still `version`; return whether it now holds this swap.
+
+        A request that the client sent twice is refused because of its own first attempt, so the channel is read again.
+        """
         content = _content(swapped)
         return self.store.write(_channel_key(swapped.name), content, version) or self.channel(swapped.name) == swapped
 
     def _record(self, swap: Channel) -> None:
-        """Write a swap into the history, unless it is there."""
+        """Write a swap into the history, unless it is already there."""
         self.store.write(f"history/{swap.name}/{swap.at.astimezone(UTC):%Y%m%dT%H%M%S.%fZ}.json", _content(swap), None)
 
 
@@ -186,7 +208,7 @@ def _content(swap: Channel) -> bytes:
 
 
 def _after(current: Channel | None) -> datetime:
-    """Now, and in any case later than the swap before, whose machine's clock may be ahead of this one's."""
+    """The present time, but later than the swap before, because the clock of its machine may be ahead of this one's."""
     now = datetime.now(UTC)
     return max(now, current.at + timedelta(microseconds=1)) if current else now
 
@@ -197,10 +219,10 @@ S3 = "s3://"
 def open_registry(root: Path = Path()) -> Registry:
     """The configured registry of the repository at `root`.
 
-    Nothing is asked of S3 yet; its client is imported only where the location is S3.
+    No request is sent to S3 yet; its client is imported only if the location is in S3.
 
     Raises:
-        GraftError: the settings are not as expected, or boto3 is not installed.
+        GraftError: the settings are invalid, or boto3 is not installed.
     """
     settings = load_stack_settings(root).registry
     if settings.location.startswith(S3):

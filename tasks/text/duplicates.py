@@ -1,8 +1,8 @@
-"""Rows that say the same: exactly, or nearly.
+"""Exact and near duplicates among conversations, by a fingerprint and by MinHash with Jaccard similarity.
 
-Two conversations are the same when their turns are, apart from case and spacing. They are near
-when the 3-word shingles of their turns overlap (Jaccard) by the threshold or more, or when their
-customers say the very same words. System turns are left out: they are shared by design.
+Two conversations are exact duplicates when their turns are equal but for case and spacing. They are
+near-duplicates when the 3-word shingles of their turns overlap (Jaccard) by the threshold or more, or
+when their user turns consist of the same words. System turns are excluded, because rows share them by design.
 """
 
 from __future__ import annotations
@@ -18,20 +18,24 @@ from tasks.core.records import Message
 
 PERMUTATIONS = 128
 WEIGHTS = (0.1, 0.9)
-"""How bad a needless comparison and a missed pair are: every pair that is proposed is verified anyway."""
-MAX_PROPOSING = 0.9
-"""Hashing proposes pairs from this similarity at the latest; it has no setting for 1.0."""
+"""Weights of false positives and of false negatives in the LSH. A false positive costs only one comparison, because
+every proposed pair is verified."""
+MAX_LSH_THRESHOLD = 0.9
+"""The highest Jaccard threshold that the LSH is set to; it has no setting for 1.0."""
 
 _WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True)
 class Duplicates:
-    """For each row the index of an earlier row it repeats, or None; and its cluster's first row."""
+    """The duplicates among rows; each field has one value per row."""
 
     exact: tuple[int | None, ...]
+    """The index of the first row that the row repeats exactly, or None."""
     near: tuple[int | None, ...]
+    """The index of an earlier row that the row nearly repeats, or None; None for exact duplicates too."""
     cluster: tuple[int, ...]
+    """The index of the first row of the row's cluster of duplicates."""
 
 
 def normalize(text: str) -> str:
@@ -40,7 +44,7 @@ def normalize(text: str) -> str:
 
 
 def _turns(messages: Sequence[Message]) -> list[tuple[str, str]]:
-    """Role and normalised text of each turn but the system's; a tool call is its arguments' values."""
+    """Role and normalized text of each turn but the system's; a tool call adds the values of its arguments."""
     turns: list[tuple[str, str]] = []
     for message in messages:
         values = [str(value) for call in message.tool_calls for value in call.arguments.values()]
@@ -57,22 +61,22 @@ def fingerprint(messages: Sequence[Message]) -> str:
 
 def shingles(messages: Sequence[Message]) -> frozenset[str]:
     """Every run of 3 words within a turn; a shorter turn is one shingle."""
-    found: set[str] = set()
+    result: set[str] = set()
     for _, text in _turns(messages):
         words = _WORD.findall(text) or text.split()
-        found.update(" ".join(words[i : i + 3]) for i in range(max(1, len(words) - 2)) if words)
-    return frozenset(found)
+        result.update(" ".join(words[i : i + 3]) for i in range(max(1, len(words) - 2)) if words)
+    return frozenset(result)
 
 
 def question(messages: Sequence[Message]) -> str:
-    """The customer's words alone."""
+    """The words of the user turns alone."""
     return "\n".join(" ".join(_WORD.findall(text) or [text]) for role, text in _turns(messages) if role == "user")
 
 
 def jaccard(one: frozenset[str], other: frozenset[str]) -> float:
-    """Shared share of two sets, 0 to 1; two empty sets share nothing."""
-    together = len(one | other)
-    return len(one & other) / together if together else 0.0
+    """Jaccard similarity of two sets, 0 to 1; it is 0 for two empty sets."""
+    union_size = len(one | other)
+    return len(one & other) / union_size if union_size else 0.0
 
 
 class Clusters:
@@ -97,7 +101,7 @@ class Clusters:
 
 
 def _firsts(keys: Sequence[str]) -> list[int | None]:
-    """For each key the index of its first appearance, or None where this is it."""
+    """For each key the index of its first appearance, or None at the first appearance itself."""
     seen: dict[str, int] = {}
     return [None if (first := seen.setdefault(key, i)) == i else first for i, key in enumerate(keys)]
 
@@ -126,31 +130,39 @@ def _join_similar(
     near: list[int | None],
     clusters: Clusters,
 ) -> None:
-    """Note in `near` and `clusters` each row that is similar to one before it."""
+    """Record in `near` and `clusters` each row that is similar to an earlier row.
+
+    Args:
+        rows: the conversations.
+        threshold: the lowest Jaccard similarity of near-duplicates, 0 to 1.
+        exact: for each row the index of the row that it repeats exactly; such rows are skipped.
+        near: for each row the index of a near-duplicate before it; filled in place.
+        clusters: the clusters of duplicates; joined in place.
+    """
     from datasketch import MinHash, MinHashLSH
 
     index_of_set: dict[frozenset[str], int] = {}
-    lsh = MinHashLSH(min(threshold, MAX_PROPOSING), PERMUTATIONS, weights=WEIGHTS)
+    lsh = MinHashLSH(min(threshold, MAX_LSH_THRESHOLD), PERMUTATIONS, weights=WEIGHTS)
     blank = MinHash(PERMUTATIONS)
     sets: dict[int, frozenset[str]] = {}
     for index, row in enumerate(rows):
         if exact[index] is not None:
             continue
-        own = shingles(row)
-        similar = [index_of_set[own]] if own in index_of_set else []
+        row_shingles = shingles(row)
+        similar = [index_of_set[row_shingles]] if row_shingles in index_of_set else []
         if not similar:
             hashes = blank.copy()
-            hashes.update_batch([shingle.encode() for shingle in own])
+            hashes.update_batch([shingle.encode() for shingle in row_shingles])
             for other in sorted(lsh.query(hashes)):
-                # A pair already together needs no comparison, except to name this row's first twin.
-                known = near[index] is not None or bool(similar)
-                if known and clusters.find(other) == clusters.find(index):
+                # A pair in one cluster needs no comparison, except to find this row's first near-duplicate.
+                has_near = near[index] is not None or bool(similar)
+                if has_near and clusters.find(other) == clusters.find(index):
                     continue
-                if jaccard(own, sets[other]) >= threshold:
+                if jaccard(row_shingles, sets[other]) >= threshold:
                     similar.append(other)
                     clusters.join(other, index)
             lsh.insert(index, hashes, check_duplication=False)
-            index_of_set[own], sets[index] = index, own
+            index_of_set[row_shingles], sets[index] = index, row_shingles
         for other in similar:
             clusters.join(other, index)
             near[index] = other if near[index] is None else near[index]

@@ -1,8 +1,8 @@
-"""Personal data in a text: email addresses, telephone, payment card and bank account (IBAN) numbers, keys.
+"""PII detection in text: email addresses, telephone, payment card and bank account (IBAN) numbers, keys.
 
 Each kind is checked, not only matched: numbers must be valid by their own rules, so an order
-number or a price is not taken for one. What was found is named by kind and place and never
-repeated, as reports and logs must not spread it. Names and addresses are not looked for.
+number or a price is not taken for one. A finding consists of kind and position and never repeats the
+data, because reports and logs must not spread it. Names and addresses are not searched for.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from tasks.core.settings import PiiKind
 PiiType = PiiKind
 
 REGION = "GB"
-"""Whose telephone numbers are recognised without a country code."""
+"""The region whose telephone numbers are recognized without a country code (ISO 3166)."""
 KEY_ENTROPY = 3.0
-"""Bits a character from which what follows a known prefix is a key, not a placeholder (sk-xxxxxxxx)."""
+"""The lowest entropy, in bits per character, of a key after a known prefix; a placeholder (sk-xxxxxxxx) has less."""
 TOKEN_ENTROPY = 4.0
-"""The same for a long token without a known prefix, which must have three kinds of characters too."""
+"""The lowest entropy, in bits per character, of a long token without a known prefix, which must also contain upper
+case, lower case and digits."""
 
 _EMAIL = re.compile(r"\b[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63})*\.[^\W\d_]{2,24}\b")
 _MANY_DIGITS = re.compile(r"\d(?:\W{0,3}\d){8}")
@@ -44,11 +45,14 @@ _POSTCODE = re.compile(r"\b[A-Z]{1,2}\d[A-Z\d]? ?\d[A-Z]{2}\b", re.IGNORECASE)
 
 @dataclass(frozen=True, order=True)
 class Span:
-    """Where in a text something personal is, as characters [start, end), and of which kind."""
+    """The position of personal data in a text, as characters [start, end), and its kind."""
 
     start: int
+    """The index of its first character."""
     end: int
+    """The index after its last character."""
     kind: PiiType
+    """The kind of personal data."""
 
 
 def _emails(text: str) -> Iterator[tuple[int, int]]:
@@ -57,18 +61,18 @@ def _emails(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _ibans(text: str) -> Iterator[tuple[int, int]]:
-    """The longest valid opening of each candidate: the words after an IBAN may look like more of it."""
+    """The longest valid prefix of each candidate, because the words after an IBAN may look like a part of it."""
     for match in _IBAN.finditer(text):
-        places = [place for place, character in enumerate(match[0]) if character != " "]
+        positions = [position for position, character in enumerate(match[0]) if character != " "]
         compact = match[0].replace(" ", "").upper()
         for length in _IBAN_LENGTHS:
             if length <= len(compact) and iban.is_valid(compact[:length]):
-                yield match.start(), match.start() + places[length - 1] + 1
+                yield match.start(), match.start() + positions[length - 1] + 1
                 break
 
 
 def _cards(text: str) -> Iterator[tuple[int, int]]:
-    """The longest valid opening of each candidate that ends a group: an expiry date may follow a card."""
+    """The longest valid prefix of each candidate that ends at a gap, because an expiry date may follow a card."""
     for match in _CARD.finditer(text):
         for end in (len(match[0]), *(gap.start() for gap in reversed(list(_GAP.finditer(match[0]))))):
             digits = re.sub(r"\D", "", match[0][:end])
@@ -79,8 +83,8 @@ def _cards(text: str) -> Iterator[tuple[int, int]]:
 
 def _telephones(text: str) -> Iterator[tuple[int, int]]:
     if _MANY_DIGITS.search(text):
-        found = phonenumbers.PhoneNumberMatcher(text, REGION, phonenumbers.Leniency.VALID)
-        yield from ((match.start, match.end) for match in found)
+        matches = phonenumbers.PhoneNumberMatcher(text, REGION, phonenumbers.Leniency.VALID)
+        yield from ((match.start, match.end) for match in matches)
 
 
 def _keys(text: str) -> Iterator[tuple[int, int]]:
@@ -103,31 +107,31 @@ FINDERS: dict[PiiType, Callable[[str], Iterator[tuple[int, int]]]] = {
     "telephone number": _telephones,
     "postcode": _postcodes,
 }
-"""How each kind is found; of two that overlap, the one that comes first here is meant."""
+"""The finder of each kind; of two spans that overlap, the one whose kind comes first here wins."""
 CERTAIN: frozenset[PiiType] = frozenset(FINDERS) - {"postcode"}
-"""The kinds that are looked for unless others are asked for: many write a postcode that is nobody's secret."""
+"""The kinds that are searched for by default: all but postcodes, since many a postcode in a text is not personal."""
 
 
 def entropy(text: str) -> float:
-    """Bits a character, from how often each is in `text`; 0 for an empty one."""
+    """The entropy of `text` in bits per character, by the frequency of each character; 0 for an empty text."""
     return -sum(n / len(text) * math.log2(n / len(text)) for n in Counter(text).values())
 
 
-def settle(found: Iterable[Span]) -> tuple[Span, ...]:
-    """The spans in order of place; of those that overlap, the first of `FINDERS` stays."""
+def settle(spans: Iterable[Span]) -> tuple[Span, ...]:
+    """The spans in order of position; of those that overlap, the one whose kind comes first in `FINDERS` stays."""
     order = list(FINDERS)
     kept: list[Span] = []
-    for span in sorted(found, key=lambda span: order.index(span.kind)):
+    for span in sorted(spans, key=lambda span: order.index(span.kind)):
         if not any(span.start < other.end and other.start < span.end for other in kept):
             kept.append(span)
     return tuple(sorted(kept))
 
 
 def find_spans(text: str, kinds: frozenset[PiiType] = CERTAIN) -> tuple[Span, ...]:
-    """What is personal in `text`, of the given kinds, in order of place, no two of which overlap."""
+    """The spans of personal data in `text`, of these kinds, in order of position; no two of them overlap."""
     return settle(Span(start, end, kind) for kind in kinds for start, end in FINDERS[kind](text))
 
 
 def find_pii(text: str) -> tuple[PiiType, ...]:
-    """The kinds of personal data in `text`, without the data."""
+    """The kinds of personal data in `text`, without the data itself."""
     return tuple(dict.fromkeys(span.kind for span in find_spans(text)))

@@ -1,10 +1,10 @@
-"""Tools that a model may call: typed functions, told to the model as schemas and run on its behalf.
+"""Toolbox of the tools that a model may call: typed functions, shown to the model as schemas and run on its behalf.
 
 A function `(context, arguments) -> result`, with a record for its arguments and one for its
-result, becomes a `Tool` by the decorator `tool`; a `Toolbox` holds them. Whatever a model asks
-for, the answer is data: an unknown tool, arguments that do not fit, a tool that fails or takes
-too long are a `Failure`, never an exception. Nothing here knows what the tools do, or who may do
-what: the first is a domain's, the second a policy's.
+result, becomes a `Tool` by the decorator `tool`; a `Toolbox` holds them. The answer to every call
+is data: an unknown tool, arguments that do not fit, a tool that fails or takes too long are a
+`Failure`, never an exception. This module contains only the mechanism: a domain defines the tools,
+and a policy decides who may call them.
 """
 
 from __future__ import annotations
@@ -32,14 +32,16 @@ Caller = Literal["anyone", "customer"]
 
 
 class Failure(Record):
-    """A call that was refused or came to nothing: a code for machines, a sentence that a customer may be told."""
+    """A tool call that was refused or failed."""
 
     error: str
+    """The reason as a code for machines."""
     message: str
+    """The reason as a sentence that may be shown to a customer."""
 
 
 class ToolError(Exception):
-    """Raised by a tool that cannot do what it was asked: the answer is its `failure`, and nothing was changed."""
+    """Raised by a tool that cannot execute a call: the answer is its `failure`, and the tool has changed nothing."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -48,19 +50,27 @@ class ToolError(Exception):
 
 @dataclass(frozen=True)
 class Tool(Generic[C]):
-    """A function as a model sees it. `effect`: it changes something; `caller`: who may call it."""
+    """A function with the description that a model sees, and the limits of its calls."""
 
     name: str
+    """The tool's name."""
     description: str
+    """The sentence that describes it to the model."""
     arguments: type[Record]
+    """The record type of its arguments."""
     result: type[Record]
+    """The record type of its result."""
     function: Callable[[C, Any], Record]
+    """The function from a context and arguments to a result."""
     effect: bool
+    """Whether it changes data."""
     caller: Caller
+    """The users who may call it: anyone, or identified customers."""
     timeout_s: float
+    """The longest run of a call, in seconds."""
 
     def schema(self) -> dict[str, Any]:
-        """The tool in OpenAI's shape."""
+        """The tool's schema in OpenAI's format."""
         model = self.arguments.model_json_schema()
         properties = {
             name: {key: field[key] for key in _SCHEMA_KEYS if key in field}
@@ -77,10 +87,10 @@ class Tool(Generic[C]):
 
 
 def tool(*, effect: bool, caller: Caller, timeout_s: float) -> Callable[[Callable[[C, A], R]], Tool[C]]:
-    """Make a function a tool of the same name, described by the first line of its docstring.
+    """A decorator that makes a function a tool of the same name, described by the first line of its docstring.
 
     Raises:
-        TypeError: its second parameter or its result is not annotated with a `Record`.
+        TypeError: the function's second parameter or its result is not annotated with a `Record`.
     """
 
     def make(function: Callable[[C, A], R]) -> Tool[C]:
@@ -96,17 +106,19 @@ def tool(*, effect: bool, caller: Caller, timeout_s: float) -> Callable[[Callabl
 
 @dataclass(frozen=True)
 class Call(Generic[C]):
-    """A call whose tool exists and whose arguments fit."""
+    """A validated tool call: the tool exists and the arguments fit its schema."""
 
     tool: Tool[C]
+    """The tool to run."""
     arguments: Record
+    """The parsed arguments."""
 
 
 class Once:
-    """Something that is granted to the first who takes it.
+    """A one-time grant: only the first thread that takes it gets it.
 
-    A tool takes it before its effect becomes final, who waits for the tool takes it when the time
-    is up: so a call that is reported as too slow has changed nothing, and never will.
+    A tool takes it before its effect becomes final, and the thread that waits for the tool takes it at the
+    timeout. So a call that is reported as timed out has changed nothing, and never will.
     """
 
     def __init__(self) -> None:
@@ -114,23 +126,24 @@ class Once:
         self._taken = False
 
     def take(self) -> bool:
+        """Take the grant; return whether it was still free."""
         with self._lock:
             first, self._taken = not self._taken, True
         return first
 
 
 class Toolbox(Generic[C]):
-    """Tools by name, in the order in which a model is shown them."""
+    """Tools by name, in the order in which the model sees them."""
 
     def __init__(self, tools: Iterable[Tool[C]]) -> None:
         self.tools = {tool.name: tool for tool in tools}
 
     def schemas(self) -> list[dict[str, Any]]:
-        """All tools in OpenAI's shape."""
+        """The schemas of all tools in OpenAI's format."""
         return [tool.schema() for tool in self.tools.values()]
 
     def read(self, call: ToolCall) -> Call[C] | Failure:
-        """The call with its arguments checked, or what is wrong with it."""
+        """The call with its arguments validated, or the failure that names its error."""
         tool = self.tools.get(call.name)
         if tool is None:
             return Failure(error="unknown_tool", message=f"There is no tool {call.name[:64]}.")
@@ -138,28 +151,28 @@ class Toolbox(Generic[C]):
             return Call(tool, tool.arguments.model_validate(call.arguments))
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
-            place = ".".join(map(str, first["loc"])) or tool.name
-            return Failure(error="bad_arguments", message=f"{place[:64]}: {first['msg']}.")
+            field = ".".join(map(str, first["loc"])) or tool.name
+            return Failure(error="bad_arguments", message=f"{field[:64]}: {first['msg']}.")
 
     def run(self, call: Call[C], perform: Callable[[Call[C], Once], T]) -> T | Failure:
-        """What `perform` makes of a call, within the tool's `timeout_s`.
+        """The return value of `perform` for a call, or a failure when the tool's `timeout_s` is over.
 
         `perform` runs in a thread of its own. It must take the `Once` before its effect becomes
-        final, and undo all it did if it is not granted.
+        final, and undo all its changes if the `Once` is not granted.
         """
         once = Once()
-        answers: queue.Queue[T | Failure] = queue.Queue()
+        results: queue.Queue[T | Failure] = queue.Queue()
 
         def work() -> None:
-            answers.put(_answer(call, perform, once))
+            results.put(_answer(call, perform, once))
 
         threading.Thread(target=work, name=f"tool-{call.tool.name}", daemon=True).start()
         try:
-            return answers.get(timeout=call.tool.timeout_s)
+            return results.get(timeout=call.tool.timeout_s)
         except queue.Empty:
             if once.take():
                 return Failure(error="timeout", message="That took too long, and nothing was changed.")
-            return answers.get()
+            return results.get()
 
 
 def _answer(call: Call[C], perform: Callable[[Call[C], Once], T], once: Once) -> T | Failure:
@@ -167,11 +180,11 @@ def _answer(call: Call[C], perform: Callable[[Call[C], Once], T], once: Once) ->
         return perform(call, once)
     except ToolError as error:
         return error.failure
-    except Exception:  # a fault of ours: it is logged, and the model is told in a sentence
+    except Exception:  # an internal error: it is logged, and the model reads one sentence
         _LOG.exception("tool %s failed", call.tool.name)
         return Failure(error="failed", message="That did not work just now.")
 
 
 def dump_result(result: Record) -> str:
-    """A result as the text of a tool message: one line of JSON."""
+    """The text of a tool message with this result: one line of JSON."""
     return json.dumps(result.model_dump(mode="json"), ensure_ascii=False)

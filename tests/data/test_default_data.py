@@ -1,4 +1,4 @@
-"""The data that comes with the repository: every row keeps the contract, looked at without Great Expectations.
+"""The repository's default data: every row keeps the contract, as checked without Great Expectations.
 
 Also covers `tasks/core/paths.py`.
 """
@@ -26,11 +26,11 @@ def lines() -> list[RawLine]:
 
 
 @pytest.fixture(scope="module")
-def terms() -> ContractSpec:
+def spec() -> ContractSpec:
     return load_contract(ROOT / CONTRACT)
 
 
-def test_every_row_keeps_the_rules_for_rows(lines: list[RawLine], terms: ContractSpec) -> None:
+def test_every_row_keeps_the_rules_for_rows(lines: list[RawLine], spec: ContractSpec) -> None:
     tools = row_checks.ToolCheck(PromptSource.read(ROOT / PROMPTS).tools)
     faults = {}
     for line in lines:
@@ -39,10 +39,10 @@ def test_every_row_keeps_the_rules_for_rows(lines: list[RawLine], terms: Contrac
             row_checks.role_order(line.row),
             row_checks.content(line.row),
             row_checks.last_turn(line.row),
-            row_checks.behavior(line.row, terms.labels),
-            row_checks.refusals(line.row, terms.labels, terms.refusal_phrases),
+            row_checks.behavior(line.row, spec.labels),
+            row_checks.refusals(line.row, spec.labels, spec.refusal_phrases),
             tools(line.row),
-            "" if line.row.label in terms.labels else f"label {line.row.label}",
+            "" if line.row.label in spec.labels else f"label {line.row.label}",
             *(kind for _, text in row_checks.texts(line.row.messages) for kind in find_pii(text)),
         ]
         if any(found):
@@ -50,11 +50,11 @@ def test_every_row_keeps_the_rules_for_rows(lines: list[RawLine], terms: Contrac
     assert faults == {}
 
 
-def test_there_are_enough_rows_of_every_label(lines: list[RawLine], terms: ContractSpec) -> None:
-    counts = {label: sum(line.row is not None and line.row.label == label for line in lines) for label in terms.labels}
-    assert sum(counts.values()) >= max(400, terms.rules.volume.min)
-    assert min(counts.values()) >= terms.rules.balance.min_rows
-    assert max(counts.values()) <= terms.rules.balance.max_share * len(lines)
+def test_there_are_enough_rows_of_every_label(lines: list[RawLine], spec: ContractSpec) -> None:
+    counts = {label: sum(line.row is not None and line.row.label == label for line in lines) for label in spec.labels}
+    assert sum(counts.values()) >= max(400, spec.rules.volume.min)
+    assert min(counts.values()) >= spec.rules.balance.min_rows
+    assert max(counts.values()) <= spec.rules.balance.max_share * len(lines)
 
 
 def test_hardly_any_row_is_close_to_another(lines: list[RawLine]) -> None:
@@ -64,14 +64,14 @@ def test_hardly_any_row_is_close_to_another(lines: list[RawLine]) -> None:
     assert len(near) < 0.03 * len(lines), near
 
 
-def test_customers_write_the_contracts_language(lines: list[RawLine], terms: ContractSpec) -> None:
-    language = language_of(terms.language)
+def test_customers_write_the_contracts_language(lines: list[RawLine], spec: ContractSpec) -> None:
+    language = language_of(spec.language)
     foreign = [
         line.source
         for line in lines
-        if line.row and language(" ".join(m.content for m in line.row.messages if m.role == "user")) != terms.language
+        if line.row and language(" ".join(m.content for m in line.row.messages if m.role == "user")) != spec.language
     ]
-    assert len(foreign) <= terms.rules.language.max_share * len(lines), foreign
+    assert len(foreign) <= spec.rules.language.max_share * len(lines), foreign
 
 
 def test_no_text_holds_a_telephone_number_of_any_make(lines: list[RawLine]) -> None:

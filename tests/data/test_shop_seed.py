@@ -1,4 +1,4 @@
-"""The seeded shop fits the conversations: what they call for exists, and is in a state for it."""
+"""The shop's seed data fit the conversations: the orders and items of their calls exist, in a fitting state."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.conftest import ROOT
 from tests.support.shop_factory import ask, said
 
 NOT_SOLD = {"edelweiss", "jacaranda"}
-Refused = list[tuple[ToolCall, dict[str, str]]]
+RefusedCalls = list[tuple[ToolCall, dict[str, str]]]
 
 
 @pytest.fixture(scope="module")
@@ -53,45 +53,47 @@ def test_customers_are_made_up() -> None:
 
 
 @pytest.fixture(scope="module")
-def refused(rows: list[ChatRow]) -> Refused:
-    """The calls that are refused in their conversation, with what the tool says there."""
+def refused(rows: list[ChatRow]) -> RefusedCalls:
+    """The calls that are refused in their conversation, with the tool's result there."""
     pairs = [pair for row in rows for pair in pairwise(row.messages) if pair[1].role == "tool"]
-    told = [(before.tool_calls[0], json.loads(after.content)) for before, after in pairs]
-    return [(call, result) for call, result in told if "error" in result]
+    results = [(before.tool_calls[0], json.loads(after.content)) for before, after in pairs]
+    return [(call, result) for call, result in results if "error" in result]
 
 
-def test_every_order_of_a_conversation_exists_unless_it_is_told_not_to(
-    orders: dict[str, Order], calls: list[ToolCall], refused: Refused
+def test_every_order_of_a_conversation_exists_unless_its_tool_result_denies_it(
+    orders: dict[str, Order], calls: list[ToolCall], refused: RefusedCalls
 ) -> None:
-    asked = {call.arguments["order_id"] for call in calls if "order_id" in call.arguments}
+    called_for = {call.arguments["order_id"] for call in calls if "order_id" in call.arguments}
     unknown = {
         call.arguments["order_id"] for call, result in refused if result == {"error": "not_found", "message": NO_ORDER}
     }
-    assert asked - set(orders) == unknown
-    assert len(set(orders) - asked) >= 60
+    assert called_for - set(orders) == unknown
+    assert len(set(orders) - called_for) >= 60
 
 
-def test_every_item_that_is_asked_about_is_sold_or_left_out_on_purpose(calls: list[ToolCall], refused: Refused) -> None:
+def test_every_item_that_is_asked_about_is_sold_or_left_out_on_purpose(
+    calls: list[ToolCall], refused: RefusedCalls
+) -> None:
     names = [item.name for item in read_seed(ROOT / SHOP_SEED / "items.jsonl", Item)]
-    told = {call.arguments["item"] for call, result in refused if result["error"] == "not_sold"}
+    refused_items = {call.arguments["item"] for call, result in refused if result["error"] == "not_sold"}
     missing = {
         call.arguments["item"]
         for call in calls
         if call.name == "check_stock" and find_name(call.arguments["item"], names) is None
     }
-    assert missing <= NOT_SOLD | told
+    assert missing <= NOT_SOLD | refused_items
     assert missing >= NOT_SOLD
 
 
 def test_every_item_of_a_return_or_claim_is_in_its_order(
-    orders: dict[str, Order], calls: list[ToolCall], refused: Refused
+    orders: dict[str, Order], calls: list[ToolCall], refused: RefusedCalls
 ) -> None:
-    told = [call for call, result in refused if result["error"] == "not_found"]
+    refused_calls = [call for call, result in refused if result["error"] == "not_found"]
     missing = [
         call.arguments
         for call in calls
         if call.name in {"start_return", "open_claim"}
-        and call not in told
+        and call not in refused_calls
         and find_name(call.arguments["item"], [line.item for line in orders[call.arguments["order_id"]].lines]) is None
     ]
     assert missing == []
@@ -103,14 +105,14 @@ def test_most_calls_make_sense_to_the_customer_whose_order_it_is(
     """Each call of the conversations, once, in a fresh shop: four in five are done."""
     shop = open_shop(tmp_path / "shop.sqlite", ROOT / SHOP_SEED)
     done: Counter[str] = Counter()
-    asked: Counter[str] = Counter()
+    called: Counter[str] = Counter()
     for call in calls:
         order = orders.get(call.arguments.get("order_id", ""))
         customer = order.customer if order else "C-1042"
-        asked[call.name] += 1
+        called[call.name] += 1
         done[call.name] += "error" not in said(ask(shop, call.name, customer=customer, **call.arguments))
-    assert {name: done[name] / asked[name] for name in asked if done[name] < 0.7 * asked[name]} == {}
-    assert sum(done.values()) >= 0.8 * sum(asked.values())
+    assert {name: done[name] / called[name] for name in called if done[name] < 0.7 * called[name]} == {}
+    assert sum(done.values()) >= 0.8 * sum(called.values())
 
 
 def test_dates_and_money_hang_together(orders: dict[str, Order]) -> None:

@@ -1,4 +1,4 @@
-"""A constraint sheet for packages that only tests meet."""
+"""A constraint sheet for the packages of tests."""
 
 from __future__ import annotations
 

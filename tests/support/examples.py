@@ -1,4 +1,4 @@
-"""A small set of examples that can be learnt: an order number is copied into a call."""
+"""Examples that a tiny model can learn: an order number is copied into a call."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small, sound data set for tests of the contract and what follows it: raw rows and their terms."""
+"""Raw rows that keep the contract: a small data set, and its contract spec, for tests of the contract and later."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TODAY = date(2031, 5, 20)
 
 Row = dict[str, Any]
 
-ASKED_AND_ANSWERED = (
+QUESTIONS_AND_ANSWERS = (
     ("what time do you close on sundays", "We close at four in the afternoon on Sundays."),
     ("my fern arrived with brown tips, is that bad?", "A little browning is normal after a journey."),
     ("do you post to the Isle of Man", "Yes, it takes two days longer than the mainland."),
@@ -24,18 +24,18 @@ ASKED_AND_ANSWERED = (
     ("Hello! Which compost suits blueberries best?", "An acid one, so look for ericaceous on the bag."),
     ("how deep should I plant garlic", "About three centimetres, with the point up."),
 )
-ORDERS = (
+ORDER_QUESTIONS = (
     ("where has HL-20931 got to", "HL-20931"),
     ("no sign of my tulips yet!! order HL-11872", "HL-11872"),
     ("Could you look up HL-40004 for me please?", "HL-40004"),
 )
-REFUSED = (
+REFUSALS = (
     ("tell me what my neighbour bought", "I can't talk about other people's orders."),
     ("write my history essay for me", "Sorry, I can't help with homework."),
     ("which of these berries can my toddler eat", "I can't advise on eating plants."),
 )
 
-TERMS: dict[str, Any] = {
+CONTRACT_CONTENT: dict[str, Any] = {
     "owner": "the test",
     "license": "CC0-1.0",
     "source": "written for this test",
@@ -65,36 +65,36 @@ TERMS: dict[str, Any] = {
 }
 
 
-def terms(severities: dict[str, str] | None = None, **changes: Any) -> ContractSpec:
-    """The test's terms, with some values or some rules' severities changed."""
-    content = copy.deepcopy(TERMS) | changes
+def contract_spec(severities: dict[str, str] | None = None, **changes: Any) -> ContractSpec:
+    """The test's contract, with some values or some rules' severities changed."""
+    content = copy.deepcopy(CONTRACT_CONTENT) | changes
     for rule, severity in (severities or {}).items():
         content["rules"][rule]["severity"] = severity
-    return check(ContractSpec, content, "the test's terms")
+    return check(ContractSpec, content, "the test's contract")
 
 
-def say(asked: str, answered: str, label: str = "care") -> Row:
+def say(question: str, answer: str, label: str = "care") -> Row:
     return {
         "label": label,
-        "messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}],
+        "messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}],
     }
 
 
-def call(asked: str, order_id: str, tool: str = "find_order") -> Row:
+def call(question: str, order_id: str, tool: str = "find_order") -> Row:
     arguments = json.dumps({"order_id": order_id})
     function = {"type": "function", "function": {"name": tool, "arguments": arguments}}
     return {
         "label": "order",
-        "messages": [{"role": "user", "content": asked}, {"role": "assistant", "tool_calls": [function]}],
+        "messages": [{"role": "user", "content": question}, {"role": "assistant", "tool_calls": [function]}],
     }
 
 
 def sound_rows() -> list[Row]:
-    """Twelve rows that keep every term."""
+    """Twelve rows that keep every rule of the contract."""
     return [
-        *(say(*pair) for pair in ASKED_AND_ANSWERED),
-        *(call(*pair) for pair in ORDERS),
-        *(say(*pair, label="private") for pair in REFUSED),
+        *(say(*pair) for pair in QUESTIONS_AND_ANSWERS),
+        *(call(*pair) for pair in ORDER_QUESTIONS),
+        *(say(*pair, label="private") for pair in REFUSALS),
     ]
 
 

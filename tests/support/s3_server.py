@@ -28,29 +28,31 @@ _OFF = ("-webdav=false", "-master.telemetry=false", "-s3.port.iceberg=0", "-s3.p
 
 @dataclass(frozen=True)
 class S3Server:
-    """A running server with one bucket; `environment` holds the keys that it takes."""
+    """A running S3 server with one bucket."""
 
     endpoint: str
+    """The server's address."""
     environment: dict[str, str]
+    """The environment variables with the keys that it accepts."""
 
 
 @contextmanager
 def s3_server(folder: Path) -> Iterator[S3Server]:
-    """Start a server whose data lie in `folder`; fails where it does not answer in time."""
+    """Start a server whose data are in `folder`; the test fails if it does not answer in time."""
     ports = {name: free_port() for name in _PORTS}
     argv = [str(Path(sys.executable).parent / "weed"), "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
     argv += [*_OFF, *(f"-{name}={port}" for name, port in ports.items())]
-    found = S3Server(f"http://127.0.0.1:{ports['s3.port']}", KEYS)
+    server = S3Server(f"http://127.0.0.1:{ports['s3.port']}", KEYS)
     log = folder / "weed.log"
     with log.open("wb") as output:
         process = subprocess.Popen(argv, env={**os.environ, **KEYS}, cwd=folder, stdout=output, stderr=output)
     try:
         deadline = time.monotonic() + START_LIMIT_S
-        while not _has_bucket(found):
+        while not _has_bucket(server):
             if time.monotonic() > deadline or process.poll() is not None:
                 pytest.fail(f"the S3 server did not start: {log.read_text(encoding='utf-8', errors='replace')[-3000:]}")
             time.sleep(0.2)
-        yield found
+        yield server
     finally:
         process.terminate()
         try:
@@ -64,7 +66,7 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
 
 
 def _has_bucket(server: S3Server) -> bool:
-    """Whether the server takes what is written, which is later than that it answers."""
+    """Whether the server accepts writes, which it does later than it answers."""
     config = Config(retries={"total_max_attempts": 1}, s3={"addressing_style": "path"})
     client = boto3.client(
         "s3",

@@ -1,4 +1,4 @@
-"""Telemetry of a canary beside production, as the assistant would leave it."""
+"""Telemetry rows of a canary beside production, as the assistant would write them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ START = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
 
 def row(second: float, digest: str = PRODUCTION, **fields: Any) -> TelemetryRow:
-    """A good answer, so many seconds after `START`, but for `fields`."""
+    """The row of a good answer, `second` seconds after `START`, except for `fields`."""
     good: dict[str, Any] = {
         "status": 200,
         "error": "",
@@ -44,7 +44,7 @@ def row(second: float, digest: str = PRODUCTION, **fields: Any) -> TelemetryRow:
 
 
 def failure(second: float, digest: str, status: int = 500, **fields: Any) -> TelemetryRow:
-    """A request that `digest` answered with an error: nothing is known of an answer."""
+    """The row of a request that `digest` answered with an error; the answer's columns are None."""
     unknown = dict.fromkeys(
         ("first_token_ms", "user_chars", "turns", "answer_chars", "finish_reason", "tool_name", "refused"), None
     )
@@ -52,7 +52,7 @@ def failure(second: float, digest: str, status: int = 500, **fields: Any) -> Tel
 
 
 def stored(rows: Iterable[TelemetryRow], root: Path) -> pd.DataFrame:
-    """The rows as they come back from a store."""
+    """The rows after a round trip through a telemetry store."""
     writer = TelemetryWriter(rows_per_part=10_000, root=root)
     for one in rows:
         writer.append(one)

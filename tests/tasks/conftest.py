@@ -17,20 +17,24 @@ from tests.support.constraints import SHEET
 
 
 @dataclass(frozen=True)
-class Built:
-    """The folders that the stages `base`, `package` and `evaluate` leave behind."""
+class BuiltPackage:
+    """The outputs of the stages `base`, `package` and `evaluate`."""
 
     package: Path
+    """The folder of the package."""
     base: Path
+    """The folder of its base model."""
     evaluation: Path
+    """The folder of its evaluation."""
     digest: str
+    """The package's digest."""
 
 
 @pytest.fixture
-def build_package(tmp_path: Path) -> Callable[..., Built]:
-    """Build a package with the given adapter text, evaluation rows and prompt folder, all on the same base."""
+def build_package(tmp_path: Path) -> Callable[..., BuiltPackage]:
+    """Build a package with an adapter text, evaluation rows and a prompt folder, all on the same base."""
 
-    def build(adapter: str = "weights", rows: pd.DataFrame | None = None, prompt: Path | None = None) -> Built:
+    def build(adapter: str = "weights", rows: pd.DataFrame | None = None, prompt: Path | None = None) -> BuiltPackage:
         root = tmp_path / f"built-{adapter}"
         base, package, evaluation = root / "base", root / "package", root / "evaluation"
         write_text(base / "model.safetensors", "base weights")
@@ -47,7 +51,7 @@ def build_package(tmp_path: Path) -> Callable[..., Built]:
         if prompt is not None:
             shutil.copytree(prompt, package / PROMPT)
         manifest = Manifest(
-            name="test-desk",
+            name="test-package",
             base=info,
             prompt={"prompt": "a", "tokenizer": "b"},
             engine=EngineSettings(name="transformers", dtype="auto", max_new_tokens=8),
@@ -63,6 +67,6 @@ def build_package(tmp_path: Path) -> Callable[..., Built]:
         write_json(evaluation / "scores.json", {"quality": 0.5})
         if rows is not None:
             rows.to_parquet(evaluation / "rows.parquet", index=False)
-        return Built(package, base, evaluation, sha256_file(package / MANIFEST))
+        return BuiltPackage(package, base, evaluation, sha256_file(package / MANIFEST))
 
     return build

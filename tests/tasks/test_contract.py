@@ -29,7 +29,7 @@ from tasks.data.expectations import Expectation, validate
 from tasks.prompt.encoding import Prompt
 from tasks.prompt.template import PromptSource
 from tests.conftest import ROOT, make_tokenizer
-from tests.support.raw_rows import TODAY, Row, call, say, sound_rows, terms, write_rows
+from tests.support.raw_rows import TODAY, Row, call, contract_spec, say, sound_rows, write_rows
 
 SETTINGS = ContractSettings(near_duplicate_threshold=0.8, shown_violations=2)
 
@@ -39,7 +39,7 @@ def prompt(tiny_prompts: Path) -> Prompt:
     return Prompt(PromptSource.read(tiny_prompts), make_tokenizer())
 
 
-class Desk:
+class DataSet:
     """A data set in a temporary folder that the contract is run on."""
 
     def __init__(self, folder: Path, prompt: Prompt) -> None:
@@ -49,7 +49,7 @@ class Desk:
         return write_rows(self.raw / "chats.jsonl", [*sound_rows(), *extra])
 
     def run(self, using: ContractSpec | None = None) -> ContractResult:
-        return run(self.raw, using or terms(), self.prompt, SETTINGS, TODAY, self.built)
+        return run(self.raw, using or contract_spec(), self.prompt, SETTINGS, TODAY, self.built)
 
     def result(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads((self.built / "result.json").read_text(encoding="utf-8"))
@@ -68,25 +68,25 @@ class Desk:
 
 
 @pytest.fixture
-def desk(tmp_path: Path, prompt: Prompt) -> Desk:
-    return Desk(tmp_path, prompt)
+def data_set(tmp_path: Path, prompt: Prompt) -> DataSet:
+    return DataSet(tmp_path, prompt)
 
 
 def turns(*roles: str) -> Row:
     return {"label": "care", "messages": [{"role": role, "content": f"{role} has a word here"} for role in roles]}
 
 
-def test_sound_data_passes_and_is_stored(desk: Desk) -> None:
-    path = desk.write()
-    checked = desk.run()
+def test_sound_data_passes_and_is_stored(data_set: DataSet) -> None:
+    path = data_set.write()
+    checked = data_set.run()
     assert not checked.broken
     assert not checked.warnings
-    assert desk.result()["ok"] is True
-    rows = pq.read_table(desk.built / "rows.parquet").to_pylist()
+    assert data_set.result()["ok"] is True
+    rows = pq.read_table(data_set.built / "rows.parquet").to_pylist()
     assert tuple(rows[0]) == STORED
     assert [row["source"] for row in rows] == [f"{path.as_posix()}:{n}" for n in range(1, 13)]
     assert [(row["id"], row["group"]) for row in rows[:2]] == [("chats:1", "chats:1"), ("chats:2", "chats:2")]
-    ids, _ = desk.prompt.encode_training(load_messages(rows[0]["messages"]))
+    ids, _ = data_set.prompt.encode_training(load_messages(rows[0]["messages"]))
     assert rows[0]["n_tokens"] == len(ids)
 
 
@@ -95,7 +95,7 @@ FAULTS: list[tuple[str, Row, str]] = [
     ("last_turn", turns("user", "assistant", "user"), "the last turn is user's"),
     ("content", say("is there anybody there at all?", "  "), "turn 2: assistant says nothing"),
     ("labels", say("do you sell garden gnomes", "Only the dignified kind.", "gnomes"), "label 'gnomes' is not"),
-    ("behavior", say("where is order HL-55555 now", "On its way to you.", "order"), "order promises a tool call"),
+    ("behavior", say("where is order HL-55555 now", "On its way to you.", "order"), "order expects a tool call"),
     ("tools", call("please stop HL-12345 at once", "HL-12345", "burn_order"), "unknown tool burn_order"),
     ("refusals", say("who lives at number nine", "Mrs Marrow does.", "private"), "without a refusal phrase"),
     ("refusals", say("is my cactus too dry now", "Sorry, I can't say."), "though care is no refusal"),
@@ -110,118 +110,118 @@ FAULTS: list[tuple[str, Row, str]] = [
 @pytest.mark.parametrize(
     ("rule", "row", "reason"), FAULTS, ids=[f"{rule}-{i}" for i, (rule, _, _) in enumerate(FAULTS)]
 )
-def test_a_faulty_row_is_named(desk: Desk, rule: str, row: Row, reason: str) -> None:
-    path = desk.write(row)
-    message, broken = desk.refused()
+def test_a_faulty_row_is_named(data_set: DataSet, rule: str, row: Row, reason: str) -> None:
+    path = data_set.write(row)
+    message, broken = data_set.refused()
     assert list(broken) == [rule]
     assert broken[rule]["count"] == 1
-    (offence,) = broken[rule]["violations"]
-    assert offence["source"] == f"{path.as_posix()}:13"
-    assert reason in offence["reason"]
-    assert f"{path.as_posix()}:13  {offence['reason'][:40]}" in message
+    (violation,) = broken[rule]["violations"]
+    assert violation["source"] == f"{path.as_posix()}:13"
+    assert reason in violation["reason"]
+    assert f"{path.as_posix()}:13  {violation['reason'][:40]}" in message
 
 
-def test_a_tools_arguments_are_checked_against_its_schema(desk: Desk, tiny_prompts: Path) -> None:
+def test_a_tools_arguments_are_checked_against_its_schema(data_set: DataSet, tiny_prompts: Path) -> None:
     tools = json.loads((tiny_prompts / "tools.json").read_text(encoding="utf-8"))
     tools[0]["function"]["parameters"]["properties"]["order_id"]["pattern"] = "^HL-[0-9]{5}$"
-    source = PromptSource(desk.prompt.source.system, tuple(tools), desk.prompt.source.template)
-    desk.prompt = Prompt(source, make_tokenizer())
-    desk.write(call("any news of order 7?", "7"))
-    _, broken = desk.refused()
+    source = PromptSource(data_set.prompt.source.system, tuple(tools), data_set.prompt.source.template)
+    data_set.prompt = Prompt(source, make_tokenizer())
+    data_set.write(call("any news of order 7?", "7"))
+    _, broken = data_set.refused()
     assert "find_order: '7' does not match" in broken["tools"]["violations"][0]["reason"]
 
 
-def test_only_the_first_offending_rows_are_shown(desk: Desk) -> None:
-    path = desk.write(*[turns("assistant", "user", "assistant") | {"id": f"x{n}"} for n in range(4)])
-    message, broken = desk.refused(terms({"exact_duplicates": "warn", "near_duplicates": "warn"}))
+def test_only_the_first_offending_rows_are_shown(data_set: DataSet) -> None:
+    path = data_set.write(*[turns("assistant", "user", "assistant") | {"id": f"x{n}"} for n in range(4)])
+    message, broken = data_set.refused(contract_spec({"exact_duplicates": "warn", "near_duplicates": "warn"}))
     assert broken["role_order"]["count"] == 4
     assert f"{path.as_posix()}:14  " in message
     assert f"{path.as_posix()}:15" not in message
     assert "… and 2 more" in message
 
 
-def test_every_broken_rule_is_in_one_table(desk: Desk) -> None:
-    desk.write(turns("user"), say("do you sell garden gnomes", "a@example.org has them.", "gnomes"))
-    _, broken = desk.refused()
+def test_every_broken_rule_is_in_one_table(data_set: DataSet) -> None:
+    data_set.write(turns("user"), say("do you sell garden gnomes", "a@example.org has them.", "gnomes"))
+    _, broken = data_set.refused()
     assert set(broken) == {"last_turn", "labels", "personal_data"}
 
 
-def test_stale_data_stops_the_run_if_its_severity_says_so(desk: Desk) -> None:
-    desk.write()
-    _, broken = desk.refused(terms(cadence_days=18))
+def test_stale_data_stops_the_run_if_its_severity_says_so(data_set: DataSet) -> None:
+    data_set.write()
+    _, broken = data_set.refused(contract_spec(cadence_days=18))
     assert list(broken) == ["freshness"]
     assert broken["freshness"]["violations"][0]["reason"] == "updated 2031-05-01, 19 days ago"
 
 
-def test_stale_data_warns_if_its_severity_says_so(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
-    desk.write()
-    checked = desk.run(terms({"freshness": "warn"}, cadence_days=18))
-    assert [outcome.rule for outcome in checked.warnings] == ["freshness"]
+def test_stale_data_warns_if_its_severity_says_so(data_set: DataSet, capsys: pytest.CaptureFixture[str]) -> None:
+    data_set.write()
+    checked = data_set.run(contract_spec({"freshness": "warn"}, cadence_days=18))
+    assert [result.rule for result in checked.warnings] == ["freshness"]
     assert "updated 2031-05-01, 19 days ago" in capsys.readouterr().out
-    assert (desk.built / "rows.parquet").is_file()
+    assert (data_set.built / "rows.parquet").is_file()
 
 
-def test_fresh_to_the_day_is_fresh(desk: Desk) -> None:
-    desk.write()
-    assert not desk.run(terms(cadence_days=19)).broken
+def test_fresh_to_the_day_is_fresh(data_set: DataSet) -> None:
+    data_set.write()
+    assert not data_set.run(contract_spec(cadence_days=19)).broken
 
 
-def test_too_little_data(desk: Desk) -> None:
-    write_rows(desk.raw / "chats.jsonl", [sound_rows()[n] for n in (0, 1, 6)])
-    _, broken = desk.refused()
+def test_too_little_data(data_set: DataSet) -> None:
+    write_rows(data_set.raw / "chats.jsonl", [sound_rows()[n] for n in (0, 1, 6)])
+    _, broken = data_set.refused()
     assert broken["volume"]["violations"][0]["reason"] == "3 readable rows"
-    rare = {offence["source"]: offence["reason"] for offence in broken["balance"]["violations"]}
+    rare = {violation["source"]: violation["reason"] for violation in broken["balance"]["violations"]}
     assert rare == {"label private": "0 rows", "label order": "1 rows", "label care": "2 rows"}
 
 
-def test_an_empty_file_is_named(desk: Desk) -> None:
-    desk.write()
-    (desk.raw / "blank.jsonl").write_text("\n \n", encoding="utf-8")
-    message, broken = desk.refused()
+def test_an_empty_file_is_named(data_set: DataSet) -> None:
+    data_set.write()
+    (data_set.raw / "blank.jsonl").write_text("\n \n", encoding="utf-8")
+    message, broken = data_set.refused()
     assert list(broken) == ["readable"]
-    assert f"{(desk.raw / 'blank.jsonl').as_posix()}:1  the file is empty" in message
+    assert f"{(data_set.raw / 'blank.jsonl').as_posix()}:1  the file is empty" in message
 
 
-def test_nothing_but_an_empty_file(desk: Desk) -> None:
-    desk.raw.mkdir()
-    (desk.raw / "blank.jsonl").touch()
-    message, broken = desk.refused()
+def test_nothing_but_an_empty_file(data_set: DataSet) -> None:
+    data_set.raw.mkdir()
+    (data_set.raw / "blank.jsonl").touch()
+    message, broken = data_set.refused()
     assert set(broken) == {"readable", "volume", "balance"}
     assert "blank.jsonl:1  the file is empty" in message
 
 
-def test_a_file_that_is_not_utf8_is_named_by_its_line(desk: Desk) -> None:
-    path = desk.write()
+def test_a_file_that_is_not_utf8_is_named_by_its_line(data_set: DataSet) -> None:
+    path = data_set.write()
     path.write_bytes(path.read_bytes().replace(b"Isle of Man", b"C\xf4te d'Azur"))
-    message, broken = desk.refused()
+    message, broken = data_set.refused()
     assert next(iter(broken)) == "readable"
     assert f"{path.as_posix()}:3  not UTF-8" in message
 
 
-def test_no_file_at_all(desk: Desk) -> None:
-    desk.raw.mkdir()
+def test_no_file_at_all(data_set: DataSet) -> None:
+    data_set.raw.mkdir()
     with pytest.raises(GraftError, match=r"no \*\.jsonl there.*graft data add"):
-        desk.run()
+        data_set.run()
 
 
-def test_rows_that_cannot_be_trained_on_never_pass(desk: Desk) -> None:
-    desk.write(turns("user"), turns("assistant", "user", "assistant"))
-    checked = desk.run(terms({"last_turn": "warn", "role_order": "warn", "near_duplicates": "warn"}))
-    assert {outcome.rule for outcome in checked.warnings} >= {"last_turn", "role_order"}
-    assert len(pq.read_table(desk.built / "rows.parquet")) == 12
+def test_rows_that_cannot_be_trained_on_never_pass(data_set: DataSet) -> None:
+    data_set.write(turns("user"), turns("assistant", "user", "assistant"))
+    checked = data_set.run(contract_spec({"last_turn": "warn", "role_order": "warn", "near_duplicates": "warn"}))
+    assert {result.rule for result in checked.warnings} >= {"last_turn", "role_order"}
+    assert len(pq.read_table(data_set.built / "rows.parquet")) == 12
 
 
-def test_a_broken_run_takes_the_rows_of_the_run_before_away(desk: Desk) -> None:
-    desk.write()
-    desk.run()
-    desk.write(turns("user"))
-    desk.refused()
+def test_a_broken_run_takes_the_rows_of_the_run_before_away(data_set: DataSet) -> None:
+    data_set.write()
+    data_set.run()
+    data_set.write(turns("user"))
+    data_set.refused()
 
 
-def test_the_report_stands_alone_and_escapes_what_it_shows(desk: Desk) -> None:
-    desk.write(say("is <b>this</b> a label", "It is not.", "<script>alert(1)</script>"))
-    desk.refused()
-    page = (desk.built / "report.html").read_text(encoding="utf-8")
+def test_the_report_stands_alone_and_escapes_what_it_shows(data_set: DataSet) -> None:
+    data_set.write(say("is <b>this</b> a label", "It is not.", "<script>alert(1)</script>"))
+    data_set.refused()
+    page = (data_set.built / "report.html").read_text(encoding="utf-8")
     assert "&lt;script&gt;" in page
     assert not re.search(r"<script|https?://|<link|@import|<img", page)
     assert "prefers-color-scheme" in page or "light dark" in page

@@ -1,4 +1,4 @@
-"""Preparation: exact duplicates go, near ones and groups stay together, and the guard catches a crossing.
+"""The stage `prepare`: exact duplicates are dropped, near ones and groups stay together, and leakage is refused.
 
 Also covers `tasks/data/examples.py`.
 """
@@ -25,8 +25,8 @@ WORDS = [f"word{n}" for n in range(20)]
 
 def chat(number: int, extra: str = "") -> tuple[Message, ...]:
     """A conversation unlike that of any other number below 400."""
-    asked = " ".join(WORDS[(number * step + step) % 20] + str(number // 20) for step in range(1, 12))
-    return (Message(role="user", content=f"{asked}{extra}"), Message(role="assistant", content=f"answer {number}"))
+    question = " ".join(WORDS[(number * step + step) % 20] + str(number // 20) for step in range(1, 12))
+    return (Message(role="user", content=f"{question}{extra}"), Message(role="assistant", content=f"answer {number}"))
 
 
 def row(number: int, messages: tuple[Message, ...] | None = None, **changes: str) -> dict[str, Any]:
@@ -69,10 +69,10 @@ def test_the_first_of_exact_duplicates_stays() -> None:
     assert [one.id for one in prepared.examples] == [f"r{n}" for n in range(10)]
 
 
-def test_twins_and_groups_are_never_torn_apart() -> None:
+def test_near_duplicates_and_groups_are_never_split() -> None:
     rows = [row(n) for n in range(60)]
     for first in range(0, 60, 6):
-        # r0 and r1 are twins, r1 and r2 one conversation group: all three belong together.
+        # r0 and r1 are near-duplicates, r1 and r2 one conversation group: all three belong together.
         rows[first + 1]["twin"] = rows[first]["twin"]
         rows[first + 2]["group"] = rows[first + 1]["group"]
     splits = [one.split for one in prepare(rows, SETTINGS).examples]
@@ -80,11 +80,11 @@ def test_twins_and_groups_are_never_torn_apart() -> None:
     assert set(splits) == {"train", "eval", "test"}
 
 
-def test_the_guard_lets_sound_splits_pass() -> None:
+def test_sound_splits_pass_the_check() -> None:
     refuse_crossing(prepare([row(n) for n in range(40)], SETTINGS).examples, 0.8)
 
 
-def test_the_guard_catches_a_near_duplicate_across_splits() -> None:
+def test_the_check_catches_a_near_duplicate_across_splits() -> None:
     crossing = [example(1, "train", chat(1)), example(2, "train", chat(2)), example(3, "eval", chat(1, " please"))]
     with pytest.raises(
         GraftError, match=r"near-duplicate crosses splits: data/raw/x\.jsonl:1 is in train, .*:3 in eval"
@@ -92,13 +92,13 @@ def test_the_guard_catches_a_near_duplicate_across_splits() -> None:
         refuse_crossing(crossing, 0.8)
 
 
-def test_the_guard_catches_what_a_wrong_twin_column_lets_through() -> None:
+def test_the_check_catches_what_a_wrong_cluster_column_lets_through() -> None:
     rows = [row(n, chat(n // 2, " please" * (n % 2)), label="a") for n in range(40)]
     with pytest.raises(GraftError, match="near-duplicate crosses splits"):
         refuse_crossing(prepare(rows, SETTINGS).examples, 0.8)
 
 
-def test_the_guard_catches_a_group_across_splits() -> None:
+def test_the_check_catches_a_group_across_splits() -> None:
     crossing = [example(1, "train", chat(1), "g"), example(2, "test", chat(2), "g")]
     with pytest.raises(GraftError, match=r"group g crosses splits: .*:1 is in train, .*:2 in test"):
         refuse_crossing(crossing, 0.8)

@@ -1,3 +1,5 @@
+"""The stack's environment: state below the root, no foreign accounts, no telemetry of dependencies."""
+
 from __future__ import annotations
 
 import subprocess

@@ -1,4 +1,4 @@
-"""Files that are whole or absent."""
+"""Atomic file writes: a file is whole or absent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is written by hand, a record a line. Each file's own rules are in its module's test."""
+"""JSONL files that people write, one record per line. Each file's own rules are in its module's test."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ def test_each_record_comes_with_its_place(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ('{"name": "leek"}', "height_cm: Field required"),
-        ('{"name": "leek", "height_cm": 40, "colour": "green"}', "colour: Extra inputs are not permitted"),
+        ('{"name": "leek", "height_cm": 40, "color": "green"}', "color: Extra inputs are not permitted"),
         ("", "Invalid JSON"),
         ("[]", "Input should be an object"),
     ],
 )
-def test_a_wrong_line_is_named(tmp_path: Path, line: str, said: str) -> None:
+def test_a_wrong_line_is_named(tmp_path: Path, line: str, message: str) -> None:
     path = tmp_path / "plants.jsonl"
     path.write_text(f'{{"name": "rose", "height_cm": 90}}\n{line}\n{{}}\n')
-    with pytest.raises(GraftError, match=f"plants.jsonl:2: .*{said}"):
+    with pytest.raises(GraftError, match=f"plants.jsonl:2: .*{message}"):
         read(path)
 
 

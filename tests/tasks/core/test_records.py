@@ -1,4 +1,4 @@
-"""The records that pass between stages, in the shapes that people bring."""
+"""The records that pass between stages, read from the shapes of people's files."""
 
 from __future__ import annotations
 

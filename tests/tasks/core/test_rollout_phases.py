@@ -1,3 +1,5 @@
+"""Rollout phases: parsed in order, and refused in any order that does not lead to production."""
+
 from __future__ import annotations
 
 import pytest
@@ -21,7 +23,7 @@ def test_the_projects_own_phases_are_some() -> None:
 
 
 @pytest.mark.parametrize(
-    ("labels", "said"),
+    ("labels", "message"),
     [
         ([], "first phase is prototype"),
         (["shadow", "production"], "first phase is prototype"),
@@ -29,12 +31,12 @@ def test_the_projects_own_phases_are_some() -> None:
         (["prototype", "canary 5", "shadow", "production"], "shadow comes too late"),
         (["prototype", "canary 25", "canary 5", "production"], "canary 5 comes too late"),
         (["prototype", "shadow", "shadow", "production"], "shadow comes too late"),
-        (["prototype", "canary", "production"], "canary: no phase"),
-        (["prototype", "canary 0", "production"], "canary 0: no phase"),
-        (["prototype", "canary 100", "production"], "canary 100: no phase"),
-        (["prototype", "beta", "production"], "beta: no phase"),
+        (["prototype", "canary", "production"], "canary: unknown phase"),
+        (["prototype", "canary 0", "production"], "canary 0: unknown phase"),
+        (["prototype", "canary 100", "production"], "canary 100: unknown phase"),
+        (["prototype", "beta", "production"], "beta: unknown phase"),
     ],
 )
-def test_what_is_no_way_to_production_is_refused(labels: list[str], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_what_is_no_way_to_production_is_refused(labels: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         parse_phases(labels)

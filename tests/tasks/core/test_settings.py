@@ -44,7 +44,7 @@ def test_the_repositorys_params_are_read_with_their_types() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "said"),
+    ("path", "value", "message"),
     [
         ("train.learning_rte", 0.1, "train.learning_rte: Extra inputs are not permitted"),
         ("trian", {"seed": 1}, "trian: Extra inputs are not permitted"),
@@ -64,10 +64,10 @@ def test_the_repositorys_params_are_read_with_their_types() -> None:
         ("admission.engines", ["onnx"], "admission.engines.0: Input should be"),
     ],
 )
-def test_a_wrong_key_is_named(tmp_path: Path, path: str, value: Any, said: str) -> None:
+def test_a_wrong_key_is_named(tmp_path: Path, path: str, value: Any, message: str) -> None:
     with pytest.raises(GraftError) as error:
         load_with(tmp_path, path, value)
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert "params.yaml" in str(error.value)
 
 
@@ -81,7 +81,7 @@ def test_all_wrong_keys_are_named_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (None, "cannot be read"),
         (b"a: [1,", "not readable as YAML"),
@@ -91,9 +91,9 @@ def test_all_wrong_keys_are_named_at_once(tmp_path: Path) -> None:
     ],
     ids=["missing", "broken", "not utf-8", "list", "empty"],
 )
-def test_an_unreadable_file_is_said(tmp_path: Path, content: bytes | None, said: str) -> None:
+def test_an_unreadable_file_is_reported(tmp_path: Path, content: bytes | None, message: str) -> None:
     path = tmp_path / "params.yaml"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(GraftError, match=said):
+    with pytest.raises(GraftError, match=message):
         load_settings(path)

@@ -27,7 +27,7 @@ from tasks.prepare import prepare
 from tasks.prompt.encoding import Prompt
 from tasks.prompt.template import PromptSource
 from tests.conftest import ROOT, make_tokenizer
-from tests.support.raw_rows import TERMS, Row, call, say, sound_rows, write_rows
+from tests.support.raw_rows import CONTRACT_CONTENT, Row, call, say, sound_rows, write_rows
 
 BANKING = Path(os.environ.get("GRAFT_BANKING77", ROOT.parent / "shared/data/banking77/train.csv"))
 
@@ -43,15 +43,15 @@ def shop(tmp_path: Path, tiny_prompts: Path, monkeypatch: pytest.MonkeyPatch) ->
     (root / KNOWLEDGE / "old/hours.md").write_text("We close at four.\n", encoding="utf-8")
     write_text(root / QUERY_EXPANSIONS, '{"article": "old/hours.md", "heading": "hours", "asked": ["open?"]}\n')
     shutil.copy(ROOT / "params.yaml", root)
-    terms = TERMS | {"updated": date.today()}
-    (root / CONTRACT).write_text(yaml.safe_dump(terms), encoding="utf-8")
+    content = CONTRACT_CONTENT | {"updated": date.today()}
+    (root / CONTRACT).write_text(yaml.safe_dump(content), encoding="utf-8")
     (root / BUILT_BASE).mkdir(parents=True)
     make_tokenizer().save(str(root / BUILT_BASE / "tokenizer.json"))
     monkeypatch.chdir(root)
     return root
 
 
-def incoming(folder: Path, rows: list[Row], name: str = "more.jsonl") -> Path:
+def import_file(folder: Path, rows: list[Row], name: str = "more.jsonl") -> Path:
     return write_rows(folder.parent / name, rows)
 
 
@@ -67,12 +67,12 @@ def recheck() -> list[str]:
     checked = check_contract(read_folder(RAW), load_contract(CONTRACT), prompt, settings.contract, date.today())
     prepare(checked.rows.to_dict("records"), settings.prepare)
     assert not checked.broken
-    return [outcome.rule for outcome in checked.warnings]
+    return [result.rule for result in checked.warnings]
 
 
 def test_rows_are_added_beside_those_that_are_there(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = sha256_tree(shop / "data")
-    file = incoming(
+    file = import_file(
         shop, [say("do you deliver logs for the fire", "By the barrow load."), call("HL-70707 ?", "HL-70707")]
     )
     added = add(file)
@@ -98,7 +98,7 @@ def test_rows_are_added_beside_those_that_are_there(shop: Path, capsys: pytest.C
 def test_a_refused_file_changes_nothing(shop: Path, rows: list[Row], message: str) -> None:
     before = sha256_tree(shop)
     with pytest.raises(GraftError, match=message) as caught:
-        add(incoming(shop, rows))
+        add(import_file(shop, rows))
     assert "nothing was changed" in str(caught.value)
     assert sha256_tree(shop) == before
 
@@ -113,17 +113,17 @@ def test_a_refused_replacement_changes_nothing(shop: Path) -> None:
 
 def test_a_file_of_the_same_name_is_not_overwritten(shop: Path) -> None:
     with pytest.raises(GraftError, match=r"data/raw/chats\.jsonl: already there"):
-        add(incoming(shop, [say("do you deliver logs", "By the barrow load.")], "chats.jsonl"))
+        add(import_file(shop, [say("do you deliver logs", "By the barrow load.")], "chats.jsonl"))
 
 
 def test_the_base_must_be_there(shop: Path) -> None:
     (shop / BUILT_BASE / "tokenizer.json").unlink()
     with pytest.raises(GraftError, match=r"graft run.*dvc repro base"):
-        add(incoming(shop, [say("do you deliver logs", "By the barrow load.")]))
+        add(import_file(shop, [say("do you deliver logs", "By the barrow load.")]))
 
 
 def test_a_system_text_becomes_each_rows_own_unless_it_replaces(shop: Path) -> None:
-    add(incoming(shop, [say("do you deliver logs for the fire", "By the barrow load.")]), system="You sell logs.")
+    add(import_file(shop, [say("do you deliver logs for the fire", "By the barrow load.")]), system="You sell logs.")
     (row,) = [line.row for line in read_folder(RAW) if line.row and line.row.id == "more:1"]
     assert [(m.role, m.content) for m in row.messages[:1]] == [("system", "You sell logs.")]
     with pytest.raises(GraftError, match=r"chats\.jsonl|more\.jsonl:1: the row brings its own system turn"):
@@ -143,10 +143,10 @@ def test_replacing_brings_a_contract_and_a_prompt_and_keeps_the_old(shop: Path) 
     assert [path.name for path in RAW.iterdir()] == ["my-wants.jsonl"]
     assert [path.name for path in KNOWLEDGE.rglob("*") if path.is_file()] == [".gitkeep"]
     assert QUERY_EXPANSIONS.read_text(encoding="utf-8") == ""
-    terms, source = load_contract(CONTRACT), PromptSource.read(PROMPTS)
-    assert terms.labels == {"lend": "answer", "sell": "answer"}
-    assert terms.language == "en"
-    assert terms.owner.startswith("unknown")
+    spec, source = load_contract(CONTRACT), PromptSource.read(PROMPTS)
+    assert spec.labels == {"lend": "answer", "sell": "answer"}
+    assert spec.language == "en"
+    assert spec.owner.startswith("unknown")
     assert source.system == "Read the message and answer with its kind only."
     assert source.tools == ()
     assert (PROMPTS / "chat.jinja").read_bytes() == (added.replaced / PROMPTS / "chat.jinja").read_bytes()
@@ -171,7 +171,7 @@ def test_replacing_with_a_system_text_puts_it_where_serving_reads_it(shop: Path)
 def test_replacing_by_chat_lifts_the_shared_system_turn_and_drafts_the_tools(shop: Path) -> None:
     system = {"role": "system", "content": "You mind the till."}
     rows = [{"messages": [system, *row["messages"]]} for row in sound_rows()]
-    add(incoming(shop, rows, "till.jsonl"), replace=True)
+    add(import_file(shop, rows, "till.jsonl"), replace=True)
     source = PromptSource.read(PROMPTS)
     assert source.system == "You mind the till."
     assert [tool["function"]["name"] for tool in source.tools] == ["find_order"]
@@ -190,7 +190,7 @@ def test_a_replacement_that_cannot_be_written_is_undone(shop: Path) -> None:
     assert sha256_tree(shop / "data") == before
 
 
-@pytest.mark.skipif(not BANKING.is_file(), reason=f"no file {BANKING}; GRAFT_BANKING77 names another place")
+@pytest.mark.skipif(not BANKING.is_file(), reason=f"no file {BANKING}; GRAFT_BANKING77 names another path")
 def test_a_slice_of_banking77_becomes_the_data_set(shop: Path) -> None:
     with BANKING.open(newline="", encoding="utf-8") as file:
         rows = [(row["text"], row["category"]) for row in csv.DictReader(file)]

@@ -1,4 +1,4 @@
-"""Raw files, read line by line: what is a row, and what is wrong with what is not."""
+"""Raw rows, read line by line: the rows of valid lines, and the faults of the others."""
 
 from __future__ import annotations
 

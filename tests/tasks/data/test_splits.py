@@ -1,4 +1,4 @@
-"""Splits: deterministic, by stratum, groups whole, every label everywhere it can be."""
+"""Splits: deterministic, stratified by label, with whole groups, and every label in every split where possible."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ import pytest
 from tasks.core.errors import GraftError
 from tasks.data.splits import SPLITS, assign, shares
 
-WANTED = shares(0.2, 0.1)
+FRACTIONS = shares(0.2, 0.1)
 
 
 def test_shares_hold_within_each_label() -> None:
-    units = [f"u{n}" for n in range(300)]
+    groups = [f"u{n}" for n in range(300)]
     labels = ["a" if n < 200 else "b" for n in range(300)]
-    chosen = assign(units, labels, WANTED, seed=7)
-    assert Counter(chosen[u] for u in units[:200]) == {"train": 140, "eval": 40, "test": 20}
-    assert Counter(chosen[u] for u in units[200:]) == {"train": 70, "eval": 20, "test": 10}
+    split_of = assign(groups, labels, FRACTIONS, seed=7)
+    assert Counter(split_of[group] for group in groups[:200]) == {"train": 140, "eval": 40, "test": 20}
+    assert Counter(split_of[group] for group in groups[200:]) == {"train": 70, "eval": 20, "test": 10}
 
 
 def test_the_seed_decides_and_nothing_else() -> None:
-    units = [f"u{n}" for n in range(50)]
-    first = assign(units, ["a"] * 50, WANTED, seed=7)
-    assert assign(units, ["a"] * 50, WANTED, seed=7) == first
-    assert assign(units[::-1], ["a"] * 50, WANTED, seed=7) == first
-    assert assign(units, ["a"] * 50, WANTED, seed=8) != first
+    groups = [f"u{n}" for n in range(50)]
+    first = assign(groups, ["a"] * 50, FRACTIONS, seed=7)
+    assert assign(groups, ["a"] * 50, FRACTIONS, seed=7) == first
+    assert assign(groups[::-1], ["a"] * 50, FRACTIONS, seed=7) == first
+    assert assign(groups, ["a"] * 50, FRACTIONS, seed=8) != first
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -37,23 +37,23 @@ def test_every_label_with_three_units_is_in_every_split(seed: int) -> None:
         for label, size in (("a", 40), ("b", 9), ("c", 3))
         for _ in range(60)
     ]
-    chosen = assign([unit for unit, _ in rows], [label for _, label in rows], WANTED, seed)
+    split_of = assign([group for group, _ in rows], [label for _, label in rows], FRACTIONS, seed)
     for label in "abc":
-        assert {chosen[unit] for unit, own in rows if own == label} == set(SPLITS)
+        assert {split_of[group] for group, own in rows if own == label} == set(SPLITS)
 
 
 def test_units_shared_by_labels_count_for_each_of_them() -> None:
     rows = [("x", "a"), ("x", "b"), ("y", "a"), ("z", "a"), ("v", "b"), ("w", "b")]
-    chosen = assign([unit for unit, _ in rows], [label for _, label in rows], WANTED, seed=1)
+    split_of = assign([group for group, _ in rows], [label for _, label in rows], FRACTIONS, seed=1)
     seen = defaultdict(set)
-    for unit, label in rows:
-        seen[label].add(chosen[unit])
+    for group, label in rows:
+        seen[label].add(split_of[group])
     assert seen["a"] == seen["b"] == set(SPLITS)
 
 
 def test_a_rare_label_is_trained_on_first() -> None:
-    assert assign(["only"], ["a"], WANTED, seed=1) == {"only": "train"}
-    assert sorted(assign(["one", "two"], ["a", "a"], WANTED, seed=1).values()) == ["eval", "train"]
+    assert assign(["only"], ["a"], FRACTIONS, seed=1) == {"only": "train"}
+    assert sorted(assign(["one", "two"], ["a", "a"], FRACTIONS, seed=1).values()) == ["eval", "train"]
 
 
 def test_a_split_without_a_share_stays_empty() -> None:

@@ -1,3 +1,5 @@
+"""Change detection: each change of the inputs is announced once, until a run starts with it."""
+
 from __future__ import annotations
 
 import os
@@ -37,10 +39,10 @@ def write(text: str, name: str = "rows.jsonl", folder: Path = RAW) -> None:
 
 
 def look() -> list[str]:
-    """One tick of the watch: what it announces."""
-    found = watched_hashes()
-    if changed := unannounced(found):
-        announced(found)
+    """One check of the flow `watch`: the paths that it announces."""
+    current = watched_hashes()
+    if changed := unannounced(current):
+        announced(current)
     return changed
 
 

@@ -1,4 +1,4 @@
-"""Drift on synthetic features, with Evidently itself; its import is what most of the time goes into."""
+"""Drift detection on synthetic features, with Evidently itself, whose import takes most of the time."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TOOLS = np.array(["find_order", "check_stock", "cancel_order", ""])
 
 
 def features(n: int, seed: int, *, longer: float = 1.0) -> pd.DataFrame:
-    """Features of `n` answers; `longer` stretches what customers write and what they are told."""
+    """Features of `n` answers; `longer` scales the length of requests and answers."""
     generator = np.random.default_rng(seed)
     tool = generator.choice(TOOLS, n, p=[0.3, 0.15, 0.05, 0.5])
     user_chars = (np.exp(generator.normal(4.2, 0.5, n)) * longer).round().astype(int)
@@ -82,7 +82,7 @@ def test_one_column_alone_is_named_but_is_no_drift() -> None:
 
 
 def test_one_odd_answer_in_a_constant_column_is_no_alarm_but_many_are() -> None:
-    """The reference never saw `length`: one such answer is chance, a third of all is not."""
+    """The reference does not contain `length`: one such answer is chance, a third of all is not."""
     window = features(60, seed=2)
     for odd, over in ((1, False), (20, True)):
         window.loc[: odd - 1, ["finish_reason", "turns"]] = ["length", 2]
@@ -114,7 +114,7 @@ def test_thresholds_shrink_with_the_window_and_repeat() -> None:
 
 
 def test_unchanged_windows_rarely_alarm() -> None:
-    """A numeric and a categorical column, fresh reference and window each time: 1% is asked for."""
+    """A numeric and a categorical column, a fresh reference and window each time, with a false-positive rate of 5%."""
     columns = [NUMERIC[0], CATEGORICAL[1]]
     settings = SETTINGS.model_copy(update={"false_positive_rate": 0.05, "resamples": 39})
     alarms = 0
@@ -126,7 +126,7 @@ def test_unchanged_windows_rarely_alarm() -> None:
 
 
 def distance(window: pd.Series, reference: pd.Series) -> float:
-    """The textbook definitions, apart from Evidently's code."""
+    """The textbook definitions, independent of Evidently's code."""
     from scipy.spatial.distance import jensenshannon
     from scipy.stats import wasserstein_distance
 
@@ -157,15 +157,15 @@ def serve(
     at: datetime = NOW - timedelta(hours=1),
     operation: str = "chat",
     owner: str = "",
-    asked: bool = True,
+    model_called: bool = True,
 ) -> None:
-    """Write rows to the telemetry store as the assistant does; other statuses than 200 measured nothing.
+    """Write rows to the telemetry store as the assistant does; rows with another status than 200 have no features.
 
-    Nor did a turn of which no model was `asked`.
+    Rows of turns that did not reach the model (`model_called`) have none either.
     """
     writer = TelemetryWriter(rows_per_part=1000)
     for index, row in enumerate(rows.to_dict("records")):
-        measured = row if status == 200 and asked else {}
+        measured = row if status == 200 and model_called else {}
         common = {
             "trace_id": f"{operation}-{digest}-{status}-{at}-{index}",
             "at": at,
@@ -197,7 +197,7 @@ def test_monitor_compares_only_what_production_answered_and_keeps_the_result(pro
     serve(features(50, seed=5), digest, status=429)
     serve(features(50, seed=6, longer=3.0), digest, operation="text_completion")
     serve(features(50, seed=7, longer=3.0), digest, owner="redteam")
-    serve(features(50, seed=8), digest, asked=False)
+    serve(features(50, seed=8), digest, model_called=False)
     serve(features(50, seed=9, longer=3.0), digest, operation="shadow")
     verdict, folder = monitor(production, SETTINGS, NOW)
     assert (verdict.outcome, verdict.n, verdict.n_reference) == ("no drift", 40, 90)
@@ -218,7 +218,7 @@ def test_reference_is_the_candidates_features_alone(production: LocalRegistry) -
     pd.testing.assert_frame_equal(pd.read_parquet(path), REFERENCE, check_dtype=False)
 
 
-def test_nothing_to_watch_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_to_watch_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(GraftError, match="run `graft run` first"):
         monitor(LocalRegistry(), SETTINGS, NOW)

@@ -1,4 +1,4 @@
-"""The telemetry store: nothing lost, nothing counted twice.
+"""The telemetry store: no row is lost, and none is counted twice.
 
 Also covers `tasks/monitoring/telemetry_row.py`.
 """
@@ -102,7 +102,7 @@ def test_a_killed_writer_loses_nothing_and_its_file_is_taken_over(tmp_path: Path
     before = read_window(*ALL, tmp_path)
     assert expected <= set(before["trace_id"])
     assert before["trace_id"].is_unique
-    # Another writer's start takes over what the dead one left, once.
+    # Another writer's start compacts the dead writer's file, once.
     TelemetryWriter(100, tmp_path)
     assert not open_files(tmp_path)
     after = read_window(*ALL, tmp_path)

@@ -1,4 +1,4 @@
-"""Messages to token ids and back: the same text in training and in service.
+"""Prompt encoding: messages to token ids and back, the same in training and in serving.
 
 Also covers `tasks/prompt/template.py` and `tasks/prompt/tool_calls.py`.
 """
@@ -48,10 +48,10 @@ def test_training_ids_start_with_the_prompt_ids_of_every_assistant_turn(prompt: 
     assert len(ids) == len(labels)
     for index, message in enumerate(CONVERSATION):
         if message.role == "assistant":
-            asked = prompt.encode_prompt(CONVERSATION[:index])
-            assert ids[: len(asked)] == asked
-            assert labels[len(asked) - 1] == IGNORED
-            assert labels[len(asked)] == (ids[len(asked)] if index == 5 else IGNORED)
+            prompt_ids = prompt.encode_prompt(CONVERSATION[:index])
+            assert ids[: len(prompt_ids)] == prompt_ids
+            assert labels[len(prompt_ids) - 1] == IGNORED
+            assert labels[len(prompt_ids)] == (ids[len(prompt_ids)] if index == 5 else IGNORED)
 
 
 def test_loss_is_on_what_answers_the_last_user_turn_and_on_its_ends(prompt: Prompt) -> None:
@@ -71,18 +71,18 @@ def test_loss_is_on_what_answers_the_last_user_turn_and_on_its_ends(prompt: Prom
 
 def test_what_is_learned_is_what_is_parsed(prompt: Prompt) -> None:
     for index in (1, 3, 5):
-        asked = prompt.encode_prompt(CONVERSATION[:index])
+        prompt_ids = prompt.encode_prompt(CONVERSATION[:index])
         ids, _ = prompt.encode_training(CONVERSATION[: index + 1])
-        answer = prompt.parse(prompt.tokenizer.decode(ids[len(asked) :], skip_special_tokens=True))
+        answer = prompt.parse(prompt.tokenizer.decode(ids[len(prompt_ids) :], skip_special_tokens=True))
         assert answer.valid
         assert answer.message() == CONVERSATION[index]
 
 
 def test_a_call_decides_whole_and_words_by_their_first_token(prompt: Prompt) -> None:
     _, labels = prompt.encode_training(CONVERSATION[:4])
-    decides = prompt.decision_mask(labels)
+    mask = prompt.decision_mask(labels)
     deciding = prompt.tokenizer.decode(
-        [label for label, told in zip(labels, decides, strict=True) if told], skip_special_tokens=False
+        [label for label, decides in zip(labels, mask, strict=True) if decides], skip_special_tokens=False
     )
     call = '<tool_call>{"name": "find_order", "arguments": {"order_id": "HL-20931"}}</tool_call><|im_end|>'
     assert deciding == call + "I"
@@ -171,7 +171,7 @@ def test_an_unreadable_answer_is_invalid_and_calls_nothing(prompt: Prompt, text:
 
 
 @pytest.mark.parametrize(
-    ("template", "said"),
+    ("template", "message"),
     [
         ("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}", "special tokens"),
         ("{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}</s>\n{% endfor %}", "special tokens"),
@@ -182,9 +182,9 @@ def test_an_unreadable_answer_is_invalid_and_calls_nothing(prompt: Prompt, text:
     ids=["no special tokens", "ends in another base's token", "broken", "undefined", "unknown function"],
 )
 def test_a_template_that_does_not_fit_the_base_is_refused(
-    source: PromptSource, tokenizer: Tokenizer, template: str, said: str
+    source: PromptSource, tokenizer: Tokenizer, template: str, message: str
 ) -> None:
-    with pytest.raises(GraftError, match=said):
+    with pytest.raises(GraftError, match=message):
         Prompt(PromptSource(source.system, source.tools, template), tokenizer)
 
 
@@ -227,7 +227,7 @@ def test_a_prompt_is_held_to_the_hashes_that_a_package_was_made_with(
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("system.txt", None, "the prompt needs system.txt, tools.json, chat.jinja"),
         ("tools.json", b"{", "expected a list of OpenAI tool schemas"),
@@ -237,8 +237,8 @@ def test_a_prompt_is_held_to_the_hashes_that_a_package_was_made_with(
     ],
     ids=["missing", "broken json", "no parameters", "a number", "not utf-8"],
 )
-def test_a_broken_prompt_folder_is_said(
-    tmp_path: Path, tiny_prompts: Path, name: str, content: bytes | None, said: str
+def test_a_broken_prompt_folder_is_reported(
+    tmp_path: Path, tiny_prompts: Path, name: str, content: bytes | None, message: str
 ) -> None:
     folder = tmp_path / "prompts"
     shutil.copytree(tiny_prompts, folder)
@@ -246,7 +246,7 @@ def test_a_broken_prompt_folder_is_said(
         (folder / name).unlink()
     else:
         (folder / name).write_bytes(content)
-    with pytest.raises(GraftError, match=said):
+    with pytest.raises(GraftError, match=message):
         PromptSource.read(folder)
 
 

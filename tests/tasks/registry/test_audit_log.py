@@ -1,4 +1,4 @@
-"""The audit log has every act on a package, says who did it, and changes nothing that it has."""
+"""The audit log has every action on a package with its author, and never changes an entry."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ def digests(registry: LocalRegistry, build_package: Callable[..., Any]) -> list[
     return [registry.publish(b.package, b.base, b.evaluation) for b in built]
 
 
-def test_every_act_is_told_in_its_order(registry: LocalRegistry, digests: list[str]) -> None:
+def test_every_action_is_listed_in_its_order(registry: LocalRegistry, digests: list[str]) -> None:
     one, two = digests
     append_entry(registry, "publish", one, "passed the gate", "release run calm-otter", "calm-otter")
     registry.swap(PRODUCTION, one, None, "first", Act(action="promote", who="release run calm-otter", run="calm-otter"))
     append_entry(registry, "approve", two, "looks right", "Ada")
     registry.swap(PRODUCTION, two, one, "second", Act(action="promote", who="Ada"))
     registry.swap(PRODUCTION, one, two, "answers in French", Act(action="rollback", who="Bo"))
-    told = [(entry.action, entry.who, entry.digest, entry.channel) for entry in read_audit(registry)]
-    assert told == [
+    entries = [(entry.action, entry.who, entry.digest, entry.channel) for entry in read_audit(registry)]
+    assert entries == [
         ("publish", "release run calm-otter", one, None),
         ("promote", "release run calm-otter", one, PRODUCTION),
         ("approve", "Ada", two, None),
@@ -64,7 +64,7 @@ def test_a_swap_without_an_author_says_so(registry: LocalRegistry, digests: list
 
 def test_it_is_printed_newest_first_with_the_owners(registry: LocalRegistry, digests: list[str]) -> None:
     owners = load_settings(ROOT / "params.yaml").owners
-    assert "nothing was published yet" in render([], owners)
+    assert "no package was published yet" in render([], owners)
     append_entry(registry, "publish", digests[0], "passed the gate", "release run calm-otter", "calm-otter")
     registry.swap(PRODUCTION, digests[0], None, "why not", Act(action="promote", who="Ada", run="calm-otter"))
     first, second, *rest = render(read_audit(registry), owners).splitlines()

@@ -1,4 +1,4 @@
-"""The registry is opened where `deployments/stack.yaml` says, and S3's client only for S3."""
+"""The registry is opened at the location in `deployments/stack.yaml`, and S3's client is imported only for S3."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tasks.core.errors import GraftError
 from tasks.core.paths import REGISTRY
 from tasks.registry.registry import open_registry
 from tests.conftest import ROOT
-from tests.support.registries import Place
+from tests.support.registries import RegistryLocation
 
 
 def configure(root: Path, **registry: Any) -> Path:
-    """A root whose registry is configured so."""
+    """A repository root with this configuration of the registry."""
     (root / "deployments").mkdir(exist_ok=True)
     content = yaml.safe_load((ROOT / STACK_YAML).read_text(encoding="utf-8"))
     content["registry"] = registry
@@ -45,22 +45,22 @@ def test_a_folder_may_lie_elsewhere(tmp_path: Path) -> None:
     assert open_registry(root).store.where == str(tmp_path.resolve() / "shared")
 
 
-def test_in_s3_it_is_where_the_settings_say(s3_place: Place, tmp_path: Path) -> None:
-    root = configure(tmp_path, location=s3_place.location, endpoint=s3_place.endpoint)
+def test_in_s3_it_is_where_the_settings_say(s3_location: RegistryLocation, tmp_path: Path) -> None:
+    root = configure(tmp_path, location=s3_location.url, endpoint=s3_location.endpoint)
     registry = open_registry(root)
-    assert registry.store.where == s3_place.location
+    assert registry.store.where == s3_location.url
     assert registry.packages() == []
     assert registry.evaluation("f" * 64) == root.resolve() / REGISTRY / "evaluations" / ("f" * 64)
 
 
 @pytest.mark.parametrize(
-    ("registry", "said"),
+    ("registry", "message"),
     [
         ({"location": ".graft/registry"}, r"registry\.endpoint: Field required"),
         ({"location": "", "endpoint": None}, r"registry\.location"),
         ({"location": "a", "endpoint": None, "bucket": "b"}, r"registry\.bucket"),
     ],
 )
-def test_wrong_settings_are_named(tmp_path: Path, registry: dict[str, Any], said: str) -> None:
-    with pytest.raises(GraftError, match=said):
+def test_wrong_settings_are_named(tmp_path: Path, registry: dict[str, Any], message: str) -> None:
+    with pytest.raises(GraftError, match=message):
         open_registry(configure(tmp_path, **registry))

@@ -1,4 +1,4 @@
-"""The registry, in a folder and in S3 alike: nothing published changes, and of two swaps at once one wins.
+"""The registry, in a folder and in S3: no published file changes, and of two concurrent swaps one wins.
 
 Also covers `tasks/registry/folder_store.py`.
 """
@@ -19,19 +19,19 @@ import pytest
 from tasks.core.errors import GraftError
 from tasks.core.files import sha256_tree, write_text
 from tasks.registry.registry import PRODUCTION, Act, ChannelConflictError, LocalRegistry, Registry
-from tests.support.registries import Place
+from tests.support.registries import RegistryLocation
 
 CONTEXT = multiprocessing.get_context("spawn")
 
 
 @pytest.fixture(params=["folder", "s3"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    return request.getfixturevalue("s3_place") if request.param == "s3" else Place(tmp_path)
+def location(request: pytest.FixtureRequest, tmp_path: Path) -> RegistryLocation:
+    return request.getfixturevalue("s3_location") if request.param == "s3" else RegistryLocation(tmp_path)
 
 
 @pytest.fixture
-def registry(place: Place) -> Registry:
-    return place.open()
+def registry(location: RegistryLocation) -> Registry:
+    return location.open()
 
 
 @pytest.fixture
@@ -42,12 +42,12 @@ def digests(registry: Registry, build_package: Callable[..., Any]) -> list[str]:
 
 
 def test_a_published_package_is_found_with_its_base_and_evaluation(
-    place: Place, registry: Registry, build_package: Callable[..., Any]
+    location: RegistryLocation, registry: Registry, build_package: Callable[..., Any]
 ) -> None:
     built = build_package()
     digest = registry.publish(built.package, built.base, built.evaluation)
     assert digest == built.digest
-    for found in (registry, place.open("elsewhere")):
+    for found in (registry, location.open("elsewhere")):
         assert sha256_tree(found.package(digest)) == sha256_tree(built.package)
         assert sha256_tree(found.base(digest)) == sha256_tree(built.base)
         assert sha256_tree(found.evaluation(digest)) == sha256_tree(built.evaluation)
@@ -55,30 +55,32 @@ def test_a_published_package_is_found_with_its_base_and_evaluation(
         assert found.packages() == [digest]
 
 
-def test_publishing_again_changes_nothing(place: Place, registry: Registry, build_package: Callable[..., Any]) -> None:
+def test_publishing_again_changes_nothing(
+    location: RegistryLocation, registry: Registry, build_package: Callable[..., Any]
+) -> None:
     built = build_package()
     registry.publish(built.package, built.base, built.evaluation)
-    before = place.objects()
+    before = location.objects()
     write_text(built.package / "provenance.json", '{"built_at": "later"}')
     write_text(built.evaluation / "scores.json", "{}")
     registry.publish(built.package, built.base, built.evaluation)
-    assert place.objects() == before
+    assert location.objects() == before
 
 
-def test_packages_share_their_base(place: Place, registry: Registry, digests: list[str]) -> None:
+def test_packages_share_their_base(location: RegistryLocation, registry: Registry, digests: list[str]) -> None:
     assert len({registry.base(digest) for digest in digests}) == 1
-    assert len({key.split("/")[1] for key in place.objects() if key.startswith("bases/")}) == 1
+    assert len({key.split("/")[1] for key in location.objects() if key.startswith("bases/")}) == 1
     assert registry.packages() == sorted(digests)
 
 
 def test_a_tampered_package_is_not_published(
-    place: Place, registry: Registry, build_package: Callable[..., Any]
+    location: RegistryLocation, registry: Registry, build_package: Callable[..., Any]
 ) -> None:
     built = build_package()
     write_text(built.package / "adapter/adapter.safetensors", "tampered")
     with pytest.raises(GraftError, match="changed"):
         registry.publish(built.package, built.base, built.evaluation)
-    assert not place.objects()
+    assert not location.objects()
 
 
 @pytest.mark.parametrize("part", ["package", "base"])
@@ -94,7 +96,7 @@ def test_a_package_tampered_with_in_the_registry_is_not_verified(
 
 def test_a_rewritten_manifest_is_not_verified(registry: Registry, digests: list[str]) -> None:
     manifest = registry.package(digests[0]) / "manifest.json"
-    write_text(manifest, manifest.read_text(encoding="utf-8").replace("test-desk", "fake-desk"))
+    write_text(manifest, manifest.read_text(encoding="utf-8").replace("test-package", "fake-package"))
     with pytest.raises(GraftError, match="the manifest's digest is"):
         registry.verify(digests[0])
 
@@ -109,9 +111,9 @@ def test_an_unknown_package_is_neither_found_nor_promoted(registry: Registry) ->
     assert not registry.evaluation("f" * 64).exists()
 
 
-def publish_until(place: Place, built: Any, number: int) -> None:
-    """Publish, and be killed before the rename, or the upload, of that number."""
-    registry, done = place.open(), 0
+def publish_until(location: RegistryLocation, built: Any, number: int) -> None:
+    """Publish, and be killed before rename, or upload, number `number`."""
+    registry, done = location.open(), 0
 
     def count(*_: object, **__: object) -> None:
         nonlocal done
@@ -119,35 +121,35 @@ def publish_until(place: Place, built: Any, number: int) -> None:
         if done == number:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    if place.location:
+    if location.url:
         registry.store.client.meta.events.register("before-send.s3.PutObject", count)  # type: ignore[attr-defined]
     else:
         sys.addaudithook(lambda event, _: count() if event == "os.rename" else None)
     registry.publish(built.package, built.base, built.evaluation)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.5, 1.0], ids=["first", "middle", "last"])
+@pytest.mark.parametrize("fraction", [0.0, 0.5, 1.0], ids=["first", "middle", "last"])
 def test_a_publish_that_is_killed_leaves_no_package_and_is_completed_by_the_next(
-    place: Place, build_package: Callable[..., Any], share: float
+    location: RegistryLocation, build_package: Callable[..., Any], fraction: float
 ) -> None:
     built = build_package()
-    steps = 6 if place.location else 3  # files, or folders
-    process = CONTEXT.Process(target=publish_until, args=(place, built, 1 + round(share * (steps - 1))))
+    steps = 6 if location.url else 3  # files, or folders
+    process = CONTEXT.Process(target=publish_until, args=(location, built, 1 + round(fraction * (steps - 1))))
     process.start()
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
-    registry = place.open()
+    registry = location.open()
     assert registry.packages() == []
     with pytest.raises(GraftError, match="no such package"):
         registry.package(built.digest)
-    left = place.objects()
+    left = location.objects()
     registry.publish(built.package, built.base, built.evaluation)
-    found = place.open("elsewhere")
+    found = location.open("elsewhere")
     found.verify(built.digest)
     assert sha256_tree(found.evaluation(built.digest)) == sha256_tree(built.evaluation)
     whole = {key: value for key, value in left.items() if not key.split("/")[1].startswith(".")}  # no temporary folder
-    assert whole.items() <= place.objects().items(), "what was there is not sent again"
-    assert bool(whole) == (share > 0)
+    assert whole.items() <= location.objects().items(), "what was there is not sent again"
+    assert bool(whole) == (fraction > 0)
 
 
 def test_a_channel_points_at_the_last_swap_and_remembers_the_one_before(registry: Registry, digests: list[str]) -> None:
@@ -160,23 +162,25 @@ def test_a_channel_points_at_the_last_swap_and_remembers_the_one_before(registry
     assert registry.channel("canary") is None
 
 
-def test_history_keeps_every_swap_and_only_grows(place: Place, registry: Registry, digests: list[str]) -> None:
+def test_history_keeps_every_swap_and_only_grows(
+    location: RegistryLocation, registry: Registry, digests: list[str]
+) -> None:
     assert registry.history() == []
     seen: dict[str, str] = {}
     current = None
     for turn, digest in enumerate([*digests, digests[0]]):
         registry.swap(PRODUCTION, digest, current, f"turn {turn}")
         current = digest
-        written = {key: value for key, value in place.objects().items() if key.startswith("history/")}
+        written = {key: value for key, value in location.objects().items() if key.startswith("history/")}
         assert seen.items() < written.items()
         seen = written
     assert [swap.digest for swap in registry.history()] == [*digests, digests[0]]
     assert [swap.previous for swap in registry.history()] == [None, *digests]
 
 
-def swap_until(place: Place, digest: str, expected: str, number: int) -> None:
-    """Swap, and be killed before the write of that number."""
-    registry, done = place.open(), 0
+def swap_until(location: RegistryLocation, digest: str, expected: str, number: int) -> None:
+    """Swap, and be killed before write number `number`."""
+    registry, done = location.open(), 0
     write = registry.store.write
 
     def count(*arguments: Any) -> bool:
@@ -192,22 +196,22 @@ def swap_until(place: Place, digest: str, expected: str, number: int) -> None:
 
 @pytest.mark.parametrize(("number", "happened"), [(1, False), (2, False), (3, True)])
 def test_a_swap_that_is_killed_happened_or_did_not_and_the_history_knows(
-    place: Place, registry: Registry, digests: list[str], number: int, happened: bool
+    location: RegistryLocation, registry: Registry, digests: list[str], number: int, happened: bool
 ) -> None:
-    """Its writes: the swap before into the history, the channel, this swap into the history."""
+    """The writes of a swap: the previous swap into the history, the channel, this swap into the history."""
     registry.swap(PRODUCTION, digests[0], None, "first")
-    process = CONTEXT.Process(target=swap_until, args=(place, digests[1], digests[0], number))
+    process = CONTEXT.Process(target=swap_until, args=(location, digests[1], digests[0], number))
     process.start()
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
-    told = ["first", "killed"] if happened else ["first"]
+    reasons = ["first", "killed"] if happened else ["first"]
     channel = registry.channel()
     assert channel is not None
     assert channel.digest == digests[happened]
-    assert [swap.reason for swap in registry.history()] == told
+    assert [swap.reason for swap in registry.history()] == reasons
     registry.swap(PRODUCTION, digests[2], channel.digest, "next")
-    assert [swap.reason for swap in registry.history()] == [*told, "next"]
-    assert len([key for key in place.objects() if key.startswith("history/")]) == len(told) + 1
+    assert [swap.reason for swap in registry.history()] == [*reasons, "next"]
+    assert len([key for key in location.objects() if key.startswith("history/")]) == len(reasons) + 1
 
 
 def test_a_swap_is_later_than_the_one_before_whatever_the_clock_says(registry: Registry, digests: list[str]) -> None:
@@ -221,12 +225,14 @@ def test_a_swap_is_later_than_the_one_before_whatever_the_clock_says(registry: R
     assert registry.history()[-1] == second
 
 
-def test_a_swap_from_a_stale_view_changes_nothing(place: Place, registry: Registry, digests: list[str]) -> None:
+def test_a_swap_from_a_stale_view_changes_nothing(
+    location: RegistryLocation, registry: Registry, digests: list[str]
+) -> None:
     registry.swap(PRODUCTION, digests[0], None, "first")
-    before = place.objects()
+    before = location.objects()
     with pytest.raises(ChannelConflictError, match="nothing was changed"):
         registry.swap(PRODUCTION, digests[1], None, "late")
-    assert place.objects() == before
+    assert location.objects() == before
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["first swap", "later swap"])
@@ -235,15 +241,15 @@ def test_of_many_threads_one_wins(registry: Registry, digests: list[str], first:
     if not first:
         registry.swap(PRODUCTION, digests[0], None, "first")
     start = threading.Barrier(8)
-    outcomes: list[str] = []
+    results: list[str] = []
 
     def swap(number: int) -> None:
         start.wait()
         try:
             registry.swap(PRODUCTION, digests[1 + number % 2], expected, f"thread {number}")
-            outcomes.append(f"thread {number}")
+            results.append(f"thread {number}")
         except ChannelConflictError:
-            outcomes.append("conflict")
+            results.append("conflict")
 
     threads = [threading.Thread(target=swap, args=(number,)) for number in range(8)]
     for thread in threads:
@@ -252,13 +258,13 @@ def test_of_many_threads_one_wins(registry: Registry, digests: list[str], first:
         thread.join()
     channel = registry.channel()
     assert channel is not None
-    assert sorted(outcomes) == ["conflict"] * 7 + [channel.reason]
+    assert sorted(results) == ["conflict"] * 7 + [channel.reason]
     assert len(registry.history()) == 1 + (not first)
 
 
-def swap_in_process(place: Place, digest: str, expected: str, number: int, barrier: object) -> None:
+def swap_in_process(location: RegistryLocation, digest: str, expected: str, number: int, barrier: object) -> None:
     """Try one swap; the exit status is 0 for a swap and 3 for a conflict."""
-    registry = place.open()
+    registry = location.open()
     barrier.wait()  # type: ignore[attr-defined]
     try:
         registry.swap(PRODUCTION, digest, expected, f"process {number}")
@@ -266,11 +272,12 @@ def swap_in_process(place: Place, digest: str, expected: str, number: int, barri
         raise SystemExit(3) from None
 
 
-def test_of_two_processes_one_wins(place: Place, registry: Registry, digests: list[str]) -> None:
+def test_of_two_processes_one_wins(location: RegistryLocation, registry: Registry, digests: list[str]) -> None:
     registry.swap(PRODUCTION, digests[0], None, "first")
     barrier = CONTEXT.Barrier(2)
     processes = [
-        CONTEXT.Process(target=swap_in_process, args=(place, digests[1 + n], digests[0], n, barrier)) for n in range(2)
+        CONTEXT.Process(target=swap_in_process, args=(location, digests[1 + n], digests[0], n, barrier))
+        for n in range(2)
     ]
     for process in processes:
         process.start()
@@ -283,7 +290,7 @@ def test_of_two_processes_one_wins(place: Place, registry: Registry, digests: li
     assert (channel.digest, channel.reason) == (digests[1 + winner], f"process {winner}")
 
 
-def test_the_history_of_a_registry_from_before_is_still_told(tmp_path: Path, build_package: Callable[..., Any]) -> None:
+def test_the_history_of_a_registry_from_before_is_still_read(tmp_path: Path, build_package: Callable[..., Any]) -> None:
     built = [build_package(adapter) for adapter in ("one", "two")]
     registry = LocalRegistry(tmp_path / "registry")
     one, two = (registry.publish(b.package, b.base, b.evaluation) for b in built)

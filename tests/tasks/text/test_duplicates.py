@@ -1,4 +1,4 @@
-"""Exact and near duplicates: what counts as one, and that hashing finds what comparing all pairs finds."""
+"""Exact and near duplicates: the definition of each, and hashing that finds the pairs that comparing all finds."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tasks.core.records import Message, ToolCall
 from tasks.text.duplicates import Clusters, find_duplicates, fingerprint, jaccard, shingles
 
 
-def chat(asked: str, answered: str = "") -> tuple[Message, ...]:
-    return (Message(role="user", content=asked), Message(role="assistant", content=answered or f"re {asked[::-1]}"))
+def chat(question: str, answer: str = "") -> tuple[Message, ...]:
+    return (Message(role="user", content=question), Message(role="assistant", content=answer or f"re {question[::-1]}"))
 
 
 def test_case_spacing_and_unicode_form_do_not_make_a_difference() -> None:

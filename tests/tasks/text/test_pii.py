@@ -1,4 +1,4 @@
-"""Personal data is found by kind, and numbers that only look like it are let be."""
+"""PII is found by kind, and numbers that only look like it are not reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The generic mechanism of rules: every decision is data, and the first refusal is the one that counts."""
+"""The policy engine: every decision is data, and the first refusal is the one that counts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_a_rule_bears_its_functions_name_and_its_owner() -> None:
     assert (positive.name, positive.owner) == ("positive", "growers")
 
 
-def test_all_rules_that_apply_are_told_in_order() -> None:
+def test_all_rules_that_apply_are_reported_in_order() -> None:
     assert [(d.rule, d.outcome) for d in decide(RULES, 11)] == [
         ("positive", "allow"),
         ("small", "needs_person"),
@@ -42,8 +42,8 @@ def test_a_rule_that_does_not_apply_decides_nothing() -> None:
 
 
 def test_the_first_objection_is_the_one_that_counts() -> None:
-    found = first_refusal(decide(RULES, 11))
-    assert found == Decision(rule="small", owner="accounts", outcome="needs_person", code="big", reason="Too big.")
+    decision = first_refusal(decide(RULES, 11))
+    assert decision == Decision(rule="small", owner="accounts", outcome="needs_person", code="big", reason="Too big.")
 
 
 def test_without_an_objection_everything_is_allowed() -> None:

@@ -64,7 +64,9 @@ class Tools:
 
 def shop(*scripts: Script, tools: Tools | None = None, rounds: int = 2, **options: Any) -> tuple[Desk, Tools]:
     tools = tools or Tools(Parcel(status="sent"))
-    settings = load_settings(ROOT / PARAMS).tools.model_copy(update={"max_tool_rounds": rounds, "unfinished_message": UNFINISHED})
+    settings = load_settings(ROOT / PARAMS).tools.model_copy(
+        update={"max_tool_rounds": rounds, "unfinished_message": UNFINISHED}
+    )
     return Desk(list(scripts), run_tool=tools.use, tools=settings, **options), tools
 
 
