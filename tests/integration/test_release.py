@@ -81,7 +81,7 @@ def test_release_serves_and_prints_the_summary(stack: GraftStack, released: tupl
     assert LocalRegistry(stack.root / ".graft/registry").history()[-1].digest == digest
     assert f"evaluations/{digest}/card.md" in output
     artifacts = {a["key"]: a["data"] for a in stack.api.artifacts(newest(stack)["id"])}
-    assert "## Whole turns" in artifacts["model-card"]
+    assert "## End-to-end evaluation" in artifacts["model-card"]
 
 
 @pytest.mark.usefixtures("released")
