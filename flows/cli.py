@@ -26,7 +26,7 @@ incident = typer.Typer(help="Close incidents of rollouts; `graft incidents` list
 app.add_typer(incident, name="incident")
 release = typer.Typer(help="Show one release; `graft releases` lists them.", no_args_is_help=True)
 app.add_typer(release, name="release")
-_PROMPT = "`production`, at least 8 digits of a package's or prompt's digest, a git revision, a folder, or . for data/prompts."
+_PROMPT = "`production`, 8 or more digits of a package's or prompt's digest, a git revision, a folder, or `.`."
 _PACKAGE = "`production`, or at least 6 digits of a published package's digest."
 _Reason = Annotated[str, typer.Option("--reason", help="Reason of the change, for the audit log.")]
 

@@ -3,7 +3,7 @@
 Every metric is a number in [0, 1] per request, larger is worse. A request counts once, for its intended
 package: if the canary failed and production answered instead, that is the canary's failure, and that
 canary's, even if another package is the canary by now. Rows without an intended package, those from before
-the column `meant`, count for neither. The decision is made in `tasks.rollout.canary_analysis`.
+the column `"meant"`, count for neither. The decision is made in `tasks.rollout.canary_analysis`.
 
 A response whose first token exceeds the deadline counts as an error, with or without a fallback. The canary
 has production as its fallback, so it is skipped where it has not begun in time; production as the last

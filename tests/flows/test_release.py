@@ -29,12 +29,12 @@ def test_the_repositorys_own_sources_may_be_released(sources: Path) -> None:
     check_sources()
 
 
-@pytest.mark.parametrize(("file", "key", "source"), [(PARAMS, "base.licence", "base"), (CONTRACT, "licence", "data")])
+@pytest.mark.parametrize(("file", "key", "whose"), [(PARAMS, "base.licence", "base"), (CONTRACT, "licence", "data")])
 def test_a_license_that_the_server_does_not_serve_ends_the_run_before_it_trains(
-    sources: Path, file: Path, key: str, source: str
+    sources: Path, file: Path, key: str, whose: str
 ) -> None:
     edit_yaml(sources / file, {key: "LicenseRef-Own"})
-    with pytest.raises(GraftError, match=f"this release: the licence of its {source} is 'LicenseRef-Own'"):
+    with pytest.raises(GraftError, match=f"this release: the licence of its {whose} is 'LicenseRef-Own'"):
         check_sources()
     allowed = {"admission.licences": ["Apache-2.0", "CC0-1.0", "LicenseRef-Own"]}
     edit_yaml(sources / PARAMS, allowed)

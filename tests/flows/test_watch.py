@@ -115,7 +115,7 @@ def test_a_prompt_that_is_being_written_waits(server: Events) -> None:
 def test_an_event_that_the_server_did_not_take_is_sent_again(server: Events) -> None:
     change("data/prompts/system.txt")
     server.broken = True
-    with pytest.raises(GraftError, match="POST /events gave 500"):
+    with pytest.raises(GraftError, match="POST /events answered 500"):
         watch.fn()
     server.broken = False
     assert watch.fn().name == "Announced"

@@ -15,7 +15,7 @@ from tests.conftest import ROOT
 WAITER = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from flows.release_steps.single_run import turn
+from flows.release_steps.single_run import single_run
 print("waits", flush=True)
 with single_run("release") as acquired:
     print("acquired" if acquired else "skipped", flush=True)
