@@ -67,6 +67,7 @@ class Page(HTMLParser):
     """A parser of a page that Sphinx generated, with the entries found so far."""
 
     entries: list[Entry] = field(default_factory=list)
+    """The sections, in the order of the page."""
 
     def __post_init__(self) -> None:
         super().__init__()

@@ -26,7 +26,9 @@ incident = typer.Typer(help="Close incidents of rollouts; `graft incidents` list
 app.add_typer(incident, name="incident")
 release = typer.Typer(help="Show one release; `graft releases` lists them.", no_args_is_help=True)
 app.add_typer(release, name="release")
-_PROMPT = "`production`, 8 or more digits of a package's or prompt's digest, a git revision, a folder, or `.`."
+_PROMPT = (
+    "`production`, 8 or more digits of a package's or prompt's digest, a git revision, a folder, or . for data/prompts."
+)
 _PACKAGE = "`production`, or at least 6 digits of a published package's digest."
 _Reason = Annotated[str, typer.Option("--reason", help="Reason of the change, for the audit log.")]
 
@@ -219,7 +221,8 @@ def add(
     target_column: Annotated[str | None, typer.Option("--target", help="CSV column with the reference answer.")] = None,
     system: Annotated[str | None, typer.Option(help="System message for these rows.")] = None,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Train on this file only; existing files are moved to a backup folder.")
+        bool,
+        typer.Option("--replace", help="Make this file the whole data set; the old one is kept in .graft/replaced."),
     ] = False,
 ) -> None:
     """Import a file of your own data into data/raw, and check it against the data contract."""

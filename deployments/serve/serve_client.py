@@ -50,7 +50,7 @@ def failure_reason(application: dict[str, Any]) -> str:
 
 
 def wait_until(done: Callable[[], bool], limit_s: float, description: str) -> None:
-    """Poll until `done`; `description` names the awaited thing in the error.
+    """Poll until `done`; `description` is the subject of the error message.
 
     Raises:
         GraftError: it was not done within `limit_s` seconds.

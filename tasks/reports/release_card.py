@@ -1,6 +1,6 @@
 """Release card: the model card with evaluation results, published beside a package with its scores and loss curve.
 
-It cannot be part of the package, because the package is the thing that is evaluated. The registry keeps it
+It cannot be part of the package, because it has the evaluation of that package. The registry keeps it
 in `evaluations/DIGEST/`.
 """
 
