@@ -1,7 +1,7 @@
-# `make run`: from a bare clone to an assistant that answers. `make test`: everything that is checked.
+# `make run` goes from a bare clone to an assistant in production. `make test` runs all checks.
 
 BIN := .venv/bin
-# What is installed bears the lock's checksum: another lock, another installation.
+# The marker file of the installation has the lock file's checksum, so that a changed lock file is installed again.
 INSTALLED := .venv/installed-$(shell cat requirements.lock pyproject.toml | cksum | cut -d' ' -f1)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --no-cache-dir
 FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
@@ -19,39 +19,39 @@ test: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/pytest
 
-# Against TRL's SFTTrainer, which nothing else here needs. About half an hour; docs/benchmarks.md has the figures.
+# Training, compared with TRL's SFTTrainer, which nothing else needs; about half an hour. Results: docs/benchmarks.md.
 bench-train: $(INSTALLED)
 	$(PIP) -q 'trl==1.16.0'
 	test -d build/base || $(BIN)/dvc repro base
 	$(BIN)/python -m benchmarks.train $(BENCH)
 
-# Against llama.cpp's server, from a wheel that nothing else here needs, and `transformers serve`.
+# Serving, compared with llama.cpp's server, whose wheel nothing else needs, and with `transformers serve`.
 bench-serve: $(INSTALLED)
 	$(PIP) -q 'xllamacpp==2026.10.11549'
 	test -d build/package || $(BIN)/dvc repro package
 	$(BIN)/python -m benchmarks.serve $(BENCH)
 
-# How often the semantic cache would give the wrong answer; a minute.
+# Rate of wrong answers of the semantic cache; a minute.
 bench-semantic-cache: $(INSTALLED)
 	test -d build/embedding || $(BIN)/dvc repro embedding
 	$(BIN)/python -m benchmarks.semantic_cache
 
-# What each way to search finds: the project's own questions, and the FAQ of Python as Debian packages it.
+# Recall of vector, keyword and hybrid search, on the project's own questions and on Debian's package of Python's FAQ.
 bench-retrieval: $(INSTALLED)
 	test -d build/index || $(BIN)/dvc repro index
 	$(BIN)/python -m benchmarks.retrieval
 	$(BIN)/python -m benchmarks.retrieval_python_faq
 
-# Whole turns of rows that nobody tunes on and the attacks, and the app's own time; some ten minutes on two cores.
+# End-to-end evaluation on the held-out test split and the attacks, and the app's own latency; ten minutes on two cores.
 bench-assistant: $(INSTALLED)
 	test -d build/evaluate_assistant || $(BIN)/dvc repro evaluate_assistant
 	$(BIN)/python -m benchmarks.assistant $(BENCH)
 
-# How often the guard is wrong and how many requests it needs, simulated; a minute or two.
+# Error rates and sample sizes of canary analysis, by simulation; a minute or two.
 bench-guard: $(INSTALLED)
 	$(BIN)/python -m benchmarks.canary_analysis
 
-# How often the gate errs (simulated), and what load and kill -9 in every phase of a release do; an hour.
+# Error rates of the gate (by simulation), and load and kill -9 in every phase of a release; an hour.
 bench-release: $(INSTALLED)
 	$(BIN)/python -m benchmarks.release
 

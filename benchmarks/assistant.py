@@ -1,10 +1,10 @@
-"""The assistant as a whole: whole turns of the held-out split and the attacks, and what its own work costs.
+"""Benchmark of the assistant end-to-end: the held-out split `test`, the attacks, and the app's own latency.
 
-Nobody tunes on the split `test`: nothing else here reads it. Each of its rows and each text of
-`data/redteam` goes through all that a request meets in service, in this process, as the stage
-`assistant` does with the eval rows. What a turn takes apart from the engine (checks, retrieval, rules,
-HTTP in memory) is measured afterwards, on requests that come alone, one after the other. Retrieval on
-foreign documents is `benchmarks/retrieval_python_faq.py`; without network give the folder that it asks for.
+No setting is tuned on the split `test`, and no other code reads it. Each of its rows and each text of
+`data/redteam` goes through all steps of a request in service, in this process, as the eval rows do in the stage
+`evaluate_assistant`. The latency of a turn without the engine (checks, retrieval, rules,
+HTTP in memory) is measured afterwards, on requests one after the other. For retrieval on
+third-party documents it runs `benchmarks/retrieval_python_faq.py`; without network, pass the folder that it needs.
 
     python -m benchmarks.assistant [FOLDER]
 
@@ -44,15 +44,15 @@ from tasks.retrieval.embedder import Embedder
 from tasks.safety.red_team_prompts import read_attacks
 
 ALONE = 40
-"""Requests that are timed."""
-FAQ_HEADINGS, FAQ_WAY = "none", "joined"
-"""Text alone, so that no question finds itself, and searched as in service; see
+"""Number of requests that are timed."""
+FAQ_HEADINGS, FAQ_METHOD = "none", "joined"
+"""Text without headings, so that no question finds itself, and hybrid search, as in service; see
 `benchmarks/retrieval_python_faq.py`."""
 HEADLINE = ("tool_exact", "policy_violations", "false_refusal_rate", "recall_at_5")
 
 
-def whole_turns(settings: Settings, examples: Sequence[Example]) -> tuple[dict[str, Any], float]:
-    """The scores of all turns together, and the median milliseconds of the app's own work."""
+def end_to_end(settings: Settings, examples: Sequence[Example]) -> tuple[dict[str, Any], float]:
+    """The scores over all turns, and the median milliseconds of the app's own work per turn."""
     with candidate(settings, settings.evaluate_assistant.concurrency) as harness:
         rows = asyncio.run(
             run(harness, examples, read_attacks(REDTEAM), settings, settings.evaluate_assistant.concurrency)
@@ -66,7 +66,7 @@ def whole_turns(settings: Settings, examples: Sequence[Example]) -> tuple[dict[s
 
 
 async def app_ms(harness: AssistantHarness, examples: Sequence[Example]) -> list[float]:
-    """Milliseconds of each turn that were not the engine's, of those that reached it; one turn at a time."""
+    """Milliseconds of each turn without engine and queue, of turns that reached the engine; one turn at a time."""
     expected = expectations(examples)
     turns = [await harness.run_turn(eval_turn(example, expected[example.id]), stream=False) for example in examples]
     return [turn.latency_ms - turn.queue_ms - turn.engine_ms for turn in turns if turn.engine_ms]
@@ -79,14 +79,14 @@ def faq_recall() -> float:
         if folder == Path(temporary):
             retrieval_python_faq.unpack(folder)
         faq = list(retrieval_python_faq.read_faq(folder))
-    found = retrieval_python_faq.measure(
+    metrics = retrieval_python_faq.measure(
         faq, retrieval_python_faq.KEPT[FAQ_HEADINGS], Embedder(BUILT_EMBEDDING, threads=2)
     )
-    return float(found[f"{FAQ_WAY}_recall_{retrieval_python_faq.K}"] or 0.0)
+    return float(metrics[f"{FAQ_METHOD}_recall_{retrieval_python_faq.K}"] or 0.0)
 
 
 def table(scores: dict[str, Any]) -> str:
-    """Rates in all and by label, and what became of the attacks."""
+    """The rates over all rows and by label, and the results of the attacks, as Markdown tables."""
     lines = ["| rate | value | n |", "| --- | ---: | ---: |"]
     lines += [f"| {name} | {rate['value']} | {rate['n']} |" for name, rate in scores["rates"].items()]
     columns = [name for name in scores["rates"] if any(name in rates for rates in scores["labels"].values())]
@@ -96,20 +96,20 @@ def table(scores: dict[str, Any]) -> str:
         lines.append(f"| {label} | {' | '.join(cells)} |")
     lines += ["", f"| {ATTACK} | n | refused | policy violations |", "| --- | ---: | ---: | ---: |"]
     lines += [
-        f"| {aim} | {found['n']} | {found['refused']} | {found['policy_violations']} |"
-        for aim, found in scores["attacks"].items()
+        f"| {aim} | {counts['n']} | {counts['refused']} | {counts['policy_violations']} |"
+        for aim, counts in scores["attacks"].items()
     ]
-    return "\n".join([*lines, "", f"Refused falsely, by whom: {json.dumps(scores['false_refusals_by'])}"])
+    return "\n".join([*lines, "", f"False refusals by component: {json.dumps(scores['false_refusals_by'])}"])
 
 
 def main() -> None:
     settings = load_settings()
-    scores, own_ms = whole_turns(settings, load_examples(BUILT_EXAMPLES / "test.parquet"))
+    scores, own_ms = end_to_end(settings, load_examples(BUILT_EXAMPLES / "test.parquet"))
     print(table(scores))
     rates = {name: rate["value"] for name, rate in scores["rates"].items()}
-    found = {name: rates[name] for name in HEADLINE}
-    found |= {"recall_at_5_python_faq": faq_recall(), "app_ms_p50": round(own_ms, 1)}
-    print(json.dumps({**found, **{name: rates[name] for name in ("injection_recall", "injection_fpr")}}))
+    results = {name: rates[name] for name in HEADLINE}
+    results |= {"recall_at_5_python_faq": faq_recall(), "app_ms_p50": round(own_ms, 1)}
+    print(json.dumps({**results, **{name: rates[name] for name in ("injection_recall", "injection_fpr")}}))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""The guard's own error rates, and how many requests it needs: simulated traffic, the guard's own statistics.
+"""Benchmark of canary analysis: its error rates and sample sizes, by its own statistics on simulated traffic.
 
     python -m benchmarks.canary_analysis
 
-Requests are drawn one by one for one of the packages, with the canary's weight, and every measure of
-every request by its rate. All measures are shares here; for a mean in [0, 1] that is the worst case.
+Each request is assigned to one of the packages by the canary's weight, and every metric of
+every request is drawn by its rate. All metrics are rates here; for a mean in [0, 1] that is the worst case.
 The last line is one JSON object.
 """
 
@@ -24,10 +24,11 @@ from tasks.rollout.confidence_sequences import Sums, Values, p_value
 
 Rates = Mapping[str, float]
 USUAL: Rates = {"errors": 0.01, "slow": 0.05, "refusals": 0.15, "policy": 0.05, "quality": 0.4}
-"""What the packages are like, as bad as each measure says; a quality of 0.6."""
+"""The packages' rate of each metric, larger is worse; the quality is 0.6."""
 RARE: Rates = {**dict.fromkeys(USUAL, 0.01), "slow": 0.05}
-"""The same of packages that hardly refuse, fail or disappoint."""
+"""The same for packages with rare errors, refusals and bad answers."""
 WEIGHTS = (0.05, 0.25, 0.5)
+"""The canary's fractions of the traffic."""
 _RUNS = 300
 _QUANTILES = (0.5, 0.9)
 Flags = NDArray[np.bool_]
@@ -35,70 +36,85 @@ Flags = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Traffic:
-    """How much is seen: at each of `looks`, `per_look` more requests, of which the canary gets the share `weight`.
-
-    Each customer asks `per_customer` requests that all end alike, of which the guard counts the first.
-    """
+    """The traffic of a simulated phase."""
 
     weight: float
+    """The canary's fraction of the traffic, in [0, 1]."""
     looks: int
+    """Number of analyses."""
     per_look: int
+    """New requests at each analysis."""
     per_customer: int = 1
+    """Requests of each user, all with the same result, of which canary analysis counts the first."""
 
 
 @dataclass(frozen=True)
 class Looks:
-    """What the guard says at each look of each run [runs, looks], were it not stopped before."""
+    """The outcome of each analysis of each run [runs, analyses], as if the run did not stop before."""
 
     breach: Flags
+    """Whether it is a breach."""
     healthy: Flags
+    """Whether it is healthy."""
 
 
 def simulate(
     canary: Rates, production: Rates, traffic: Traffic, settings: CanaryAnalysisSettings, runs: int, seed: int
 ) -> Looks:
-    """Watch a canary with the given rates of each measure beside production, `runs` times."""
+    """Simulate the analysis of a canary beside production.
+
+    Args:
+        canary: the canary's rate of each metric.
+        production: production's rate of each metric.
+        traffic: number of requests, and the canary's fraction.
+        settings: margins, alpha and minimum number of requests.
+        runs: number of simulated phases.
+        seed: seed of the random numbers.
+    """
     generator = np.random.default_rng(seed)
-    customers = traffic.per_look // traffic.per_customer
-    tried = generator.binomial(customers, traffic.weight, size=(runs, traffic.looks))
-    breach = np.zeros(tried.shape, dtype=np.bool_)
-    healthy = tried.cumsum(axis=1) >= settings.min_requests
+    users = traffic.per_look // traffic.per_customer
+    canary_users = generator.binomial(users, traffic.weight, size=(runs, traffic.looks))
+    breach = np.zeros(canary_users.shape, dtype=np.bool_)
+    healthy = canary_users.cumsum(axis=1) >= settings.min_requests
     for name in MEASURES:
-        ours = _seen(generator, tried, canary[name])
-        theirs = _seen(generator, customers - tried, production[name])
+        canary_sums = _running_sums(generator, canary_users, canary[name])
+        production_sums = _running_sums(generator, users - canary_users, production[name])
         margin: float = getattr(settings.margins, name)
-        breach |= p_value(ours, theirs, margin) < settings.alpha / len(MEASURES)
-        healthy &= p_value(theirs, ours, -margin) < settings.alpha / len(MEASURES)
+        breach |= p_value(canary_sums, production_sums, margin) < settings.alpha / len(MEASURES)
+        healthy &= p_value(production_sums, canary_sums, -margin) < settings.alpha / len(MEASURES)
     return Looks(breach, healthy)
 
 
-def _seen(generator: np.random.Generator, customers: NDArray[np.int64], rate: float) -> Sums:
-    """All that was counted by each look, of so many new customers at each [runs, looks]."""
-    hits: Values = generator.binomial(customers, rate).cumsum(axis=1).astype(np.float64)
-    return Sums(hits, customers.cumsum(axis=1).astype(np.float64))
+def _running_sums(generator: np.random.Generator, users: NDArray[np.int64], rate: float) -> Sums:
+    """The sums at each analysis, by the number of new users at each [runs, analyses]."""
+    hits: Values = generator.binomial(users, rate).cumsum(axis=1).astype(np.float64)
+    return Sums(hits, users.cumsum(axis=1).astype(np.float64))
 
 
 def ever(flags: Flags) -> float:
-    """The share of runs in which it was said at any look."""
+    """The fraction of runs with the outcome at any analysis."""
     return float(flags.any(axis=1).mean())
 
 
 def requests_until(flags: Flags, per_look: int) -> tuple[int | None, ...]:
-    """The requests, of both packages, until it was first said: median and 90%; None where too few runs say it."""
+    """The requests of both packages until the first analysis with the outcome: median and 90% quantile.
+
+    None where too few runs reach it.
+    """
     first = np.where(flags.any(axis=1), (flags.argmax(axis=1) + 1) * float(per_look), np.inf)
     quantiles = np.quantile(first, _QUANTILES, method="higher")
     return tuple(int(q) if np.isfinite(q) else None for q in quantiles)
 
 
 def worse(by: Rates) -> dict[str, float]:
-    """The usual rates, some of them higher by so much."""
+    """The usual rates, each raised by its value in `by`."""
     return {name: rate + by.get(name, 0.0) for name, rate in USUAL.items()}
 
 
 def false_alarms(settings: CanaryAnalysisSettings, runs: int, per_customer: int = 1) -> dict[str, float]:
-    """The share of runs with a breach within 50 looks at 200 requests, by what the canary is like and its weight.
+    """The fraction of runs with a breach within 50 analyses of 200 requests each, by kind of canary and its weight.
 
-    `equal` is as production; `at the margins` is worse by exactly what is tolerated, in all measures.
+    `equal` has production's rates; `at the margins` is worse by exactly the margin, in all metrics.
     """
     margins = settings.margins.model_dump()
     return {
@@ -113,17 +129,25 @@ def false_alarms(settings: CanaryAnalysisSettings, runs: int, per_customer: int 
 def until_breach(
     settings: CanaryAnalysisSettings, runs: int, measure: str, by: float, per_customer: int = 1
 ) -> dict[str, tuple[int | None, ...]]:
-    """The requests until a canary whose `measure` is worse by `by` is found out, by its weight."""
-    found = {}
-    for weight, customers in zip(WEIGHTS, (100, 25, 20), strict=True):
-        traffic = Traffic(weight, 100, customers * per_customer, per_customer)
+    """The requests until a worse canary is a breach, by its weight.
+
+    Args:
+        settings: margins, alpha and minimum number of requests.
+        runs: number of simulated phases.
+        measure: the metric in which the canary is worse.
+        by: the increase of the metric.
+        per_customer: requests of each user.
+    """
+    result = {}
+    for weight, users in zip(WEIGHTS, (100, 25, 20), strict=True):
+        traffic = Traffic(weight, 100, users * per_customer, per_customer)
         looks = simulate(worse({measure: by}), USUAL, traffic, settings, runs, seed=8)
-        found[f"{weight:.0%}"] = requests_until(looks.breach, traffic.per_look)
-    return found
+        result[f"{weight:.0%}"] = requests_until(looks.breach, traffic.per_look)
+    return result
 
 
 def until_healthy(settings: CanaryAnalysisSettings, runs: int, rates: Rates) -> dict[str, tuple[int | None, ...]]:
-    """The requests until a canary that is as production, with these rates, is called healthy, by its weight."""
+    """The requests until a canary with production's rates is healthy, by its weight."""
     return {
         f"{weight:.0%}": requests_until(
             simulate(rates, rates, Traffic(weight, 50, per_look), settings, runs, seed=9).healthy, per_look
@@ -133,7 +157,7 @@ def until_healthy(settings: CanaryAnalysisSettings, runs: int, rates: Rates) -> 
 
 
 def main() -> None:
-    """Print each table's figures as soon as they are there, then all as one JSON object."""
+    """Print the results of each table as soon as they are complete, then all as one JSON object."""
     settings = load_settings().canary_analysis
     tables: dict[str, Callable[[], Mapping[str, Any]]] = {
         "false_alarms": partial(false_alarms, settings, _RUNS),
@@ -146,11 +170,11 @@ def main() -> None:
         "false_alarms_5_per_customer": partial(false_alarms, settings, _RUNS, per_customer=5),
         "errors_0.1_5_per_customer": partial(until_breach, settings, _RUNS, "errors", 0.10, per_customer=5),
     }
-    found = {}
+    results = {}
     for name, measure in tables.items():
-        found[name] = measure()
-        print(name, json.dumps(found[name]), flush=True)
-    print(json.dumps(found))
+        results[name] = measure()
+        print(name, json.dumps(results[name]), flush=True)
+    print(json.dumps(results))
 
 
 if __name__ == "__main__":

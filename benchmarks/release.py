@@ -1,7 +1,7 @@
-"""How far a release can be trusted without watching it: what is measured of each part, one after the other.
+"""Benchmark of an unattended release: error rates of the gate, and faults in every phase of a rollout.
 
 The gate's error rates are simulated (`tasks/gate/error_rates.py`), with the settings in params.yaml. Load during
-every step of a rollout and kill -9 in every phase happen to a real stack with a tiny model on a copy of
+every step of a rollout and kill -9 in every phase are tested on a real stack with a tiny model and a copy of
 the repository (`tests/integration/test_kill_minus_9.py`).
 
     python -m benchmarks.release
@@ -35,7 +35,7 @@ Rates = dict[tuple[int, float], list[ErrorRates]]
 
 
 def gate() -> dict[str, Any]:
-    """Two tables, and the two rates that are promised, each the worst of `AGREEMENTS`."""
+    """Print two tables; return the two guaranteed error rates, each the worst of `AGREEMENTS`."""
     settings = load_settings().gate
     found: Rates = {
         (n, shift): [error_rates(n, shift, agreement, settings) for agreement in AGREEMENTS]
@@ -62,7 +62,7 @@ def _show(found: Rates) -> None:
 
 
 def _show_slices(settings: GateSettings) -> None:
-    print(f"\n{SLICES} slices, the middle of these:\n")
+    print(f"\n{SLICES} slices, with the middle one of these probabilities:\n")
     print(f"| rows in each | equal: any fails | one lost: it fails | one lost that was {GOOD:.0%} right: it fails |")
     print("| ---: | ---: | ---: | ---: |")
     for n in SLICE_ROWS:
@@ -72,7 +72,7 @@ def _show_slices(settings: GateSettings) -> None:
 
 
 def faults() -> dict[str, Any]:
-    """What a release does to requests, and what kills do to a release; a failure is shown, and counts."""
+    """The number of lost requests during a release, and of survived kills; a failure is printed, and counts."""
     with tempfile.TemporaryDirectory(prefix="graft-faults-") as folder:
         counts = Path(folder) / "counts.json"
         argv = [
@@ -87,19 +87,19 @@ def faults() -> dict[str, Any]:
             "tests/integration/test_kill_minus_9.py",
         ]
         subprocess.run(argv, env={**os.environ, "GRAFT_FAULTS": str(counts)}, check=False)
-        found: dict[str, Any] = json.loads(counts.read_text(encoding="utf-8"))
-    return found
+        results: dict[str, Any] = json.loads(counts.read_text(encoding="utf-8"))
+    return results
 
 
 PARTS: tuple[Callable[[], dict[str, Any]], ...] = (gate, faults)
-"""Each prints what a person reads, and gives its figures for the last line."""
+"""The parts of the benchmark: each prints its tables, and returns its results for the last line."""
 
 
 def main() -> None:
-    figures: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for part in PARTS:
-        figures |= part()
-    print(json.dumps(figures))
+        results |= part()
+    print(json.dumps(results))
 
 
 if __name__ == "__main__":

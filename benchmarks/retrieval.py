@@ -1,11 +1,11 @@
-"""What each way to search finds, and where the floor should be, on the project's own questions.
+"""Retrieval benchmark: vector, keyword and hybrid search, and minimum similarities, on the project's own queries.
 
     python -m benchmarks.retrieval
 
-Vectors alone, words alone and both joined answer the questions of `data/retrieval/eval_queries.jsonl`, with the
-floor off. Then, for some floors, the share of questions with an answer that would be told that there
-is none, and of off-topic ones that would be told so, as they should. Settings are chosen on the
-split `tune`; `eval` is what may be told. The last line is one JSON object.
+The three search methods answer the queries of `data/retrieval/eval_queries.jsonl`, without a minimum
+similarity. Then, for some minimum similarities, it reports the fraction of answerable queries that would find
+nothing, and of off-topic ones that would find nothing, as they should. Settings are chosen on the
+split `tune`; results are reported on `eval`. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from tasks.retrieval.embedder import Embedder
 from tasks.retrieval.search import PassageIndex, Retriever
 
 FLOORS = (0.30, 0.35, 0.38, 0.40, 0.42, 0.45, 0.50)
-_MANY = 20  # chunks, among which the nearest is
+_MANY = 20  # passages of a search, enough to include the nearest one
 Search = Callable[[str, int], Sequence[Passage]]
 
 
 def searches(passages: PassageIndex, embedder: Embedder) -> dict[str, Search]:
-    """The ways to search a table, by name: each takes a question and k."""
+    """The search methods by name: vector, keyword and hybrid search; each takes a question and k."""
     retriever = Retriever(passages, embedder)
 
     def vectors(question: str, k: int) -> list[Passage]:
         near = passages.by_vector(embedder.embed(embedder.encode([question]))[0], k)
-        return [passages.chunks[place] for place in near]
+        return [passages.chunks[index] for index in near]
 
     def words(question: str, k: int) -> list[Passage]:
-        return [passages.chunks[place] for place in passages.by_keywords(question, k)]
+        return [passages.chunks[index] for index in passages.by_keywords(question, k)]
 
     def joined(question: str, k: int) -> list[Passage]:
         return [hit.chunk for hit in retriever.search(question, k)]
@@ -51,7 +51,12 @@ def searches(passages: PassageIndex, embedder: Embedder) -> dict[str, Search]:
 
 
 def floors(questions: Sequence[EvalQuery], nearest: Sequence[float]) -> list[dict[str, float]]:
-    """For each floor, of questions with these nearest cosines: the shares told that nothing was found."""
+    """The fractions of answerable and off-topic questions that find nothing, for each minimum similarity.
+
+    Args:
+        questions: the queries.
+        nearest: cosine of the nearest passage of each query.
+    """
     answerable = np.array([c for q, c in zip(questions, nearest, strict=True) if q.article is not None])
     off_topic = np.array([c for q, c in zip(questions, nearest, strict=True) if q.article is None])
     return [
@@ -65,7 +70,7 @@ def floors(questions: Sequence[EvalQuery], nearest: Sequence[float]) -> list[dic
 
 
 def parts(questions: Sequence[EvalQuery], passages: PassageIndex, embedder: Embedder) -> dict[str, float]:
-    """The median milliseconds of a question's vector and of finding with it."""
+    """The median milliseconds of a question's embedding and of its search."""
     spent: dict[str, list[float]] = {"embed": [], "find": []}
     for question in questions:
         began = time.perf_counter()
@@ -78,36 +83,36 @@ def parts(questions: Sequence[EvalQuery], passages: PassageIndex, embedder: Embe
 
 
 def measure(questions: Sequence[EvalQuery], passages: PassageIndex, embedder: Embedder) -> dict[str, Any]:
-    """Each way's recall, MRR and milliseconds a search on some questions, and what the floors would do."""
+    """Recall, MRR and milliseconds per search of each method, and the effect of each minimum similarity."""
     cutoffs = load_settings().evaluate_retrieval.cutoffs
-    found: dict[str, Any] = {}
-    for way, search in searches(passages, embedder).items():
+    results: dict[str, Any] = {}
+    for method, search in searches(passages, embedder).items():
         began = time.perf_counter()
-        asked = [(question, search(question.question, max(cutoffs))) for question in questions]
+        found = [(question, search(question.question, max(cutoffs))) for question in questions]
         ms = (time.perf_counter() - began) / len(questions) * 1000
-        scores = score(asked, cutoffs).model_dump(include={"recall", "article_recall", "mrr"})
-        found[way] = {**scores, "ms": round(ms, 1)}
+        scores = score(found, cutoffs).model_dump(include={"recall", "article_recall", "mrr"})
+        results[method] = {**scores, "ms": round(ms, 1)}
     retriever = Retriever(passages, embedder)
-    found_any = [retriever.search(question.question, _MANY) for question in questions]
-    found["floors"] = floors(questions, [max(hit.cosine for hit in hits) for hits in found_any])
-    found["parts"] = parts(questions, passages, embedder)
-    return found
+    hits_of = [retriever.search(question.question, _MANY) for question in questions]
+    results["floors"] = floors(questions, [max(hit.cosine for hit in hits) for hits in hits_of])
+    results["parts"] = parts(questions, passages, embedder)
+    return results
 
 
 def main() -> None:
-    """Print each split's figures, then all as one JSON object."""
+    """Print each split's results, then all as one JSON object."""
     off = load_settings().retrieval.model_copy(update={"min_similarity": -1.0, "min_expansion_similarity": -1.0})
     embedder = Embedder(BUILT_EMBEDDING, threads=1)
-    found = {}
+    results = {}
     with tempfile.TemporaryDirectory(prefix="graft-retrieval-") as tables:
         passages = PassageIndex(BUILT_INDEX, Path(tables), off)
         questions = read_eval_queries(EVAL_QUERIES, passages.chunks)
         for split in ("tune", "eval"):
-            found[split] = measure([q for q in questions if q.split == split], passages, embedder)
-            for name, figures in found[split].items():
-                for row in figures if isinstance(figures, list) else [figures]:
+            results[split] = measure([q for q in questions if q.split == split], passages, embedder)
+            for name, metrics in results[split].items():
+                for row in metrics if isinstance(metrics, list) else [metrics]:
                     print(split, name, json.dumps(row), flush=True)
-    print(json.dumps(found))
+    print(json.dumps(results))
 
 
 if __name__ == "__main__":

@@ -1,21 +1,20 @@
-"""Retrieval on documentation that nobody here wrote: the FAQ of Python 3.11, as Debian packages it.
+"""Retrieval benchmark on third-party documentation: the FAQ of Python 3.11, as Debian packages it.
 
-Each headed question is asked in the words of its heading; what is indexed is the text below. With
-its own heading in the chunk the question would find itself, so the figure that counts is the one
-without, and three ways are told apart:
+Each heading with a question is a query, and the text below it is indexed. With its own heading in the
+passage a query would find itself, so the relevant metric is the one without, and three variants are measured:
 
-    none     the chunks are text alone
+    none     the passages are text alone
     above    with the headings above the question's own (page and group)
     all      with its own heading too, as documents are indexed in the service
 
-Those of the package's own questions that are cut into several chunks are found when one of them is.
-Everything else is the service's own code: chunks, vectors, search. The floor is off, for every
+A question whose text is split into several passages is found when one of them is.
+Everything else is the service's own code: passages, vectors, search. The minimum similarity is off, since every
 question has its answer here.
 
     apt-get download python3.11-doc && dpkg -x python3.11-doc_*.deb FOLDER
     python -m benchmarks.retrieval_python_faq FOLDER
 
-Without FOLDER it does the first line itself, in a temporary folder. The last line is one JSON object.
+Without FOLDER it runs the first line itself, in a temporary folder. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -51,19 +50,24 @@ _HEADINGS = {"h1", "h2", "h3", "h4"}
 
 @dataclass
 class Entry:
-    """A `<section>` of a page: its id, the headings down to its own, its own text, whether others lie in it."""
+    """A `<section>` of a page."""
 
     id: str
+    """Its id."""
     headings: list[str]
+    """The headings from the page's down to its own."""
     text: str = ""
+    """Its own text."""
     parent: bool = False
+    """Whether it contains other sections."""
 
 
 @dataclass
 class Page(HTMLParser):
-    """A page that Sphinx made, as the entries found so far."""
+    """A parser of a page that Sphinx generated, with the entries found so far."""
 
     entries: list[Entry] = field(default_factory=list)
+    """The sections, in the order of the page."""
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -73,14 +77,14 @@ class Page(HTMLParser):
         self._pre = False
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = dict(attrs)
+        attributes = dict(attrs)
         if tag == "section":
             for above in self._open[-1:]:
                 above.parent = True
             headings = [*self._open[-1].headings] if self._open else []
-            self._open.append(Entry(given.get("id") or "", [*headings, ""]))
+            self._open.append(Entry(attributes.get("id") or "", [*headings, ""]))
             self.entries.append(self._open[-1])
-        elif self._skipped or "headerlink" in (given.get("class") or "") or tag in {"nav", "script"}:
+        elif self._skipped or "headerlink" in (attributes.get("class") or "") or tag in {"nav", "script"}:
             self._skipped += tag not in {"img", "br", "hr", "col", "input", "link", "meta"}
         elif tag in _HEADINGS:
             self._heading = True
@@ -112,7 +116,7 @@ class Page(HTMLParser):
 
 
 def read_faq(folder: Path) -> Iterator[tuple[str, DocumentSection]]:
-    """Each headed question with text of its own, by `PAGE#ID`.
+    """Each question with a heading and text of its own, by `PAGE#ID`.
 
     Raises:
         GraftError: the pages are not there.
@@ -130,29 +134,29 @@ def read_faq(folder: Path) -> Iterator[tuple[str, DocumentSection]]:
 
 
 def measure(faq: Sequence[tuple[str, DocumentSection]], kept: slice, embedder: Embedder) -> dict[str, float | None]:
-    """Recall and MRR of each way to search, and milliseconds a search, with only `kept` headings in the chunks."""
+    """Recall, MRR and milliseconds per search of each search method, with only the `kept` headings in the passages."""
     settings = load_settings()
     chunks: list[Passage] = []
     for name, section in faq:
         bare = DocumentSection(section.headings[kept], section.text)
         chunks += chunk_sections(name, [bare], embedder.count, settings.index.max_tokens)
-    figures: dict[str, float | None] = {"chunks": len(chunks)}
+    metrics: dict[str, float | None] = {"chunks": len(chunks)}
     with tempfile.TemporaryDirectory(prefix="graft-faq-") as temporary:
         build_index(chunks, embedder, settings.index.max_tokens, Path(temporary) / "index")
         off = settings.retrieval.model_copy(update={"min_similarity": -1.0, "min_expansion_similarity": -1.0})
         passages = PassageIndex(Path(temporary) / "index", Path(temporary) / "tables", off)
-        for way, search in searches(passages, embedder).items():
+        for method, search in searches(passages, embedder).items():
             began = time.perf_counter()
             found = [(name, search(section.headings[-1], K)) for name, section in faq]
-            figures[f"{way}_ms"] = round((time.perf_counter() - began) / len(faq) * 1000, 1)
+            metrics[f"{method}_ms"] = round((time.perf_counter() - began) / len(faq) * 1000, 1)
             ranks = [rank(chunk.source == name for chunk in hits) for name, hits in found]
-            figures[f"{way}_recall_{K}"] = recall_at(K, ranks)
-            figures[f"{way}_mrr"] = mean_reciprocal_rank(ranks)
-    return figures
+            metrics[f"{method}_recall_{K}"] = recall_at(K, ranks)
+            metrics[f"{method}_mrr"] = mean_reciprocal_rank(ranks)
+    return metrics
 
 
 def unpack(folder: Path) -> None:
-    """Bring Debian's package into `folder`.
+    """Download Debian's package and unpack it into `folder`.
 
     Raises:
         GraftError: apt or dpkg failed.
@@ -161,24 +165,24 @@ def unpack(folder: Path) -> None:
         try:
             subprocess.run(argv, cwd=folder, check=True, stdout=subprocess.DEVNULL)
         except (OSError, subprocess.CalledProcessError) as error:
-            raise GraftError(f"{argv[0]}: {error}; give a folder with {PACKAGE} unpacked instead") from error
+            raise GraftError(f"{argv[0]}: {error}; pass a folder with {PACKAGE} unpacked instead") from error
         for file in folder.glob(f"{PACKAGE}_*.deb"):
             file.rename(folder / f"{PACKAGE}.deb")
 
 
 def main() -> None:
-    """Print one JSON object a line: the figures of each way to keep headings, then all of them."""
+    """Print one JSON object a line: the metrics of each variant of headings, then all of them."""
     with tempfile.TemporaryDirectory(prefix="graft-faq-") as temporary:
         folder = Path(sys.argv[1] if len(sys.argv) > 1 else temporary)
         if folder == Path(temporary):
             unpack(folder)
         faq = list(read_faq(folder))
     embedder = Embedder(BUILT_EMBEDDING, threads=2)
-    found = {}
+    results = {}
     for name, kept in KEPT.items():
-        found[name] = measure(faq, kept, embedder)
-        print(name, json.dumps(found[name]), flush=True)
-    print(json.dumps({"questions": len(faq), "k": K, **found}))
+        results[name] = measure(faq, kept, embedder)
+        print(name, json.dumps(results[name]), flush=True)
+    print(json.dumps({"questions": len(faq), "k": K, **results}))
 
 
 if __name__ == "__main__":

@@ -1,21 +1,21 @@
-"""How often would the semantic cache be wrong? Measured on the questions that the project's data has answers for.
+"""Benchmark of the semantic cache: the rate of wrong answers, on the questions with answers in the project's data.
 
-Every first question of `data/raw` is looked up in an index that holds all the others, as if each had
+Every first question of `data/raw` is looked up in an index that contains all others, as if each had
 been asked and answered before. A hit is false if the two rows' right answers differ: another tool
-call, or another text. Two texts may differ and still both be right, so of the false hits those are
-counted too that are wrong for certain: a tool call differs, or the texts disagree in numbers,
+call, or another text. Two texts may differ and still both be right, so the false hits that are
+certainly wrong are also counted separately: a tool call differs, or the texts disagree in numbers,
 identifiers or negation.
 
-The rows are deduplicated, so few are near each other. What is near, in real traffic, is the same
-question of another thing. So each question is also asked once more in a changed form, which must not
-be answered as the first was:
+The rows are deduplicated, so few are near each other. In real traffic, near questions are often the same
+question about another item. So each question is also looked up in a changed form, which must not
+get the answer of the original:
 
-    other number   what its right tool call takes from it is exchanged for another row's, with digits
+    other number   the argument of its right tool call is exchanged for another row's, with digits
     other name     the same, without digits: one plant for another
     negated        a "not" after the first auxiliary verb
 
-and once as somebody in a hurry would type it, lower case and no punctuation (`respelled`), which
-should be answered: that is what the cache is for.
+and once as a user in a hurry would type it, lower case and no punctuation (`respelled`), which
+should get that answer: this is the purpose of the cache.
 
     python -m benchmarks.semantic_cache
 
@@ -53,42 +53,49 @@ class Case:
     """A question and its right answer."""
 
     question: str
+    """The user's first message."""
     answer: Message
+    """The reference answer."""
 
 
 @dataclass(frozen=True)
 class Rates:
-    """At one threshold, with or without the rules that two questions must agree by.
-
-    The first three are shares of all questions; the others, of those that could be so changed, the
-    share that got the answer to the original.
-    """
+    """The rates at one threshold, all in [0, 1]."""
 
     threshold: float
+    """Minimum cosine similarity of a hit."""
     rules: bool
+    """Whether the facts of the two questions must agree."""
     hits: float
+    """Fraction of all questions with a hit."""
     false: float
+    """Fraction of all questions with a false hit."""
     certainly_false: float
+    """Fraction of all questions with a certainly wrong hit."""
     other_number: float
+    """Fraction of the questions changed in this way that got the answer to the original."""
     other_name: float
+    """The same for this change."""
     negated: float
+    """The same for this change."""
     respelled: float
+    """The same for this change."""
 
 
 def read_cases(folder: Path = RAW) -> list[Case]:
-    """The first question of every row, with the answer that it wants."""
+    """The first question of every row, with its reference answer."""
     lines = [line for path in sorted(folder.glob("*.jsonl")) for line in path.read_text("utf-8").splitlines()]
     conversations = [ChatRow.model_validate_json(line).messages for line in lines]
     return [Case(first.content, second) for first, second, *_ in conversations if first.role == "user"]
 
 
 def same(one: Message, other: Message) -> bool:
-    """Whether two answers are one and the same."""
+    """Whether two answers are the same."""
     return _plain(one) == _plain(other)
 
 
 def contradict(one: Message, other: Message) -> bool:
-    """Whether two answers can't both be right: their calls differ, or what their texts state."""
+    """Whether two answers can't both be right: their tool calls or the facts in their texts differ."""
     return _plain(one)[1] != _plain(other)[1] or question_facts(one.content) != question_facts(other.content)
 
 
@@ -98,40 +105,40 @@ def _plain(message: Message) -> tuple[str, list[tuple[str, str]]]:
 
 
 def exchange(cases: Sequence[Case]) -> dict[int, str]:
-    """Questions, by their number, with another row's argument in place of that of their own tool call."""
+    """Questions, by their index, with another row's argument instead of that of their own tool call."""
     values: dict[tuple[str, str], list[str]] = {}
-    found = []
+    arguments = []
     for number, case in enumerate(cases):
         for call in case.answer.tool_calls:
             for name, value in call.arguments.items():
                 if isinstance(value, str) and value and value.lower() in case.question.lower():
                     values.setdefault((call.name, name), []).append(value)
-                    found.append((number, (call.name, name), value))
+                    arguments.append((number, (call.name, name), value))
     changed = {}
-    for number, kind, value in found:
+    for number, kind, value in arguments:
         others = values[kind]
         other = others[(others.index(value) + 1) % len(others)]
         if other.lower() != value.lower():
-            changed[number] = _put_in_place(cases[number].question, value, other)
+            changed[number] = _replace(cases[number].question, value, other)
     return changed
 
 
-def _put_in_place(text: str, value: str, other: str) -> str:
+def _replace(text: str, value: str, other: str) -> str:
     return re.sub(re.escape(value), lambda _: other, text, flags=re.IGNORECASE)
 
 
 def negate(text: str) -> str:
-    """With a "not" after the first auxiliary verb; unchanged if there is none."""
+    """The text with a "not" after the first auxiliary verb; unchanged if there is none."""
     return _AUXILIARY.sub(r"\1 not", text, count=1)
 
 
 def respell(text: str) -> str:
-    """As somebody in a hurry would type it."""
+    """The text as a user in a hurry would type it."""
     return re.sub(r"[^\w\s'-]", "", text.lower())
 
 
 def changes(cases: Sequence[Case]) -> dict[str, dict[int, str]]:
-    """Each way to change questions: the changed ones by the numbers of their originals."""
+    """The changed questions by kind of change and index of the original."""
     exchanged = exchange(cases)
     numbers = {n: text for n, text in exchanged.items() if question_facts(text) != question_facts(cases[n].question)}
     texts = {n: case.question for n, case in enumerate(cases)}
@@ -144,7 +151,14 @@ def changes(cases: Sequence[Case]) -> dict[str, dict[int, str]]:
 
 
 async def measure(cases: Sequence[Case], embed: Embedder, threshold: float, rules: bool) -> Rates:
-    """Look every question up among the others, and every changed one among all."""
+    """Look every question up among the others, and every changed one among all.
+
+    Args:
+        cases: questions and answers.
+        embed: embedding model.
+        threshold: minimum cosine similarity of a hit.
+        rules: whether the facts of the two questions must agree.
+    """
     index = SemanticIndex[int](embed, threshold, len(cases))
 
     async def ask(text: str) -> Question:
@@ -157,15 +171,15 @@ async def measure(cases: Sequence[Case], embed: Embedder, threshold: float, rule
     pairs = [(n, next((o for o in index.nearest(q) if o != n), None)) for n, q in enumerate(questions)]
     hits = [(cases[n].answer, cases[other].answer) for n, other in pairs if other is not None]
     wrong = [pair for pair in hits if not same(*pair)]
-    shares = [len(some) / len(cases) for some in (hits, wrong, [pair for pair in wrong if contradict(*pair)])]
+    rates = [len(some) / len(cases) for some in (hits, wrong, [pair for pair in wrong if contradict(*pair)])]
     for changed in changes(cases).values():
         answered = [next(index.nearest(await ask(text)), None) == number for number, text in changed.items()]
-        shares.append(sum(answered) / max(1, len(answered)))
-    return Rates(threshold, rules, *shares)
+        rates.append(sum(answered) / max(1, len(answered)))
+    return Rates(threshold, rules, *rates)
 
 
-def opened(folder: Path) -> Embedder:
-    """The retrieval model that is served, one text at a time; remembers what it embedded."""
+def open_embedder(folder: Path) -> Embedder:
+    """The embedding model that is served, one text at a time; it caches its vectors."""
     model = embedder.Embedder(folder, threads=1)
     known: dict[str, Vectors] = {}
 
@@ -180,17 +194,17 @@ def opened(folder: Path) -> Embedder:
 
 def main() -> None:
     """Print a table, and one JSON object."""
-    cases, embed = read_cases(), opened(BUILT_EMBEDDING)
+    cases, embed = read_cases(), open_embedder(BUILT_EMBEDDING)
     changed = {name: len(texts) for name, texts in changes(cases).items()}
     print(f"{len(cases)} questions; changed: {changed}\n")
     names = [field.name for field in fields(Rates)]
     print(f"| {' | '.join(names)} |\n|{' --- |' * len(names)}")
-    found: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
     for threshold, rules in product(THRESHOLDS, (False, True)):
         rates = asdict(asyncio.run(measure(cases, embed, threshold, rules)))
-        found.append(rates)
+        results.append(rates)
         print(f"| {' | '.join(f'{value:.3g}' for value in rates.values())} |", flush=True)
-    print(json.dumps({"questions": len(cases), "changed": changed, "rates": found}))
+    print(json.dumps({"questions": len(cases), "changed": changed, "rates": results}))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Serving: the whole service, its engine alone, llama.cpp's server and `transformers serve`, on the same prompts.
+"""Serving benchmark (serve): the service, its engine alone, llama.cpp's server and `transformers serve`.
 
-All are up at the same time and asked in turns, each by as many clients as are said, who ask again
-once they are answered: greedily, at most 64 tokens. They answer with the same merged weights: the
+All get the same prompts; all run at the same time and are measured in turns, in a closed loop of clients:
+greedy decoding, at most 64 tokens. They serve the same merged weights: the
 package's engine with its own, llama.cpp in Q8_0, transformers in float32. Prompts are the first
-messages of eval and train rows. The clients share the machine with what they ask. Then changes,
-overload and made-up requests are tried on the service alone.
+messages of eval and train rows. The clients share the machine with the systems. Then deploys,
+overload and fuzzed requests are tested on the service alone.
 
     python -m benchmarks.serve
 
@@ -43,7 +43,15 @@ VERSIONS = ("ray", "openvino-genai", "xllamacpp", "transformers", "torch")
 
 
 def table(stack: Stack, workload: Workload, package: Path, base: Path, options: argparse.Namespace) -> dict[str, float]:
-    """Measure the service beside the chosen others, which stop at the end."""
+    """Measure the service and the chosen other systems, which stop at the end.
+
+    Args:
+        stack: the running service.
+        workload: the prompts.
+        package: folder of the package.
+        base: folder of the base model.
+        options: command-line options.
+    """
     root, settings = stack.root, stack.settings.engine
     resources = Resources(settings.threads, settings.cache_gb, in_subprocess=False)
 
@@ -63,25 +71,33 @@ def table(stack: Stack, workload: Workload, package: Path, base: Path, options: 
     with ExitStack() as running:
         others = [running.enter_context(starts[name]()) for name in options.systems if name != "service"]
         systems = [stack.system, *others] if "service" in options.systems else others
-        results = measure(systems, workload, options.rounds)
+        results = measure(systems, workload, options.repeats)
         show(systems, results)
     return ratios(results)
 
 
-def tried(stack: Stack, workload: Workload, package: Path, base: Path, embedding: Path) -> dict[str, float]:
-    """All scenarios on the service; the retrieval model is served for the last."""
-    told = scenarios.run(stack, package, base, workload.texts, MAX_TOKENS)
+def run_scenarios(stack: Stack, workload: Workload, package: Path, base: Path, embedding: Path) -> dict[str, float]:
+    """Run all scenarios on the service; the embedding model is served for the last one.
+
+    Args:
+        stack: the running service.
+        workload: the prompts.
+        package: folder of the package.
+        base: folder of the base model.
+        embedding: folder of the embedding model, if it exists.
+    """
+    results = scenarios.run(stack, package, base, workload.texts, MAX_TOKENS)
     name = None
     if embedding.is_dir():
         (stack.root / BUILT_EMBEDDING).parent.mkdir()
         (stack.root / BUILT_EMBEDDING).symlink_to(embedding)
         name = read_embedding(embedding).name
         rollout.deploy(stack.digest)
-    return told | {"server_errors_fuzz": server_errors(stack.url.removesuffix("/v1"), name)}
+    return results | {"server_errors_fuzz": server_errors(stack.url.removesuffix("/v1"), name)}
 
 
 def machine() -> dict[str, Any]:
-    """What the figures hold for."""
+    """The machine and the versions for which the results hold."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -91,30 +107,30 @@ def machine() -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=2, help="measured runs per system and concurrency")
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=SYSTEMS)
-    parser.add_argument("--only", choices=("table", "scenarios"), help="one part instead of both")
+    parser.add_argument("--only", choices=("table", "scenarios"), help="run one part instead of both")
     options = parser.parse_args()
     package, base, examples, embedding = (
         path.resolve() for path in (BUILT_PACKAGE, BUILT_BASE, BUILT_EXAMPLES, BUILT_EMBEDDING)
     )
     for path in (package, base):
         if not path.is_dir():
-            raise GraftError(f"{path}: not there; `dvc repro package` makes it")
-    workload, told = Workload.load(package, base, examples), machine()
-    print(json.dumps(told), flush=True)
+            raise GraftError(f"{path}: not found; `dvc repro package` creates it")
+    workload, results = Workload.load(package, base, examples), machine()
+    print(json.dumps(results), flush=True)
     with (
-        # Ray's last words may be written while it is removed.
+        # Ray may write its last log lines while the folder is removed.
         tempfile.TemporaryDirectory(prefix="graft-", ignore_cleanup_errors=True) as folder,
         service(package, base, Path(folder)) as stack,
     ):
         if options.only != "scenarios":
-            told = table(stack, workload, package, base, options) | told
-            # Loading a model let the CPU round numbers near zero to zero, with which hypothesis refuses to work.
+            results = table(stack, workload, package, base, options) | results
+            # Loading a model makes the CPU flush denormal numbers to zero, with which hypothesis refuses to work.
             torch.set_flush_denormal(False)
         if options.only != "table":
-            told = tried(stack, workload, package, base, embedding) | told
-    print(json.dumps(told))
+            results = run_scenarios(stack, workload, package, base, embedding) | results
+    print(json.dumps(results))
 
 
 if __name__ == "__main__":

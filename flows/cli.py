@@ -1,4 +1,4 @@
-"""The command line `graft`. Each command imports what it needs, so that `graft --help` is quick."""
+"""The command line interface (CLI) `graft`. Each command imports its own modules, so that `graft --help` is quick."""
 
 from __future__ import annotations
 
@@ -12,27 +12,30 @@ from tasks.core.environment import find_root, stack_environment
 from tasks.core.errors import run_main
 
 app = typer.Typer(
-    help="Grow a domain model on an open base model and keep it in production.",
+    help="Train a domain assistant on an open base model, release it through an eval gate and a canary rollout, "
+    "and operate it in production.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-data = typer.Typer(help="The data that the model is made from.", no_args_is_help=True)
+data = typer.Typer(help="Manage the training data.", no_args_is_help=True)
 app.add_typer(data, name="data")
-prompt = typer.Typer(help="The prompt: its versions, and what they were measured at.", no_args_is_help=True)
+prompt = typer.Typer(help="Show and compare versions of the prompt.", no_args_is_help=True)
 app.add_typer(prompt, name="prompt")
-incident = typer.Typer(help="What went wrong in a rollout.", no_args_is_help=True)
+incident = typer.Typer(help="Close incidents of rollouts; `graft incidents` lists them.", no_args_is_help=True)
 app.add_typer(incident, name="incident")
-release = typer.Typer(help="One release: what it is, and how it came to be.", no_args_is_help=True)
+release = typer.Typer(help="Show one release; `graft releases` lists them.", no_args_is_help=True)
 app.add_typer(release, name="release")
-_PROMPT = "`production`, a package's digest, a git revision, a folder, or . for data/prompts."
-_PACKAGE = "`production`, or 6 digits or more of a published package's digest."
-_Reason = Annotated[str, typer.Option("--reason", help="Why; kept in the registry.")]
+_PROMPT = (
+    "`production`, 8 or more digits of a package's or prompt's digest, a git revision, a folder, or . for data/prompts."
+)
+_PACKAGE = "`production`, or at least 6 digits of a published package's digest."
+_Reason = Annotated[str, typer.Option("--reason", help="Reason of the change, for the audit log.")]
 
 
 @app.callback()
 def enter(context: typer.Context) -> None:
-    """Work in the repository root, with the stack's environment; remember where the person stood."""
+    """Change to the repository root and load the stack's environment; keep the caller's working directory."""
     context.obj = Path.cwd()
     os.chdir(find_root(Path.cwd()))
     os.environ.update(stack_environment(Path.cwd()))
@@ -40,7 +43,7 @@ def enter(context: typer.Context) -> None:
 
 @app.command()
 def up() -> None:
-    """Start the stack: Prefect's server, the local Ray, Prefect's worker; serve what is in production."""
+    """Start the stack (Prefect server, local Ray, Prefect worker) and serve the package in production."""
     from deployments.stack import stack
     from tasks.core.errors import GraftError
 
@@ -52,16 +55,16 @@ def up() -> None:
 
 @app.command()
 def down() -> None:
-    """Stop what `graft up` started, and nothing else."""
+    """Stop the processes that `graft up` started, and no others."""
     from deployments.stack import stack
 
     if not stack.down():
-        print("stack: nothing was running")
+        print("stack: was not running")
 
 
 @app.command()
 def status() -> None:
-    """Show what runs, where it answers, and what is in production."""
+    """Show the stack's processes and addresses, and the package in production."""
     from deployments.serve.promotion import is_served, production_digest
     from deployments.serve.rollout import base_url
     from deployments.stack import stack
@@ -72,18 +75,18 @@ def status() -> None:
     production = production_digest()
     print(f"{'model':8} {production or 'none in production yet'}  {base_url()}")
     if production and not is_served(production):
-        print(f"{'':8} not served now; `graft up` serves it, or says why not")
+        print(f"{'':8} not served now; run `graft up` to serve it or to see why it cannot be served")
 
 
 @app.command()
 def run() -> None:
-    """Bring the stack up and run the release: from the raw data to an assistant in production."""
+    """Start the stack and run a release: train, evaluate, gate, and roll out to production."""
     _run("release", "release-summary")
 
 
 @app.command()
 def monitor() -> None:
-    """Compare what production answered lately with what the gate judged."""
+    """Check production for drift: compare recent requests and answers with the reference."""
     _run("monitor", "drift-summary")
 
 
@@ -99,7 +102,7 @@ def _run(deployment: str, summary: str) -> None:
 
 @app.command()
 def releases() -> None:
-    """List what was in production, newest first, and what each release scored."""
+    """List all releases, newest first, with their evaluation scores."""
     from tasks.registry.registry import open_registry
     from tasks.reports.releases import listing
 
@@ -108,7 +111,7 @@ def releases() -> None:
 
 @release.command("show")
 def show_release(name: Annotated[str, typer.Argument(help=_PACKAGE)] = "production") -> None:
-    """Show a package: its card, its scores, what was done with it and who approved it."""
+    """Show a package: provenance, release card with scores, history and approvals."""
     from tasks.registry.registry import open_registry
     from tasks.reports.releases import describe, find
 
@@ -118,7 +121,7 @@ def show_release(name: Annotated[str, typer.Argument(help=_PACKAGE)] = "producti
 
 @app.command()
 def promote(name: Annotated[str, typer.Argument(metavar="DIGEST", help=_PACKAGE)], reason: _Reason) -> None:
-    """Put a published package into production, without the gate being asked again."""
+    """Promote a published package to production directly, without gate and rollout phases."""
     from tasks.registry.registry import open_registry
     from tasks.reports.releases import find
 
@@ -131,10 +134,10 @@ def promote(name: Annotated[str, typer.Argument(metavar="DIGEST", help=_PACKAGE)
 def rollback(
     reason: _Reason,
     name: Annotated[
-        str | None, typer.Argument(metavar="[DIGEST]", help="Default: what was in production before.")
+        str | None, typer.Argument(metavar="[DIGEST]", help="Package to return to; default: the previous one.")
     ] = None,
 ) -> None:
-    """Go back to the package that was in production before, or to the one that is named."""
+    """Roll production back to the previous package, or to a named one."""
     from tasks.registry.registry import open_registry
     from tasks.reports.releases import find, in_production, to_go_back_to
 
@@ -154,7 +157,7 @@ def _change(digest: str, production: str | None, action: Literal["promote", "rol
 
 @app.command("audit")
 def show_audit() -> None:
-    """Show who did what with which package, newest first, and who answers for which layer."""
+    """Show the audit log: every action on a package, newest first, and the owner of each layer."""
     from tasks.core.settings import load_settings
     from tasks.registry.audit_log import read_audit, render
     from tasks.registry.registry import open_registry
@@ -165,10 +168,10 @@ def show_audit() -> None:
 @app.command()
 def redteam(
     garak: Annotated[
-        str | None, typer.Option(help="A garak 0.17 to use, by path or name; else Graft installs one of its own.")
+        str | None, typer.Option(help="Program of a garak 0.17, by path or name; default: Graft installs its own.")
     ] = None,
 ) -> None:
-    """Attack what is in production with garak's probes, and show how many attacks succeeded."""
+    """Red-team the assistant in production with garak's probes, and show the attack success rates."""
     from deployments.redteam.scan import redteam as scan
 
     print(scan(garak))
@@ -184,23 +187,23 @@ def version() -> None:
 
 @app.command()
 def incidents() -> None:
-    """List what went wrong in rollouts, newest first."""
+    """List incidents: breaches that canary analysis found in rollouts, newest first."""
     from tasks.rollout.incidents import describe
     from tasks.rollout.incidents import incidents as read
 
-    found = read()
-    for one in reversed(found):
+    listed = read()
+    for one in reversed(listed):
         print(describe(one))
-    if not found:
-        print("no incident so far")
+    if not listed:
+        print("no incidents")
 
 
 @incident.command()
 def close(
-    id: Annotated[str, typer.Argument(help="As `graft incidents` shows it.")],
-    reason: Annotated[str, typer.Option(help="What it was, and what was done.")],
+    id: Annotated[str, typer.Argument(help="Id of the incident, as `graft incidents` shows it.")],
+    reason: Annotated[str, typer.Option(help="Cause of the incident and the action taken.")],
 ) -> None:
-    """Close an incident: later ones of the same package and phase open a new one."""
+    """Close an incident; a later breach of the same package and phase opens a new one."""
     from datetime import UTC, datetime
 
     from tasks.registry.audit_log import actor
@@ -213,15 +216,16 @@ def close(
 @data.command()
 def add(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(help="Chat JSONL, or CSV with --input and --target.")],
-    input_column: Annotated[str | None, typer.Option("--input", help="CSV column with what the user says.")] = None,
-    target_column: Annotated[str | None, typer.Option("--target", help="CSV column with the wanted answer.")] = None,
-    system: Annotated[str | None, typer.Option(help="System text for these rows.")] = None,
+    file: Annotated[Path, typer.Argument(help="JSONL file of chats, or CSV file with --input and --target.")],
+    input_column: Annotated[str | None, typer.Option("--input", help="CSV column with the user's message.")] = None,
+    target_column: Annotated[str | None, typer.Option("--target", help="CSV column with the reference answer.")] = None,
+    system: Annotated[str | None, typer.Option(help="System message for these rows.")] = None,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Use only this file; what is there is kept aside.")
+        bool,
+        typer.Option("--replace", help="Make this file the whole data set; the old one is kept in .graft/replaced."),
     ] = False,
 ) -> None:
-    """Bring your own data into data/raw, and check it against the contract."""
+    """Import a file of your own data into data/raw, and check it against the data contract."""
     from tasks.data.importer import add as add_file
 
     path = context.obj / file.expanduser()
@@ -235,7 +239,7 @@ def diff(
     a: Annotated[str, typer.Argument(help=_PROMPT)] = "production",
     b: Annotated[str, typer.Argument(help=_PROMPT)] = ".",
 ) -> None:
-    """Compare two prompts: what the model reads of each, and how each was evaluated."""
+    """Compare two prompts: a diff of the text that the model reads, and their evaluations."""
     from tasks.registry.registry import open_registry
     from tasks.reports.prompt_diff import describe_difference
     from tasks.reports.prompt_versions import find_prompt
@@ -246,7 +250,7 @@ def diff(
 
 @prompt.command()
 def show(context: typer.Context, name: Annotated[str, typer.Argument(help=_PROMPT)] = ".") -> None:
-    """Show a prompt's version and what the model reads of it."""
+    """Show a prompt's version and the text that the model reads."""
     from tasks.registry.registry import open_registry
     from tasks.reports.prompt_diff import describe
     from tasks.reports.prompt_versions import find_prompt

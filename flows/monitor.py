@@ -1,4 +1,4 @@
-"""Flow `monitor`: does production still get and give what the gate judged? Hourly, and by `graft monitor`."""
+"""Flow `monitor`: drift detection of production against the gate's evaluation, hourly and by `graft monitor`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SUMMARY = "drift-summary"
 
 
 def markdown(verdict: DriftVerdict, folder: Path) -> str:
-    """The verdict, its reasons and its numbers as a page."""
+    """The verdict as a Markdown page, with its reasons and numbers."""
     lines = [f"# Drift: {verdict.outcome}", "", f"Package `{verdict.digest}`", ""]
     lines += [f"- {sentence}" for sentence in verdict.sentences]
     if verdict.columns:
@@ -37,7 +37,7 @@ def markdown(verdict: DriftVerdict, folder: Path) -> str:
 
 @task(name="drift")
 def drift() -> DriftVerdict:
-    """Compare the window with the reference and keep the verdict as an artifact."""
+    """Compare the current window with the reference, and keep the verdict as an artifact."""
     verdict, folder = compare_window(open_registry(), load_settings().drift, datetime.now(UTC))
     create_markdown_artifact(markdown(verdict, folder), key=SUMMARY, description=f"Drift: {verdict.outcome}")
     return verdict
@@ -45,9 +45,9 @@ def drift() -> DriftVerdict:
 
 @flow(name="monitor", log_prints=True)
 def monitor() -> State:
-    """Watch production; a drift becomes the event `graft.drift.detected` on the package's digest."""
+    """Monitor production for drift; drift becomes the event `graft.drift.detected` with the package's digest."""
     if open_registry().channel() is None:
-        return Completed(name="Skipped", message="nothing is in production yet")
+        return Completed(name="Skipped", message="no package is in production yet")
     verdict = drift()
     if verdict.outcome == "drift":
         columns = [column.column for column in verdict.columns if column.over]

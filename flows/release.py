@@ -1,9 +1,9 @@
-"""Flow `release`: from raw data to an assistant in production, or a clear refusal.
+"""Flow `release`: from raw data to an assistant in production, or a clear reason why not.
 
-    inputs -> base, contract, prepare, train, package, incumbent, evaluate, assistant  (DVC stages)
-    -> gate -> publish -> deploy -> smoke -> shadow -> canary ... -> promote -> reference   (they act on the world)
+    inputs -> the stages of dvc.yaml, with `incumbent` before `evaluate`
+    -> gate -> publish -> deploy -> smoke -> shadow -> canary ... -> promote -> reference   (effects outside build/)
 
-Until `promote`, production serves what it served. Running it again finds finished work fresh.
+Until `promote`, production serves the package that it served before. A repeated run skips finished work.
 """
 
 from __future__ import annotations
@@ -49,20 +49,21 @@ from tasks.rollout.smoke_test import choose, smoke
 
 @flow(name="release", log_prints=True)
 def release() -> State:
-    """Run the pipeline; release what it made if the gate lets it; end with the summary.
+    """Run the pipeline, release the package if the gate passes it, and end with the summary.
 
-    One run at a time; while one waits for another's end, a third has nothing left to do.
+    There is one run at a time. While one waits for another to end, a third is skipped, since the waiting one reads
+    the same files.
     """
-    with single_run("release") as mine:
-        if not mine:
-            return Completed(name="Skipped", message="another run waits to begin and will see the same files")
+    with single_run("release") as acquired:
+        if not acquired:
+            return Completed(name="Skipped", message="another run is waiting to begin and will read the same files")
         return _release()
 
 
 def _release() -> State:
     try:
         remember_run()
-        # What a run that was killed left beside production, or running.
+        # A killed run may have left a canary or shadow beside production, or unused packages running.
         rollout.reset_traffic()
         rollout.undeploy_unused(set())
         check_sources()
@@ -75,7 +76,7 @@ def _release() -> State:
         show_card(digest)
         serve(digest, production)
         step("reference", keep_reference)(digest)
-        create_markdown_artifact(summary(digest), key=SUMMARY, description="What is in production")
+        create_markdown_artifact(summary(digest), key=SUMMARY, description="The package in production")
     except RefusedError as refusal:
         return Failed(name="Refused", message=str(refusal))
     except BreachError as breach:
@@ -88,18 +89,18 @@ def _release() -> State:
 
 
 def check_sources() -> None:
-    """Say now, and not after an hour of training, that the server will not serve what would come of it.
+    """Check the licenses of base and data before training, since the server would refuse the package after it.
 
     Raises:
-        GraftError: the licence of the base or of the data is not on the server's list.
+        GraftError: the license of the base or of the data is not on the server's list.
     """
-    settings, terms = load_settings(), load_contract()
-    licences = (("base", settings.base.license), ("data", terms.license))
-    check_licences(licences, settings.admission, "this release")
+    settings, contract = load_settings(), load_contract()
+    licenses = (("base", settings.base.license), ("data", contract.license))
+    check_licences(licenses, settings.admission, "this release")
 
 
 def serve(digest: str, production: str | None) -> None:
-    """Take a published package to production, phase by phase; if one of them fails, take it out again."""
+    """Roll a published package out to production, phase by phase; if a phase fails, roll it back."""
     settings = load_settings()
     between = parse_phases(settings.rollout.phases)[1:-1]
     if digest == production and rollout.served().production == digest:
@@ -109,7 +110,7 @@ def serve(digest: str, production: str | None) -> None:
     try:
         step("deploy", rollout.deploy)(digest)
         step("smoke", try_out)(digest)
-        if digest != production:  # else the channel was moved before, and the endpoint was not
+        if digest != production:  # else an earlier run moved the channel and not the endpoint
             reach(digest, production, between, settings)
         step("promote", promote)(digest, production)
     except BaseException as error:
@@ -118,10 +119,16 @@ def serve(digest: str, production: str | None) -> None:
 
 
 def reach(digest: str, production: str | None, between: Sequence[Phase], settings: Settings) -> None:
-    """Go through the phases between, and ask a person where `rollout.approval` wants one.
+    """Go through the rollout phases before production, and request approval where `rollout.approval` requires it.
+
+    Args:
+        digest: the candidate.
+        production: digest of the package in production, if any.
+        between: phases after `prototype` and before `production`.
+        settings: rollout and canary analysis.
 
     Raises:
-        GraftError: a phase or the person said no, or could not say.
+        GraftError: a phase failed or was inconclusive, or approval was rejected or not granted in time.
     """
     try:
         go_through(between, digest, production, settings)
@@ -134,24 +141,34 @@ def reach(digest: str, production: str | None, between: Sequence[Phase], setting
             require_approval(digest, "Every phase was healthy or skipped.", settings.rollout.approval_hours)
 
 
-def require_approval(digest: str, found: str, hours: float, yes: Literal["approve", "override"] = "approve") -> None:
-    """Wait for a person's word, and keep it; `yes` is what the audit log calls a yes.
+def require_approval(
+    digest: str, result: str, hours: float, action: Literal["approve", "override"] = "approve"
+) -> None:
+    """Wait for a person's approval, and write the decision to the audit log.
+
+    Args:
+        digest: the candidate.
+        result: result of the phases, as a sentence for the person.
+        hours: timeout, in hours.
+        action: name of an approval in the audit log.
 
     Raises:
-        RefusedError: it was no.
-        GraftError: nobody said anything for so many hours.
+        RefusedError: the candidate was rejected.
+        GraftError: there was no decision before the timeout.
     """
-    rollout.reset_traffic()  # nobody guards while a person thinks
+    rollout.reset_traffic()  # no canary analysis runs while the person decides
     url = PrefectApi.of_stack().run_url(str(flow_run.id))
-    print(f"approval: {found} A person decides within {hours:g} hours, by resuming this run: {url}")
-    said = request_approval(f"May `{digest}` answer everybody? {found} Its card is the artifact `{CARD_KEY}`.", hours)
-    append_entry(open_registry(), yes if said.approve else "reject", digest, said.reason, said.by, flow_run.name)
-    if not said.approve:
-        raise RefusedError(f"{said.by} rejected {digest}: {said.reason}; production is unchanged")
+    print(f"approval: {result} Waiting up to {hours:g} hours for a decision; resume this run to decide: {url}")
+    question = f"Promote `{digest}` to production? {result} Its model card is the artifact `{CARD_KEY}`."
+    decision = request_approval(question, hours)
+    entry = action if decision.approve else "reject"
+    append_entry(open_registry(), entry, digest, decision.reason, decision.by, flow_run.name)
+    if not decision.approve:
+        raise RefusedError(f"{decision.by} rejected {digest}: {decision.reason}; production is unchanged")
 
 
 def try_out(digest: str) -> None:
-    """Real requests through the live endpoint, to the candidate by its digest."""
+    """Run the smoke test: real requests through the live endpoint, to the candidate by its digest."""
     prompts = choose(load_examples(BUILT_EXAMPLES / "eval.parquet"), load_contract().labels)
     key = next(iter(read_keys().values()), "none")
     answers = smoke(rollout.base_url(), key, digest, prompts, load_serve_settings().engine.request_timeout_s)
@@ -161,11 +178,11 @@ def try_out(digest: str) -> None:
 
 def promote(digest: str, expected: str | None) -> None:
     """Move the channel, then the endpoint."""
-    rollout.deploy(digest)  # again: while a person thought, Ray may have been started anew
+    rollout.deploy(digest)  # again, since Ray may have been restarted during the approval
     move_production(digest, expected, by_run(), channel_act())
 
 
 def roll_back(digest: str, production: str | None, cause: BaseException) -> NoReturn:
-    """Put channel and endpoint back to what they were, and raise `cause` again."""
-    get_run_logger().error(f"{digest} is taken out again: {cause or type(cause).__name__}")
-    promotion.roll_back(digest, production, cause, f"taken back by {by_run()}", channel_act())
+    """Restore channel and endpoint to the package before, and raise `cause` again."""
+    get_run_logger().error(f"rolling back {digest}: {cause or type(cause).__name__}")
+    promotion.roll_back(digest, production, cause, f"rolled back by {by_run()}", channel_act())

@@ -1,11 +1,11 @@
-"""Flow `watch`: have data, prompts, articles or settings changed since a release run last looked? Then say so, once.
+"""Flow `watch`: change detection on data, prompts, knowledge and settings since the last release run.
 
-It only speaks: an automation (deployments/prefect.yaml) makes the event into a run of `release`.
-A run that has not begun will see all that changes until it does, so while one waits nothing is said:
-however much changes during a run, it leads to exactly one more. A run that died (killed, out of
-memory) has seen to nothing, so its changes are announced again; if the next one dies too, it is
-left to a person. An event that led to no run (its server was killed) is sent again. The watch runs
-every few minutes, so it imports nothing heavy.
+It only emits an event; an automation (deployments/prefect.yaml) turns the event into a run of `release`.
+A run that has not begun will read all changes until it does, so while one waits no event is emitted:
+any number of changes during a run leads to exactly one more. A run that died (killed, out of
+memory) has released nothing, so its changes are announced again; if the next one dies too, a person has to act.
+An event that led to no run (its server was killed) is emitted again. The flow runs every few minutes, so it
+imports no heavy modules.
 """
 
 from __future__ import annotations
@@ -31,35 +31,35 @@ EVENT = "graft.data.changed"
 RESOURCE = "graft.data"
 RELEASE = "release"
 LOST_S = 300.0
-"""From event to run it takes seconds; after this there will be none."""
+"""Seconds after which an event without a run counts as lost; usually the run is created within seconds."""
 NOT_BEGUN = ("SCHEDULED", "PENDING")
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "CRASHED")
 
 
 @flow(name="watch", log_prints=True)
 def watch() -> State:
-    """Announce what changed as one event `graft.data.changed`; a file being written waits."""
+    """Announce all changes as one event `graft.data.changed`, but not while a file is being written."""
     if not settled(time.time()):
         return Completed(name="Waiting", message="a watched file was written a moment ago")
-    found = watched_hashes()
+    hashes = watched_hashes()
     api = PrefectApi.of_stack()
     release = api.deployment(RELEASE, RELEASE)["id"]
     if _lost(api, release, time.time()):
         forget_announced()
-    changed = [*unannounced(found), *_died(api, release)]
+    changed = [*unannounced(hashes), *_died(api, release)]
     if not changed:
-        return Completed(name="Unchanged", message="nothing new in what the assistant is made from")
+        return Completed(name="Unchanged", message="no change in data, prompts, knowledge or settings")
     if waiting := api.runs(NOT_BEGUN, release):
         return Completed(
-            name="Queued", message=f"run {waiting[0]['name']} has not begun yet, so it will see the change"
+            name="Queued", message=f"run {waiting[0]['name']} has not begun yet, so it will read the change"
         )
     api.emit(EVENT, RESOURCE, {"changed": changed})
-    announced(found)  # only now: an event that the server did not take is tried again
+    announced(hashes)  # only now, so that an event that the server did not accept is sent again
     return Completed(name="Announced", message=", ".join(changed))
 
 
 def _lost(api: PrefectApi, release: str, now: float) -> bool:
-    """Whether an event was sent a while ago, and no release run has come into being since."""
+    """Whether an event was sent more than `LOST_S` ago, and no release run has been created since."""
     sent = announced_at()
     if sent is None or now - sent < LOST_S:
         return False

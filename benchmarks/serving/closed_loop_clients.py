@@ -1,6 +1,6 @@
-"""A closed loop of streaming chat clients, and what they saw: throughput, first token, between tokens.
+"""Closed-loop clients for streamed chat, with throughput, first-token time and inter-token latency.
 
-It times every content chunk as it comes; how many tokens an answer has is what the server's usage says.
+They time every content chunk as it arrives; the number of tokens is that of the server's usage.
 """
 
 from __future__ import annotations
@@ -17,59 +17,75 @@ import httpx
 
 Chat = list[dict[str, str]]
 Tool = dict[str, Any]
-"""Its schema, as OpenAI has it."""
+"""The schema of a tool, in OpenAI's format."""
 
 
 @dataclass
 class Answer:
-    """One answer: when it was asked for and each chunk came (seconds, monotonic), its tokens and its prompt's."""
+    """One streamed answer."""
 
-    asked: float
+    sent: float
+    """When the request was sent, in seconds of the monotonic clock."""
     chunks: list[float] = field(default_factory=list)
+    """When each content chunk arrived, in seconds of the same clock."""
     tokens: int = 0
+    """Tokens of the answer."""
     prompt_tokens: int = 0
+    """Tokens of the prompt."""
     status: int = 200
+    """HTTP status; 0 if the connection failed."""
     ended: bool = False
+    """Whether the stream was complete."""
     text: str = ""
+    """Text of the answer."""
     calls: bool = False
+    """Whether it has tool calls as OpenAI sends them."""
 
     @property
     def is_call(self) -> bool:
-        """A tool call, whichever way the server sends it."""
+        """Whether it is a tool call, in either format that servers use."""
         return self.calls or self.text.lstrip().startswith("<tool_call>")
 
 
 @dataclass(frozen=True)
-class Figures:
-    """Of one measured stretch. Milliseconds, but for throughput (tokens per second over the whole stretch)."""
+class LatencyMetrics:
+    """Throughput and latency of one measured run."""
 
     tok_s: float
+    """Throughput over the whole run, in tokens per second."""
     ttft_p50: float
+    """First-token time, median, in ms."""
     ttft_p95: float
+    """First-token time, 95th percentile, in ms."""
     itl_p50: float
+    """Inter-token latency, median over answers, in ms."""
     itl_p95: float
+    """Inter-token latency, 95th percentile over answers, in ms."""
     tokens: int
+    """Generated tokens."""
     seconds: float
+    """Duration of the run, in seconds."""
 
 
-def figures(answers: Sequence[Answer]) -> Figures:
-    """Figures over whole answers. Tool calls count in the throughput alone: some servers send them as they are
-    written, others once they are whole.
+def latency_metrics(answers: Sequence[Answer]) -> LatencyMetrics:
+    """Throughput and latency over complete answers.
+
+    Tool calls count for the throughput alone: some servers stream them token by token, others send them complete.
 
     Raises:
-        ValueError: one of them failed, or none was text.
+        ValueError: an answer failed, or all are tool calls.
     """
     broken = [answer for answer in answers if not answer.ended]
     if broken:
         raise ValueError(f"{len(broken)} of {len(answers)} answers failed; the first with status {broken[0].status}")
-    seconds = max(a.chunks[-1] for a in answers) - min(a.asked for a in answers)
+    seconds = max(a.chunks[-1] for a in answers) - min(a.sent for a in answers)
     texts = [a for a in answers if not a.is_call]
     if not texts:
-        raise ValueError(f"all {len(answers)} answers are tool calls, whose first chunks compare nothing")
-    first = [(a.chunks[0] - a.asked) * 1000 for a in texts]
+        raise ValueError(f"all {len(answers)} answers are tool calls, whose latency is not comparable")
+    first = [(a.chunks[0] - a.sent) * 1000 for a in texts]
     between = [(a.chunks[-1] - a.chunks[0]) * 1000 / (a.tokens - 1) for a in texts if a.tokens > 1]
     tokens = sum(a.tokens for a in answers)
-    return Figures(
+    return LatencyMetrics(
         tok_s=tokens / seconds,
         ttft_p50=quantile(first, 0.5),
         ttft_p95=quantile(first, 0.95),
@@ -80,33 +96,51 @@ def figures(answers: Sequence[Answer]) -> Figures:
     )
 
 
-def quantile(values: Sequence[float], share: float) -> float:
-    """The value under which `share` of `values` lie."""
+def quantile(values: Sequence[float], fraction: float) -> float:
+    """The value below which `fraction` of `values` lie."""
     if len(values) < 2:
         return values[0]
-    return statistics.quantiles(values, n=100, method="inclusive")[round(share * 100) - 1]
+    return statistics.quantiles(values, n=100, method="inclusive")[round(fraction * 100) - 1]
 
 
 async def drive(
     url: str, model: str, chats: Sequence[Chat], concurrent: int, max_tokens: int, tools: Sequence[Tool] = ()
 ) -> list[Answer]:
-    """Ask every chat once, `concurrent` at a time, greedily and past any cache of answers; `tools` are the client's."""
+    """Send every chat once, greedily, bypassing any cache of answers.
+
+    Args:
+        url: base URL of the OpenAI API.
+        model: model id.
+        chats: messages of each request.
+        concurrent: number of concurrent requests.
+        max_tokens: maximum tokens of an answer.
+        tools: the client's tools.
+    """
     waiting = iter(chats)
 
     async def client(http: httpx.AsyncClient) -> list[Answer]:
-        return [await ask(http, url, model, chat, max_tokens, tools) for chat in waiting]
+        return [await complete(http, url, model, chat, max_tokens, tools) for chat in waiting]
 
-    # A connection for each request: some servers close theirs without a word, and the next request on it would fail.
+    # A connection for each request: some servers close theirs silently, and the next request on it would fail.
     limits = httpx.Limits(max_connections=concurrent, max_keepalive_connections=0)
     async with httpx.AsyncClient(timeout=300, limits=limits) as http:
         answered = await asyncio.gather(*(client(http) for _ in range(concurrent)))
     return [answer for answers in answered for answer in answers]
 
 
-async def ask(
+async def complete(
     http: httpx.AsyncClient, url: str, model: str, chat: Chat, max_tokens: int, tools: Sequence[Tool]
 ) -> Answer:
-    """One streamed answer; a failure is an answer that did not end."""
+    """Send one request and time its stream; a failure is an answer that did not end.
+
+    Args:
+        http: HTTP client.
+        url: base URL of the OpenAI API.
+        model: model id.
+        chat: messages of the request.
+        max_tokens: maximum tokens of the answer.
+        tools: the client's tools.
+    """
     body: dict[str, Any] = {
         "model": model,
         "messages": chat,
@@ -124,14 +158,14 @@ async def ask(
             answer.status = response.status_code
             async for line in response.aiter_lines():
                 if response.is_success and line.startswith("data: "):
-                    _take(answer, line.removeprefix("data: "))
+                    _add_event(answer, line.removeprefix("data: "))
     except httpx.HTTPError:
         answer.status = 0
     answer.ended = answer.ended and bool(answer.chunks)
     return answer
 
 
-def _take(answer: Answer, data: str) -> None:
+def _add_event(answer: Answer, data: str) -> None:
     if data == "[DONE]":
         answer.ended = True
         return
@@ -140,10 +174,10 @@ def _take(answer: Answer, data: str) -> None:
     if event.get("usage"):
         answer.tokens = event["usage"]["completion_tokens"]
         answer.prompt_tokens = event["usage"]["prompt_tokens"]
-        # `transformers serve` closes without the word.
+        # `transformers serve` closes the stream without `[DONE]`.
         answer.ended = True
-    said, called = (any(delta.get(part) for delta in deltas) for part in ("content", "tool_calls"))
+    has_text, has_call = (any(delta.get(part) for delta in deltas) for part in ("content", "tool_calls"))
     answer.text += "".join(delta.get("content") or "" for delta in deltas)
-    answer.calls |= called
-    if said or called:
+    answer.calls |= has_call
+    if has_text or has_call:
         answer.chunks.append(time.perf_counter())

@@ -1,8 +1,9 @@
-"""A package's engine without HTTP: what the service's cost is taken from.
+"""The engine alone, without HTTP: the baseline for the service's overhead.
 
-It runs in the closed loop of `benchmarks/serving/closed_loop_clients.py`.
+It gets the same closed loop as `benchmarks/serving/closed_loop_clients.py`.
 
-One job a line on standard input, its answers as one line on standard output, until the input ends.
+It reads one job per line from standard input and writes its answers as one line to standard output, until the
+input ends.
 
     python -m benchmarks.serving.engine_alone PACKAGE BASE THREADS CACHE_GB
 """
@@ -26,7 +27,14 @@ from tasks.engine.resources import Resources
 
 
 def drive(model: Model, texts: Sequence[str], concurrent: int, max_tokens: int) -> list[Answer]:
-    """Ask every text once and greedily, `concurrent` at a time: the next when one is answered."""
+    """Answer every text once and greedily, in a closed loop.
+
+    Args:
+        model: the package's model.
+        texts: users' messages.
+        concurrent: number of concurrent requests.
+        max_tokens: maximum tokens of an answer.
+    """
     waiting = iter(enumerate(texts))
     open_answers: dict[int, Answer] = {}
     answered: list[Answer] = []
@@ -51,15 +59,15 @@ def drive(model: Model, texts: Sequence[str], concurrent: int, max_tokens: int) 
 
 def main() -> None:
     package, base, threads, cache_gb = sys.argv[1:]
-    # What libraries print is not an answer.
-    told = os.fdopen(os.dup(1), "w")
+    # Standard output is for answers alone, so the output of libraries goes to standard error.
+    output = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     model = open_package(
         Path(package), Path(base), Resources(threads=int(threads), cache_gb=int(cache_gb), in_subprocess=False)
     )
     for line in sys.stdin:
         answers = drive(model, **json.loads(line))
-        print(json.dumps([asdict(answer) for answer in answers]), file=told, flush=True)
+        print(json.dumps([asdict(answer) for answer in answers]), file=output, flush=True)
 
 
 if __name__ == "__main__":

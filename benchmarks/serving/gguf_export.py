@@ -1,4 +1,4 @@
-"""A Llama-shaped model as a Q8_0 GGUF file: what llama.cpp's server is given to serve.
+"""GGUF export of a model of the Llama architecture in Q8_0, for llama.cpp's server.
 
 The names and the order of rotary halves are those of llama.cpp's own converter: github.com/ggml-org/llama.cpp.
 """
@@ -18,7 +18,14 @@ from tasks.engine.model_loading import load_merged
 
 
 def write_gguf(base: Path, adapter: Path | None, template: str, target: Path) -> None:
-    """Write the model in `base`, with the adapter merged, to the file `target`; `template` is its chat template."""
+    """Write a model with a merged adapter as a GGUF file.
+
+    Args:
+        base: folder of the base model.
+        adapter: folder of the adapter, if any.
+        template: chat template of the file.
+        target: file to write.
+    """
     model = load_merged(base, adapter, torch.float32)
     config = model.config
     writer = gguf.GGUFWriter(target, "llama")
@@ -32,8 +39,8 @@ def write_gguf(base: Path, adapter: Path | None, template: str, target: Path) ->
         if target_name is None:
             raise ValueError(f"{name}: GGUF has no name for it")
         heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
-        turned = next((_interleave(tensor, count) for part, count in heads.items() if part in name), tensor)
-        _add(writer, target_name, turned.numpy())
+        reordered = next((_interleave(tensor, count) for part, count in heads.items() if part in name), tensor)
+        _add(writer, target_name, reordered.numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -70,7 +77,7 @@ def _write_vocabulary(writer: gguf.GGUFWriter, path: Path, config: Any, template
 
 
 def _interleave(weight: torch.Tensor, heads: int) -> torch.Tensor:
-    """Rows from two halves of a head to pairs, as llama.cpp's rotary embedding reads them."""
+    """Reorder rows from two halves of each head to pairs, as llama.cpp's rotary embedding reads them."""
     return weight.reshape(heads, 2, weight.shape[0] // heads // 2, -1).swapaxes(1, 2).reshape(weight.shape)
 
 

@@ -1,4 +1,4 @@
-"""Requests made up from the service's own OpenAPI document, and how many of them it failed."""
+"""OpenAPI fuzzing: requests generated from the service's own OpenAPI document, and its server errors."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
 
 EXAMPLES = 25
-"""For each operation, of bodies that the document allows and of bodies that it does not."""
+"""Number of requests for each operation with valid bodies, and as many with invalid ones."""
 _TIMEOUT_S = 180.0
 
 
 def server_errors(url: str, embedding: str | None) -> int:
-    """Answers with a status of 500 and more, but for those that say in OpenAI's shape that they can't now (503, 504).
+    """The number of answers with status 500 or more, without temporary errors in OpenAI's format (503, 504).
 
     Args:
-        url: where the service's `/openapi.json` lies.
-        embedding: the name of the retrieval model, if one is served.
+        url: URL of the service, without `/openapi.json`.
+        embedding: name of the embedding model, if one is served.
     """
     document: Any = schemathesis.openapi.from_url(url + "/openapi.json", timeout=_TIMEOUT_S)
     seen: Counter[str] = Counter()
@@ -28,8 +28,8 @@ def server_errors(url: str, embedding: str | None) -> int:
         for mode in GenerationMode:
             if mode is GenerationMode.POSITIVE or operation.ok().body:
                 _try(operation.ok(), mode, embedding, seen, failed)
-    for what in failed[:5]:
-        print(f"server error: {what}", flush=True)
+    for failure in failed[:5]:
+        print(f"server error: {failure}", flush=True)
     print(f"fuzz: {seen.total()} requests, {len(failed)} server errors; {dict(sorted(seen.items()))}", flush=True)
     return len(failed)
 
@@ -46,23 +46,24 @@ def _try(operation: Any, mode: GenerationMode, embedding: str | None, seen: Coun
     @given(case=operation.as_strategy(generation_mode=mode))
     def ask(case: Any) -> None:
         if isinstance(case.body, dict) and isinstance(case.body.get("model"), str):
-            # A made-up name would be 404 before anything else is looked at.
+            # A random model name would be 404 before any other check.
             case.body["model"] = (embedding or "none") if case.path == "/v1/embeddings" else "production"
         where = f"{case.method} {case.path}"
         try:
             answer = case.call(timeout=_TIMEOUT_S)
-        except OSError as error:  # what requests raises when the connection breaks
-            seen[f"{where} broken off"] += 1
+        except OSError as error:  # raised by `requests` when the connection breaks
+            seen[f"{where} disconnected"] += 1
             failed.append(f"{where} {error!r}: {case.body!r:.500}")
             return
         seen[f"{where} {answer.status_code}"] += 1
-        if answer.status_code >= 500 and not _honest(answer):
+        if answer.status_code >= 500 and not _is_temporary(answer):
             failed.append(f"{where} {answer.status_code} {answer.text[:300]}: {case.body!r:.500}")
 
     ask()
 
 
-def _honest(answer: Any) -> bool:
+def _is_temporary(answer: Any) -> bool:
+    """Whether an answer is a temporary error in OpenAI's format."""
     try:
         return answer.status_code in (503, 504) and bool(answer.json()["error"]["code"])
     except (ValueError, LookupError, TypeError):

@@ -1,4 +1,4 @@
-"""What a system takes of the machine: CPU seconds and memory of a process and all its descendants."""
+"""Resource usage of a system: CPU seconds and memory of a process and all its descendants."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import psutil
 
 
 def cpu_seconds(pid: int) -> dict[int, float]:
-    """CPU seconds so far, user and system, of each living process."""
-    found = {}
+    """CPU seconds so far, user and system, of each running process, by pid."""
+    seconds = {}
     for process in _family(pid):
         with suppress(psutil.NoSuchProcess):
             times = process.cpu_times()
-            found[process.pid] = times.user + times.system
-    return found
+            seconds[process.pid] = times.user + times.system
+    return seconds
 
 
 def spent(before: dict[int, float], after: dict[int, float]) -> float:
@@ -23,7 +23,7 @@ def spent(before: dict[int, float], after: dict[int, float]) -> float:
 
 
 def memory_mb(pid: int) -> float:
-    """Proportional set size: a page that several processes share is divided among them."""
+    """Proportional set size in MiB: a page that several processes share is divided among them."""
     total = 0.0
     for process in _family(pid):
         with suppress(psutil.NoSuchProcess):

@@ -1,6 +1,6 @@
-"""The whole service for a benchmark: a Ray of its own, Serve and a package, in a temporary folder on free ports.
+"""Service stack for a benchmark: a Ray of its own, Serve and a package, in a temporary folder on free ports.
 
-The settings are those of `deployments/serve.yaml` but for ports, and for rate limits that no benchmark meets.
+The settings are those of `deployments/serve.yaml` but for ports, and for rate limits that no benchmark reaches.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import yaml
 
-from benchmarks.serving.systems import Served, System, server
+from benchmarks.serving.systems import ServedModel, System, server
 from deployments.app.access.api_keys import VARIABLE
 from deployments.core.ports import take_free_ports
 from deployments.core.settings import SERVE_YAML, ServeSettings, load_serve_settings
@@ -34,56 +34,60 @@ _NO_LIMIT = 1_000_000_000
 
 @dataclass(frozen=True)
 class Stack:
-    """A running service whose production is `digest`; `root` is the process's working directory."""
+    """A running service."""
 
     root: Path
+    """Its folder, which is the process's working directory."""
     settings: ServeSettings
+    """Settings of the service."""
     system: System
+    """The service as a system of the benchmark."""
     digest: str
+    """Digest of the package in production."""
 
     @property
     def url(self) -> str:
-        """Where OpenAI clients point to."""
+        """The base URL for OpenAI clients."""
         return f"http://{self.settings.http.host}:{self.settings.http.port}/v1"
 
     def publish(self, package: Path, base: Path) -> str:
-        """Put a package into the service's registry; its digest."""
+        """Publish a package to the service's registry; return its digest."""
         return _publish(package, base)
 
     def replicas(self, digest: str) -> list[int]:
         """Pids of the package's running replicas."""
         ray = self.settings.ray
         where = f"http://{ray.host}:{ray.dashboard_port}/api/serve/applications/"
-        found: dict[str, Any] = httpx.get(where, timeout=30.0).json()["applications"]
+        applications: dict[str, Any] = httpx.get(where, timeout=30.0).json()["applications"]
         name = rollout.served().served[digest].app
-        (deployment,) = found[name]["deployments"].values()
+        (deployment,) = applications[name]["deployments"].values()
         return [replica["pid"] for replica in deployment["replicas"] if replica["state"] == "RUNNING"]
 
 
 @contextmanager
 def service(package: Path, base: Path, root: Path) -> Iterator[Stack]:
-    """Serve a package from `root` until the block ends, which is the working directory meanwhile."""
+    """Serve a package from `root` until the block ends; `root` is the working directory meanwhile."""
     _write_settings(root)
     with chdir(root):
         settings = load_serve_settings()
-        os.environ.pop(VARIABLE, None)  # a key of the caller's would be asked of every client here
+        os.environ.pop(VARIABLE, None)  # with the caller's API keys every client would need one
         argv, environment = head_command(settings.one_box.ray, root)
         health = f"http://{settings.ray.host}:{settings.ray.dashboard_port}/api/version"
         with server("ray", argv, environment, health, root) as pid:
             digest = _publish(package, base)
             rollout.redeploy(digest)
-            # As the client's own, they are not run, and a turn is one round, as it is with others.
+            # Sent as the client's own, the tools are not run, so a turn is one model call, as with other systems.
             tools = PromptSource.read(package / PROMPT).tools
-            served = Served(rollout.base_url(), digest, [], tools)
-            system = System("service", pid, served.drive)
+            model = ServedModel(rollout.base_url(), digest, [], tools)
+            system = System("service", pid, model.drive)
             yield Stack(root, settings, system, digest)
 
 
-def twin(package: Path, target: Path) -> Path:
-    """A copy of a package under another name, and so of another digest."""
+def renamed_copy(package: Path, target: Path) -> Path:
+    """Copy a package under another name, and so with another digest."""
     shutil.copytree(package, target)
     manifest = read_manifest(package)
-    write_json(target / MANIFEST, manifest.model_copy(update={"name": f"{manifest.name}-twin"}).model_dump())
+    write_json(target / MANIFEST, manifest.model_copy(update={"name": f"{manifest.name}-copy"}).model_dump())
     return target
 
 
@@ -100,7 +104,7 @@ def _write_settings(root: Path) -> None:
     content["limits"].update(requests_per_minute=_NO_LIMIT, tokens_per_minute=_NO_LIMIT, streams=_NO_LIMIT)
     write_text(root / SERVE_YAML, yaml.safe_dump(content))
     stack = yaml.safe_load(STACK_YAML.read_text(encoding="utf-8"))
-    stack["registry"] = {"location": str(REGISTRY), "endpoint": None}  # its own, wherever the shipped one lies
+    stack["registry"] = {"location": str(REGISTRY), "endpoint": None}  # a registry of its own
     write_text(root / STACK_YAML, yaml.safe_dump(stack))
     shutil.copy(PARAMS, root)
     shutil.copytree(SHOP_SEED, root / SHOP_SEED)

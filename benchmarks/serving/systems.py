@@ -1,4 +1,4 @@
-"""What the serving benchmark compares: systems that answer the same prompts, each in processes of its own."""
+"""Systems of the serving benchmark, which answer the same prompts, each in processes of its own."""
 
 from __future__ import annotations
 
@@ -25,29 +25,36 @@ from tasks.engine.resources import Resources
 _START_S = 300.0
 _STOP_S = 20.0
 _PAGED = ("--cb-num-blocks", "64", "--cb-max-batch-tokens", "2048")
-"""Keys and values of 16,384 tokens, and llama.cpp's batch: left to itself it takes half of the machine's memory."""
+"""A KV cache of 16,384 tokens, and llama.cpp's batch size: by default it takes half of the machine's memory."""
 
 Drive = Callable[[Sequence[str], int, int], list[Answer]]
-"""Texts of users, how many are asked at once, and the most tokens of an answer: the answers."""
+"""A function of users' messages, number of concurrent requests and maximum tokens of an answer to the answers."""
 
 
 @dataclass(frozen=True)
 class System:
-    """A running system: its first process, whose descendants are its others, and how it is asked."""
+    """A running system."""
 
     name: str
+    """Name in the table."""
     pid: int
+    """Its first process; its other processes are descendants."""
     drive: Drive
+    """Sends requests in a closed loop."""
 
 
 @dataclass(frozen=True)
-class Served:
-    """A model behind an OpenAI endpoint, the messages that a user's text is put behind, and the client's tools."""
+class ServedModel:
+    """A model behind an OpenAI endpoint."""
 
     url: str
+    """Base URL of the OpenAI API."""
     model: str
+    """Model id."""
     opening: Chat
+    """Messages before the user's."""
     tools: tuple[Tool, ...] = ()
+    """The client's tools."""
 
     def drive(self, texts: Sequence[str], concurrent: int, max_tokens: int) -> list[Answer]:
         """See `Drive`."""
@@ -66,29 +73,37 @@ def engine_alone(package: Path, base: Path, resources: Resources) -> Iterator[Sy
     environment = {**os.environ, **node_environment()}
     with subprocess.Popen(argv, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdin and child.stdout
-        sent, told = child.stdin, child.stdout
+        jobs, answers = child.stdin, child.stdout
 
-        def ask(texts: Sequence[str], concurrent: int, max_tokens: int) -> list[Answer]:
-            sent.write(json.dumps({"texts": texts, "concurrent": concurrent, "max_tokens": max_tokens}) + "\n")
-            sent.flush()
-            line = told.readline()
+        def drive(texts: Sequence[str], concurrent: int, max_tokens: int) -> list[Answer]:
+            jobs.write(json.dumps({"texts": texts, "concurrent": concurrent, "max_tokens": max_tokens}) + "\n")
+            jobs.flush()
+            line = answers.readline()
             if not line:
                 raise GraftError("the engine's process ended; its reason is above")
             return [Answer(**answer) for answer in json.loads(line)]
 
         try:
-            yield System("engine alone", child.pid, ask)
+            yield System("engine alone", child.pid, drive)
         finally:
             with contextlib.suppress(BrokenPipeError):
-                sent.close()  # it ends with what it reads
+                jobs.close()  # the process ends with its input
 
 
 @contextmanager
-def llama_cpp(model: Path, opening: Chat, threads: int, places: int, root: Path) -> Iterator[System]:
-    """llama.cpp's server on a GGUF file, with `places` that are decoded together."""
+def llama_cpp(model: Path, opening: Chat, threads: int, slots: int, root: Path) -> Iterator[System]:
+    """llama.cpp's server on a GGUF file.
+
+    Args:
+        model: the GGUF file.
+        opening: messages before the user's.
+        threads: number of CPU threads.
+        slots: number of requests that are decoded concurrently.
+        root: working directory.
+    """
     port = free_port()
-    options = [str(model), str(port), str(threads), str(places)]
-    served = Served(f"http://{HOST}:{port}/v1", "any", opening)
+    options = [str(model), str(port), str(threads), str(slots)]
+    served = ServedModel(f"http://{HOST}:{port}/v1", "any", opening)
     argv = [sys.executable, "-m", "benchmarks.serving.llama_cpp_server", *options]
     with server("llama.cpp", argv, {}, f"http://{HOST}:{port}/health", root) as pid:
         yield System("llama.cpp", pid, served.drive)
@@ -96,11 +111,18 @@ def llama_cpp(model: Path, opening: Chat, threads: int, places: int, root: Path)
 
 @contextmanager
 def transformers_serve(model: Path, opening: Chat, threads: int, root: Path) -> Iterator[System]:
-    """`transformers serve` on a model folder."""
+    """`transformers serve` on a model folder.
+
+    Args:
+        model: folder of the model.
+        opening: messages before the user's.
+        threads: number of CPU threads.
+        root: working directory.
+    """
     port = free_port()
     program = [str(Path(sys.executable).with_name("transformers")), "serve", str(model)]
     options = ["--host", HOST, "--port", str(port), "--device", "cpu", "--continuous-batching", *_PAGED]
-    served = Served(f"http://{HOST}:{port}/v1", str(model), opening)
+    served = ServedModel(f"http://{HOST}:{port}/v1", str(model), opening)
     environment = {"OMP_NUM_THREADS": str(threads)}
     with server("transformers", [*program, *options], environment, f"http://{HOST}:{port}/health", root) as pid:
         yield System("transformers serve", pid, served.drive)
@@ -108,10 +130,17 @@ def transformers_serve(model: Path, opening: Chat, threads: int, root: Path) -> 
 
 @contextmanager
 def server(name: str, argv: Sequence[str], more: Mapping[str, str], health: str, root: Path) -> Iterator[int]:
-    """A server in a session of its own until the block ends: its pid, once `health` answers.
+    """Run a server in a session of its own until the block ends; yield its pid once `health` answers.
+
+    Args:
+        name: name of its log.
+        argv: command line.
+        more: environment variables beside the caller's.
+        health: URL that answers once it is ready.
+        root: working directory.
 
     Raises:
-        GraftError: it ended, or did not answer in time; the message holds the end of its log.
+        GraftError: it ended, or did not answer in time; the message has the end of its log.
     """
 
     def ready() -> bool:

@@ -1,4 +1,4 @@
-"""The serving benchmark's table: the same prompts through every system, interleaved."""
+"""Table of the serving benchmark: throughput, latency and resources of every system, on the same prompts."""
 
 from __future__ import annotations
 
@@ -9,82 +9,87 @@ from dataclasses import asdict, dataclass, fields
 
 import psutil
 
-from benchmarks.serving.closed_loop_clients import Figures, figures
+from benchmarks.serving.closed_loop_clients import LatencyMetrics, latency_metrics
 from benchmarks.serving.resource_usage import cpu_seconds, memory_mb, spent
 from benchmarks.serving.systems import System
 from benchmarks.serving.workload import Workload
 from tasks.core.errors import GraftError
 
 LEVELS = (1, 8, 32)
-"""Requests that are open at once."""
+"""Numbers of concurrent requests."""
 MAX_TOKENS = 64
 PEERS = ("llama.cpp", "transformers serve")
 _WARM_UP = 16
 
 
 @dataclass(frozen=True)
-class Measured(Figures):
-    """One stretch of answers with what it took of the machine."""
+class SystemMetrics(LatencyMetrics):
+    """Throughput, latency and resource usage of one measured run."""
 
     cpu_s_per_1000: float
+    """CPU seconds per 1,000 generated tokens."""
     memory_mb: float
+    """Proportional set size of all processes, in MiB."""
 
 
-Results = dict[tuple[str, int], Measured]
-"""By system and requests that are open at once: medians over the rounds."""
+Results = dict[tuple[str, int], SystemMetrics]
+"""By system and number of concurrent requests: medians over the repetitions."""
 
 
-def measure(systems: Sequence[System], workload: Workload, rounds: int) -> Results:
-    """Ask every system with every slice of prompts in turn, while the others are up and idle.
+def measure(systems: Sequence[System], workload: Workload, repeats: int) -> Results:
+    """Measure every system with every slice of prompts in turn, while the others run idle.
 
-    A slice is asked once, so that no kept prefix answers for a whole prompt. A stretch in which an
-    answer failed is told and left out.
+    A slice is used once per system, so that no cached prefix covers a whole prompt. A run with a failed answer
+    is printed and left out.
 
     Raises:
-        GraftError: a system does not answer at all, or is asked with other tokens than the package is.
+        GraftError: a system does not answer, or its prompts have other numbers of tokens than the package's.
     """
-    levels = [level for _ in range(rounds) for level in LEVELS]
+    levels = [level for _ in range(repeats) for level in LEVELS]
     warm_up, *slices = workload.slices([_WARM_UP, *(max(8, 3 * level) for level in levels)])
     for system in systems:
         _warm_up(system, warm_up, workload)
-    found: dict[tuple[str, int], list[Measured]] = defaultdict(list)
+    runs: dict[tuple[str, int], list[SystemMetrics]] = defaultdict(list)
     for turn, (level, texts) in enumerate(zip(levels, slices, strict=True)):
         first = turn % len(systems)
         for system in (*systems[first:], *systems[:first]):
             try:
-                measured = _stretch(system, texts, level)
+                metrics = _run(system, texts, level)
             except (ValueError, psutil.NoSuchProcess) as error:
                 print(f"{system.name} at {level}: {error}", flush=True)
                 continue
-            found[system.name, level].append(measured)
-            print(f"{system.name} at {level}: {measured.tok_s:.0f} tokens/s", flush=True)
-    return {key: _median(stretches) for key, stretches in found.items()}
+            runs[system.name, level].append(metrics)
+            print(f"{system.name} at {level}: {metrics.tok_s:.0f} tokens/s", flush=True)
+    return {key: _median(repeated) for key, repeated in runs.items()}
 
 
 def show(systems: Sequence[System], results: Results) -> None:
     """Print the results in Markdown."""
-    print("| at once | system | tokens/s | first token ms p50, p95 | between tokens ms p50, p95 | CPU s / 1,000 | MB |")
+    print("| concurrent | system | tokens/s | first token ms p50, p95 | inter-token ms p50, p95 | CPU s / 1,000 | MB |")
     print("|---|---|---|---|---|---|---|")
     for level in LEVELS:
         for system in systems:
             if m := results.get((system.name, level)):
                 first, between = f"{m.ttft_p50:.0f}, {m.ttft_p95:.0f}", f"{m.itl_p50:.1f}, {m.itl_p95:.1f}"
-                took = f"{m.cpu_s_per_1000:.1f} | {m.memory_mb:.0f}"
-                print(f"| {level} | {system.name} | {m.tok_s:.1f} | {first} | {between} | {took} |")
-    print("MB: proportional set size of all of a system's processes, read after each stretch.", flush=True)
+                resources = f"{m.cpu_s_per_1000:.1f} | {m.memory_mb:.0f}"
+                print(f"| {level} | {system.name} | {m.tok_s:.1f} | {first} | {between} | {resources} |")
+    print("MB: proportional set size of all of a system's processes, read after each run.", flush=True)
 
 
 def ratios(results: Results) -> dict[str, float]:
-    """Ours over the best peer, and what the service costs, at 8; those whose systems were measured."""
-    ours, alone = results.get(("service", 8)), results.get(("engine alone", 8))
+    """Ratios of the service to the best peer, and its overhead over the engine, at 8 concurrent requests.
+
+    A ratio whose systems were not measured is left out.
+    """
+    service, engine = results.get(("service", 8)), results.get(("engine alone", 8))
     peers = [results[peer, 8] for peer in PEERS if (peer, 8) in results]
-    told: dict[str, float] = {}
-    if ours and peers:
-        told["tok_s_ratio_8"] = ours.tok_s / max(peer.tok_s for peer in peers)
-        told["ttft_ratio_8"] = ours.ttft_p50 / min(peer.ttft_p50 for peer in peers)
-    if ours and alone:
-        told["service_overhead_8"] = 1 - ours.tok_s / alone.tok_s
-    return told
+    values: dict[str, float] = {}
+    if service and peers:
+        values["tok_s_ratio_8"] = service.tok_s / max(peer.tok_s for peer in peers)
+        values["ttft_ratio_8"] = service.ttft_p50 / min(peer.ttft_p50 for peer in peers)
+    if service and engine:
+        values["service_overhead_8"] = 1 - service.tok_s / engine.tok_s
+    return values
 
 
 def _warm_up(system: System, texts: Sequence[str], workload: Workload) -> None:
@@ -92,18 +97,19 @@ def _warm_up(system: System, texts: Sequence[str], workload: Workload) -> None:
     failed = [answer.status for answer in answers if not answer.ended]
     if failed:
         raise GraftError(f"{system.name}: {len(failed)} of {len(answers)} first answers failed, status {failed[0]}")
-    wanted, found = sorted(len(workload.tokens(t)) for t in texts), sorted(a.prompt_tokens for a in answers)
-    if wanted != found:
-        raise GraftError(f"{system.name}: its prompts have {found} tokens, and the package's have {wanted}")
+    expected, actual = sorted(len(workload.tokens(t)) for t in texts), sorted(a.prompt_tokens for a in answers)
+    if expected != actual:
+        raise GraftError(f"{system.name}: its prompts have {actual} tokens, and the package's have {expected}")
 
 
-def _stretch(system: System, texts: Sequence[str], level: int) -> Measured:
+def _run(system: System, texts: Sequence[str], level: int) -> SystemMetrics:
     before = cpu_seconds(system.pid)
-    seen = figures(system.drive(texts, level, MAX_TOKENS))
-    took = spent(before, cpu_seconds(system.pid))
-    return Measured(**asdict(seen), cpu_s_per_1000=took / seen.tokens * 1000, memory_mb=memory_mb(system.pid))
+    latency = latency_metrics(system.drive(texts, level, MAX_TOKENS))
+    cpu_s = spent(before, cpu_seconds(system.pid))
+    cpu_s_per_1000 = cpu_s / latency.tokens * 1000
+    return SystemMetrics(**asdict(latency), cpu_s_per_1000=cpu_s_per_1000, memory_mb=memory_mb(system.pid))
 
 
-def _median(stretches: Sequence[Measured]) -> Measured:
-    names = [field.name for field in fields(Measured)]
-    return Measured(**{name: statistics.median(getattr(s, name) for s in stretches) for name in names})
+def _median(runs: Sequence[SystemMetrics]) -> SystemMetrics:
+    names = [field.name for field in fields(SystemMetrics)]
+    return SystemMetrics(**{name: statistics.median(getattr(run, name) for run in runs) for name in names})

@@ -1,6 +1,6 @@
-"""`graft redteam`: attacks by garak on the assistant that is in production, over HTTP as anybody sends them.
+"""Red-team scan (`graft redteam`): garak's attacks on the assistant in production, over HTTP like any client's.
 
-Its questions are turns like any other: they are telemetry rows, and use the limits of the key they come with.
+The attacks are turns like any other: they become telemetry rows, and count against the rate limits of their key.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tasks.monitoring.telemetry_row import REDTEAM_OWNER
 from tasks.safety.garak_report import RefusalPatterns, Scan, details, overview, read_report
 
 REFUSALS = (ATTACK, ANSWER, FAILED, RULED_OUT)
-"""How an answer begins that a check or a rule put in the model's place; garak keeps no `finish_reason`."""
+"""The beginnings of answers with which a check or a rule replaced the model's; garak keeps no `finish_reason`."""
 
 OUTPUT = "output.log"
 
@@ -42,12 +42,12 @@ _REPORT = f"{_PREFIX}.report.jsonl"
 _PAGE = f"{_PREFIX}.report.html"
 _POLL_S = 1.0
 _GRACE_S = 10.0
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_COLOR = re.compile(r"\x1b\[[0-9;]*m")
 _QUEUE = re.compile(r"queue of probes: (.*)")
 
 
 def redteam(garak: str | None = None) -> str:
-    """Scan what is in production; return the figures by family, and where the reports lie.
+    """Scan the package in production; return the success rates by family of probes, and the paths of the reports.
 
     The folder `.graft/reports/redteam/TIME-DIGEST/` keeps garak's own report (JSON lines and HTML), its
     settings, output and log, and `summary.json` and `summary.md`.
@@ -56,47 +56,54 @@ def redteam(garak: str | None = None) -> str:
         garak: a program to use instead of the garak that Graft installs.
 
     Raises:
-        GraftError: nothing is in production, garak cannot be had, or it did not finish. What it found is no error.
+        GraftError: no package is in production, garak is not available, or it did not finish. Successful attacks
+            are results and no error.
     """
     settings, serve = load_redteam_settings(), load_serve_settings()
     digest = rollout.served().production
     if digest is None:
-        raise GraftError(f"nothing is in production at {rollout.base_url()}; `graft run` does that")
+        raise GraftError(f"no package is in production at {rollout.base_url()}; release one with `graft run`")
     command = named_garak(garak) if garak else own_garak()
     version = require_known(command)
     began = datetime.now(UTC)
     folder = (REPORTS / "redteam" / f"{began:%Y%m%dT%H%M%SZ}-{digest[:12]}").absolute()
     config = garak_config(settings, serve, rollout.base_url(), folder)
     write_text(folder / _CONFIG, yaml.safe_dump(config, sort_keys=False))
-    print(f"redteam: garak {version} asks {rollout.base_url()}; its output is in {folder / OUTPUT}", flush=True)
+    print(f"redteam: garak {version} attacks {rollout.base_url()}; its output is in {folder / OUTPUT}", flush=True)
     scan([*command, "--config", str(folder / _CONFIG)], folder, settings.timeout_s)
 
-    told = RefusalPatterns(refusals=REFUSALS, fallbacks=frozenset({serve.fallback.static_message}))
+    patterns = RefusalPatterns(refusals=REFUSALS, fallbacks=frozenset({serve.fallback.static_message}))
     try:
-        results = read_report(folder / _REPORT, told)
+        results = read_report(folder / _REPORT, patterns)
     except GraftError as error:
         raise GraftError(f"{error}\nThe end of {folder / OUTPUT}:\n{tail(folder / OUTPUT)}") from error
-    ran = {result.probe for result in results}
-    found = Scan(
+    completed = {result.probe for result in results}
+    report = Scan(
         digest=digest,
         garak=version,
         started=f"{began:%Y-%m-%d %H:%M} UTC",
         seed=settings.seed,
         prompts_per_probe=settings.prompts_per_probe,
         probes=tuple(results),
-        not_run=tuple(name for name in queued(folder / OUTPUT) if name not in ran),
+        not_run=tuple(name for name in queued(folder / OUTPUT) if name not in completed),
     )
-    write_json(folder / "summary.json", summary(found))
-    write_text(folder / "summary.md", f"{overview(found)}\n{details(found)}")
-    kept = {"by probe": "summary.md", "garak's page": _PAGE, "every question and answer": _REPORT}
-    return "\n".join([overview(found), *(f"- {what}: {folder / name}" for what, name in kept.items())])
+    write_json(folder / "summary.json", summary(report))
+    write_text(folder / "summary.md", f"{overview(report)}\n{details(report)}")
+    files = {"results by probe": "summary.md", "garak's report": _PAGE, "all prompts and answers": _REPORT}
+    return "\n".join([overview(report), *(f"- {title}: {folder / name}" for title, name in files.items())])
 
 
 def garak_config(settings: RedteamSettings, serve: ServeSettings, base_url: str, folder: Path) -> dict[str, Any]:
-    """garak's settings for one run; the key is not among them.
+    """garak's settings for one run, without the API key.
 
-    The model is asked as it is served: greedy, with the package's own limit of tokens, whatever garak or a
-    probe would set. Requests that the service puts off (429, 503, 504) garak repeats until they are answered.
+    The model is attacked as it is served: greedy, with the package's own limit of tokens, regardless of the settings
+    of garak or a probe. garak repeats requests that are rejected temporarily (429, 503, 504) until they are answered.
+
+    Args:
+        settings: probes, seed and concurrency.
+        serve: limits of the service.
+        base_url: base URL of the OpenAI API.
+        folder: folder of the report.
     """
     as_served = ["n", "stop", "temperature", "top_p", "max_tokens", "frequency_penalty", "presence_penalty"]
     endpoint = {
@@ -120,7 +127,7 @@ def garak_config(settings: RedteamSettings, serve: ServeSettings, base_url: str,
             "target_type": "openai.OpenAICompatible",
             "target_name": "production",
             "extended_detectors": False,
-            # Left to itself it asks all of its 168 prompts.
+            # By default this probe sends all of its 168 prompts, regardless of the cap.
             "probes": {"latentinjection": {"LatentWhois": {"follow_prompt_cap": True}}},
             "generators": {"openai": {"OpenAICompatible": endpoint}},
         },
@@ -129,52 +136,56 @@ def garak_config(settings: RedteamSettings, serve: ServeSettings, base_url: str,
 
 
 def summary(scan: Scan) -> dict[str, Any]:
-    """The scan with its rates, for programs."""
+    """The scan with its success rates, as JSON for programs."""
     rates = {name: counts.rate for name, counts in scan.families().items()}
     return {**scan.model_dump(mode="json"), "success": {"families": rates, "all": scan.total().rate}}
 
 
 def queued(log: Path) -> list[str]:
-    """The probes that garak said it would run, as its output tells."""
-    text = _COLOUR.sub("", log.read_text(encoding="utf-8", errors="replace"))
-    found = _QUEUE.search(text)
-    return found[1].split(", ") if found else []
+    """The probes that garak has announced in its output."""
+    text = _COLOR.sub("", log.read_text(encoding="utf-8", errors="replace"))
+    match = _QUEUE.search(text)
+    return match[1].split(", ") if match else []
 
 
 def scan(argv: Sequence[str], folder: Path, timeout_s: float) -> None:
-    """Run garak to its end, with a line for each probe that is done."""
+    """Run garak to its end, and print a line for each finished probe.
+
+    Raises:
+        GraftError: garak failed, or did not finish within `timeout_s` seconds.
+    """
     keys = read_keys()
     key = keys.get(REDTEAM_OWNER) or next(iter(keys.values()), "none")
-    deadline, told = time.monotonic() + timeout_s, 0
+    deadline, printed = time.monotonic() + timeout_s, 0
     with _running(argv, environment(key, folder), folder) as process:
         while process.poll() is None:
             if time.monotonic() > deadline:
                 raise GraftError(
-                    f"garak was not done after {timeout_s:.0f} s (timeout_s in deployments/redteam.yaml; or lower "
-                    f"prompts_per_probe there); what it had asked until then is in {folder}"
+                    f"garak did not finish within {timeout_s:.0f} s; raise timeout_s or lower prompts_per_probe in "
+                    f"deployments/redteam.yaml; the results so far are in {folder}"
                 )
             time.sleep(_POLL_S)
-            told = _say(folder, told)
-    _say(folder, told)
+            printed = _print_progress(folder, printed)
+    _print_progress(folder, printed)
     if process.returncode != 0:
         log = folder / OUTPUT
         raise GraftError(f"garak failed (exit status {process.returncode}); the end of {log}:\n{tail(log)}")
 
 
-def _say(folder: Path, told: int) -> int:
-    """Print the probes that were scored since `told` of them were; return how many there are now."""
+def _print_progress(folder: Path, printed: int) -> int:
+    """Print the finished probes after the first `printed` ones; return the number of finished probes."""
     log, report = folder / OUTPUT, folder / _REPORT
     lines = report.read_text(encoding="utf-8", errors="replace").splitlines() if report.is_file() else []
     done = [json.loads(line) for line in lines if line.startswith('{"entry_type": "eval"') and line.endswith("}")]
-    for number, entry in enumerate(done[told:], start=told + 1):
-        counted = f"{entry['fails']} of {entry['total_evaluated']} answered attacks succeeded"
-        print(f"redteam: {number}/{len(queued(log))} {entry['probe']}: {counted}", flush=True)
+    for number, entry in enumerate(done[printed:], start=printed + 1):
+        result = f"{entry['fails']} of {entry['total_evaluated']} answered attacks succeeded"
+        print(f"redteam: {number}/{len(queued(log))} {entry['probe']}: {result}", flush=True)
     return len(done)
 
 
 @contextmanager
 def _running(argv: Sequence[str], env: dict[str, str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """garak and its workers, in a session of their own that ends with the block."""
+    """garak and its workers, in a session of their own, which ends with the block."""
     with (folder / OUTPUT).open("wb") as log:
         process = subprocess.Popen(
             argv, cwd=folder, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
@@ -187,7 +198,7 @@ def _running(argv: Sequence[str], env: dict[str, str], folder: Path) -> Iterator
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ask the session to end, then end whatever of it is left: a worker may outlive garak itself."""
+    """End the session with SIGTERM, then SIGKILL, since a worker may outlive garak itself."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
     with suppress(subprocess.TimeoutExpired):

@@ -1,9 +1,9 @@
-"""The local Ray head as a child process: its command line, its environment, and whether it answers.
+"""Ray head on this machine as a child process: its command line, environment, and readiness.
 
-Whoever starts it (`graft up`, the tests) owns it and stops it with SIGTERM to its pid; a few seconds
-later all of it is gone. Replicas have process groups of their own, so who must kill it takes the
-session (start it with `start_new_session=True`) or the children, not the group. Never `ray stop`:
-that ends every Ray of this user by name.
+The process that starts it (`graft up`, the tests) owns it and stops it with SIGTERM to its pid; all its
+processes end a few seconds later. Replicas have process groups of their own, so to kill it, signal the
+session (start it with `start_new_session=True`) or the children, not the group. Never use `ray stop`:
+it ends every Ray of this user by name.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from tasks.core.errors import GraftError
 from tasks.core.paths import STATE
 
 CODE_ROOT = Path(__file__).resolve().parents[2]
-"""Where `tasks` and `deployments` are imported from."""
+"""The folder from which `tasks` and `deployments` are imported."""
 
 _LONGEST_TEMP_DIR = 36
-# Ray puts sockets at TEMP/session_YYYY-MM-DD_HH-MM-SS_MICROS_PID/sockets/NAME, and Linux
+# In bytes. Ray puts sockets at TEMP/session_YYYY-MM-DD_HH-MM-SS_MICROS_PID/sockets/NAME, and Linux
 # cuts such a path at 107 bytes.
 
 
@@ -35,21 +35,21 @@ def temp_dir(root: Path) -> Path:
     """Ray's folder for sessions: `.graft/ray`, or a private short one where that path is too long.
 
     Raises:
-        GraftError: the short folder is there and belongs to someone else.
+        GraftError: the short folder exists and is not private to this user, or is too long itself.
     """
-    usual = root.resolve() / STATE / "ray"
-    if len(os.fsencode(usual)) <= _LONGEST_TEMP_DIR:
-        usual.mkdir(parents=True, exist_ok=True)
-        return usual
-    name = hashlib.sha256(os.fsencode(usual)).hexdigest()[:8]
+    default = root.resolve() / STATE / "ray"
+    if len(os.fsencode(default)) <= _LONGEST_TEMP_DIR:
+        default.mkdir(parents=True, exist_ok=True)
+        return default
+    name = hashlib.sha256(os.fsencode(default)).hexdigest()[:8]
     short = Path(tempfile.gettempdir()) / f"graft-{name}"
     short.mkdir(mode=0o700, exist_ok=True)
     owner = short.lstat()
     if not stat.S_ISDIR(owner.st_mode) or owner.st_uid != os.getuid() or owner.st_mode & 0o077:
-        raise GraftError(f"{short}: must be a folder of yours alone (mode 0700); remove it and try again")
+        raise GraftError(f"{short}: must be a folder that only you can access (mode 0700); remove it and try again")
     if len(os.fsencode(short)) > _LONGEST_TEMP_DIR:
         raise GraftError(f"{short}: too long for Ray's sockets; set TMPDIR to a shorter folder such as /tmp")
-    print(f"ray: {usual} is too long a path for its sockets; its session files go to {short}", flush=True)
+    print(f"ray: the path {default} is too long for Ray's sockets; its session files go to {short}", flush=True)
     return short
 
 
@@ -69,7 +69,7 @@ def head_command(settings: LocalRaySettings, root: Path) -> tuple[list[str], dic
         "dashboard-port": settings.dashboard_port,
         "dashboard-agent-listen-port": settings.agent_port,
         "ray-client-server-port": settings.client_port,
-        # The system picks workers' ports, so that two Rays on a machine do not meet.
+        # The system picks the workers' ports, so that two Rays on a machine do not collide.
         "min-worker-port": 0,
         "max-worker-port": 0,
         "num-cpus": settings.num_cpus,
@@ -82,18 +82,18 @@ def head_command(settings: LocalRaySettings, root: Path) -> tuple[list[str], dic
         **os.environ,
         **LOOPBACK,
         **node_environment(),
-        # With one node there is nowhere to drain to, and SIGTERM would wait for it in vain.
+        # A single node cannot drain to another one, and SIGTERM would wait for that in vain.
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
     }
     return [*program, "--disable-usage-stats", *(f"--{key}={value}" for key, value in options.items())], environment
 
 
 def node_environment() -> dict[str, str]:
-    """What every node of a Ray that serves Graft needs in its environment."""
+    """The environment variables that every node of a Ray cluster needs to serve Graft."""
     return {
         "PYTHONPATH": os.pathsep.join(filter(None, [str(CODE_ROOT), os.environ.get("PYTHONPATH", "")])),
         "RAY_USAGE_STATS_ENABLED": "0",
-        # A replica that stalls would not end by being asked, and those who wait at it would wait on.
+        # A stalled replica would not end by itself, and its clients would continue to wait.
         "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
@@ -101,10 +101,10 @@ def node_environment() -> dict[str, str]:
 
 
 def require_free_ports(settings: ServeSettings) -> None:
-    """Check, before the local head starts, that nobody listens where it and the assistant want to.
+    """Check, before the local head starts, that its ports and the assistant's are free.
 
     Raises:
-        GraftError: a port is taken; the message names it and the setting that moves it.
+        GraftError: a port is taken; the message names it and the setting that changes it.
     """
     require_free(settings.http.host, settings.http.port, "http.port")
     for key in ("gcs_port", "dashboard_port", "agent_port", "client_port"):
@@ -112,7 +112,7 @@ def require_free_ports(settings: ServeSettings) -> None:
 
 
 def require_ready(settings: RaySettings) -> None:
-    """Check that the Ray which this one is to join answers.
+    """Check that the cluster's Ray, which Graft did not start, answers.
 
     Raises:
         GraftError: it does not.

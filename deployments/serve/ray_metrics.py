@@ -1,7 +1,7 @@
-"""The assistant's counters as Ray Serve metrics.
+"""Ray Serve metrics: the assistant's counters for Prometheus.
 
-Ray's agent on the node offers them to Prometheus, with Serve's own, at the address that
-`prom_metrics_service_discovery.json` in Ray's session folder names: on loopback, where Ray is.
+Ray's agent on the node exposes them to Prometheus, with Serve's own, at the address in
+`prom_metrics_service_discovery.json` in Ray's session folder; it is on the loopback interface, as Ray is.
 """
 
 from __future__ import annotations
@@ -14,22 +14,24 @@ from tasks.monitoring.telemetry_row import TelemetryRow
 
 
 class RayMetrics:
-    """`Metrics`, one Counter for each; create it in a replica, whose name Serve adds."""
+    """`Metrics` with one Ray Counter each. Create it in a replica: Serve adds the replica's name as a tag."""
 
     def __init__(self) -> None:
-        self._tried = _counter("graft_routes", "Routes tried or left out", "way", "outcome")
-        self._retried = _counter("graft_retries", "Further attempts that were wanted", "way", "granted")
-        self._breaker = _counter("graft_breaker_changes", "Circuit breakers that changed", "model", "state")
-        self._looked_up = _counter("graft_cache_lookups", "Answers looked for in the cache", "result")
-        self._prompts = _counter("graft_prompt_tokens", "Prompt tokens, kept from before or computed", "kept")
+        self._attempts = _counter("graft_routes", "Routes tried or skipped", "way", "outcome")
+        self._retries = _counter(
+            "graft_retries", "Retries requested, by whether the budget granted them", "way", "granted"
+        )
+        self._breaker = _counter("graft_breaker_changes", "State changes of circuit breakers", "model", "state")
+        self._lookups = _counter("graft_cache_lookups", "Lookups in the answer cache", "result")
+        self._prompts = _counter("graft_prompt_tokens", "Prompt tokens, from the prefix cache or computed", "kept")
 
     def route_attempt(self, route: str, outcome: str) -> None:
         """See `Metrics.route_attempt`."""
-        self._tried.inc(tags={"way": route, "outcome": outcome})
+        self._attempts.inc(tags={"way": route, "outcome": outcome})
 
     def retry(self, route: str, granted: bool) -> None:
         """See `Metrics.retry`."""
-        self._retried.inc(tags={"way": route, "granted": str(granted).lower()})
+        self._retries.inc(tags={"way": route, "granted": str(granted).lower()})
 
     def breaker_state(self, model: str, state: str) -> None:
         """See `Metrics.breaker_state`."""
@@ -37,18 +39,18 @@ class RayMetrics:
 
     def cache_lookup(self, result: str) -> None:
         """See `Metrics.cache_lookup`."""
-        self._looked_up.inc(tags={"result": result})
+        self._lookups.inc(tags={"result": result})
 
     def answer(self, row: TelemetryRow) -> None:
-        """Count how much of an answer's prompts was kept from before, where that is known."""
+        """Count an answer's prompt tokens, by whether they came from the prefix cache, where that is known."""
         if row.all_prompt_tokens is None or row.cached_tokens is None:
             return
         for kept, tokens in (("true", row.cached_tokens), ("false", row.all_prompt_tokens - row.cached_tokens)):
-            if tokens:  # a counter refuses to be raised by nothing
+            if tokens:  # Ray's counter raises an error on an increment of 0
                 self._prompts.inc(tokens, tags={"kept": kept})
 
 
 def _counter(name: str, description: str, *tags: str) -> Any:
-    # Its annotations allow one tag only. `route` is Serve's own tag, for the HTTP path.
+    # Ray's annotations allow only one tag. The tag is `way`, since `route` is Serve's own, for the HTTP path.
     counter: Any = metrics.Counter
     return counter(name, description=description, tag_keys=tags)

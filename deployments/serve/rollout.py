@@ -1,10 +1,10 @@
-"""Rollouts: what is served, and the moves between one package and the next.
+"""Rollout operations on Ray Serve: deploy, shadow, canary, promote and undeploy a package.
 
-Plain functions for whoever drives (the release flow, the command line). They talk to Serve's REST
-interface on the Ray dashboard, so the driver needs no Ray of its own, and Serve's list of
-applications is the only state. A package is brought up beside what serves; the assistant is told
-of it only once it answers; a promotion is one swap of the assistant's `user_config`, and so is every
-step on the way to it: shadow, canary, another weight, none. The registry is not touched here.
+These are plain functions for the caller (the release flow, the command line). They talk to Serve's REST
+interface on the Ray dashboard, so the caller needs no Ray of its own, and Serve's list of
+applications is the only state. A package is started beside those that serve; the assistant routes to it
+only once it answers; a promotion is one swap of the assistant's `user_config`, and so is every
+step before it: shadow, canary, another percentage, none. The registry is not changed here.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ ASSISTANT_BUILDER, ENGINE_BUILDER = "deployments.serve.applications:assistant", 
 EMBEDDING_BUILDER = "deployments.serve.applications:embedding"
 _ENGINE = "engine-"
 LOCK = RUN / "rollout.lock"
-"""Rollouts read, change and write one list, so two must not overlap."""
+"""Lock of rollouts: each reads, changes and writes one list, so two must not overlap."""
 
 
 def base_url() -> str:
-    """Where OpenAI clients point to, without a slash at the end."""
+    """The base URL for OpenAI clients, without a slash at the end."""
     return serve_url(load_serve_settings()) + "/v1"
 
 
 def served() -> Routing:
-    """What the assistant serves now; empty when nothing is deployed.
+    """The routing of the assistant: the packages it serves, and their roles; empty when it is not deployed.
 
     Raises:
         GraftError: Ray does not answer.
@@ -61,7 +61,7 @@ def served() -> Routing:
 
 
 def assistant_is_up() -> bool:
-    """Whether there is an assistant at all.
+    """Whether the assistant is deployed.
 
     Raises:
         GraftError: Ray does not answer.
@@ -70,13 +70,13 @@ def assistant_is_up() -> bool:
 
 
 def deploy(digest: str) -> None:
-    """Serve a published package beside the others, to be asked by its digest. Returns when it answers.
+    """Serve a published package beside the others, for requests by its digest. Returns when it answers.
 
-    One that is served already takes over what `deployments/serve.yaml` says by now: new replicas
-    answer before old ones go.
+    A package that is served already gets the current settings of `deployments/serve.yaml`: new replicas
+    answer before old ones stop.
 
     Raises:
-        GraftError: it is not admitted, or does not come up; then all is as it was before.
+        GraftError: it is not admitted, or does not start; then everything is as it was before.
     """
     settings = load_serve_settings()
     with locked(LOCK):
@@ -86,9 +86,9 @@ def deploy(digest: str) -> None:
 
 
 def promote(digest: str) -> None:
-    """Make a deployed package the one that `production` means. Running requests finish where they are.
+    """Make a deployed package the one behind the model id `production`. Running requests finish on their package.
 
-    If it was canary or shadow it no longer is; another package stays what it is.
+    A canary or shadow loses that role when it is promoted; other packages keep theirs.
 
     Raises:
         GraftError: it is not deployed; nothing was changed.
@@ -99,7 +99,7 @@ def promote(digest: str) -> None:
 
 
 def shadow(digest: str) -> None:
-    """Ask a deployed package, unseen, a share of what production has answered; no other package any more.
+    """Copy a fraction of production's requests to a deployed package as shadow traffic; it replaces other trials.
 
     Raises:
         GraftError: it is not deployed, or nothing else is in production; nothing was changed.
@@ -108,9 +108,9 @@ def shadow(digest: str) -> None:
 
 
 def canary(digest: str, percent: float) -> None:
-    """Let a deployed package answer `percent` of production's users in its place, and no other package any.
+    """Make a deployed package the only canary, for `percent` percent of production's users.
 
-    Users who were its own at a lower percentage stay its own. Where it was the shadow, there is none now.
+    Users whom it answered at a lower percentage stay with it. If it was the shadow, there is no shadow now.
 
     Raises:
         GraftError: it is not deployed, nothing else is in production, or `percent` is not between 0
@@ -120,19 +120,19 @@ def canary(digest: str, percent: float) -> None:
 
 
 def reset_traffic() -> None:
-    """Leave all to production: no canary, no shadow. Their packages stay deployed until `retire`."""
+    """Return all traffic to production: no canary, no shadow. They stay deployed until `undeploy_unused`."""
     routing = served()
     if routing.canary or routing.shadow:
         _swap(Routing.without_trial_traffic)
 
 
 def undeploy_unused(keep: set[str]) -> None:
-    """Stop all packages but `keep`, production, canary and shadow, once their running requests are answered.
+    """Undeploy all packages but `keep`, production, canary and shadow, once their running requests are answered.
 
-    The package that was in production before stays too where `serve.yaml` falls back to it.
+    The previous package of production stays too where it is a fallback in `serve.yaml`.
 
     Raises:
-        GraftError: one did not stop in time.
+        GraftError: a package did not stop in time.
     """
     settings = load_serve_settings()
     with locked(LOCK):
@@ -147,10 +147,10 @@ def undeploy_unused(keep: set[str]) -> None:
 
 
 def redeploy(digest: str | None) -> None:
-    """After a restart: bring up the assistant, and the package in production if there is one.
+    """Deploy the assistant after a restart, and the package in production, if any.
 
     Raises:
-        GraftError: it does not come up.
+        GraftError: one of them does not start.
     """
     settings = load_serve_settings()
     with locked(LOCK):
@@ -162,7 +162,7 @@ def redeploy(digest: str | None) -> None:
 
 
 def _start_embedding(settings: ServeSettings) -> None:
-    """Serve the retrieval model that was built last, if one was, and tell the assistant if it runs."""
+    """Serve the embedding model that was built last, if there is one, and update a running assistant."""
     if not BUILT_EMBEDDING.is_dir():
         return
     digest, info = publish(BUILT_EMBEDDING), read_embedding(BUILT_EMBEDDING)
@@ -171,13 +171,13 @@ def _start_embedding(settings: ServeSettings) -> None:
     since = before.since if before and before.digest == digest else int(time.time())
     served = ServedEmbedding(app=EMBEDDING, digest=digest, name=info.name, dimensions=info.dimensions, since=since)
     config = _embedding_config(settings, served)
-    _change(settings, EMBEDDING, config, settings.embedding.start_timeout_s, "the retrieval model")
+    _change(settings, EMBEDDING, config, settings.embedding.start_timeout_s, "the embedding model")
     if ASSISTANT in applications and served != before:
         _route(settings, _routing(applications))
 
 
 def _embedding(applications: dict[str, dict[str, Any]]) -> ServedEmbedding | None:
-    """The retrieval model that Serve was asked to run."""
+    """The embedding model in Serve's configuration."""
     config = applications.get(EMBEDDING, {}).get("deployed_app_config")
     return ServedEmbedding.model_validate(config["args"]["served"]) if config else None
 
@@ -233,7 +233,10 @@ def _embedding_config(settings: ServeSettings, served: ServedEmbedding) -> dict[
 
 
 def _scaled(deployment: str, scale: Scale) -> dict[str, Any]:
-    """Beside the arguments and not among them: other arguments restart replicas, another number does not."""
+    """Serve's settings of a deployment's size.
+
+    They are separate from the arguments, because changed arguments restart replicas and a changed size does not.
+    """
     return {
         "name": deployment,
         "autoscaling_config": {
@@ -272,12 +275,12 @@ def _deploy(settings: ServeSettings, digest: str) -> None:
         _route(settings, routing.model_copy(update={"served": {**routing.served, digest: package}}))
 
 
-def _change(settings: ServeSettings, name: str, config: dict[str, Any], limit_s: float, what: str) -> None:
-    """Start an application, or bring it to another configuration; if that fails, everything is as before."""
+def _change(settings: ServeSettings, name: str, config: dict[str, Any], limit_s: float, description: str) -> None:
+    """Start an application, or change its configuration; if that fails, everything is as before."""
     before = configurations(list_applications(settings))
     put_applications(settings, {**before, name: config})
     try:
-        wait_until(lambda: is_running(settings, name), limit_s, what)
+        wait_until(lambda: is_running(settings, name), limit_s, description)
     except GraftError:
         put_applications(settings, before)
         _keep_only(settings, set(before))
@@ -298,12 +301,12 @@ def _swap(change: Callable[[Routing], Routing]) -> None:
 
 
 def _route(settings: ServeSettings, routing: Routing) -> None:
-    """Tell the assistant what it serves, and wait until it answers accordingly."""
+    """Send the assistant a new routing, and wait until its health endpoint shows it."""
     applications = list_applications(settings)
     routing = routing.model_copy(update={"embedding": _embedding(applications)})
     put_applications(settings, {**configurations(applications), ASSISTANT: _assistant_config(settings, routing)})
 
-    def told() -> bool:
+    def has_routing() -> bool:
         if not is_running(settings, ASSISTANT):
             return False
         try:
@@ -313,7 +316,7 @@ def _route(settings: ServeSettings, routing: Routing) -> None:
         expected = routing.health()
         return isinstance(health, dict) and {key: health.get(key) for key in expected} == expected
 
-    wait_until(told, settings.ray.start_timeout_s, "the assistant")
+    wait_until(has_routing, settings.ray.start_timeout_s, "the assistant")
 
 
 def _keep_only(settings: ServeSettings, names: set[str]) -> None:
@@ -322,8 +325,8 @@ def _keep_only(settings: ServeSettings, names: set[str]) -> None:
     if set(applications) <= names:
         return
     put_applications(settings, {name: config for name, config in configurations(applications).items() if name in names})
-    patience_s = settings.engine.request_timeout_s + 30
-    wait_until(lambda: set(list_applications(settings)) <= names, patience_s, "a retired package's end")
+    limit_s = settings.engine.request_timeout_s + 30
+    wait_until(lambda: set(list_applications(settings)) <= names, limit_s, "the end of an undeployed package")
 
 
 def _routing(applications: dict[str, dict[str, Any]]) -> Routing:

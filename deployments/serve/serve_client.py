@@ -1,4 +1,4 @@
-"""A client of Ray Serve's REST interface: which applications run, and which should."""
+"""Serve client: Ray Serve's REST interface, to list the running applications and to configure them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ _POLL_S = 0.5
 
 
 def is_running(settings: ServeSettings, name: str) -> bool:
-    """Whether it runs as configured. `UNHEALTHY` it is while Serve replaces a replica that died: that passes."""
+    """Whether an application runs as configured; not while it is `UNHEALTHY`, when Serve replaces a dead replica.
+
+    Raises:
+        GraftError: the application failed to start.
+    """
     application = list_applications(settings).get(name, {"status": "NOT_STARTED"})
     if has_failed(application):
         raise GraftError(f"{name} did not come up: {failure_reason(application)}")
@@ -26,10 +30,10 @@ def is_running(settings: ServeSettings, name: str) -> bool:
 
 
 def has_failed(application: dict[str, Any]) -> bool:
-    """Whether it will not come up.
+    """Whether an application failed to start for good.
 
-    Serve's `DEPLOY_FAILED` is also what an application is in which a replica died while another
-    configuration came; that one is replaced, and the status passes.
+    Serve's status is `DEPLOY_FAILED`, too, while a replica that died during a change of configuration
+    is being replaced; that status passes.
     """
     if application["status"] != "DEPLOY_FAILED":
         return False
@@ -38,30 +42,44 @@ def has_failed(application: dict[str, Any]) -> bool:
 
 
 def failure_reason(application: dict[str, Any]) -> str:
-    """The sentence in a traceback: Serve tells failures as tracebacks within tracebacks."""
+    """The error message of a failed application, extracted from Serve's nested tracebacks."""
     messages = [application["message"], *(d["message"] for d in application["deployments"].values())]
     lines = [line.strip() for message in messages for line in message.splitlines() if "Error: " in line]
     plain = [line for line in lines if not line.startswith(("RuntimeError: Traceback", "ray.exceptions."))]
-    return (plain or lines or [messages[0] or "Serve gives no reason"])[-1]
+    return (plain or lines or [messages[0] or "Serve reports no reason"])[-1]
 
 
-def wait_until(done: Callable[[], bool], limit_s: float, what: str) -> None:
+def wait_until(done: Callable[[], bool], limit_s: float, description: str) -> None:
+    """Poll until `done`; `description` is the subject of the error message.
+
+    Raises:
+        GraftError: it was not done within `limit_s` seconds.
+    """
     deadline = time.monotonic() + limit_s
     while not done():
         if time.monotonic() > deadline:
             logs = Path.cwd() / LOGS / "serve"
-            raise GraftError(f"{what}: not there after {limit_s:g} s; Serve's logs are in {logs}")
+            raise GraftError(f"{description}: not ready after {limit_s:g} s; see Serve's logs in {logs}")
         time.sleep(_POLL_S)
 
 
 def configurations(applications: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """What was asked of Serve so far; sent back unchanged, it changes nothing."""
+    """The configuration of each application, as Serve has it; sent back unchanged, it has no effect."""
     return {name: a["deployed_app_config"] for name, a in applications.items() if a["deployed_app_config"]}
 
 
 def application_config(
     name: str, builder: str, arguments: dict[str, Any], deployment: dict[str, Any], route: str | None
 ) -> dict[str, Any]:
+    """Serve's configuration of an application with one deployment.
+
+    Args:
+        name: name of the application.
+        builder: import path of the function that builds it.
+        arguments: arguments of `builder`; a change restarts the replicas.
+        deployment: name, size and `user_config` of the deployment.
+        route: HTTP prefix of its routes; None if it has none.
+    """
     return {
         "name": name,
         "route_prefix": route,
@@ -72,6 +90,7 @@ def application_config(
 
 
 def serve_url(settings: ServeSettings) -> str:
+    """The URL of Serve's HTTP proxy, without a slash at the end."""
     return f"http://{settings.http.host}:{settings.http.port}"
 
 
@@ -81,7 +100,7 @@ def list_applications(settings: ServeSettings) -> dict[str, dict[str, Any]]:
 
 
 def put_applications(settings: ServeSettings, applications: dict[str, Any]) -> None:
-    """Make Serve run exactly these applications, starting Serve first if it isn't."""
+    """Make Serve run exactly these applications; start Serve first if it does not run."""
     if not _serve(settings, "GET")["proxies"]:
         require_free(settings.http.host, settings.http.port, "http.port")
     logs = Path.cwd() / LOGS / "serve"
@@ -102,5 +121,5 @@ def _serve(settings: ServeSettings, method: str, body: dict[str, Any] | None = N
     except httpx.HTTPError as error:
         raise GraftError(f"Ray does not answer at {where} ({error}); is the stack up? Try `graft up`") from error
     if not response.is_success:
-        raise GraftError(f"Serve refused a rollout: {response.text.strip()[-800:]}")
+        raise GraftError(f"Serve at {where} refused the configuration: {response.text.strip()[-800:]}")
     return response.json() if method == "GET" else {}

@@ -1,6 +1,6 @@
-"""The few questions that the stack and the command line ask Prefect's server, over plain HTTP.
+"""Prefect API client: the few requests of the stack and the command line, over plain HTTP.
 
-Importing Prefect takes four seconds on a small machine; a command that only asks should not.
+The import of Prefect takes four seconds on a small machine; a command that only sends a request should not.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0)
 
 
 class PrefectApi:
-    """A Prefect server. Every method raises `GraftError` where it does not answer as it should."""
+    """A client of a Prefect server. Every method raises `GraftError` where the server fails or refuses."""
 
     def __init__(self, url: str, timeout_s: float = 15.0) -> None:
         self.url = url
@@ -36,10 +36,10 @@ class PrefectApi:
         return cls(load_stack_settings().prefect.url)
 
     def _send(self, method: str, path: str, json: Any = None) -> httpx.Response:
-        """Ask, and ask again while the server is too busy to answer.
+        """Send a request, and retry while the server is too busy to answer.
 
-        It says 503 while its database is locked, and is late while every core trains. Asking twice
-        does no harm: a run is created under an idempotency key, everything else repeats itself.
+        It answers 503 while its database is locked, and times out while training uses every core. Retries are
+        safe: a run is created under an idempotency key, and all other requests are idempotent.
         """
         try:
             for pause_s in _PAUSES_S:
@@ -52,10 +52,10 @@ class PrefectApi:
         except httpx.HTTPError as error:
             raise GraftError(f"Prefect's server at {self.url} does not answer ({error}); run `graft up`") from error
 
-    def _ask(self, method: str, path: str, json: Any = None) -> Any:
+    def _request(self, method: str, path: str, json: Any = None) -> Any:
         answer = self._send(method, path, json)
         if answer.is_error:
-            raise GraftError(f"Prefect's server: {method} {path} gave {answer.status_code}: {answer.text[:500]}")
+            raise GraftError(f"Prefect's server: {method} {path} answered {answer.status_code}: {answer.text[:500]}")
         return answer.json() if answer.content else None
 
     def healthy(self) -> bool:
@@ -68,56 +68,63 @@ class PrefectApi:
     def ensure_pool(self, name: str) -> None:
         """Create a process work pool unless it is there."""
         if self._send("GET", f"/work_pools/{name}").status_code == httpx.codes.NOT_FOUND:
-            self._ask("POST", "/work_pools/", {"name": name, "type": "process"})
+            self._request("POST", "/work_pools/", {"name": name, "type": "process"})
 
     def deployment(self, flow: str, name: str) -> Json:
         """A deployment by its flow's name and its own."""
-        found: Json = self._ask("GET", f"/deployments/name/{flow}/{name}")
-        return found
+        answer: Json = self._request("GET", f"/deployments/name/{flow}/{name}")
+        return answer
 
     def runs(self, states: Iterable[str], deployment_id: str | None = None) -> list[Json]:
         """Flow runs in any of these state types, oldest first."""
-        wanted: Json = {"flow_runs": {"state": {"type": {"any_": list(states)}}}, "sort": "START_TIME_ASC"}
+        query: Json = {"flow_runs": {"state": {"type": {"any_": list(states)}}}, "sort": "START_TIME_ASC"}
         if deployment_id:
-            wanted["flow_runs"]["deployment_id"] = {"any_": [deployment_id]}
-        return self._all("/flow_runs/filter", wanted)
+            query["flow_runs"]["deployment_id"] = {"any_": [deployment_id]}
+        return self._all("/flow_runs/filter", query)
 
     def _all(self, path: str, body: Json) -> list[Json]:
         """Every page of a filter's results."""
         found: list[Json] = []
         while True:
-            page = self._ask("POST", path, {**body, "limit": _PAGE, "offset": len(found)})
+            page = self._request("POST", path, {**body, "limit": _PAGE, "offset": len(found)})
             found += page
             if len(page) < _PAGE:
                 return found
 
     def run(self, run_id: str) -> Json:
         """A flow run with its state."""
-        found: Json = self._ask("GET", f"/flow_runs/{run_id}")
-        return found
+        answer: Json = self._request("GET", f"/flow_runs/{run_id}")
+        return answer
 
     def create_run(self, deployment_id: str) -> Json:
-        """Ask for a run of a deployment, now."""
-        state = {"type": "SCHEDULED", "message": "Asked for from the terminal"}
+        """Create a run of a deployment, to start now."""
+        state = {"type": "SCHEDULED", "message": "Requested from the terminal"}
         body = {"state": state, "idempotency_key": str(uuid4())}
-        created: Json = self._ask("POST", f"/deployments/{deployment_id}/create_flow_run", body)
+        created: Json = self._request("POST", f"/deployments/{deployment_id}/create_flow_run", body)
         return created
 
     def set_state(self, run_id: str, state: str, message: str, *, force: bool = False) -> None:
-        """Move a flow run to another state; `force` asks no rules."""
+        """Move a flow run to another state.
+
+        Args:
+            run_id: the run.
+            state: type of the new state.
+            message: reason, as Prefect's UI shows it.
+            force: skip Prefect's orchestration rules.
+        """
         body = {"state": {"type": state, "message": message}, "force": force}
-        self._ask("POST", f"/flow_runs/{run_id}/set_state", body)
+        self._request("POST", f"/flow_runs/{run_id}/set_state", body)
 
     def delete_run(self, run_id: str) -> None:
-        """Forget a flow run."""
-        self._ask("DELETE", f"/flow_runs/{run_id}")
+        """Delete a flow run."""
+        self._request("DELETE", f"/flow_runs/{run_id}")
 
     def logs(self, run_id: str, since: str | None) -> list[Json]:
         """Log lines of a run and its tasks from `since` (ISO time) on, in order."""
-        wanted: Json = {"flow_run_id": {"any_": [run_id]}, "level": {"ge_": 20}}
+        query: Json = {"flow_run_id": {"any_": [run_id]}, "level": {"ge_": 20}}
         if since:
-            wanted["timestamp"] = {"after_": since}
-        return self._all("/logs/filter", {"logs": wanted, "sort": "TIMESTAMP_ASC"})
+            query["timestamp"] = {"after_": since}
+        return self._all("/logs/filter", {"logs": query, "sort": "TIMESTAMP_ASC"})
 
     def artifacts(self, run_id: str) -> list[Json]:
         """The artifacts of a run and its tasks, oldest first."""
@@ -125,7 +132,7 @@ class PrefectApi:
         return sorted(found, key=lambda a: str(a["created"]))
 
     def emit(self, event: str, resource_id: str, payload: Json) -> None:
-        """Send an event. Triggers match its name and its resource's id, not its payload."""
+        """Emit an event. Triggers match its name and its resource's id, not its payload."""
         body = {
             "id": str(uuid4()),
             "occurred": datetime.now(UTC).isoformat(),
@@ -133,8 +140,8 @@ class PrefectApi:
             "resource": {"prefect.resource.id": resource_id},
             "payload": payload,
         }
-        self._ask("POST", "/events", [body])
+        self._request("POST", "/events", [body])
 
     def run_url(self, run_id: str) -> str:
-        """Where a person sees a flow run."""
+        """The page of a flow run in Prefect's UI."""
         return f"{self.url}/runs/flow-run/{run_id}"

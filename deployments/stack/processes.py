@@ -1,8 +1,7 @@
-"""Child processes that outlive the command that started them, and stopping exactly those.
+"""Background processes that outlive the command that started them, and how to stop exactly those.
 
-Each one leads a session of its own and is written down in `.graft/run/NAME.json` with its pid and
-the time the kernel gives as its start. A pid is only a number that is used again; pid and start time
-together name a process.
+Each one leads a session of its own and has a record in `.graft/run/NAME.json` with its pid and
+its start time as the kernel reports it. A pid alone is reused; pid and start time together identify a process.
 """
 
 from __future__ import annotations
@@ -29,13 +28,18 @@ _SAME_START_S = 0.02  # the kernel counts a process's start in hundredths of a s
 
 @dataclass(frozen=True)
 class ProcessRecord:
-    """A process that was started once, as its record tells."""
+    """The record of a started process, which may have ended since."""
 
     name: str
+    """Name of the process."""
     pid: int
+    """Its pid, which is also the id of its session."""
     created: float
+    """Start time by the kernel, in seconds since the epoch."""
     argv: tuple[str, ...]
+    """Command line."""
     path: Path
+    """File of the record."""
 
     def process(self) -> psutil.Process | None:
         """The process, or None where it has ended (even if another has its pid by now)."""
@@ -47,23 +51,29 @@ class ProcessRecord:
 
 
 def records(root: Path) -> list[ProcessRecord]:
-    """What was started and not yet stopped, oldest first; living or not."""
-    found = []
+    """The records of processes that were started and not stopped, oldest first; the process may have died."""
+    result = []
     for path in (root / RUN).glob("*.json"):
         content = json.loads(path.read_text(encoding="utf-8"))
-        found.append(ProcessRecord(path.stem, content["pid"], content["created"], tuple(content["argv"]), path))
-    return sorted(found, key=lambda r: r.created)
+        result.append(ProcessRecord(path.stem, content["pid"], content["created"], tuple(content["argv"]), path))
+    return sorted(result, key=lambda r: r.created)
 
 
 def log_path(root: Path, name: str) -> Path:
-    """Where a process's output goes."""
+    """The log file of a process's output."""
     return root / LOGS / f"{name}.log"
 
 
 def start(name: str, argv: Sequence[str], environment: Mapping[str, str], root: Path) -> ProcessRecord:
-    """Start a process in `root`, in a session of its own, with default signals; write it down.
+    """Start a process in a session of its own, with default signals, and write its record.
 
     Its output is appended to `.graft/logs/NAME.log`.
+
+    Args:
+        name: name of the record and the log.
+        argv: command line.
+        environment: all environment variables of the process.
+        root: working directory.
     """
     log = log_path(root, name)
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -85,21 +95,21 @@ def start(name: str, argv: Sequence[str], environment: Mapping[str, str], root: 
 
 
 def _default_signals() -> None:
-    """A shell's background job ignores SIGINT, and a worker that inherits that never ends on SIGTERM."""
+    """Reset signals: a shell's background job ignores SIGINT, and a worker that inherits that never ends on SIGTERM."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
 
 
 def stop(record: ProcessRecord, timeout_s: float) -> bool:
-    """End a recorded process with everything it started, and forget it.
+    """End a recorded process with all processes that it started, and delete its record.
 
-    They are asked (SIGTERM), given `timeout_s`, then ended (SIGKILL). Nothing else is touched.
+    They get SIGTERM, and SIGKILL after `timeout_s` seconds. No other process is signaled.
 
     Returns:
-        Whether anything was still there.
+        Whether any of them was still running.
     """
     family = _family(record)
-    # All at once: a worker that is asked alone waits for its flow runs to finish.
+    # All get the signal together: a worker that gets it alone waits for its flow runs to finish.
     for process in family:
         with suppress(psutil.NoSuchProcess):
             process.terminate()
@@ -114,19 +124,19 @@ def stop(record: ProcessRecord, timeout_s: float) -> bool:
 
 
 def _family(record: ProcessRecord) -> list[psutil.Process]:
-    """The living process, its descendants, and orphans of its session.
+    """The running process, its descendants, and orphans of its session.
 
-    While a session has a member its number is given to no new process, so a living stranger with
-    our pid means that none of ours is left.
+    While a session has a member, its id is not reused as a pid, so another running process with the
+    recorded pid means that no process of the session is left.
     """
     leader = record.process()
-    if leader is None and _is_living(record.pid):
+    if leader is None and _is_alive(record.pid):
         return []
-    found = {p.pid: p for p in psutil.process_iter() if _session(p.pid) == record.pid}
+    family = {p.pid: p for p in psutil.process_iter() if _session(p.pid) == record.pid}
     if leader:
         with suppress(psutil.NoSuchProcess):
-            found |= {p.pid: p for p in (leader, *leader.children(recursive=True))}
-    return [p for p in found.values() if _is_living(p.pid)]
+            family |= {p.pid: p for p in (leader, *leader.children(recursive=True))}
+    return [p for p in family.values() if _is_alive(p.pid)]
 
 
 def _session(pid: int) -> int | None:
@@ -136,7 +146,7 @@ def _session(pid: int) -> int | None:
         return None
 
 
-def _is_living(pid: int) -> bool:
+def _is_alive(pid: int) -> bool:
     with suppress(psutil.NoSuchProcess):
         return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     return False
@@ -145,16 +155,22 @@ def _is_living(pid: int) -> bool:
 def wait_ready(record: ProcessRecord, ready: Callable[[], bool], timeout_s: float, root: Path) -> None:
     """Wait until a started process answers.
 
+    Args:
+        record: the process.
+        ready: whether it answers.
+        timeout_s: how long to wait, in seconds.
+        root: working directory, which has the log.
+
     Raises:
-        GraftError: it ended, or did not answer in time; the message holds its last log lines.
+        GraftError: it ended, or did not answer in time; the message has its last log lines.
     """
     began = time.monotonic()
     while not ready():
         gone = record.process() is None
         if gone or time.monotonic() - began > timeout_s:
-            how = "ended at once" if gone else f"did not answer within {duration(timeout_s)}"
+            problem = "ended during startup" if gone else f"did not answer within {duration(timeout_s)}"
             log = log_path(root, record.name)
-            raise GraftError(f"{record.name} {how}; the end of {log.relative_to(root)}:\n{tail(log)}")
+            raise GraftError(f"{record.name} {problem}; the end of {log.relative_to(root)}:\n{tail(log)}")
         time.sleep(0.3)
 
 

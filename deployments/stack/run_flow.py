@@ -1,4 +1,4 @@
-"""Ask for a run of a deployment and stay with it until it ends: what `graft run` and `graft monitor` do."""
+"""Run a flow's deployment and follow its log until it ends, for `graft run` and `graft monitor`."""
 
 from __future__ import annotations
 
@@ -20,46 +20,48 @@ def run_and_follow(api: PrefectApi, name: str, summary: str) -> None:
     Ctrl-C cancels the run.
 
     Args:
+        api: client of Prefect's server.
+        name: name of the flow and its deployment.
         summary: key of the artifact that is printed at the end.
 
     Raises:
-        GraftError: one is under way already, or the run did not end well; the message is its own.
+        GraftError: a run is under way already, or the run failed; the message is the run's own.
     """
     run = begin(api, name)
     print(f"{name}: run {run['name']}, {api.run_url(run['id'])}", flush=True)
     try:
-        ended = follow(api, run["id"], _say)
+        finished = follow(api, run["id"], _print)
     except KeyboardInterrupt:
-        api.set_state(run["id"], "CANCELLING", "Cancelled from the terminal")
-        _say(f"{name}: cancelling run {run['name']}; press Ctrl-C again to leave it to itself")
-        ended = follow(api, run["id"], lambda _: None)
-    if ended["state_type"] != "COMPLETED":
-        state = ended["state"]
+        api.set_state(run["id"], "CANCELLING", "Canceled from the terminal")
+        _print(f"{name}: canceling run {run['name']}; press Ctrl-C again to stop waiting for it")
+        finished = follow(api, run["id"], lambda _: None)
+    if finished["state_type"] != "COMPLETED":
+        state = finished["state"]
         raise GraftError(f"{name} ended {state['name']}: {state['message'] or 'see ' + api.run_url(run['id'])}")
-    shown = [a["data"] for a in api.artifacts(run["id"]) if a["key"] == summary]
-    _say("\n" + (shown[-1] if shown else f"{name}: {ended['state']['message']}"))
+    summaries = [a["data"] for a in api.artifacts(run["id"]) if a["key"] == summary]
+    _print("\n" + (summaries[-1] if summaries else f"{name}: {finished['state']['message']}"))
 
 
 def begin(api: PrefectApi, name: str) -> Json:
-    """A new run of a deployment.
+    """Create a run of a deployment.
 
     Raises:
         GraftError: a run of it is under way; nothing was started.
     """
     deployment = api.deployment(name, name)
-    with locked(RUN / f"{name}.lock"):  # two at once would both find none under way
+    with locked(RUN / f"{name}.lock"):  # without the lock two processes would both find no run under way
         planned = api.runs(OPEN_STATES, deployment["id"])
         under_way = [run for run in planned if not (run["auto_scheduled"] and run["state_type"] == "SCHEDULED")]
         if under_way:
             other = under_way[0]
             raise GraftError(
-                f"{name}: run {other['name']} is {other['state_name'].lower()} already ({api.run_url(other['id'])}); "
-                "wait for it or cancel it there; nothing was started"
+                f"{name}: run {other['name']} is {other['state_name'].lower()} already; nothing was started; "
+                f"wait for it, or cancel it at {api.run_url(other['id'])}"
             )
         return api.create_run(deployment["id"])
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
@@ -102,10 +104,10 @@ def _earlier(timestamp: str) -> str:
 
 
 def render(line: Json) -> str:
-    """A log line with the local time it was written; empty for what a person need not read.
+    """A log line with its local time; empty for a line that a person need not read.
 
-    Prefect says of every task how it ended: worth a line only where there was nothing to do. A
-    failure's message comes once more at the end.
+    Prefect logs the final state of every task, which is shown only for a skipped step. The message of a
+    failure is printed again at the end.
     """
     text = line["message"]
     if line["name"].startswith(_NOT_SHOWN):

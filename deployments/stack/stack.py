@@ -1,8 +1,8 @@
 """The stack on one machine: Prefect's server, the local Ray and Prefect's worker; `up`, `down`, `status`.
 
-With the profile `cluster` Ray is there already, and neither started nor stopped here. The repository
-root is the working directory. What runs is left alone, what died is started again.
-Everything stays on the loopback interface unless `deployments/*.yaml` says otherwise.
+With the profile `cluster`, Ray runs already, and is neither started nor stopped here. The repository
+root is the working directory. `up` leaves running processes alone and restarts dead ones.
+All ports are on the loopback interface unless `deployments/*.yaml` says otherwise.
 """
 
 from __future__ import annotations
@@ -39,14 +39,18 @@ class Part:
     """A process of the stack, as `status` shows it."""
 
     name: str
+    """Name of the process."""
     pid: int | None
+    """Its pid; None if it was not started here."""
     running: bool
+    """Whether it runs."""
     address: str
+    """Its URL, or the worker's pool."""
 
 
 @contextmanager
 def locked(root: Path) -> Iterator[None]:
-    """One `up` or `down` at a time; the next waits for its turn."""
+    """A lock, so that one `up` or `down` runs at a time; the next one waits."""
     path = root / RUN / "lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as lock:
@@ -59,14 +63,14 @@ def locked(root: Path) -> Iterator[None]:
 
 
 def up() -> str | None:
-    """Bring the stack up, deploy the flows and serve what production points at.
+    """Start the stack, deploy the flows and serve the package in production.
 
     Returns:
-        None, or why production's package cannot be served. All else is up even so: a release and a
-        rollback, which can repair that, need it.
+        None, or why production's package cannot be served. The rest of the stack is up in either case: a release
+        and a rollback, which can repair that, need it.
 
     Raises:
-        GraftError: a port is taken or a part does not come up; what this call started is stopped again.
+        GraftError: a port is taken or a process does not start; the processes that this call started are stopped.
     """
     root, settings, serve = Path.cwd(), load_stack_settings(), load_serve_settings()
     with locked(root):
@@ -81,10 +85,10 @@ def up() -> str | None:
 
 
 def _living(root: Path, settings: StackSettings) -> set[str]:
-    """Names of what runs; what died is cleared away with the children it left.
+    """Names of the running processes; the records and orphans of dead ones are removed.
 
-    Where the server died the worker is stopped too: runs that ended meanwhile could tell nobody, and
-    would stay open for ever; without a worker they are closed, see `reconcile`.
+    Where the server died the worker is stopped too: runs that ended meanwhile could not report their state, and
+    would stay open forever; without a worker they are closed, see `reconcile`.
     """
     known = {record.name: record for record in records(root)}
     alive = {name for name, record in known.items() if record.process()}
@@ -101,7 +105,7 @@ def _living(root: Path, settings: StackSettings) -> set[str]:
 def _start_missing(
     root: Path, settings: StackSettings, serve: ServeSettings, alive: set[str], began: list[ProcessRecord]
 ) -> str | None:
-    read_keys()  # said here rather than by a replica that does not come up
+    read_keys()  # an error in the keys is raised here rather than by a replica that fails to start
     api, environment = PrefectApi(settings.prefect.url), stack_environment(root)
     prefect = [sys.executable, "-m", "prefect"]
     if SERVER not in alive:
@@ -140,16 +144,16 @@ def _start_missing(
 
 
 def _clear_unguarded(api: PrefectApi) -> None:
-    """Leave all to production unless a release run is at work, which guards what stands beside it."""
+    """Return all traffic to production unless a release run is under way, which analyzes its own canary."""
     if not api.runs(("RUNNING", "CANCELLING"), api.deployment("release", "release")["id"]):
         rollout.reset_traffic()
 
 
 def deploy(root: Path, settings: StackSettings, environment: dict[str, str]) -> None:
-    """Bring `deployments/prefect.yaml` to the server, unless that was done with the same content.
+    """Deploy `deployments/prefect.yaml` to the server, unless the same content was deployed before.
 
     Raises:
-        GraftError: Prefect refused it; nothing is remembered, so the next `up` tries again.
+        GraftError: Prefect refused it; the next `up` tries again.
     """
     sources = [root / PREFECT_YAML, *sorted((root / "flows").rglob("*.py"))]
     made_from = [settings.prefect.url, str(root), sys.executable, *(sha256_file(p) for p in sources)]
@@ -166,10 +170,10 @@ def deploy(root: Path, settings: StackSettings, environment: dict[str, str]) -> 
 
 
 def reconcile(api: PrefectApi) -> None:
-    """Close what a dead worker left open; called while no worker runs.
+    """Close the runs that a dead worker left open; called while no worker runs.
 
-    Runs that were under way are marked Crashed. Of the runs that a schedule planned for times that
-    have passed the last one is kept, which makes up for the others: they would all come at once.
+    Runs that were under way are marked Crashed. Of a schedule's runs whose time has passed, only the last one is
+    kept, which makes up for the others; otherwise all of them would start together.
     """
     for run in api.runs(("RUNNING", "PENDING", "CANCELLING", "PAUSED")):
         print(f"stack: flow run {run['name']} was left {run['state_name']}; marking it Crashed", flush=True)
@@ -183,7 +187,7 @@ def reconcile(api: PrefectApi) -> None:
 
 
 def down() -> list[str]:
-    """Stop what `up` started, newest first, and nothing else; return the names of what was stopped."""
+    """Stop the processes that `up` started, newest first, and no others; return their names."""
     root, timeout_s = Path.cwd(), load_stack_settings().stop_timeout_s
     stopped = []
     with locked(root):
@@ -195,7 +199,7 @@ def down() -> list[str]:
 
 
 def status() -> list[Part]:
-    """Each part of the stack, whether it runs, and where it answers. A cluster's Ray has no pid here."""
+    """Each process of the stack, whether it runs, and its address. A cluster's Ray has no pid here."""
     settings, serve = load_stack_settings(), load_serve_settings()
     recorded = {record.name: record for record in records(Path.cwd())}
     addresses = {

@@ -1,7 +1,7 @@
-"""A person's word before a package answers everybody: the run pauses until it is given in Prefect's UI.
+"""Approval: a person's decision before a candidate goes to production; the run pauses until it is made in Prefect.
 
-The run's page has a form (resume the paused run) beside the artifacts, the card among them. What was
-said is kept in the run and in the audit log. Nobody's word counts as a no.
+The run's page has a form (resume the paused run) beside the artifacts, the model card among them. The decision
+is kept in the run and in the audit log. No decision before the timeout counts as a rejection.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ KEY = "approval"
 
 
 class Approval(RunInput):
-    """What a person is asked."""
+    """The form of the paused run, with the person's decision."""
 
-    approve: bool = Field(description="Whether this package may answer everybody.")
-    by: str = Field(min_length=1, description="Who says so.")
-    reason: str = Field(min_length=1, description="Why.")
+    approve: bool = Field(description="Whether this package may go to production.")
+    by: str = Field(min_length=1, description="Your name, for the audit log.")
+    reason: str = Field(min_length=1, description="Reason of the decision, for the audit log.")
 
 
 def request_approval(question: str, hours: float) -> Approval:
-    """Pause the running flow until somebody answers; `question` is Markdown. Called by the flow itself.
+    """Pause the running flow until a person decides; `question` is Markdown. The flow itself must call it.
 
     Raises:
-        GraftError: nobody did in so many hours.
+        GraftError: there was no decision within `hours`.
     """
     form = Approval.with_initial_data(description=question)
     try:
         return pause_flow_run(wait_for_input=form, timeout=round(hours * 3600), key=KEY)
     except FlowPauseTimeout as error:
-        raise GraftError(f"nobody approved the package in {hours:g} hours; production is unchanged") from error
+        raise GraftError(f"the package was not approved within {hours:g} hours; production is unchanged") from error

@@ -32,13 +32,13 @@ REPORT, RESULT = "report.html", "result.json"  # of the contract
 
 
 def show_contract() -> None:
-    """Keep the contract's verdict in Prefect, with the way to its page."""
+    """Keep the verdict of the data contract as an artifact in Prefect, with the path of its report."""
     path = BUILT_CONTRACT / RESULT
     if not path.is_file():
-        return  # it failed before it could judge
+        return  # the stage failed before it had a verdict
     result = json.loads(path.read_text(encoding="utf-8"))
     lines = ["# Contract: " + ("kept" if result["ok"] else "broken"), "", f"{result['lines']} lines", ""]
-    lines += ["| rule | severity | verdict | offences | allowed | first |", "| --- | --- | --- | ---: | --- | --- |"]
+    lines += ["| rule | severity | verdict | violations | allowed | first |", "| --- | --- | --- | ---: | --- | --- |"]
     for rule in result["rules"]:
         first = "; ".join(f"{o['source']} {o['reason']}" for o in rule["violations"][:1]).replace("|", "\\|")
         cells = (rule["rule"], rule["severity"], rule["verdict"], str(rule["count"]), rule["limit"], first)
@@ -48,7 +48,7 @@ def show_contract() -> None:
 
 
 def show_card(digest: str) -> None:
-    """Keep the card in Prefect, with the age that the data has by now; the picture stays on this machine's disk."""
+    """Keep the release card as an artifact in Prefect, with the data's age today; the loss curve stays on disk."""
     registry = open_registry()
     package, measured = registry.package(digest), registry.evaluation(digest)
     card = release_card(package, measured, load_settings().gate, _today())
@@ -57,11 +57,11 @@ def show_card(digest: str) -> None:
 
 
 def summary(digest: str) -> str:
-    """The summary of what is in production now."""
+    """The summary of the package in production."""
     registry = open_registry()
     channel = registry.channel(PRODUCTION)
     assert channel is not None
-    released = ReleaseSummary(
+    facts = ReleaseSummary(
         name=read_manifest(registry.package(digest)).name,
         digest=digest,
         since=channel.at,
@@ -72,4 +72,4 @@ def summary(digest: str) -> str:
         card=registry.evaluation(digest) / CARD,
     )
     rows: pd.DataFrame = pd.read_parquet(registry.evaluation(digest) / ROWS)
-    return render(released, rows, load_settings().gate)
+    return render(facts, rows, load_settings().gate)

@@ -1,8 +1,8 @@
-"""The phases between trying a package out and giving it to everybody, with the guard behind each.
+"""Canary phases: the rollout phases between smoke test and production, each with automated canary analysis.
 
-A phase is one atomic change of what the assistant serves. Then the guard looks after every interval:
-healthy leads to the next phase, a breach opens an incident and ends the rollout, and so does a phase
-that is undecided until its timeout. Whoever calls takes the package out again.
+A phase begins with one atomic change of the assistant's routing. Then canary analysis runs after every interval:
+healthy leads to the next phase, a breach opens an incident and ends the rollout, and a phase that is
+inconclusive at its timeout ends the rollout, too. The caller is responsible for the rollback.
 """
 
 from __future__ import annotations
@@ -33,33 +33,38 @@ from tasks.rollout.shadow_comparison import agreement
 
 KEY = "guard"
 _BEFORE = timedelta(hours=1)
-"""What production answered in this time before a phase says what a slow answer is, and whether anybody asks."""
+"""Time before a phase whose answers of production determine what is slow, and whether there is traffic."""
 
 
 class BreachError(GraftError):
-    """The package is worse than the one in production by more than is tolerated."""
+    """The candidate is worse than production by more than a margin."""
 
 
 class UndecidedError(GraftError):
-    """Patience ended before the guard could tell."""
+    """Canary analysis was inconclusive at the timeout."""
 
 
 def go_through(phases: Sequence[Phase], digest: str, production: str | None, settings: Settings) -> None:
-    """Take a deployed package through these phases, as steps of the running flow.
+    """Take a deployed package through rollout phases, as steps of the running flow.
 
-    Without a package in production, or with one that cannot be served, there is nothing to compare with;
-    without anybody who asks it there is nothing to compare, and `rollout.without_traffic` says whether
-    that is enough.
+    Without a package in production, or with one that cannot be served, there is nothing to compare with, and the
+    phases are skipped; without traffic they are skipped too, if `rollout.without_traffic` allows it.
+
+    Args:
+        phases: the phases, in order.
+        digest: the candidate.
+        production: digest of the package in production, if any.
+        settings: rollout and canary analysis.
 
     Raises:
-        BreachError: it is worse in one of them; an incident is open.
-        UndecidedError: too few asked for too long.
+        BreachError: the candidate is worse in one of the phases; an incident is open.
+        UndecidedError: a phase was inconclusive at its timeout.
     """
-    reason = _nothing_to_compare(production, settings)
+    reason = _skip_reason(production, settings)
     first_token_s = load_serve_settings().fallback.first_token_s
     for phase in phases:
         if reason or production is None:
-            step(phase.label, lambda why: cached(why))(reason)
+            step(phase.label, lambda text: cached(text))(reason)
         else:
             step(phase.label, run_phase)(phase, digest, production, settings.canary_analysis, first_token_s)
 
@@ -67,13 +72,26 @@ def go_through(phases: Sequence[Phase], digest: str, production: str | None, set
 def run_phase(
     phase: Phase, digest: str, production: str, settings: CanaryAnalysisSettings, first_token_s: float
 ) -> State:
-    """Enter a phase, and stay until the guard has decided; an answer has to begin within `first_token_s` seconds."""
+    """Enter a phase, and stay until canary analysis has decided.
+
+    Args:
+        phase: the phase.
+        digest: the candidate.
+        production: digest of the package in production.
+        settings: margins, interval and timeout.
+        first_token_s: deadline of the first token, in seconds.
+
+    Raises:
+        BreachError: the candidate is worse; an incident is open.
+        UndecidedError: the analysis was inconclusive at the timeout.
+        GraftError: the routing was changed meanwhile.
+    """
     if phase.percent is None:
         rollout.shadow(digest)
     else:
         rollout.canary(digest, phase.percent)
     start = datetime.now(UTC)
-    print(f"{phase.label}: {digest} beside {production}; the guard looks every {settings.interval_s} s")
+    print(f"{phase.label}: {digest} beside {production}; canary analysis every {settings.interval_s} s")
     while True:
         time.sleep(settings.interval_s)
         require_route(phase, digest, production)
@@ -84,7 +102,7 @@ def run_phase(
             rows, digest, production, start, now, settings, first_token_s=first_token_s, unseen=unseen
         )
         if verdict.outcome == "breach":
-            rollout.reset_traffic()  # before anything is told
+            rollout.reset_traffic()  # before anything that takes time
         create_markdown_artifact(
             markdown(phase, verdict, rows), key=KEY, description=f"{phase.label}: {verdict.outcome}"
         )
@@ -93,29 +111,32 @@ def run_phase(
             return Completed(name="Healthy", message=verdict.sentences[0])
         if verdict.outcome == "breach":
             incident = open_incident(canary_analysis.incident_report(verdict, PRODUCTION, phase.label), verdict.at)
-            told = f"{phase.label}: {verdict.sentences[0]} Production is unchanged."
-            raise BreachError(f"{told} Incident {incident.id} is open, see `graft incidents`")
+            reason = f"{phase.label}: {verdict.sentences[0]} Production is unchanged."
+            raise BreachError(f"{reason} Incident {incident.id} is open, see `graft incidents`")
         if verdict.outcome == "inconclusive":
             raise UndecidedError(f"{phase.label}: {verdict.sentences[0]} Production is unchanged")
 
 
 def require_route(phase: Phase, digest: str, production: str) -> None:
-    """Check that both packages are still where the phase put them.
+    """Check that the routing is still that of the phase.
 
     Raises:
-        GraftError: somebody moved production meanwhile, or Ray was started anew.
+        GraftError: production was changed meanwhile, or Ray was restarted.
     """
     routing = rollout.served()
     beside = routing.canary.digest if phase.percent and routing.canary else routing.shadow
     if (routing.production, beside) != (production, digest):
         raise GraftError(
-            f"{phase.label}: {digest} does not stand beside {production} any more, "
-            f"production is {routing.production}; run the release again"
+            f"{phase.label}: {digest} is no longer served beside {production}; "
+            f"production is now {routing.production}; run the release again"
         )
 
 
 def markdown(phase: Phase, verdict: CanaryVerdict, rows: pd.DataFrame) -> str:
-    """The verdict as a page; of a shadow also how far its answers agree with production's, which decides nothing."""
+    """The verdict as a Markdown page; for a shadow also the agreement of its answers with production's.
+
+    The agreement has no influence on the verdict.
+    """
     lines = [
         f"# {phase.label}: {verdict.outcome}",
         "",
@@ -125,21 +146,21 @@ def markdown(phase: Phase, verdict: CanaryVerdict, rows: pd.DataFrame) -> str:
     ]
     if phase.percent is None:
         pairs = shadow_pairs(rows, verdict.canary, verdict.production, verdict.start)
-        lines += ["", "| its answers and production's |  |", "| --- | ---: |"]
+        lines += ["", "| agreement with production |  |", "| --- | ---: |"]
         lines += [
             f"| {name.replace('_', ' ')} | {value:.3g} |" for name, value in agreement(pairs) if value is not None
         ]
     return "\n".join(lines) + "\n"
 
 
-def _nothing_to_compare(production: str | None, settings: Settings) -> str | None:
-    """Why the phases need not be gone through; None if they must."""
+def _skip_reason(production: str | None, settings: Settings) -> str | None:
+    """The reason to skip the phases; None if they must run."""
     if production is None:
-        return "nothing is in production yet, so there is nothing to compare with"
+        return "no package is in production yet, so there is nothing to compare with"
     if serve_production():
-        return "what is in production cannot be served (`graft up` says why), so there is nothing to compare with"
+        return "the package in production cannot be served (`graft up` shows why), so there is nothing to compare with"
     now = datetime.now(UTC)
-    asked = has_traffic(read_window(now - _BEFORE, now), production)
-    if asked or settings.rollout.without_traffic == "hold":
+    traffic = has_traffic(read_window(now - _BEFORE, now), production)
+    if traffic or settings.rollout.without_traffic == "hold":
         return None
-    return "nobody asked production anything in the last hour, so there is nothing to compare"
+    return "production had no traffic in the last hour, so there is nothing to compare"

@@ -1,8 +1,8 @@
-"""What a killed DVC left half written, put right before the next DVC starts.
+"""DVC recovery: repair of the lock files that a killed DVC process left truncated, before the next one starts.
 
-DVC writes two files in place: which commands are at work on which paths (`.dvc/tmp/rwlock`), and what
-was made from what (`dvc.lock`). One that is killed while it writes leaves a cut file, and every DVC
-after it refuses to do anything until a person steps in. So a readable `dvc.lock` is kept.
+DVC writes two files in place: the table of running commands and their paths (`.dvc/tmp/rwlock`), and the
+hashes of inputs and outputs (`dvc.lock`). A process that is killed while it writes leaves a truncated file, and
+every DVC command after it fails until a person repairs the file. So a readable copy of `dvc.lock` is kept.
 """
 
 from __future__ import annotations
@@ -22,39 +22,39 @@ LOCK_FILE = Path("dvc.lock")
 KEPT = RUN / LOCK_FILE
 LOCK_TABLE = Path(".dvc/tmp/rwlock")
 GUARD = LOCK_TABLE.with_name("rwlock.lock")
-"""DVC holds it while it writes `AT_WORK`."""
+"""The lock that DVC holds while it writes `LOCK_TABLE`."""
 REPOSITORY = LOCK_TABLE.with_name("lock")
-"""DVC holds it while it writes `dvc.lock`, and not while a stage runs."""
+"""The lock that DVC holds while it writes `dvc.lock`, and not while a stage runs."""
 
 
 def repair() -> None:
-    """Make both files readable again; one that a living DVC is writing is waited for.
+    """Make both files readable again; wait for a file that a running DVC process is writing.
 
     Raises:
-        GraftError: `dvc.lock` is cut, and no readable one was kept.
+        GraftError: `dvc.lock` is truncated, and there is no readable copy.
     """
     if LOCK_TABLE.is_file():
         with locked(GUARD):
             if not _is_json(LOCK_TABLE):
-                LOCK_TABLE.unlink()  # those that it named are dead: whoever lives writes itself down whole
+                LOCK_TABLE.unlink()  # its processes are dead: a running one would have written a complete entry
     if not LOCK_FILE.is_file() or is_readable(LOCK_FILE):
         return
     with locked(REPOSITORY):
         if is_readable(LOCK_FILE):
             return
         if not KEPT.is_file():
-            raise GraftError(f"{LOCK_FILE}: it was cut off while DVC wrote it; `git checkout {LOCK_FILE}` gets it back")
+            raise GraftError(f"{LOCK_FILE}: truncated while DVC wrote it; restore it with `git checkout {LOCK_FILE}`")
         write_bytes(LOCK_FILE, KEPT.read_bytes())
 
 
 def keep() -> None:
-    """Remember `dvc.lock` as it is, if it can be read."""
+    """Keep a copy of `dvc.lock`, if it is readable."""
     if LOCK_FILE.is_file() and is_readable(LOCK_FILE):
         write_bytes(KEPT, LOCK_FILE.read_bytes())
 
 
 def is_readable(path: Path) -> bool:
-    """Whether DVC takes a `dvc.lock`. What a cut one that it takes does not name any more is made again."""
+    """Whether DVC accepts a `dvc.lock`. Stages that are missing in a truncated one that it accepts run again."""
     try:
         COMPILED_LOCKFILE_SCHEMA(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (yaml.YAMLError, UnicodeDecodeError, Invalid):

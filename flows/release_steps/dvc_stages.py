@@ -1,6 +1,7 @@
-"""The DVC pipeline as Prefect tasks: one per stage, in the order of dvc.yaml.
+"""DVC stages as Prefect tasks: one task per stage, in the order of dvc.yaml.
 
-DVC owns what is stale and what is kept; a task runs `dvc repro STAGE` and tells Prefect how it goes.
+DVC determines which stages are stale and keeps their outputs; a task runs `dvc repro STAGE` and reports its
+progress to Prefect.
 """
 
 from __future__ import annotations
@@ -40,18 +41,18 @@ _NOISE = (
 _LOCKED = ("Unable to acquire lock", "is busy, it is being blocked by")
 _UNCHANGED = ("didn't change, skipping", "is cached - skipping run")
 
-Done = Callable[[], None]
+Callback = Callable[[], None]
 
 
-def run_stages(before: Mapping[str, Callable[[], bool]], after: Mapping[str, Done]) -> None:
+def run_stages(before: Mapping[str, Callable[[], bool]], after: Mapping[str, Callback]) -> None:
     """Run every stage that is stale or comes after a stale one; the others are shown as cached.
 
     Args:
-        before: called before the stage of that name; says whether it changed what the stage reads.
-        after: called after the stage of that name ran or failed, to show what it left.
+        before: callback before the stage of that name; it returns whether it changed the stage's inputs.
+        after: callback after the stage of that name ran or failed, to show its outputs.
 
     Raises:
-        GraftError: a stage failed (the message is its own), or another DVC works here.
+        GraftError: a stage failed (the message is its own), or another DVC command runs in this repository.
     """
     dvc_recovery.repair()
     changed = stale_stages()
@@ -68,28 +69,28 @@ def run_stages(before: Mapping[str, Callable[[], bool]], after: Mapping[str, Don
 
 
 def stale_stages() -> set[str]:
-    """Names of the stages that DVC calls stale by themselves.
+    """Names of the stages that DVC reports as stale, without the stages after them.
 
     Raises:
-        GraftError: DVC cannot say.
+        GraftError: `dvc status` failed.
     """
     argv = [sys.executable, "-m", "dvc", "status", "--json"]
-    done = subprocess.run(argv, env=stack_environment(Path()), capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise GraftError(_explain("dvc status", (done.stdout + done.stderr).splitlines()))
-    return set(json.loads(done.stdout or "{}"))
+    result = subprocess.run(argv, env=stack_environment(Path()), capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        raise GraftError(_explain("dvc status", (result.stdout + result.stderr).splitlines()))
+    return set(json.loads(result.stdout or "{}"))
 
 
 def unchanged(stage: str) -> State:
-    """A stage that DVC found fresh."""
+    """The state of a stage that is up to date."""
     return cached(f"{stage}: unchanged")
 
 
 def reproduce(stage: str) -> State | None:
-    """Run `dvc repro STAGE`, its lines into the run's log and its progress into an artifact.
+    """Run `dvc repro STAGE`; its output goes to the run's log, and its progress to an artifact.
 
     Raises:
-        GraftError: it failed; the message is what the stage said itself.
+        GraftError: it failed; the message is the stage's own.
     """
     logger, show = get_run_logger(), Bar(stage)
     lines: list[str] = []
@@ -99,25 +100,25 @@ def reproduce(stage: str) -> State | None:
             line = raw.rstrip()
             if line.strip() and not line.strip().startswith(_NOISE):
                 lines.append(line)
-                if not _is_fresh_note(line):
+                if not _is_unchanged_note(line):
                     logger.info(line)
                 show(line)
         status = process.wait()
     if status != 0:
         raise GraftError(_explain(stage, lines))
     dvc_recovery.keep()
-    skipped = [line for line in lines if f"'{stage}'" in line and _is_fresh_note(line)]
+    skipped = [line for line in lines if f"'{stage}'" in line and _is_unchanged_note(line)]
     return cached(skipped[0]) if skipped else None
 
 
-def _is_fresh_note(line: str) -> bool:
-    """DVC says so of every stage before the one that was asked for."""
+def _is_unchanged_note(line: str) -> bool:
+    """Whether a line reports an unchanged stage, as DVC prints it for every stage before the requested one."""
     return any(mark in line for mark in _UNCHANGED)
 
 
 @contextmanager
 def _dvc_repro(stage: str) -> Iterator[subprocess.Popen[str]]:
-    """DVC in a process group of its own, which ends with the block, however that ends."""
+    """DVC in a process group of its own, which ends with the block, even on an exception."""
     environment = {**stack_environment(Path()), "GRAFT_FLOW_RUN_ID": str(flow_run.id or "")}
     if stage == "base":
         environment.pop("HF_HUB_OFFLINE")  # the one stage that may fetch a model
@@ -138,7 +139,7 @@ def _dvc_repro(stage: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def _end_group(process: subprocess.Popen[str]) -> None:
-    """End DVC and the stage below it, if it has not ended: asked first, then made to."""
+    """End DVC and the stage that it runs: SIGTERM first, SIGKILL after `_GRACE_S`."""
     with suppress(ProcessLookupError):
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGTERM)
@@ -151,30 +152,30 @@ def _end_group(process: subprocess.Popen[str]) -> None:
 
 
 class Bar:
-    """A stage's progress lines as one progress artifact, made when the first line comes."""
+    """A stage's progress lines as one progress artifact, created with the first line."""
 
     def __init__(self, stage: str) -> None:
         self._key = f"{stage.replace('_', '-').lower()}-progress"
         self._artifact: UUID | None = None
 
     def __call__(self, line: str) -> None:
-        """Show a line if it tells progress."""
-        found = parse(line)
-        if found is None:
+        """Show a line if it is a progress line."""
+        progress = parse(line)
+        if progress is None:
             return
-        shown: dict[str, Any] = {"progress": found.percent, "description": line.strip()}
+        fields: dict[str, Any] = {"progress": progress.percent, "description": line.strip()}
         if self._artifact is None:
-            self._artifact = cast(UUID, create_progress_artifact(key=self._key, **shown))
+            self._artifact = cast(UUID, create_progress_artifact(key=self._key, **fields))
         else:
-            update_progress_artifact(self._artifact, **shown)
+            update_progress_artifact(self._artifact, **fields)
 
 
 def _explain(stage: str, lines: list[str]) -> str:
-    """Why it failed, in its own words: from its last `error:` line on, without DVC's epilogue."""
+    """The error message of a failed stage: its output from the last `error:` line on, without DVC's epilogue."""
     if any(mark in line for line in lines for mark in _LOCKED):
-        return f"{stage}: another DVC command is at work in this repository; let it finish, then run this again"
-    told = [line for line in lines if not line.startswith("ERROR: failed to reproduce")]
-    starts = [number for number, line in enumerate(told) if line.startswith(("error: ", "ERROR: "))]
-    own = [number for number in starts if told[number].startswith("error: ")]
-    first = (own or starts or [max(len(told) - 15, 0)])[-1]
-    return f"{stage}: " + "\n".join(told[first:]).removeprefix("error: ").removeprefix("ERROR: ").strip()
+        return f"{stage}: another DVC command is running in this repository; let it finish, then run this again"
+    output = [line for line in lines if not line.startswith("ERROR: failed to reproduce")]
+    starts = [index for index, line in enumerate(output) if line.startswith(("error: ", "ERROR: "))]
+    own = [index for index in starts if output[index].startswith("error: ")]
+    first = (own or starts or [max(len(output) - 15, 0)])[-1]
+    return f"{stage}: " + "\n".join(output[first:]).removeprefix("error: ").removeprefix("ERROR: ").strip()

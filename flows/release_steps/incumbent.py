@@ -1,4 +1,4 @@
-"""The incumbent that a candidate is compared with."""
+"""The incumbent: the package in production, with which the stage `evaluate` compares the candidate."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from tasks.model_package.manifest import package_digest
 
 
 def write_incumbent() -> State | bool:
-    """Name what the candidate is to be compared with; says whether that changed.
+    """Write the incumbent's digest to a file that the stage `evaluate` reads; return whether it changed.
 
-    Where the candidate is in production itself, what it was compared with stays written down, so
-    that a finished release stays fresh.
+    Where the candidate itself is in production, the file keeps the incumbent with which it was compared, so that
+    the stages of a finished release stay up to date.
     """
     production = production_digest()
     known = json.loads(INCUMBENT.read_text(encoding="utf-8")) if INCUMBENT.is_file() else None
-    wanted = {"digest": production}
-    if known == wanted or (known is not None and production == package_digest(BUILT_PACKAGE)):
+    incumbent = {"digest": production}
+    if known == incumbent or (known is not None and production == package_digest(BUILT_PACKAGE)):
         return cached("the incumbent is the same as before", False)
     if production == package_digest(BUILT_PACKAGE):
-        wanted = {"digest": None}
-    write_json(INCUMBENT, wanted)
+        incumbent = {"digest": None}
+    write_json(INCUMBENT, incumbent)
     return True

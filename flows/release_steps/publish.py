@@ -1,4 +1,4 @@
-"""Publishing a candidate: the gate's verdict, the registry, and the reference for drift."""
+"""Steps that publish a candidate: the gate's verdict, the registry, and the reference for drift."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ from tasks.retrieval import index_files
 
 
 class RefusedError(GraftError):
-    """The gate, or a person, did not let the candidate pass."""
+    """The gate or a person rejected the candidate."""
 
 
 def run_gate(digest: str) -> State:
-    """The gate; the verdict becomes an artifact.
+    """Run the eval gate, and keep its verdict as an artifact.
 
     Raises:
-        RefusedError: it did not pass.
-        GraftError: what was measured is another package's.
+        RefusedError: the candidate did not pass.
+        GraftError: the evaluation results are another package's.
     """
     rows, rates = read_outputs(digest, BUILT_EVALUATION, BUILT_EVALUATE_ASSISTANT)
     verdict = gate.decide_gate(rows, rates, load_settings().gate)
@@ -51,31 +51,31 @@ def run_gate(digest: str) -> State:
 
 
 def publish(digest: str) -> None:
-    """Put the package, its base and what was measured into the registry, and its index where it is served from."""
+    """Publish the package, its base and its evaluation to the registry, and its index to where it is served from."""
     index_files.publish(BUILT_INDEX)
     registry = open_registry()
     with tempfile.TemporaryDirectory(prefix="graft-publish-") as folder:
-        measured = Path(folder) / "measured"
-        gather(BUILT_PACKAGE, BUILT_EVALUATION, BUILT_EVALUATE_ASSISTANT, measured, load_settings().gate, _today())
-        registry.publish(BUILT_PACKAGE, BUILT_BASE, measured)
+        evaluation = Path(folder) / "evaluation"
+        gather(BUILT_PACKAGE, BUILT_EVALUATION, BUILT_EVALUATE_ASSISTANT, evaluation, load_settings().gate, _today())
+        registry.publish(BUILT_PACKAGE, BUILT_BASE, evaluation)
     append_entry(registry, "publish", digest, "passed the gate", by_run(), flow_run.name)
     print(f"publish: {digest}")
 
 
 def by_run() -> str:
-    """Who acts: this run."""
+    """The author of this run's actions in the audit log."""
     return run_actor(str(flow_run.name))
 
 
 def channel_act() -> Act:
-    """How this run moves a channel."""
+    """The act with which this run moves a channel."""
     return Act(action="promote", who=by_run(), run=flow_run.name)
 
 
 def keep_reference(digest: str) -> State | str:
-    """Write what `monitor` compares production with; return where."""
+    """Write the drift reference, with which the flow `monitor` compares production; return its path."""
     if reference_path(digest).is_file():
-        return cached("written before")
+        return cached("the reference was written before")
     return str(write_reference(digest, open_registry()))
 
 

@@ -1,4 +1,4 @@
-"""A step of a flow: a Prefect task that fails with a message for a person, not with a traceback."""
+"""Step of a flow: a Prefect task that fails with a message for a person, not with a traceback."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ P = ParamSpec("P")
 def step(name: str, function: Callable[P, Any]) -> Callable[P, Any]:
     """`function` as a task of the running flow.
 
-    It may return a state of its own (see `cached`) with the result as its data. Calling the step
-    raises `GraftError` with the function's own message; other errors pass as they are.
+    It may return a state of its own (see `cached`) with the result as its data. A call of the step
+    raises `GraftError` with the function's own message; other errors pass unchanged.
     """
 
     @task(name=name, task_run_name=name, cache_policy=NO_CACHE)
@@ -36,5 +36,5 @@ def step(name: str, function: Callable[P, Any]) -> Callable[P, Any]:
 
 
 def cached(message: str, data: Any = None) -> State:
-    """The state of a step that had nothing to do, with the reason."""
+    """The state of a step that was skipped, with the reason."""
     return Completed(name="Cached", message=message, data=data)

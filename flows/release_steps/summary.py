@@ -1,4 +1,4 @@
-"""What a person wants to know after a release: where it answers, as what, how good it is, where to look."""
+"""Release summary: the endpoint, the model id, the evaluation, and links to run, contract report and model card."""
 
 from __future__ import annotations
 
@@ -14,36 +14,46 @@ from tasks.reports.eval_tables import by_system
 
 @dataclass(frozen=True)
 class ReleaseSummary:
-    """A package in production."""
+    """The facts of a package in production."""
 
     name: str
+    """Name of the package."""
     digest: str
+    """Digest of the package, which is its model id."""
     since: datetime
+    """When it went to production; UTC."""
     base_url: str
+    """Base URL for OpenAI clients."""
     key: str
+    """API key to use, as text for a person."""
     run_url: str
+    """Page of the release run in Prefect."""
     report: Path
+    """Report of the data contract."""
     card: Path
+    """Release card: the model card with evaluation."""
 
 
-def render(released: ReleaseSummary, rows: pd.DataFrame, settings: GateSettings) -> str:
+def render(facts: ReleaseSummary, rows: pd.DataFrame, settings: GateSettings) -> str:
     """The summary, readable as plain text and as Markdown.
 
     Args:
+        facts: the package in production.
         rows: the package's evaluation rows, one per (system, example).
+        settings: confidence and bootstrap of the intervals.
     """
     lines = [
-        f"# {released.name} is in production",
+        f"# {facts.name} is in production",
         "",
-        f"- base URL: {released.base_url}",
-        f"- key: {released.key}",
-        f"- model: {released.digest} (or: production)",
-        f"- in production since: {released.since:%Y-%m-%d %H:%M} UTC",
+        f"- base URL: {facts.base_url}",
+        f"- API key: {facts.key}",
+        f"- model: {facts.digest} (or: production)",
+        f"- in production since: {facts.since:%Y-%m-%d %H:%M} UTC",
         "",
         *by_system(rows, settings),
         "",
-        f"- run: {released.run_url}",
-        f"- contract report: {released.report}",
-        f"- model card: {released.card}",
+        f"- run: {facts.run_url}",
+        f"- contract report: {facts.report}",
+        f"- model card: {facts.card}",
     ]
     return "\n".join(lines) + "\n"

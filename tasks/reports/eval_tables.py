@@ -1,4 +1,4 @@
-"""What was measured of a package, as Markdown tables. It judges nothing: that is the gate's work."""
+"""Eval tables: a package's evaluation results as Markdown. The decision on them is the gate's."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHOWN = {
     "refusal_correct": "refusal",
     "valid_format": "valid format",
 }
-"""The columns of scores that tables show beside quality, and their titles."""
+"""The columns of scores that tables show beside quality, with their titles."""
 
 
 def by_system(rows: pd.DataFrame, settings: GateSettings) -> list[str]:
@@ -31,15 +31,15 @@ def by_system(rows: pd.DataFrame, settings: GateSettings) -> list[str]:
     title = f"quality ({settings.confidence:.0%} interval)"
     head = f"| {'system':9} | rows | {title} | {' | '.join(shown.values())} |"
     lines = [head, "| --- | ---: | --- |" + " ---: |" * len(shown)]
-    for system, found in rows.groupby("system", sort=False):
-        cell = _quality(found, settings)
-        means = [f"{found[column].astype(float).mean():.3f}".rjust(len(shown[column])) for column in shown]
-        lines.append(f"| {system!s:9} | {len(found):4} | {cell:{len(title)}} | {' | '.join(means)} |")
+    for system, group in rows.groupby("system", sort=False):
+        cell = _quality(group, settings)
+        means = [f"{group[column].astype(float).mean():.3f}".rjust(len(shown[column])) for column in shown]
+        lines.append(f"| {system!s:9} | {len(group):4} | {cell:{len(title)}} | {' | '.join(means)} |")
     return lines
 
 
 def by_label(rows: pd.DataFrame, settings: GateSettings) -> list[str]:
-    """A table of the candidate's quality on each request kind, with its bootstrap interval, beside the others'.
+    """A table of the candidate's quality on each request kind, with its bootstrap interval, beside the others' means.
 
     Args:
         rows: evaluation rows, one per (system, example).
@@ -47,8 +47,8 @@ def by_label(rows: pd.DataFrame, settings: GateSettings) -> list[str]:
     others = [system for system in rows["system"].unique() if system != CANDIDATE]
     lines = [f"| request kind | rows | quality ({settings.confidence:.0%} interval) | {' | '.join(others)} |"]
     lines.append("| --- | ---: | --- |" + " ---: |" * len(others))
-    for label, found in rows.groupby("label"):
-        systems = dict(list(found.groupby("system")))
+    for label, group in rows.groupby("label"):
+        systems = dict(list(group.groupby("system")))
         means = [f"{systems[system]['quality'].mean():.3f}" for system in others]
         candidate = systems[CANDIDATE]
         lines.append(f"| {label} | {len(candidate)} | {_quality(candidate, settings)} | {' | '.join(means)} |")
@@ -56,8 +56,8 @@ def by_label(rows: pd.DataFrame, settings: GateSettings) -> list[str]:
 
 
 def end_to_end(rates: Mapping[str, Rate]) -> list[str]:
-    """A table of what the stage `evaluate_assistant` measured."""
-    lines = ["| whole turns | rows | value |", "| --- | ---: | ---: |"]
+    """A table of the rates of the end-to-end evaluation (stage `evaluate_assistant`)."""
+    lines = ["| end-to-end rate | rows | value |", "| --- | ---: | ---: |"]
     values = {name: "" if rate.value is None else f"{rate.value:.4g}" for name, rate in rates.items()}
     return lines + [f"| {name} | {rates[name].n} | {value} |" for name, value in values.items()]
 

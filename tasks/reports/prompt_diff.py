@@ -1,7 +1,7 @@
-"""`graft prompt diff`: what two prompts make the model read, and what their models were measured at.
+"""Prompt diff: the difference between two prompts as the model reads them, and between their evaluations.
 
-Compared is the rendered text and not the files: a template that is written otherwise and says the
-same is no difference to the model, and one word in a loop of it is a difference in many places.
+`graft prompt diff` compares the rendered text and not the files: a template that is written differently and
+renders the same text is no difference to the model, and one word in its loop is a difference in many lines.
 """
 
 from __future__ import annotations
@@ -30,52 +30,60 @@ from tasks.reports.prompt_versions import SHOWN_DIGITS, PromptVersion, published
 EXAMPLE = (
     Message(role="user", content="A CUSTOMER'S QUESTION"),
     Message(role="assistant", tool_calls=(ToolCall(name="A_TOOL", arguments={"argument": "VALUE"}),)),
-    Message(role="tool", content='{"result": "WHAT THE TOOL GAVE"}'),
+    Message(role="tool", content='{"result": "THE RESULT OF THE TOOL"}'),
     Message(role="assistant", content="THE ANSWER"),
     Message(role="user", content="ANOTHER QUESTION"),
 )
-"""What stands in it is the same whatever the domain is; the rest of the text is the prompt's."""
+"""The example conversation. It is the same in every domain; all other rendered text comes from the prompt."""
 
-FIGURES = ("quality", "tool_call_match", "refusal_correct", "valid_format")
+METRICS = ("quality", "tool_call_match", "refusal_correct", "valid_format")
 ROWS, SCORES = "rows.parquet", "scores.json"  # of an evaluation
-_PAIRED = ["system", "id", "expected", *FIGURES]
+_PAIRED = ["system", "id", "expected", *METRICS]
 
 
 @dataclass(frozen=True)
 class RenderedPrompt:
-    """The example conversation as a prompt has it, and its length in tokens where a tokenizer is at hand."""
+    """The example conversation, rendered with a prompt."""
 
     text: str
+    """The text that the model reads."""
     tokens: int | None
+    """Its length in tokens; None without a tokenizer."""
 
     @property
     def length(self) -> str:
+        """The length as text for a person."""
         return "no tokenizer in build/base yet" if self.tokens is None else f"{self.tokens} tokens in the example"
 
 
 @dataclass(frozen=True)
 class EvaluatedPackage:
-    """A package made with a prompt, where it lies, and its evaluation."""
+    """A package and its evaluation."""
 
     digest: str
+    """Digest of the package."""
     package: Path
+    """Folder of the package."""
     evaluation: Path
+    """Folder of its evaluation, with `rows.parquet` and `scores.json`."""
 
     def means(self) -> dict[str, float]:
-        """The candidate's mean figures and its number of rows, `n`.
+        """The candidate's mean of each metric, and its number of rows, `n`.
 
         Raises:
             GraftError: the evaluation's totals cannot be read.
         """
         path = self.evaluation / SCORES
         try:
-            found: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))["systems"][CANDIDATE]["all"]
+            means: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))["systems"][CANDIDATE]["all"]
         except (ValueError, KeyError, TypeError) as error:
-            raise GraftError(f"{path}: no totals of the {CANDIDATE} that this version can read: {error!r}") from error
-        return found
+            raise GraftError(
+                f"{path}: no totals of the {CANDIDATE} that this version of Graft can read: {error!r}"
+            ) from error
+        return means
 
     def rows(self) -> pd.DataFrame:
-        """The candidate's figures by row id.
+        """The candidate's metrics by row id.
 
         Raises:
             GraftError: the evaluation's rows cannot be read.
@@ -84,7 +92,9 @@ class EvaluatedPackage:
         try:
             table = pd.read_parquet(path, columns=_PAIRED)
         except (OSError, ValueError) as error:
-            raise GraftError(f"{path}: not the rows of an evaluation that this version can read: {error}") from error
+            raise GraftError(
+                f"{path}: not the rows of an evaluation that this version of Graft can read: {error}"
+            ) from error
         return table[table["system"] == CANDIDATE].set_index("id").sort_index()
 
 
@@ -104,59 +114,60 @@ def render(version: PromptVersion) -> RenderedPrompt:
 
 
 def describe(version: PromptVersion) -> str:
-    """A prompt's version and what the model reads of it."""
+    """A prompt's version and the text that the model reads, for a person."""
     rendered = render(version)
     return f"{version}, {rendered.length}\n\n{rendered.text}"
 
 
 def describe_difference(a: PromptVersion, b: PromptVersion, registry: Registry) -> str:
-    """Both versions, the difference of the texts, and both evaluations."""
-    ours, theirs = render(a), render(b)
-    lines = [f"A: {a}, {ours.length}", f"B: {b}, {theirs.length}", "", *_difference(a.source, b.source, ours, theirs)]
-    found = {"A": find_evaluation(a, registry), "B": find_evaluation(b, registry)}
-    return "\n".join([*lines, "", *_evaluations(found, load_settings().gate)])
+    """Both versions, the difference of the rendered texts, and both evaluations, as text for a person."""
+    rendered_a, rendered_b = render(a), render(b)
+    lines = [f"A: {a}, {rendered_a.length}", f"B: {b}, {rendered_b.length}", ""]
+    lines += _difference(a.source, b.source, rendered_a, rendered_b)
+    evaluations = {"A": find_evaluation(a, registry), "B": find_evaluation(b, registry)}
+    return "\n".join([*lines, "", *_evaluations(evaluations, load_settings().gate)])
 
 
-def _difference(a: PromptSource, b: PromptSource, ours: RenderedPrompt, theirs: RenderedPrompt) -> list[str]:
-    if a.digest == b.digest and ours.text == theirs.text:
+def _difference(a: PromptSource, b: PromptSource, rendered_a: RenderedPrompt, rendered_b: RenderedPrompt) -> list[str]:
+    if a.digest == b.digest and rendered_a.text == rendered_b.text:
         return ["The two are the same prompt."]
-    parts = {
+    files = {
         "system.txt": (a.system, b.system),
         "tools.json": (a.tools, b.tools),
         "chat.jinja": (a.template, b.template),
     }
-    differing = ", ".join(name for name, (one, other) in parts.items() if one != other)
-    if ours.text == theirs.text:
+    differing = ", ".join(name for name, (one, other) in files.items() if one != other)
+    if rendered_a.text == rendered_b.text:
         return [f"They differ in {differing}, but the model reads the same text."]
-    return [f"They differ in {differing}. What the model reads:", "", *unified(ours.text, theirs.text)]
+    return [f"They differ in {differing}. The model reads:", "", *unified(rendered_a.text, rendered_b.text)]
 
 
 def unified(a: str, b: str) -> list[str]:
-    """The unified diff of two texts as lines; a missing line break at the end is told, as by git."""
+    """The unified diff of two texts as lines; a missing line break at the end is marked, as by git."""
     lines: list[str] = []
-    # StringIO splits at line feeds alone; `splitlines` would at other characters too, and hide which.
+    # StringIO splits at line feeds alone; `splitlines` would split at other characters too, and hide which.
     for line in difflib.unified_diff(list(io.StringIO(a)), list(io.StringIO(b)), "A", "B"):
         lines += [line[:-1]] if line.endswith("\n") else [line, "\\ No newline at the end"]
     return lines
 
 
 def find_evaluation(version: PromptVersion, registry: Registry) -> EvaluatedPackage | None:
-    """The evaluation of the package that was named, or the newest of those made with this prompt; None: there is none.
+    """The evaluation of the prompt's package, or the newest one of a package made with this prompt; None without one.
 
-    What is built now counts as newer than what was published.
+    The package in `build/` counts as newer than published ones.
     """
     if version.package:
         published = [version.package]
     else:
         published = [p for p in registry.packages() if published_prompt(p, registry) == version.source.digest]
-    kept = [EvaluatedPackage(digest, registry.package(digest), registry.evaluation(digest)) for digest in published]
-    kept.sort(key=lambda e: -e.evaluation.stat().st_mtime if e.evaluation.is_dir() else 0)
+    evaluated = [EvaluatedPackage(name, registry.package(name), registry.evaluation(name)) for name in published]
+    evaluated.sort(key=lambda e: -e.evaluation.stat().st_mtime if e.evaluation.is_dir() else 0)
     built = [] if version.package else _built(version.source)
-    return next((e for e in [*built, *kept] if (e.evaluation / SCORES).is_file()), None)
+    return next((e for e in [*built, *evaluated] if (e.evaluation / SCORES).is_file()), None)
 
 
 def _built(source: PromptSource) -> list[EvaluatedPackage]:
-    """What `build/` holds, if package and evaluation belong together and the prompt is this one."""
+    """The package in `build/`, if its evaluation belongs to it and its prompt is this one."""
     scores = BUILT_EVALUATION / SCORES
     if not (scores.is_file() and (BUILT_PACKAGE / MANIFEST).is_file()):
         return []
@@ -167,55 +178,56 @@ def _built(source: PromptSource) -> list[EvaluatedPackage]:
     return [EvaluatedPackage(digest, BUILT_PACKAGE, BUILT_EVALUATION)] if same else []
 
 
-def _evaluations(found: dict[str, EvaluatedPackage | None], settings: GateSettings) -> list[str]:
-    """Where each evaluation is from, then a table: a line for each figure."""
+def _evaluations(evaluations: dict[str, EvaluatedPackage | None], settings: GateSettings) -> list[str]:
+    """The source of each evaluation, then a table with a line for each metric."""
     lines = ["Evaluation:"]
     means: dict[str, dict[str, float]] = {}
-    for side, evaluated in found.items():
+    for side, evaluated in evaluations.items():
         if evaluated is None:
-            lines.append(f"{side}: not evaluated yet: run `graft run` with it in {PROMPTS}")
+            lines.append(f"{side}: not evaluated yet; run `graft run` with it in {PROMPTS}")
             continue
         means[side] = evaluated.means()
         lines.append(f"{side}: package {evaluated.digest[:SHOWN_DIGITS]}, {means[side]['n']} rows")
     if not means:
         return lines
     differences: dict[str, tuple[float, float, float]] = {}
-    a, b = found["A"], found["B"]
+    a, b = evaluations["A"], evaluations["B"]
     if a and b and a.digest == b.digest:
-        lines.append("Both are of the same package.")
+        lines.append("Both evaluations are of the same package.")
     elif a and b:
         differences = compare(a.rows(), b.rows(), settings)
-        lines.append(_what_else(a, b) if differences else "They answered other rows, so they are not compared by row.")
-    head = f"B less A ({settings.confidence:.0%} interval)"
+        different_rows = "They were evaluated on different rows, so they are not compared by row."
+        lines.append(_other_differences(a, b) if differences else different_rows)
+    head = f"B - A ({settings.confidence:.0%} interval)"
     lines += ["", f"| {'':15} |     A |     B | {head:27} |", "| --- | ---: | ---: | --- |"]
-    for name in FIGURES:
-        cells = [f"{means[side][name]:.3f}" if name in means.get(side, {}) else "    -" for side in found]
+    for name in METRICS:
+        cells = [f"{means[side][name]:.3f}" if name in means.get(side, {}) else "    -" for side in evaluations]
         cell = "{:+.3f} ({:+.3f} to {:+.3f})".format(*differences[name]) if name in differences else "-"
         lines.append(f"| {name:15} | {' | '.join(cells)} | {cell:27} |")
     return lines
 
 
 def compare(a: pd.DataFrame, b: pd.DataFrame, settings: GateSettings) -> dict[str, tuple[float, float, float]]:
-    """By figure: the mean of b less a over the same rows, and the ends of its bootstrap interval.
+    """By metric: the mean of b - a over the same rows, and the ends of its bootstrap interval.
 
-    Empty unless both answered the same rows; a figure that no row has is left out.
+    Empty unless both were evaluated on the same rows; a metric that no row has is left out.
 
     Args:
-        a, b: figures by row id, in the same order, with what was `expected`.
+        a, b: metrics by row id, in the same order, with the column `expected`.
     """
     if not (a.index.equals(b.index) and a["expected"].equals(b["expected"])):
         return {}
-    found = {}
-    for name in FIGURES:
+    result = {}
+    for name in METRICS:
         differences = b[name].to_numpy(dtype=np.float64) - a[name].to_numpy(dtype=np.float64)
         differences = differences[~np.isnan(differences)]  # [rows that have it]
         if len(differences):
-            found[name] = (float(differences.mean()), *interval(differences, settings))
-    return found
+            result[name] = (float(differences.mean()), *interval(differences, settings))
+    return result
 
 
-def _what_else(a: EvaluatedPackage, b: EvaluatedPackage) -> str:
-    """Each prompt was trained with, so its figures are a whole package's: say what else differs between the two."""
+def _other_differences(a: EvaluatedPackage, b: EvaluatedPackage) -> str:
+    """The other differences of two packages: a prompt is part of training, so its metrics are those of a package."""
     one, other = read_manifest(a.package), read_manifest(b.package)
     pairs = {
         "base": (one.base.sha256, other.base.sha256),

@@ -1,6 +1,6 @@
-"""Prompts by name: in production, in a published package, in a git revision, in a folder, in the working tree.
+"""Prompt versions: prompts found by name, in production, a package, a git revision, a folder or the working tree.
 
-A prompt's version is the hash of its content (`PromptSource.digest`), wherever it lies.
+A prompt's version is the hash of its content (`PromptSource.digest`), regardless of its location.
 """
 
 from __future__ import annotations
@@ -20,40 +20,40 @@ WORKING_TREE = "."
 SHOWN_DIGITS = 12
 _DIGEST = re.compile(r"[0-9a-f]{8,64}")
 _NAMES = (
-    f"`{PRODUCTION}`, 8 digits or more of a published package's or prompt's digest (`graft releases` lists packages), "
+    f"`{PRODUCTION}`, at least 8 digits of a published package's or prompt's digest (`graft releases` lists packages), "
     f"a git revision, a folder with {', '.join(FILES)}, or `{WORKING_TREE}` for {PROMPTS}"
 )
 
 
 @dataclass(frozen=True)
 class PromptVersion:
-    """A prompt and where it was found.
-
-    `base` is the folder of a base model whose tokenizer reads it, and may be absent; `package` is
-    the digest of the package that was named, or None where none was.
-    """
+    """A prompt and its origin."""
 
     source: PromptSource
+    """The content."""
     origin: str
+    """The origin, for a person."""
     base: Path
+    """Folder of the base model whose tokenizer reads the prompt; it may be absent."""
     package: str | None = None
+    """Digest of the package, if the prompt was named by one."""
 
     def __str__(self) -> str:
         return f"{self.source.digest[:SHOWN_DIGITS]}, {self.origin}"
 
 
 def find_prompt(name: str, registry: Registry, here: Path) -> PromptVersion:
-    """The prompt called `name`; a relative folder is looked for below `here`.
+    """The prompt of the name `name`; a relative folder is resolved against `here`.
 
     Raises:
-        GraftError: there is none of that name, several, or its files are missing or broken.
+        GraftError: no prompt or several have that name, or its files are missing or invalid.
     """
     if name == WORKING_TREE:
         return PromptVersion(PromptSource.read(PROMPTS), str(PROMPTS), BUILT_BASE)
     if name == PRODUCTION:
         channel = registry.channel(PRODUCTION)
         if channel is None:
-            raise GraftError(f"{PRODUCTION}: nothing was released yet; `graft run` does that. A prompt is {_NAMES}")
+            raise GraftError(f"{PRODUCTION}: no package was released yet; `graft run` does that. Or name {_NAMES}")
         return _of_package(channel.digest, registry, f"{PRODUCTION}, ")
     if _DIGEST.fullmatch(name) and (package := _package_by_prefix(name, registry)):
         return _of_package(package, registry)
@@ -62,7 +62,7 @@ def find_prompt(name: str, registry: Registry, here: Path) -> PromptVersion:
         return PromptVersion(PromptSource.read(folder), name, BUILT_BASE)
     if commit := _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}"):
         return _of_commit(commit.strip(), name)
-    raise GraftError(f"{name}: no such prompt; name one by {_NAMES}")
+    raise GraftError(f"{name}: no such prompt; a prompt is named by {_NAMES}")
 
 
 def published_prompt(package: str, registry: Registry) -> str | None:
@@ -74,38 +74,43 @@ def published_prompt(package: str, registry: Registry) -> str | None:
 
 
 def _package_by_prefix(prefix: str, registry: Registry) -> str | None:
-    """The published package whose digest, or whose prompt's, begins so; any of those with one and the same prompt."""
-    named = [package for package in registry.packages() if package.startswith(prefix)]
-    if len(named) > 1:
-        raise GraftError(f"{prefix}: several packages begin so, give more digits: {', '.join(named)}")
-    if named:
-        return named[0]
+    """A published package whose digest, or whose prompt's digest, begins with `prefix`.
+
+    Of several packages with the same prompt any one is returned.
+    """
+    matches = [package for package in registry.packages() if package.startswith(prefix)]
+    if len(matches) > 1:
+        raise GraftError(f"{prefix}: several packages begin with these digits; name one of {', '.join(matches)}")
+    if matches:
+        return matches[0]
     versions = {package: published_prompt(package, registry) or "" for package in registry.packages()}
-    holding = {version: package for package, version in versions.items() if version.startswith(prefix)}
-    if len(holding) > 1:
-        raise GraftError(f"{prefix}: several prompts begin so, give more digits: {', '.join(sorted(holding))}")
-    return next(iter(holding.values()), None)
+    by_version = {version: package for package, version in versions.items() if version.startswith(prefix)}
+    if len(by_version) > 1:
+        raise GraftError(
+            f"{prefix}: several prompts begin with these digits; name one of {', '.join(sorted(by_version))}"
+        )
+    return next(iter(by_version.values()), None)
 
 
-def _of_package(digest: str, registry: Registry, how: str = "") -> PromptVersion:
+def _of_package(digest: str, registry: Registry, channel: str = "") -> PromptVersion:
     source = PromptSource.read(registry.package(digest) / PROMPT)
-    return PromptVersion(source, f"{how}package {digest[:SHOWN_DIGITS]}", registry.base(digest), digest)
+    return PromptVersion(source, f"{channel}package {digest[:SHOWN_DIGITS]}", registry.base(digest), digest)
 
 
 def _of_commit(commit: str, name: str) -> PromptVersion:
     origin = f"revision {name}" if commit.startswith(name) else f"revision {name} ({commit[:SHOWN_DIGITS]})"
-    found = {file: _git("show", f"{commit}:./{(PROMPTS / file).as_posix()}") for file in FILES}
-    texts = {file: text for file, text in found.items() if text is not None}
+    contents = {file: _git("show", f"{commit}:./{(PROMPTS / file).as_posix()}") for file in FILES}
+    texts = {file: text for file, text in contents.items() if text is not None}
     if absent := [file for file in FILES if file not in texts]:
-        raise GraftError(f"{origin}: no {', '.join(absent)} in {PROMPTS} there, so there is no prompt to compare")
+        raise GraftError(f"{origin}: no {', '.join(absent)} in {PROMPTS} of that revision; name one with all files")
     return PromptVersion(PromptSource.parse(texts, f"{origin}: {PROMPTS}"), origin, BUILT_BASE)
 
 
 def _git(*arguments: str) -> str | None:
-    """What git prints, or None where it fails or is not there."""
+    """The output of a git command, or None where it fails or git is not installed."""
     try:
         argv = ["git", *arguments]
-        done = subprocess.run(argv, capture_output=True, text=True, encoding="utf-8", errors="replace", check=False)
+        result = subprocess.run(argv, capture_output=True, text=True, encoding="utf-8", errors="replace", check=False)
     except OSError:
         return None
-    return done.stdout if done.returncode == 0 else None
+    return result.stdout if result.returncode == 0 else None

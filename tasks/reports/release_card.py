@@ -1,7 +1,7 @@
-"""What is published beside a package: what was measured of it, its loss curve, and the card that shows all of it.
+"""Release card: the model card with evaluation results, published beside a package with its scores and loss curve.
 
-It can be no part of the package, because what is measured is the package. The registry keeps it in
-`evaluations/DIGEST/`.
+It cannot be part of the package, because it has the evaluation of that package. The registry keeps it
+in `evaluations/DIGEST/`.
 """
 
 from __future__ import annotations
@@ -28,13 +28,15 @@ ASSISTANT_SCORES = "assistant.json"
 def gather(
     package: Path, evaluation: Path, assistant: Path, target: Path, settings: GateSettings, today: datetime.date
 ) -> None:
-    """Write to the new folder `target` all that is published beside a package.
+    """Write all files that are published beside a package.
 
     Args:
-        evaluation: what the stage of that name left.
-        assistant: what the stage of that name left.
-        settings: how intervals are drawn.
-        today: what the data's age is counted to.
+        package: folder of the package.
+        evaluation: output folder of the stage `evaluate`.
+        assistant: output folder of the stage `evaluate_assistant`.
+        target: folder to write, which must not exist.
+        settings: confidence and bootstrap of the intervals.
+        today: date to which the data's age is counted.
 
     Raises:
         GraftError: a stage's output cannot be read.
@@ -46,10 +48,16 @@ def gather(
 
 
 def release_card(package: Path, gathered: Path, settings: GateSettings, today: datetime.date) -> str:
-    """The card of a package with what was measured of it, as Markdown; `gathered` is what `gather` wrote.
+    """The model card of a package with its evaluation results, as Markdown.
+
+    Args:
+        package: folder of the package.
+        gathered: folder that `gather` wrote.
+        settings: confidence and bootstrap of the intervals.
+        today: date to which the data's age is counted.
 
     Raises:
-        GraftError: what was measured cannot be read.
+        GraftError: the evaluation results cannot be read.
     """
     manifest = read_manifest(package)
     rows = pd.read_parquet(gathered / "rows.parquet")
@@ -57,17 +65,17 @@ def release_card(package: Path, gathered: Path, settings: GateSettings, today: d
         "## Evaluation",
         "\n".join(by_system(rows, settings)),
         "\n".join(by_label(rows, settings)),
-        "## Whole turns",
+        "## End-to-end evaluation",
         "\n".join(end_to_end(read_rates(gathered / ASSISTANT_SCORES))),
     ]
     return "\n\n".join([render(manifest, PICTURE, _age(manifest.constraints, today)).rstrip("\n"), *parts]) + "\n"
 
 
 def _age(sheet: Constraints, today: datetime.date) -> str:
-    """What to say of data that is old; nothing of younger."""
+    """A warning if the data is past its review date; else empty."""
     if today <= sheet.review_by:
         return ""
     return (
-        f"The data is old: it was last updated on {sheet.data_updated} and was to be renewed by {sheet.review_by} "
-        f"({sheet.data_owner})."
+        f"The data is out of date: it was last updated on {sheet.data_updated} and was due for review by "
+        f"{sheet.review_by} ({sheet.data_owner})."
     )

@@ -1,7 +1,7 @@
-"""What was released, for a person: the list with its figures, one package in full, and what to go back to.
+"""Releases: the list of releases with their metrics, one package in full, and the package for a rollback.
 
-Figures are those that the package was published with; one from before a figure existed lacks it, and
-that is shown as a dash.
+The metrics are those with which a package was published; a package from before a metric existed lacks it,
+which is shown as a dash.
 """
 
 from __future__ import annotations
@@ -25,43 +25,43 @@ _SCORES = {"quality": "quality", **SHOWN}
 _COLUMNS = ("quality", "to base", "tool exact", "violations", "false refusals")
 _NONE = "-"
 _REASON_WIDTH = 30
-"""With which a line of the list has 120 characters; `graft audit` has the whole reason."""
+"""Width of the column `reason`, in characters: a line of the list has 120. `graft audit` shows the full reason."""
 
 
 def find(registry: Registry, name: str) -> str:
-    """The digest of the package that `name` means: `production`, or its first 6 digits or more.
+    """The digest of the package of a name: `production`, or at least the first 6 digits of its digest.
 
     Raises:
-        GraftError: there is none, or several begin so.
+        GraftError: no package or several have that name.
     """
     if name == PRODUCTION:
         return in_production(registry).digest
     if not _PREFIX.fullmatch(name):
-        raise GraftError(f"{name}: a package is named by `{PRODUCTION}` or 6 digits or more of its digest")
-    named = [digest for digest in registry.packages() if digest.startswith(name)]
-    if len(named) > 1:
-        raise GraftError(f"{name}: several packages begin so, give more digits: {', '.join(named)}")
-    if not named:
+        raise GraftError(f"{name}: a package is named by `{PRODUCTION}` or at least 6 digits of its digest")
+    matches = [digest for digest in registry.packages() if digest.startswith(name)]
+    if len(matches) > 1:
+        raise GraftError(f"{name}: several packages begin with these digits; name one of {', '.join(matches)}")
+    if not matches:
         raise GraftError(f"{name}: no such package in {registry.store.where}; `graft releases` lists those released")
-    return named[0]
+    return matches[0]
 
 
 def in_production(registry: Registry) -> Channel:
     """The channel `production`.
 
     Raises:
-        GraftError: nothing was released yet.
+        GraftError: no package was released yet.
     """
     channel = registry.channel(PRODUCTION)
     if channel is None:
-        raise GraftError("nothing was released yet; `graft run` does that")
+        raise GraftError("no package was released yet; `graft run` does that")
     return channel
 
 
 def before(history: list[Channel]) -> str | None:
-    """The package that was in production before the one that is, or None.
+    """The package that was in production before the current one, or None.
 
-    Who went back from a package does not want it back: going back twice goes two packages back.
+    A package that was rolled back does not count: two rollbacks return to the package before the last two.
 
     Args:
         history: swaps, oldest first.
@@ -76,33 +76,33 @@ def before(history: list[Channel]) -> str | None:
 
 
 def to_go_back_to(registry: Registry) -> str:
-    """The package that was in production before the one that is.
+    """The package for a rollback: the one that was in production before the current one.
 
     Raises:
         GraftError: there is none.
     """
     digest = before(registry.history())
     if digest is None:
-        raise GraftError("no package was in production before; name one (`graft audit` lists what was published)")
+        raise GraftError("no package was in production before; name one (`graft audit` lists all published packages)")
     return digest
 
 
 def listing(registry: Registry) -> str:
-    """Every release, newest first, with the candidate's quality, how much better than the base, and its whole turns."""
+    """Every release, newest first, with the candidate's quality, its uplift over the base, and end-to-end rates."""
     swaps = [swap for swap in registry.history() if swap.name == PRODUCTION]
     if not swaps:
-        return "nothing was released yet; `graft run` does that"
+        return "no package was released yet; `graft run` does that"
     head = "  ".join([f"{'released (UTC)':16}", f"{'package':12}", *_COLUMNS, "reason"])
     return "\n".join([head, *(_line(registry, swap) for swap in reversed(swaps))])
 
 
 def _line(registry: Registry, swap: Channel) -> str:
     systems, rates = scores(registry, swap.digest), assistant_rates(registry, swap.digest)
-    ours, base = _means(systems, "candidate"), _means(systems, "base")
-    gain = ours["quality"] - base["quality"] if "quality" in ours and "quality" in base else None
+    candidate, base = _means(systems, "candidate"), _means(systems, "base")
+    uplift = candidate["quality"] - base["quality"] if "quality" in candidate and "quality" in base else None
     texts = (
-        _text(ours.get("quality")),
-        _text(gain, "+.3f"),
+        _text(candidate.get("quality")),
+        _text(uplift, "+.3f"),
         _text(_value(rates, "tool_exact")),
         _text(_value(rates, "policy_violations"), ".0f"),
         _text(_value(rates, "false_refusal_rate")),
@@ -113,7 +113,7 @@ def _line(registry: Registry, swap: Channel) -> str:
 
 
 def describe(registry: Registry, digest: str) -> str:
-    """One package: how it was made, its card with all that was measured of it, and what was done with it."""
+    """One package as text for a person: provenance, release card, history from the audit log, and approvals."""
     folder, entries = registry.package(digest), audit_log.read_audit(registry, digest)
     return "\n".join(
         [
@@ -130,14 +130,14 @@ def describe(registry: Registry, digest: str) -> str:
 
 
 def scores(registry: Registry, digest: str) -> dict[str, Any]:
-    """The systems that a package's evaluation measured, with their totals; empty where it has none."""
+    """The systems of a package's evaluation, with their totals; empty without an evaluation."""
     path = registry.evaluation(digest) / "scores.json"
     systems = json.loads(path.read_text(encoding="utf-8")).get("systems") if path.is_file() else None
     return systems if isinstance(systems, dict) else {}
 
 
 def assistant_rates(registry: Registry, digest: str) -> dict[str, Rate]:
-    """What the stage `evaluate_assistant` measured of a package; empty where it was published without."""
+    """The end-to-end rates of a package (stage `evaluate_assistant`); empty where it was published without."""
     path = registry.evaluation(digest) / ASSISTANT_SCORES
     return read_rates(path) if path.is_file() else {}
 
@@ -147,18 +147,18 @@ def _value(rates: dict[str, Rate], name: str) -> float | None:
 
 
 def _card(registry: Registry, digest: str) -> list[str]:
-    """The card with what was measured; of a package from before there was one, its own card and its scores."""
-    whole, own = registry.evaluation(digest) / CARD, registry.package(digest) / CARD
-    if whole.is_file():
-        return [whole.read_text(encoding="utf-8").strip()]
-    text = own.read_text(encoding="utf-8").strip() if own.is_file() else "This package has no card."
+    """The release card; of a package from before release cards, its model card and its scores."""
+    release, model = registry.evaluation(digest) / CARD, registry.package(digest) / CARD
+    if release.is_file():
+        return [release.read_text(encoding="utf-8").strip()]
+    text = model.read_text(encoding="utf-8").strip() if model.is_file() else "This package has no card."
     return [text, "", *_scores(scores(registry, digest))]
 
 
 def _means(systems: dict[str, Any], system: str) -> dict[str, float]:
-    """A system's means over all rows, those that are there."""
-    found: dict[str, Any] = systems.get(system, {}).get("all", {})
-    return {name: float(value) for name, value in found.items() if isinstance(value, int | float)}
+    """A system's means over all rows, without those that are missing."""
+    totals: dict[str, Any] = systems.get(system, {}).get("all", {})
+    return {name: float(value) for name, value in totals.items() if isinstance(value, int | float)}
 
 
 def _text(value: float | None, form: str = ".3f") -> str:
@@ -166,7 +166,7 @@ def _text(value: float | None, form: str = ".3f") -> str:
 
 
 def _scores(systems: dict[str, Any]) -> list[str]:
-    """A table of what each system was measured at."""
+    """A table of each system's mean scores."""
     if not systems:
         return ["It was published without scores."]
     lines = [f"| system | rows | {' | '.join(_SCORES.values())} |", "| --- | ---: |" + " ---: |" * len(_SCORES)]
@@ -178,7 +178,7 @@ def _scores(systems: dict[str, Any]) -> list[str]:
 
 
 def _provenance(path: Path) -> list[str]:
-    """When it was built, from which commit, in which run: what of that is known."""
+    """Build time, commit and run of a package, as far as they are known."""
     known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return [f"{name.replace('_', ' ')}: {value}" for name, value in known.items() if value]
 

@@ -1,10 +1,10 @@
-"""Incidents: what went wrong in service, when, with which numbers, and who closed it and why.
+"""Incidents: the records of breaches in a rollout, with time and numbers, and with who closed them and why.
 
 .graft/incidents/ID.opened.json    written once
-.graft/incidents/ID.closed.json    written once, when somebody closes it
+.graft/incidents/ID.closed.json    written once, when a person closes it
 
-Nothing is rewritten and nothing is removed, so the folder is the history. It acts on nothing: who
-opens an incident rolls back by himself.
+No file is rewritten or removed, so the folder is the history. Opening an incident changes nothing else: the
+caller is responsible for the rollback.
 """
 
 from __future__ import annotations
@@ -27,31 +27,44 @@ R = TypeVar("R", bound=Record)
 
 
 class IncidentReport(Record):
-    """What is wrong: in words, of which package, on which channel in which phase, by which measure and numbers."""
+    """A breach: the package, the rollout phase, and the metric with its numbers."""
 
     what: NonBlank
+    """Description in sentences."""
     digest: NonBlank
+    """Digest of the package that is at fault."""
     channel: NonBlank
+    """Channel that the rollout was for."""
     phase: NonBlank
+    """Label of the rollout phase."""
     measure: NonBlank
+    """Name of the metric."""
     numbers: dict[str, float]
+    """The numbers of the metric, by name."""
 
 
 class Closing(Record):
-    """Who closed an incident, why, and when."""
+    """The closing of an incident."""
 
     by: NonBlank
+    """Person who closed it."""
     why: NonBlank
+    """Reason."""
     at: AwareDatetime
+    """When it was closed."""
 
 
 class Incident(Record):
-    """A report under an id, since when it is open, and its closing, if there was one."""
+    """An incident: a report with an id, and its closing, if it is closed."""
 
     id: str
+    """Time of opening (UTC) and eight hex digits."""
     report: IncidentReport
+    """The breach."""
     opened_at: AwareDatetime
+    """When it was opened."""
     closed: Closing | None = None
+    """The closing; None while the incident is open."""
 
 
 def incidents(root: Path = INCIDENTS) -> list[Incident]:
@@ -60,16 +73,16 @@ def incidents(root: Path = INCIDENTS) -> list[Incident]:
     Raises:
         GraftError: a file is not as it was written.
     """
-    found = []
+    result = []
     for path in root.glob(f"*{_OPENED}"):
         incident = _read(path, Incident)
-        end = _closing_of(root, incident.id)
-        found.append(incident.model_copy(update={"closed": _read(end, Closing)}) if end.exists() else incident)
-    return sorted(found, key=lambda incident: (incident.opened_at, incident.id))
+        closing = _closing_of(root, incident.id)
+        result.append(incident.model_copy(update={"closed": _read(closing, Closing)}) if closing.exists() else incident)
+    return sorted(result, key=lambda incident: (incident.opened_at, incident.id))
 
 
 def open_incident(report: IncidentReport, at: datetime, root: Path = INCIDENTS) -> Incident:
-    """Open an incident at `at` (aware); if one of this package and phase is open, it is that one.
+    """Open an incident at `at` (aware), or return the open one of the same package and phase.
 
     Raises:
         GraftError: a file is not as it was written.
@@ -86,13 +99,20 @@ def open_incident(report: IncidentReport, at: datetime, root: Path = INCIDENTS) 
 
 
 def close(id: str, by: str, why: str, at: datetime, root: Path = INCIDENTS) -> Incident:
-    """Close an incident at `at` (aware).
+    """Close an incident.
+
+    Args:
+        id: the incident.
+        by: person who closes it.
+        why: reason; not blank.
+        at: when it is closed; aware.
+        root: folder of the incidents.
 
     Raises:
-        GraftError: no reason is given, there is no such incident, or it was closed before; nothing was changed.
+        GraftError: the reason is blank, there is no such incident, or it was closed before; nothing was changed.
     """
     if not why.strip():
-        raise GraftError(f"{id}: say why it is closed; it stays open")
+        raise GraftError(f"{id}: closing an incident needs a reason; it stays open")
     with locked(root / "lock"):
         incident = next((known for known in incidents(root) if known.id == id), None)
         if incident is None:
@@ -105,10 +125,10 @@ def close(id: str, by: str, why: str, at: datetime, root: Path = INCIDENTS) -> I
 
 
 def describe(incident: Incident) -> str:
-    """An incident for a person: since when, of what, and who closed it."""
+    """An incident as text for a person: id, phase, package, and whether it is open or who closed it and why."""
     report, closed = incident.report, incident.closed
-    end = f"closed by {closed.by} at {closed.at:%Y-%m-%d %H:%M} UTC: {closed.why}" if closed else "open"
-    return f"{incident.id}  {report.phase}  {report.digest}  {end}\n    {report.what}"
+    state = f"closed by {closed.by} at {closed.at:%Y-%m-%d %H:%M} UTC: {closed.why}" if closed else "open"
+    return f"{incident.id}  {report.phase}  {report.digest}  {state}\n    {report.what}"
 
 
 def _closing_of(root: Path, id: str) -> Path:
@@ -120,4 +140,6 @@ def _read(path: Path, model: type[R]) -> R:
         return model.model_validate_json(path.read_bytes())
     except ValidationError as error:
         problem = error.errors()[0]["msg"]
-        raise GraftError(f"{path}: not as it was written ({problem}); bring it back, or move it away") from error
+        raise GraftError(
+            f"{path}: the incident file is damaged ({problem}); restore it from a backup, or move it away"
+        ) from error

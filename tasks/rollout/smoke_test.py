@@ -1,6 +1,6 @@
-"""A few real requests to a live endpoint: does this package answer there, in the promised shape?
+"""Smoke test: a few real requests to a live endpoint, to check that a package answers there in a valid format.
 
-It checks the road, not the answers: how good they are was measured before.
+It tests the deployment and not the quality of the answers, which was evaluated before.
 """
 
 from __future__ import annotations
@@ -20,50 +20,51 @@ _CACHE = "x-graft-cache"
 
 
 def choose(examples: Sequence[Example], labels: Mapping[str, Behavior]) -> dict[str, tuple[Message, ...]]:
-    """Prompts to ask, by what they try: a tool question and a plain one where there are such, and a stream.
+    """Prompts by name of the check: a tool question and a plain question where there are such, and a stream.
 
     Raises:
         GraftError: no example's prompt is plain text.
     """
     plain = [e for e in examples if all(m.role != "tool" and not m.tool_calls for m in e.prompt)]
     if not plain:
-        raise GraftError("smoke: no eval example begins with plain text, so there is nothing to ask")
-    by_behaviour = {labels.get(example.label, "answer"): example.prompt for example in reversed(plain)}
-    chosen = {f"{kind} question": by_behaviour[kind] for kind in ("tool", "answer") if kind in by_behaviour}
+        raise GraftError("smoke test: no eval example has a prompt of plain text, so there is no request to send")
+    by_behavior = {labels.get(example.label, "answer"): example.prompt for example in reversed(plain)}
+    chosen = {f"{kind} question": by_behavior[kind] for kind in ("tool", "answer") if kind in by_behavior}
     return {**chosen, "streamed answer": plain[0].prompt}
 
 
 def smoke(
     base_url: str, key: str, model: str, prompts: Mapping[str, Sequence[Message]], timeout_s: float
 ) -> dict[str, str]:
-    """Ask each prompt of `model` over HTTP; return what was answered, by what it tried.
+    """Send each prompt to `model` over HTTP; return the text of each answer, by name of the check.
 
     Args:
-        base_url: ends in `/v1`.
-        key: an API key; any word where none is asked for.
+        base_url: base URL of the OpenAI API, which ends in `/v1`.
+        key: an API key; any text if the endpoint requires none.
         model: the package's digest.
-        prompts: as `choose` gives them; a name with "stream" in it is streamed.
+        prompts: result of `choose`; a prompt with "stream" in its name is streamed.
+        timeout_s: timeout of each request, in seconds.
 
     Raises:
         GraftError: an answer is missing, malformed, empty, another model's or from a cache.
     """
     answers = {}
-    # An answer from the assistant's memory would say nothing of the engine, and may be one that another package gave.
+    # A cached answer would not test the engine, and may be another package's.
     headers = {"authorization": f"Bearer {key}", "cache-control": "no-cache"}
     with httpx.Client(base_url=base_url, headers=headers, timeout=timeout_s) as client:
         for name, messages in prompts.items():
-            # With scores the model's first words come as they are: no tool is run, so nothing is changed by trying.
-            asked = [{"role": m.role, "content": m.content} for m in messages]
-            body = {"model": model, "messages": asked, "logprobs": True}
-            ask: Callable[[httpx.Client, Json], Json] = _stream if "stream" in name else _whole
+            # With logprobs the model's first output is returned as it is and no tool runs, so the test has no effects.
+            conversation = [{"role": m.role, "content": m.content} for m in messages]
+            body = {"model": model, "messages": conversation, "logprobs": True}
+            send: Callable[[httpx.Client, Json], Json] = _stream if "stream" in name else _complete
             try:
-                answers[name] = _text(ask(client, body), model)
+                answers[name] = _text(send(client, body), model)
             except (httpx.HTTPError, LookupError, TypeError, ValueError) as error:
-                raise GraftError(f"smoke: {name} at {base_url}: {type(error).__name__}: {error}") from error
+                raise GraftError(f"smoke test: {name} at {base_url}: {type(error).__name__}: {error}") from error
     return answers
 
 
-def _whole(client: httpx.Client, body: Json) -> Json:
+def _complete(client: httpx.Client, body: Json) -> Json:
     response = client.post("/chat/completions", json=body)
     _require(response.is_success, f"status {response.status_code}: {response.text[:300]}")
     answer: Json = response.json()
@@ -79,9 +80,9 @@ def _whole(client: httpx.Client, body: Json) -> Json:
 
 
 def _stream(client: httpx.Client, body: Json) -> Json:
-    """The same from the pieces of a stream."""
-    asked = {**body, "stream": True, "stream_options": {"include_usage": True}}
-    with client.stream("POST", "/chat/completions", json=asked) as response:
+    """The same from the chunks of a stream."""
+    streamed = {**body, "stream": True, "stream_options": {"include_usage": True}}
+    with client.stream("POST", "/chat/completions", json=streamed) as response:
         _require(response.is_success, f"status {response.status_code}: {response.read().decode()[:300]}")
         events = [line.removeprefix("data: ") for line in response.iter_lines() if line.startswith("data: ")]
     _require(len(events) > 1 and events[-1] == "[DONE]", "the stream does not end with [DONE]")
@@ -98,9 +99,9 @@ def _stream(client: httpx.Client, body: Json) -> Json:
 
 
 def _text(answer: Json, model: str) -> str:
-    """What was answered, after the checks that streamed and whole answers share."""
+    """The text of an answer, after the checks that streamed and complete answers share."""
     cache = answer["cache"]
-    _require(cache == "off", f"asked past the cache, which said {cache}: the answer may be another package's")
+    _require(cache == "off", f"the cache was not bypassed ({_CACHE}: {cache}), so the answer may be another package's")
     _require(answer["models"] == {model}, f"answered as {answer['models']}, not as {model}")
     _require(answer["end"] in ("stop", "length", "tool_calls"), f"ended with {answer['end']}")
     _require(answer["usage"]["completion_tokens"] > 0, "no tokens were counted")

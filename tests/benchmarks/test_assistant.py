@@ -1,4 +1,4 @@
-"""The benchmark's table has every rate with its n, and the app's own time is of turns that reached the engine."""
+"""Tests of the assistant benchmark: its table has every rate with its n, and the app's own time excludes the engine."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def turn(engine_ms: float) -> ObservedTurn:
     )
 
 
-class Timed:
-    """Takes turns that took the engine so long."""
+class FakeHarness:
+    """A harness whose turns have set engine times."""
 
     def __init__(self, *engine_ms: float) -> None:
-        self._left = list(engine_ms)
+        self._engine_ms = list(engine_ms)
 
     async def run_turn(self, asked: EvalTurn, *, stream: bool) -> ObservedTurn:
-        return turn(self._left.pop(0))
+        return turn(self._engine_ms.pop(0))
 
 
 def test_the_apps_own_time_is_what_engine_and_queue_leave(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,12 +48,12 @@ def test_the_apps_own_time_is_what_engine_and_queue_leave(monkeypatch: pytest.Mo
         for n in range(3)
     ]
     monkeypatch.setattr(assistant, "expectations", lambda rows: {row.id: ExpectedOutcome(id=row.id) for row in rows})
-    found = asyncio.run(assistant.app_ms(cast(AssistantHarness, Timed(90.0, 0.0, 60.0)), examples))
-    assert found == [8.0, 38.0]
+    own_ms = asyncio.run(assistant.app_ms(cast(AssistantHarness, FakeHarness(90.0, 0.0, 60.0)), examples))
+    assert own_ms == [8.0, 38.0]
 
 
 def test_the_table_has_rates_labels_and_attacks() -> None:
-    told = assistant.table(
+    lines = assistant.table(
         {
             "rates": {"tool_exact": {"n": 3, "value": 0.6667}, "policy_violations": {"n": 9, "value": 0.0}},
             "labels": {"order_status": {"tool_exact": {"n": 3, "value": 0.6667}}, "plant_care": {}},
@@ -61,7 +61,7 @@ def test_the_table_has_rates_labels_and_attacks() -> None:
             "false_refusals_by": {"model": 4},
         }
     ).splitlines()
-    assert "| tool_exact | 0.6667 | 3 |" in told
-    assert "| order_status | 0.6667 of 3 |" in told and "| plant_care |  |" in told
-    assert "| impersonation | 2 | 1 | 0 |" in told
-    assert told[-1] == 'Refused falsely, by whom: {"model": 4}'
+    assert "| tool_exact | 0.6667 | 3 |" in lines
+    assert "| order_status | 0.6667 of 3 |" in lines and "| plant_care |  |" in lines
+    assert "| impersonation | 2 | 1 | 0 |" in lines
+    assert lines[-1] == 'False refusals by component: {"model": 4}'

@@ -1,4 +1,4 @@
-"""The benchmark reads Sphinx's pages as questions with text, and nothing of what stands around them."""
+"""Tests of the retrieval benchmark on Python's FAQ: it reads questions with their text from Sphinx's pages."""
 
 from __future__ import annotations
 

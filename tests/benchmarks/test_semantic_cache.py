@@ -1,4 +1,4 @@
-"""What the benchmark of the semantic cache counts as false, on a few pairs written by hand."""
+"""Tests of the semantic cache benchmark: the hits that it counts as false, on a few pairs written by hand."""
 
 from __future__ import annotations
 

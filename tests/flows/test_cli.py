@@ -1,3 +1,5 @@
+"""Tests of the command line interface (CLI) as a shell runs it."""
+
 from __future__ import annotations
 
 import os
@@ -43,7 +45,7 @@ def test_outside_a_repository_it_says_so(tmp_path: Path) -> None:
 def test_it_works_from_a_folder_below_the_root(repository: Path) -> None:
     done = graft("releases", cwd=repository / "data" / "raw")
     assert done.returncode == 0, done.stderr
-    assert "nothing was released yet" in done.stdout
+    assert "no package was released yet" in done.stdout
 
 
 def test_data_add_takes_a_path_from_where_the_person_stands(repository: Path, tiny_base: Path) -> None:
@@ -69,13 +71,13 @@ def test_prompts_are_compared_by_names_from_where_the_person_stands(repository: 
     assert "B: not evaluated yet" in done.stdout
     shown = graft("prompt", "show", "mine", cwd=repository / "data")
     assert "\nYou are mine.\n" in shown.stdout
-    for arguments, told in (
-        (["diff"], "production: nothing was released yet"),
+    for arguments, message in (
+        (["diff"], "production: no package was released yet"),
         (["show", "absent"], "absent: no such"),
     ):
         refused = graft("prompt", *arguments, cwd=repository / "data")
         assert refused.returncode == 1
-        assert refused.stderr.startswith(f"error: {told}")
+        assert refused.stderr.startswith(f"error: {message}")
 
 
 def test_a_release_is_moved_only_where_the_stack_is_up(

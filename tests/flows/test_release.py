@@ -1,4 +1,4 @@
-"""What the release flow looks at before its first stage. The flow itself is walked in test_walk.py."""
+"""Tests of the release flow's checks before its first stage; tests/integration/test_release.py runs the flow."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_the_repositorys_own_sources_may_be_released(sources: Path) -> None:
 
 
 @pytest.mark.parametrize(("file", "key", "whose"), [(PARAMS, "base.license", "base"), (CONTRACT, "license", "data")])
-def test_a_licence_that_the_server_does_not_serve_ends_the_run_before_it_trains(
+def test_a_license_that_the_server_does_not_serve_ends_the_run_before_it_trains(
     sources: Path, file: Path, key: str, whose: str
 ) -> None:
     edit_yaml(sources / file, {key: "LicenseRef-Own"})

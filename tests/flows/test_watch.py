@@ -1,4 +1,4 @@
-"""The watch against a real HTTP server in the place of Prefect's: one event for whatever changed, until it is taken."""
+"""Tests of the flow `watch` against a real HTTP server that stands in for Prefect's: one event for all changes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.prefect_stack import edit_yaml
 
 
 class Events(ThreadingHTTPServer):
-    """Keeps the events that it is sent, or answers 500 while `broken`; `runs` are the release's, oldest first."""
+    """A server that keeps the events it gets, or answers 500 while `broken`; `runs` are the release's, oldest first."""
 
     broken = False
     events: list[dict[str, Any]]
@@ -62,20 +62,20 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Quiet."""
+        """Log nothing."""
 
 
 @pytest.fixture
 def server(repository: Path) -> Iterator[Events]:
-    """Where the repository's stack file says that Prefect answers; a release run has seen the repository."""
-    with Events(("127.0.0.1", 0), Handler) as found:
-        found.events, found.runs = [], []
-        edit_yaml(repository / "deployments/stack.yaml", {"prefect.port": found.server_address[1]})
-        threading.Thread(target=found.serve_forever, daemon=True).start()
+    """A server at the address of Prefect in the repository's stack file; a release run has read the repository."""
+    with Events(("127.0.0.1", 0), Handler) as events:
+        events.events, events.runs = [], []
+        edit_yaml(repository / "deployments/stack.yaml", {"prefect.port": events.server_address[1]})
+        threading.Thread(target=events.serve_forever, daemon=True).start()
         settle()
         remember_run()
-        yield found
-        found.shutdown()
+        yield events
+        events.shutdown()
 
 
 def settle() -> None:
@@ -115,7 +115,7 @@ def test_a_prompt_that_is_being_written_waits(server: Events) -> None:
 def test_an_event_that_the_server_did_not_take_is_sent_again(server: Events) -> None:
     change("data/prompts/system.txt")
     server.broken = True
-    with pytest.raises(GraftError, match="POST /events gave 500"):
+    with pytest.raises(GraftError, match="POST /events answered 500"):
         watch.fn()
     server.broken = False
     assert watch.fn().name == "Announced"
@@ -126,7 +126,7 @@ def test_what_changes_while_a_run_waits_to_begin_is_left_to_it(server: Events) -
     server.runs = ["COMPLETED", "RUNNING"]
     change("data/raw/plant_care.jsonl")
     assert watch.fn().name == "Announced"
-    server.runs.append("SCHEDULED")  # by the event, behind the one that runs
+    server.runs.append("SCHEDULED")  # created by the event, while the other one runs
     change("data/prompts/system.txt")
     assert watch.fn().name == "Queued"
     assert len(server.events) == 1
@@ -135,7 +135,7 @@ def test_what_changes_while_a_run_waits_to_begin_is_left_to_it(server: Events) -
     assert watch.fn().name == "Unchanged"
 
 
-def test_what_a_waiting_run_was_to_see_is_announced_when_somebody_cancels_it(server: Events) -> None:
+def test_what_a_waiting_run_was_to_see_is_announced_when_it_is_canceled(server: Events) -> None:
     server.runs = ["PENDING"]
     change("params.yaml")
     assert watch.fn().name == "Queued"
@@ -155,7 +155,7 @@ def test_an_event_that_led_to_no_run_is_sent_again(server: Events) -> None:
     assert len(server.events) == 2
 
 
-def test_an_event_whose_run_somebody_cancelled_is_not_sent_again(server: Events) -> None:
+def test_an_event_whose_run_was_canceled_is_not_sent_again(server: Events) -> None:
     change("params.yaml")
     assert watch.fn().name == "Announced"
     before_its_run = datetime(2026, 1, 31, 11, tzinfo=UTC).timestamp()

@@ -1,4 +1,4 @@
-"""A real Ray with Serve, once per module, on ports and in folders of its own."""
+"""Fixture of the integration tests: a real Ray with Serve, once per module, on ports and in folders of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A canary beside production, over HTTP in one process: who meets it, what it costs, every step of a rollout."""
+"""Tests of a canary beside production, over HTTP in one process: its users, its failures, and each rollout step."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ CACHE = CacheSettings(mb=1, max_age_s=100, semantic=False, threshold=0.9, entrie
 SHADOW = ShadowSettings(fraction=0.5, concurrency=2, max_open_requests=10, timeout_s=5)
 THIRD = "c" * 64
 SERVED = {
-    digest: ServedPackage(app=app, name="desk", max_new_tokens=50, since=1)
+    digest: ServedPackage(app=app, name="tulip", max_new_tokens=50, since=1)
     for digest, app in ((NEW, "new"), (OLD, "old"))
 }
 ALONE = Routing(production=OLD, served=SERVED)
 
 
-def where(user: str) -> float:
-    """A user's place for the canary."""
+def bucket_of(user: str) -> float:
+    """A user's bucket for the canary, in [0, 100)."""
     return bucket(NEW, user_bucket_key("anonymous", TurnRequest(customer=user)))
 
 
-USERS = sorted((f"C-{number}" for number in range(200)), key=where)
+USERS = sorted((f"C-{number}" for number in range(200)), key=bucket_of)
 FIRST, LAST = USERS[0], USERS[-1]
-"""The first and the last to meet the canary."""
+"""The first and the last user whom a growing percentage assigns to the canary."""
 
 
-def desk(*scripts: Script, percent: float = 50, **options: Any) -> Desk:
-    """The old package in production, and the new one as the canary, by `scripts`."""
-    made = Desk(list(scripts) or [answers("From the new one.")], **options)
-    made.turns.routing = ALONE.with_canary(NEW, percent)
-    return made
+def canary_assistant(*scripts: Script, percent: float = 50, **options: Any) -> Desk:
+    """An assistant with the old package in production, and the new one, with `scripts`, as the canary."""
+    assistant = Desk(list(scripts) or [answers("From the new one.")], **options)
+    assistant.turns.routing = ALONE.with_canary(NEW, percent)
+    return assistant
 
 
 async def health(shop: Desk) -> httpx.Response:
@@ -51,16 +51,17 @@ async def health(shop: Desk) -> httpx.Response:
         return await http.get("/healthz")
 
 
-def told(response: httpx.Response) -> tuple[str, str, str | None]:
+def route_of(response: httpx.Response) -> tuple[str, str, str | None]:
+    """The model of an answer, its route, and its fallback reason, if any."""
     return response.json()["model"], response.headers["x-graft-route"], response.headers.get("x-graft-fallback")
 
 
-def test_its_users_are_answered_by_the_canary_and_are_told_so() -> None:
+def test_its_users_are_answered_by_the_canary_and_the_headers_say_so() -> None:
     async def run() -> None:
-        shop = desk()
-        assert told(await shop.post(user=FIRST)) == (NEW, "canary", None)
-        assert told(await shop.post(user=LAST)) == (OLD, "production", None)
-        assert told(await shop.post(user=FIRST, model="desk")) == (NEW, "canary", None)
+        shop = canary_assistant()
+        assert route_of(await shop.post(user=FIRST)) == (NEW, "canary", None)
+        assert route_of(await shop.post(user=LAST)) == (OLD, "production", None)
+        assert route_of(await shop.post(user=FIRST, model="tulip")) == (NEW, "canary", None)
         assert [(row.route, row.digest, row.meant) for row in shop.rows[:2]] == [
             ("canary", NEW, NEW),
             ("production", OLD, OLD),
@@ -69,14 +70,14 @@ def test_its_users_are_answered_by_the_canary_and_are_told_so() -> None:
     asyncio.run(run())
 
 
-def test_a_row_names_who_asked_by_what_weights_go_by_and_tells_nobody_who() -> None:
+def test_a_row_has_a_pseudonymous_user_id_by_the_key_of_the_traffic_split() -> None:
     async def run() -> None:
-        shop = desk()
+        shop = canary_assistant()
         for user in (FIRST, FIRST, LAST, None):
             await shop.post(**({"user": user} if user else {}))
-        first, again, last, nobody = (row.visitor for row in shop.rows)
+        first, again, last, anonymous = (row.visitor for row in shop.rows)
         assert first == again
-        assert len({first, last, nobody, ""}) == 4
+        assert len({first, last, anonymous, ""}) == 4
         assert not [row for row in shop.rows for word in (FIRST, LAST, "Hello") if word in row.model_dump_json()]
 
     asyncio.run(run())
@@ -84,10 +85,10 @@ def test_a_row_names_who_asked_by_what_weights_go_by_and_tells_nobody_who() -> N
 
 def test_who_asks_for_a_digest_is_never_moved() -> None:
     async def run() -> None:
-        shop = desk(percent=99)
+        shop = canary_assistant(percent=99)
         for user in (FIRST, LAST):
-            assert told(await shop.post(user=user, model=OLD)) == (OLD, "digest", None)
-            assert told(await shop.post(user=user, model=NEW)) == (NEW, "digest", None)
+            assert route_of(await shop.post(user=user, model=OLD)) == (OLD, "digest", None)
+            assert route_of(await shop.post(user=user, model=NEW)) == (NEW, "digest", None)
 
     asyncio.run(run())
 
@@ -95,7 +96,7 @@ def test_who_asks_for_a_digest_is_never_moved() -> None:
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_canary_that_fails_is_followed_by_production_and_its_failure_stays_its_own(stream: bool) -> None:
     async def run() -> None:
-        shop = desk(refuses(500, "engine_error"))
+        shop = canary_assistant(refuses(500, "engine_error"))
         response = await shop.post(user=FIRST, stream=stream)
         assert response.status_code == 200
         assert OLD in response.text
@@ -108,18 +109,19 @@ def test_a_canary_that_fails_is_followed_by_production_and_its_failure_stays_its
 
 def test_a_canary_that_keeps_failing_is_left_alone() -> None:
     async def run() -> None:
-        shop = desk(refuses(500, "engine_error"))
+        shop = canary_assistant(refuses(500, "engine_error"))
         for _ in range(4):
             await shop.post(user=FIRST)
         assert shop.backend.apps == ["new", "old", "new", "old", "old", "old"]
-        assert shop.rows[-1].passed_over == "canary=circuit_open"
+        row = shop.rows[-1]
+        assert row.passed_over == "canary=circuit_open"
 
     asyncio.run(run())
 
 
 def test_a_canary_that_was_in_production_before_is_asked_once() -> None:
     async def run() -> None:
-        shop = desk(refuses(500, "engine_error"), order=ALL)
+        shop = canary_assistant(refuses(500, "engine_error"), order=ALL)
         shop.turns.routing = Routing(production=OLD, previous=NEW, served=SERVED).with_canary(NEW, 99)
         await shop.post(user=FIRST)
         assert shop.backend.apps == ["new", "old"]
@@ -129,12 +131,12 @@ def test_a_canary_that_was_in_production_before_is_asked_once() -> None:
 
 def test_answers_of_one_package_are_not_kept_for_the_users_of_the_other() -> None:
     async def run() -> None:
-        shop = desk(cache=CACHE)
-        # Nobody is named, so only the words decide: the same question, before and after it moves to the canary.
+        shop = canary_assistant(cache=CACHE)
+        # No user is named, so the text alone decides: the same question, before and after it moves to the canary.
         shop.turns.routing = ALONE
         seen = [await shop.post() for _ in range(2)]
-        spot = bucket(NEW, user_bucket_key("anonymous", TurnRequest(text="Hello?")))
-        shop.turns.routing = ALONE.with_canary(NEW, spot + (100 - spot) / 2)
+        position = bucket(NEW, user_bucket_key("anonymous", TurnRequest(text="Hello?")))
+        shop.turns.routing = ALONE.with_canary(NEW, position + (100 - position) / 2)
         seen += [await shop.post() for _ in range(2)]
         shop.turns.routing = ALONE
         seen.append(await shop.post())
@@ -151,7 +153,7 @@ def test_answers_of_one_package_are_not_kept_for_the_users_of_the_other() -> Non
 
 def test_what_production_gave_in_the_canarys_place_is_not_kept_as_the_canarys() -> None:
     async def run() -> None:
-        shop = desk(refuses(500, "engine_error"), answers("From the new one."), cache=CACHE)
+        shop = canary_assistant(refuses(500, "engine_error"), answers("From the new one."), cache=CACHE)
         models = [(await shop.post(user=FIRST)).json()["model"] for _ in range(2)]
         assert models == [OLD, NEW]
 
@@ -160,7 +162,7 @@ def test_what_production_gave_in_the_canarys_place_is_not_kept_as_the_canarys() 
 
 def test_health_tells_what_a_rollout_waits_for() -> None:
     async def run() -> None:
-        shop = desk(percent=5)
+        shop = canary_assistant(percent=5)
         body = (await health(shop)).json()
         assert body == {"status": "ok", **shop.turns.routing.health()}
         assert (body["canary"], body["shadow"]) == ({"digest": NEW, "percent": 5.0}, None)
@@ -171,7 +173,7 @@ def test_health_tells_what_a_rollout_waits_for() -> None:
     asyncio.run(run())
 
 
-def test_a_package_has_one_place() -> None:
+def test_a_package_has_one_role() -> None:
     routing = ALONE.with_shadow(NEW)
     assert (routing.shadow, routing.canary) == (NEW, None)
     routing = routing.with_canary(NEW, 5)
@@ -215,23 +217,23 @@ def test_canary_and_shadow_are_not_retired() -> None:
     assert set(routing.without_trial_traffic().only(set()).served) == {OLD}
 
 
-def test_rows_of_one_window_are_told_apart_by_the_package_that_was_meant() -> None:
-    """Those that production answered in the canary's place count against the canary; a digest's are nobody's."""
+def test_rows_of_one_window_are_assigned_by_their_intended_package() -> None:
+    """Rows that production answered instead of the canary count for the canary; those by digest for neither."""
 
     async def run() -> list[TelemetryRow]:
-        shop = desk(answers("From the new one."), refuses(500, "engine_error"))
+        shop = canary_assistant(answers("From the new one."), refuses(500, "engine_error"))
         for user, model in ((FIRST, "production"), (FIRST, "production"), (LAST, "production"), (LAST, NEW)):
             await shop.post(user=user, model=model)
         return shop.rows
 
     rows = pd.DataFrame([row.model_dump() for row in asyncio.run(run())])
     for_production = rows[(rows["operation"] == "chat") & (rows["route"] != "digest")]
-    arms = {digest: list(group["digest"]) for digest, group in for_production.groupby("meant")}
-    assert arms == {NEW: [NEW, OLD], OLD: [OLD]}
+    by_package = {digest: list(group["digest"]) for digest, group in for_production.groupby("meant")}
+    assert by_package == {NEW: [NEW, OLD], OLD: [OLD]}
 
 
 def slowly(text: str) -> Script:
-    """`text`, over several turns of the event loop, so that weights change in the middle of it."""
+    """`text`, over several iterations of the event loop, so that the traffic split changes in the middle of it."""
 
     async def script(ask: TurnRequest) -> AsyncGenerator[Event]:
         async for event in answers(text)(ask):
@@ -250,11 +252,11 @@ STEPS: tuple[tuple[float, Callable[[Routing], Routing]], ...] = (
     (100, lambda routing: routing.promoted(NEW)),
     (0, lambda routing: routing.promoted(OLD)),
 )
-"""From a package that is only served to one in production and back, each with its percentage of users."""
+"""The steps from a package that is only served to production and back, each with its percentage of users."""
 
 
 def test_no_step_of_a_rollout_loses_a_request() -> None:
-    """Eight users ask without pause, half of them streaming, and the routing is swapped under what they ask."""
+    """Eight users send requests without pause, half of them streaming, while the routing is swapped."""
 
     async def run() -> None:
         shop = Desk([slowly("From the new one.")], shadow=SHADOW, first_token_s=20)
@@ -274,13 +276,13 @@ def test_no_step_of_a_rollout_loses_a_request() -> None:
         asking = [asyncio.create_task(keep_asking(user, n % 2 == 0)) for n, user in enumerate(answered)]
         for percent, change in STEPS:
             shop.turns.routing = change(shop.turns.routing)
-            # Of each user's next two answers the second was asked for after the swap.
+            # Of each user's next two answers, the second was requested after the swap.
             goals = {user: len(seen) + 2 for user, seen in answered.items()}
             while any(len(answered[user]) < goal for user, goal in goals.items()):
                 assert not any(task.done() for task in asking), [task for task in asking if task.done()]
                 await asyncio.sleep(0.001)
             now = {user: seen[-1] for user, seen in answered.items()}
-            assert now == {user: NEW if where(user) < percent else OLD for user in answered}
+            assert now == {user: NEW if bucket_of(user) < percent else OLD for user in answered}
         over.set()
         await asyncio.gather(*asking)
         rows = [row for row in shop.rows if row.operation == "chat"]

@@ -1,4 +1,4 @@
-"""The cluster profile on a Ray of three nodes, each its own processes on this machine; one is lost under load.
+"""Tests of the cluster profile on a Ray of three nodes, each with processes on this machine; one dies under load.
 
 Also covers `deployments/core/loopback.py` and `deployments/core/settings.py`.
 """
@@ -25,7 +25,7 @@ from tests.integration.test_zero_downtime import edit
 from tests.support.load_clients import steady_load
 from tests.support.ray_stack import RayStack, stop_head
 
-# `ray start` refuses to join a cluster where Ray is told to keep to loopback; the nodes themselves do not mind.
+# `ray start` refuses to join a cluster where Ray is restricted to loopback; the nodes themselves can do so.
 RAY = """
 from ray._private import ray_constants, services
 from ray.scripts.scripts import main
@@ -68,10 +68,10 @@ def await_nodes(ray_stack: RayStack, count: int) -> None:
 
 
 def replicas(ray_stack: RayStack, digest: str) -> dict[int, int]:
-    """A package's running replicas: their processes, and those processes' nodes (the pid of each one's raylet)."""
+    """A package's running replicas: pid, and node (the pid of its raylet)."""
     applications = dashboard(ray_stack, "/api/serve/applications/")["applications"]
-    found = applications[f"engine-{digest[:12]}"]["deployments"]["EngineReplica"]["replicas"]
-    running = [replica["pid"] for replica in found if replica["state"] == "RUNNING"]
+    replicas = applications[f"engine-{digest[:12]}"]["deployments"]["EngineReplica"]["replicas"]
+    running = [replica["pid"] for replica in replicas if replica["state"] == "RUNNING"]
     return {pid: psutil.Process(pid).ppid() for pid in running if psutil.pid_exists(pid)}
 
 
@@ -79,12 +79,12 @@ def replicas(ray_stack: RayStack, digest: str) -> dict[int, int]:
 def nodes(ray_stack: RayStack) -> Iterator[list[subprocess.Popen[bytes]]]:
     """Two nodes beside the head, and the profile `cluster` with the same Ray."""
     ray = yaml.safe_load((ray_stack.root / SERVE_YAML).read_text(encoding="utf-8"))["one_box"]["ray"]
-    given = {key: ray[key] for key in ("host", "gcs_port", "dashboard_port", "start_timeout_s")}
+    address = {key: ray[key] for key in ("host", "gcs_port", "dashboard_port", "start_timeout_s")}
     sizes = {"min_replicas": 2, "max_replicas": 2, "num_cpus": 0.5, "memory_mb": 100}
 
     def choose(content: dict[str, Any]) -> None:
         content["profile"] = "cluster"
-        content["cluster"]["ray"] = given
+        content["cluster"]["ray"] = address
         for section in ("assistant", "engine"):
             content["cluster"][section].update(sizes)
 
@@ -114,7 +114,7 @@ def test_a_lost_node_costs_only_what_ran_on_it(ray_stack: RayStack, nodes: list[
             process.kill()
         load.until(lambda: len(set(replicas(ray_stack, digest)) - {p.pid for p in victim}) == 2)
         load.wait()
-        gone = (len(load.cut), len(load.lost))
-        assert sum(gone) <= load.askers
+        failures = (len(load.cut), len(load.lost))
+        assert sum(failures) <= load.clients
         load.wait()
-    assert (len(load.cut), len(load.lost)) == gone
+    assert (len(load.cut), len(load.lost)) == failures

@@ -1,10 +1,8 @@
-"""Kill -9 at every phase of a release: production stays one whole package, and the next run brings the candidate.
+"""Tests of kill -9 in every phase of a release: production stays one whole package, and the next run completes.
 
-And a canary that stalls: its customers are answered by production, and the guard takes it out.
+Another test stalls a canary: production answers its users, and canary analysis rolls it back.
 
-Run by `make bench-release`, which reads the counts from the file that GRAFT_FAULTS names.
-
-Also covers `flows/release_steps/approval.py`.
+`make bench-release` runs these tests, and reads the counts from the file of the variable GRAFT_FAULTS.
 """
 
 from __future__ import annotations
@@ -35,11 +33,11 @@ LIMIT_S = 400.0
 
 @pytest.fixture(scope="module")
 def counts() -> Iterator[dict[str, float]]:
-    """What is counted; written where GRAFT_FAULTS says."""
-    found: dict[str, float] = {"faults_injected": 0, "faults_survived": 0}
-    yield found
+    """Counts by name, which are written to the file of the variable GRAFT_FAULTS."""
+    counts: dict[str, float] = {"faults_injected": 0, "faults_survived": 0}
+    yield counts
     if path := os.environ.get("GRAFT_FAULTS"):
-        write_json(Path(path), found)
+        write_json(Path(path), counts)
 
 
 def newest(stack: GraftStack) -> Json:
@@ -47,12 +45,12 @@ def newest(stack: GraftStack) -> Json:
 
 
 def new_candidate(stack: GraftStack, name: str) -> None:
-    """Another sheet, and so another package, of the same weights."""
+    """Change the constraint sheet, and so the package, with the same weights."""
     edit_yaml(stack.root / "params.yaml", {"package.intended_use": f"To be released in spite of: {name}."})
 
 
 def arrived(stack: GraftStack, before: set[str], phase: str) -> str | None:
-    """The run that is in this phase and not among `before`; the watch's may wait beside it."""
+    """The run that is in this phase and not among `before`; a run by the flow `watch` may wait beside it."""
     for run in stack.releases(("PAUSED",) if phase == "approval" else ("RUNNING",)):
         if run not in before and (phase == "approval" or task_states(stack, run).get(phase) == "Running"):
             return run
@@ -60,7 +58,7 @@ def arrived(stack: GraftStack, before: set[str], phase: str) -> str | None:
 
 
 def reach(stack: GraftStack, before: set[str], phase: str) -> str:
-    """Wait until a run that is not among `before` is in this phase, and say which."""
+    """Wait until a run that is not among `before` is in this phase; return its id."""
     if phase != "promote":
         return str(stack.wait(f"a run in {phase}", lambda: arrived(stack, before, phase), LIMIT_S))
     run = reach(stack, before, "approval")
@@ -72,14 +70,14 @@ def reach(stack: GraftStack, before: set[str], phase: str) -> str:
 
 
 def approve(stack: GraftStack) -> None:
-    """Let a run go on that waits for a person, if one does."""
-    said = {"approve": True, "by": "Ada", "reason": "after a fault"}
+    """Approve the runs that wait for approval."""
+    decision = {"approve": True, "by": "Ada", "reason": "after a fault"}
     for run in stack.releases(("PAUSED",)):
-        httpx.post(f"{stack.api.url}/api/flow_runs/{run}/resume", json={"run_input": said})
+        httpx.post(f"{stack.api.url}/api/flow_runs/{run}/resume", json={"run_input": decision})
 
 
 def victim(stack: GraftStack, name: str, run: str) -> psutil.Process:
-    """A part of the stack, or the process of a release run."""
+    """A process of the stack, or the process of a release run."""
     if name != "run":
         return psutil.Process(stack.pids()[name])
     engines = [p for p in descendants(stack.pids()["worker"]) if "prefect.engine" in " ".join(p.cmdline())]
@@ -89,7 +87,7 @@ def victim(stack: GraftStack, name: str, run: str) -> psutil.Process:
 
 
 def require_whole(stack: GraftStack, either: set[str | None]) -> str:
-    """The channel names one package, which is whole and one of these."""
+    """Check that the channel names one of these packages, and that its files are complete; return its digest."""
     digest = stack.production()
     assert digest in either
     assert digest is not None
@@ -98,7 +96,7 @@ def require_whole(stack: GraftStack, either: set[str | None]) -> str:
 
 
 def finish(stack: GraftStack) -> None:
-    """See the release through: the run that the watch asks for, or one that is asked for here."""
+    """Complete the release: the run that the flow `watch` triggered, or one that is started here."""
     deadline = time.monotonic() + LIMIT_S
     while time.monotonic() < deadline:
         approve(stack)
@@ -126,7 +124,7 @@ def test_no_request_is_lost_in_any_phase_and_production_goes_back_in_seconds(
         counts["rollback_seconds"] = round(time.monotonic() - start, 1)
         assert status == 0, output
     assert stack.production() == before
-    counts |= {"requests": customers.asked, "failed_requests": len(customers.failed)}
+    counts |= {"requests": customers.requests, "failed_requests": len(customers.failed)}
     assert customers.failed == []
 
 
@@ -136,12 +134,12 @@ def test_no_request_is_lost_in_any_phase_and_production_goes_back_in_seconds(
 def test_a_part_that_is_killed_leaves_one_whole_package_and_the_next_run_finishes(
     stack: GraftStack, counts: dict[str, float], name: str, phase: str
 ) -> None:
-    finish(stack)  # what a test before, or the watch, may have left
+    finish(stack)  # a run that an earlier test or the flow `watch` may have left
     quick_rollout(stack)
     before, runs = stack.production(), set(stack.releases())
     new_candidate(stack, f"{name} killed in {phase}")
     process = stack.start("run")
-    with Customers(base_url(stack), pause_s=0.3):  # without anybody who asks there would be no phases
+    with Customers(base_url(stack), pause_s=0.3):  # without traffic the phases would be skipped
         run = reach(stack, runs, phase)
         victim(stack, name, run).kill()
         counts["faults_injected"] += 1
@@ -173,7 +171,7 @@ def engine_processes(stack: GraftStack, digest: str) -> list[psutil.Process]:
 
 
 @pytest.mark.usefixtures("released")
-def test_a_canary_that_stalls_is_taken_out_by_the_guard_and_no_customer_is_left_without_an_answer(
+def test_a_canary_that_stalls_is_rolled_back_by_canary_analysis_and_every_user_is_answered(
     stack: GraftStack, counts: dict[str, float]
 ) -> None:
     finish(stack)
@@ -181,7 +179,7 @@ def test_a_canary_that_stalls_is_taken_out_by_the_guard_and_no_customer_is_left_
     edit_yaml(stack.root / "params.yaml", {"canary_analysis.margins.errors": 0.2})
     before, runs = stack.production(), set(stack.releases())
     new_candidate(stack, "stalled canary")
-    with Customers(base_url(stack), at_once=4, pause_s=0.3) as customers:
+    with Customers(base_url(stack), concurrency=4, pause_s=0.3) as customers:
         stack.start("run")
         run = reach(stack, runs, "canary 50")
         for process in engine_processes(stack, package_digest(stack.root / "build/package")):

@@ -1,4 +1,4 @@
-"""The whole of `graft run` on a real stack with a tiny model: refused, released, repeated, watched, cancelled.
+"""Tests of the release flow (`graft run`) on a real stack with a tiny model: refused, released, watched, canceled.
 
 The tests share one stack and run in the order they are written in.
 
@@ -85,7 +85,7 @@ def test_release_serves_and_prints_the_summary(stack: GraftStack, released: tupl
     assert LocalRegistry(stack.root / ".graft/registry").history()[-1].digest == digest
     assert f"evaluations/{digest}/card.md" in output
     artifacts = {a["key"]: a["data"] for a in stack.api.artifacts(newest(stack)["id"])}
-    assert "## Whole turns" in artifacts["model-card"]
+    assert "## End-to-end evaluation" in artifacts["model-card"]
 
 
 @pytest.mark.usefixtures("released")
@@ -119,7 +119,7 @@ def test_changed_data_leads_to_a_run_and_unchanged_data_to_none(stack: GraftStac
     good = changed.read_text(encoding="utf-8")
     row = {"id": "broken", "label": "plant_care", "messages": [{"role": "assistant", "content": "I speak first"}]}
     changed.write_text(good + json.dumps(row) + "\n", encoding="utf-8")
-    stack.wait("a run that nobody asked for", lambda: len(stack.releases()) > len(runs))
+    stack.wait("a run by the flow watch", lambda: len(stack.releases()) > len(runs))
     run = stack.wait("its end", lambda: stack.releases(("FAILED", "COMPLETED")).get(newest(stack)["id"]), 200)
     assert run["state_name"] == "Failed"
     assert "role_order" in run["state"]["message"]
@@ -128,7 +128,7 @@ def test_changed_data_leads_to_a_run_and_unchanged_data_to_none(stack: GraftStac
     assert stack.production() == production
 
     changed.write_text(good, encoding="utf-8")
-    stack.wait("the run on mended data", lambda: len(stack.releases()) > len(runs) + 1)
+    stack.wait("the run on repaired data", lambda: len(stack.releases()) > len(runs) + 1)
     run = stack.wait("its end", lambda: stack.releases(("FAILED", "COMPLETED")).get(newest(stack)["id"]), 200)
     assert run["state_name"] == "Completed", run["state"]["message"]
     time.sleep(2 * WATCH_EVERY_S)
@@ -145,9 +145,9 @@ def test_another_package_comes_to_production_by_its_phases_and_no_request_is_los
         with Customers(base_url(stack)) as customers:
             paused = stack.wait("a run that waits for a person", lambda: stack.releases(("PAUSED",)), 400)
             assert stack.production() == before
-            said = {"approve": True, "by": "Ada", "reason": "its answers are as good"}
+            decision = {"approve": True, "by": "Ada", "reason": "its answers are as good"}
             resume = f"{stack.api.url}/api/flow_runs/{next(iter(paused))}/resume"
-            assert httpx.post(resume, json={"run_input": said}).json()["status"] == "ACCEPT"
+            assert httpx.post(resume, json={"run_input": decision}).json()["status"] == "ACCEPT"
             output, _ = process.communicate(timeout=200)
     finally:
         process.kill()
@@ -158,9 +158,9 @@ def test_another_package_comes_to_production_by_its_phases_and_no_request_is_los
     assert (states["shadow"], states["canary 50"]) == ("Healthy", "Healthy")
     assert customers.failed == []
     assert customers.models == {before, after}
-    assert customers.asked > 20
-    found = [a["data"] for a in stack.api.artifacts(newest(stack)["id"]) if a["key"] == "guard"]
-    assert found[-1].startswith("# canary 50: healthy")
+    assert customers.requests > 20
+    verdicts = [a["data"] for a in stack.api.artifacts(newest(stack)["id"]) if a["key"] == "guard"]
+    assert verdicts[-1].startswith("# canary 50: healthy")
     status, output = stack.graft("audit")
     assert status == 0, output
     assert str(after)[:12] in output
@@ -250,7 +250,7 @@ def test_a_killed_worker_is_replaced_and_its_run_closed(stack: GraftStack) -> No
 
 @pytest.mark.usefixtures("released")
 def test_what_died_is_run_once_more_and_what_changed_while_all_was_down_is_run_once(stack: GraftStack) -> None:
-    shutil.copy(ROOT / "dvc.yaml", stack.root / "dvc.yaml")  # no stage is slow any more
+    shutil.copy(ROOT / "dvc.yaml", stack.root / "dvc.yaml")  # no stage is slow now
     died = newest(stack)
     stack.wait("the run that makes up for the one that died", lambda: newest(stack)["id"] != died["id"])
     run = stack.wait("its end", lambda: stack.releases(("FAILED", "COMPLETED")).get(newest(stack)["id"]), 200)
@@ -261,7 +261,7 @@ def test_what_died_is_run_once_more_and_what_changed_while_all_was_down_is_run_o
         psutil.Process(stack.pids()[name]).kill()
     with (stack.root / "data/raw/plant_care.jsonl").open("a", encoding="utf-8") as file:
         file.write("no row\n")
-    time.sleep(2 * WATCH_EVERY_S)  # ticks that nobody takes
+    time.sleep(2 * WATCH_EVERY_S)  # scheduled runs without a worker
     status, output = stack.graft("up")
     assert status == 0, output
     stack.wait("the run on what changed", lambda: len(stack.releases()) > len(runs))
@@ -288,7 +288,7 @@ def test_down_stops_what_up_started_and_nothing_else(stack: GraftStack) -> None:
         assert not [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
         assert bystander.poll() is None
         assert stack.pids() == {}
-        assert "nothing was running" in stack.graft("down")[1]
+        assert "stack: was not running" in stack.graft("down")[1]
     finally:
         bystander.kill()
         bystander.wait()

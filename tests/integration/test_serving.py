@@ -1,8 +1,6 @@
-"""The served assistant, as clients meet it: the real `openai` client over HTTP, the real Ray Serve.
+"""Tests of serving as clients use it: the real `openai` client over HTTP, on the real Ray Serve.
 
-Also covers `deployments/core/metrics.py`, `deployments/serve/applications.py`,
-`deployments/serve/assistant.py`, `deployments/serve/backend.py` and
-`deployments/serve/ray_metrics.py`.
+Also covers `deployments/core/metrics.py`, `deployments/serve/applications.py`, `deployments/serve/assistant.py`, `deployments/serve/backend.py` and `deployments/serve/ray_metrics.py`.
 """
 
 from __future__ import annotations
@@ -41,7 +39,7 @@ ASK = [{"role": "user", "content": "Where is my order HL-20931?"}]
 SHORT = {"messages": ASK, "max_tokens": 12}
 LONG = {"messages": ASK, "max_tokens": 400}
 FRESH = {"Cache-Control": "no-cache"}
-"""Otherwise most of these tests would meet no engine."""
+"""Header that bypasses the cache; otherwise most of these requests would reach no engine."""
 
 
 def rows() -> pd.DataFrame:
@@ -131,8 +129,8 @@ def test_a_stream_adds_up_to_the_whole_answer(client: openai.OpenAI, first: str)
     assert "".join(c.choices[0].delta.content or "" for c in chunks[:-1]) == whole.choices[0].message.content
     assert chunks[-2].choices[0].finish_reason == whole.choices[0].finish_reason
     assert chunks[-1].choices == []
-    told = chunks[-1].usage
-    assert (told.prompt_tokens, told.completion_tokens) == (whole.usage.prompt_tokens, whole.usage.completion_tokens)
+    usage = chunks[-1].usage
+    assert (usage.prompt_tokens, usage.completion_tokens) == (whole.usage.prompt_tokens, whole.usage.completion_tokens)
     assert {c.model for c in chunks} == {first}
     assert bool(newest()["stream"])
 
@@ -172,13 +170,13 @@ def test_the_client_may_send_nulls_tools_and_harmless_fields(client: openai.Open
 
 def test_a_repeated_question_is_answered_from_memory(client: openai.OpenAI, first: str) -> None:
     create = client.with_options(default_headers={"Cache-Control": ""}).chat.completions.with_raw_response.create
-    told = [create(model="production", **SHORT, stop="a word of this test") for _ in range(2)]
-    assert [raw.headers["x-graft-cache"] for raw in told] == ["miss", "hit"]
-    assert [raw.headers["x-graft-route"] for raw in told] == ["production"] * 2
-    before, after = (raw.parse() for raw in told)
+    answers = [create(model="production", **SHORT, stop="a word of this test") for _ in range(2)]
+    assert [raw.headers["x-graft-cache"] for raw in answers] == ["miss", "hit"]
+    assert [raw.headers["x-graft-route"] for raw in answers] == ["production"] * 2
+    before, after = (raw.parse() for raw in answers)
     assert (after.model, after.choices) == (first, before.choices)
     assert after.usage.prompt_tokens_details.cached_tokens == after.usage.prompt_tokens
-    seen = row(told[1].headers["x-graft-trace-id"])
+    seen = row(answers[1].headers["x-graft-trace-id"])
     assert (seen["route"], seen["cache"]) == ("production", "hit")
 
 
@@ -194,14 +192,14 @@ def test_counters_reach_rays_metrics(ray_stack: RayStack, client: openai.OpenAI,
     client.chat.completions.create(model=first, **SHORT)
     (discovery,) = temp_dir(ray_stack.root).glob("session_latest/prom_metrics_service_discovery.json")
     targets = json.loads(discovery.read_text(encoding="utf-8"))[0]["targets"]
-    wanted = {"graft_routes", "graft_cache_lookups", "graft_prompt_tokens"}
+    names = {"graft_routes", "graft_cache_lookups", "graft_prompt_tokens"}
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         text = "".join(httpx.get(f"http://{target}/metrics").text for target in targets)
-        if all(name in text for name in wanted):
+        if all(name in text for name in names):
             return
         time.sleep(0.5)
-    pytest.fail(f"{wanted} are not among Ray's metrics")
+    pytest.fail(f"{names} are not among Ray's metrics")
 
 
 def test_models_and_health(client: openai.OpenAI, first: str) -> None:
@@ -219,7 +217,7 @@ def test_the_retrieval_model_that_was_built_is_served_beside(
     settings = EmbeddingSettings(name="tiny", license="MIT", max_length=20, **embedding_source(tiny_embedding))
     bring_in(settings, BUILT_EMBEDDING)
     rollout.redeploy(first)
-    shutil.rmtree(BUILT_EMBEDDING)  # what serves is a copy
+    shutil.rmtree(BUILT_EMBEDDING)  # the served model is a copy
     answer = client.embeddings.create(model="tiny", input=["a rose", "an elm"])
     assert [len(item.embedding) for item in answer.data] == [8, 8]
     assert [model.id for model in client.models.list()] == [first, answer.model]
@@ -303,7 +301,7 @@ def test_a_package_that_is_not_what_was_published_is_not_deployed(ray_stack: Ray
 
 
 def test_a_package_that_this_server_does_not_admit_is_not_deployed(ray_stack: RayStack, first: str) -> None:
-    """It was served before the server's list was shortened, and is what was published."""
+    """The package is as published, but the server's list of licenses was shortened since."""
     path, digest = ray_stack.root / "params.yaml", ray_stack.publish(6)
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     shorter = {**content, "admission": {**content["admission"], "licenses": ["MIT"]}}
@@ -326,18 +324,24 @@ def zeros(weights: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("spoil", "error"),
     [(garbage, r"did not come up: .*[Ss]afetensor"), (zeros, "did not come up: .*effect probe: 3 of 3 answers")],
 )
 def test_a_deploy_that_fails_leaves_production_serving(
-    ray_stack: RayStack, client: openai.OpenAI, first: str, tiny_base: Path, tiny_prompts: Path, wrong: Any, told: str
+    ray_stack: RayStack,
+    client: openai.OpenAI,
+    first: str,
+    tiny_base: Path,
+    tiny_prompts: Path,
+    spoil: Any,
+    error: str,
 ) -> None:
-    """Byte for byte as published, and yet no model, or none that differs from its base."""
-    broken = make_package(ray_stack.root / f"package-{wrong.__name__}", 4, tiny_base, tiny_prompts)
-    wrong(broken / "adapter/adapter_model.safetensors")
+    """The package is byte for byte as published, but is no model, or does not differ from its base."""
+    broken = make_package(ray_stack.root / f"package-{spoil.__name__}", 4, tiny_base, tiny_prompts)
+    spoil(broken / "adapter/adapter_model.safetensors")
     seal(broken, tiny_base)
     digest = LocalRegistry().publish(broken, tiny_base, ray_stack.root / "evaluation")
-    with pytest.raises(GraftError, match=told):
+    with pytest.raises(GraftError, match=error):
         rollout.deploy(digest)
     assert digest not in rollout.served().served
     assert client.chat.completions.create(model="production", **SHORT).model == first
@@ -345,9 +349,9 @@ def test_a_deploy_that_fails_leaves_production_serving(
 
 @pytest.mark.usefixtures("ray_stack")
 def test_what_is_not_deployed_can_be_neither_promoted_nor_tried(first: str) -> None:
-    for beside in (rollout.shadow, lambda digest: rollout.canary(digest, 5)):
+    for trial in (rollout.shadow, lambda digest: rollout.canary(digest, 5)):
         with pytest.raises(GraftError, match="is not served"):
-            beside("f" * 64)
+            trial("f" * 64)
     with pytest.raises(GraftError, match="not deployed"):
         rollout.promote("f" * 64)
     assert rollout.served().production == first
@@ -368,13 +372,13 @@ def test_no_step_of_a_rollout_loses_a_request(ray_stack: RayStack, first: str) -
     def keep_asking(number: int) -> None:
         with openai.OpenAI(base_url=rollout.base_url(), api_key="none", max_retries=0, default_headers=FRESH) as client:
             while not stop.is_set():
-                asked = {"model": "production", "user": f"C-{number}", **SHORT}
+                body = {"model": "production", "user": f"C-{number}", **SHORT}
                 if number % 2:
-                    chunks = list(client.chat.completions.create(**asked, stream=True))
+                    chunks = list(client.chat.completions.create(**body, stream=True))
                     assert chunks[-1].choices[0].finish_reason
                     seen.append(chunks[0].model)
                 else:
-                    seen.append(client.chat.completions.create(**asked).model)
+                    seen.append(client.chat.completions.create(**body).model)
 
     with ThreadPoolExecutor(4) as pool:
         asking = [pool.submit(keep_asking, number) for number in range(4)]

@@ -1,4 +1,4 @@
-"""Changes that nobody notices: under steady load each is made for real, and every request is counted.
+"""Tests of zero-downtime changes: each is made for real under steady load, and every request is counted.
 
 Also covers `deployments/serve/rollout.py` and `deployments/serve/serve_client.py`.
 """
@@ -35,15 +35,15 @@ def scale(section: str, least: int, most: int, **more: float) -> None:
 def pids(ray_stack: RayStack, application: str) -> list[int]:
     """Processes of an application's running replicas; a package's is named by its digest."""
     ray = ray_stack.settings.ray
-    found = httpx.get(f"http://{ray.host}:{ray.dashboard_port}/api/serve/applications/", timeout=30).json()
+    content = httpx.get(f"http://{ray.host}:{ray.dashboard_port}/api/serve/applications/", timeout=30).json()
     name = application if application == rollout.ASSISTANT else f"engine-{application[:12]}"
-    (deployment,) = found["applications"][name]["deployments"].values()
+    (deployment,) = content["applications"][name]["deployments"].values()
     return [replica["pid"] for replica in deployment["replicas"] if replica["state"] == "RUNNING"]
 
 
 @pytest.fixture(scope="module")
 def first(ray_stack: RayStack) -> Iterator[str]:
-    """In production, on engines that fail when they are told to."""
+    """The digest in production, on engines that fail on demand."""
     edit(lambda c: c["engine"].update(health_check_period_s=3))
     digest = ray_stack.publish(1)
     with pytest.MonkeyPatch.context() as patch:
@@ -73,7 +73,7 @@ def test_another_package_and_the_way_back_lose_nothing(first: str, second: str) 
 
 
 def test_other_settings_lose_nothing(ray_stack: RayStack, first: str) -> None:
-    """They need new processes, of the assistant too: those answer before the old ones go."""
+    """They need new processes, of the assistant too: those answer before the old ones stop."""
     before = pids(ray_stack, first) + pids(ray_stack, rollout.ASSISTANT)
     with steady_load() as load:
         edit(lambda c: (c["engine"].update(max_num_seqs=4), c["limits"].update(streams=60)))
@@ -84,7 +84,7 @@ def test_other_settings_lose_nothing(ray_stack: RayStack, first: str) -> None:
 
 @pytest.mark.parametrize("fault", ["memory", "stall"])
 def test_an_engine_that_fails_is_replaced(ray_stack: RayStack, first: str, fault: str) -> None:
-    """There is no other replica, so those who ask wait for the new one: only begun streams are cut."""
+    """There is no other replica, so requests wait for the new one: only begun streams are cut."""
     (victim,) = pids(ray_stack, first)
     with steady_load(max_tokens=300) as load:
         FAULT.write_text(fault, encoding="utf-8")
@@ -96,7 +96,7 @@ def test_an_engine_that_fails_is_replaced(ray_stack: RayStack, first: str, fault
 
 
 def test_replicas_that_come_die_and_go_with_the_load(ray_stack: RayStack, first: str) -> None:
-    """Of a replica that dies, whole answers are asked again, and streams that had begun say that they end."""
+    """When a replica dies, requests for whole answers are retried, and begun streams end with an error event."""
     with steady_load(max_tokens=300) as load:
         scale("engine", 1, 2, target_ongoing=1, upscale_delay_s=0.5, downscale_delay_s=0.5)
         rollout.deploy(first)
@@ -115,7 +115,7 @@ def test_replicas_that_come_die_and_go_with_the_load(ray_stack: RayStack, first:
 
 
 def test_a_second_assistant_comes_dies_and_goes(ray_stack: RayStack, first: str) -> None:
-    """What runs on a killed assistant is its client's to ask again: nobody is left who knows of it."""
+    """Requests on a killed assistant must be retried by their clients: no other process knows of them."""
     with steady_load() as load:
         scale("assistant", 2, 2)
         rollout.deploy(first)
@@ -125,7 +125,7 @@ def test_a_second_assistant_comes_dies_and_goes(ray_stack: RayStack, first: str)
         psutil.Process(pids(ray_stack, rollout.ASSISTANT)[0]).kill()
         load.wait()
         lost = len(load.lost)
-        assert lost <= load.askers
+        assert lost <= load.clients
         scale("assistant", 1, 1)
         rollout.deploy(first)
         load.until(lambda: len(pids(ray_stack, rollout.ASSISTANT)) == 1)

@@ -1,6 +1,6 @@
-"""Serve's REST interface and the assistant's health, without Ray: what a rollout asks and is told.
+"""A fake of Serve's REST API and of the assistant's health endpoint, without Ray, for tests of rollouts.
 
-That a rollout works on the real Serve is tests/integration/test_serving.py's to show.
+tests/integration/test_serving.py tests rollouts on the real Serve.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from deployments.serve.rollout import ASSISTANT
 
 @dataclass
 class PretendedServe:
-    """The applications that were asked for; those in `broken` do not come up."""
+    """The state of the fake."""
 
     applications: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Configured applications by name."""
     broken: set[str] = field(default_factory=set)
+    """Names of the applications that fail to start."""
 
     def put(self, body: dict[str, Any]) -> None:
         self.applications = {application["name"]: application for application in body["applications"]}
@@ -48,7 +50,7 @@ class PretendedServe:
 
 @contextmanager
 def pretended_serve() -> Iterator[PretendedServe]:
-    """Answer on the ports that `deployments/serve.yaml` names, until the block ends."""
+    """Answer on the ports of `deployments/serve.yaml`, until the block ends."""
     serve, settings = PretendedServe(), load_serve_settings()
 
     class Handler(BaseHTTPRequestHandler):

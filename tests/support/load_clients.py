@@ -1,4 +1,4 @@
-"""Steady load on the assistant over HTTP, with every request accounted for."""
+"""Load clients: steady load on the assistant over HTTP, with every request accounted for."""
 
 from __future__ import annotations
 
@@ -22,48 +22,49 @@ MESSAGES = [{"role": "user", "content": "Where is my order HL-20931?"}]
 
 @dataclass
 class Load:
-    """What became of the requests so far.
-
-    `answered` whole or to the stream's end; `cut`: a stream that broke off and said so; anything
-    else is `lost`, with what was seen of it.
-    """
+    """The results of the requests so far."""
 
     answered: Counter[str] = field(default_factory=Counter)
+    """Number of complete answers, by model."""
     cut: list[str] = field(default_factory=list)
+    """Error codes of streams that broke off with an error event."""
     lost: list[str] = field(default_factory=list)
-    askers: int = 6
+    """Descriptions of all other requests."""
+    clients: int = 6
+    """Number of concurrent clients."""
     streams: int = 3
+    """Number of clients that stream."""
 
     def __str__(self) -> str:
         return f"{self.answered.total()} answered, {len(self.cut)} cut, {len(self.lost)} lost {self.lost[:3]}"
 
     def wait(self, more: int = 12) -> None:
-        """Until `more` requests have been answered from now on."""
+        """Wait until `more` further requests have been answered."""
         goal = self.answered.total() + more
         self.until(lambda: self.answered.total() >= goal)
 
     def until(self, done: Callable[[], bool]) -> None:
         deadline = time.monotonic() + PATIENCE_S
         while not done():
-            assert time.monotonic() < deadline, f"nothing came of it: {self}"
+            assert time.monotonic() < deadline, f"not done within {PATIENCE_S} s: {self}"
             time.sleep(0.05)
 
 
 @contextmanager
 def steady_load(max_tokens: int = 40) -> Iterator[Load]:
-    """Ask without pause from six threads, half of them streaming, until the block ends; all are waited for."""
+    """Send requests without pause from six threads, half of them streaming, until the block ends; wait for all."""
     load, stop = Load(), threading.Event()
 
     def keep_asking(streams: bool) -> None:
-        # Sampled, since the greedy tiny model stammers half characters, and those are not streamed.
+        # Sampled, since the greedy tiny model repeats incomplete UTF-8 characters, and those are not streamed.
         options = {"max_tokens": max_tokens, "temperature": 1, "stream": streams}
         body = {"model": "production", "messages": MESSAGES, **options}
         with httpx.Client(base_url=rollout.base_url(), timeout=90.0) as client:
             while not stop.is_set():
                 (_stream if streams else _whole)(client, body, load)
 
-    with ThreadPoolExecutor(load.askers) as pool:
-        asking = [pool.submit(keep_asking, number < load.streams) for number in range(load.askers)]
+    with ThreadPoolExecutor(load.clients) as pool:
+        asking = [pool.submit(keep_asking, number < load.streams) for number in range(load.clients)]
         try:
             load.wait()
             yield load

@@ -1,4 +1,4 @@
-"""A copy of the repository with a tiny base, little data and ports of its own, and a real stack on it."""
+"""A Prefect stack for tests: a real one, on a copy of the repository with a tiny base, little data, its own ports."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def edit_yaml(path: Path, changes: dict[str, Any]) -> None:
 
 
 def copy_repository(target: Path) -> Path:
-    """Copy what a clone holds into `target`, and give it free ports and a quick watch."""
+    """Copy a clone's files into `target`, and set free ports and a short interval of the flow `watch`."""
     target.mkdir()
     for name in COPIED:
         (target / name).parent.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,14 @@ def copy_repository(target: Path) -> Path:
 
 
 def make_small(root: Path, base: Path, prompts: Path, embedding: Path) -> None:
-    """Make the copy's walk short: a random tiny base, three labels, a few rows, one short training."""
+    """Make the copy's release run short: a random tiny base, three labels, a few rows, one short training.
+
+    Args:
+        root: the copy of the repository.
+        base: folder of the base model.
+        prompts: folder of the prompt.
+        embedding: folder of the embedding model.
+    """
     for file in (root / "data/raw").iterdir():
         if file.stem not in LABELS:
             file.unlink()
@@ -120,10 +127,10 @@ def few_attacks(path: Path) -> dict[str, Any]:
 
 
 def talkative(base: Path, target: Path) -> Path:
-    """A copy of the tiny base that says `~~~`: an empty answer would fail the smoke test.
+    """A copy of the tiny base that answers `~~~`: an empty answer would fail the smoke test.
 
-    Random weights repeat the prompt's last token, a line break; `~` now looks like it, only louder.
-    No row of data holds one, so training moves the answers away from it.
+    Random weights repeat the prompt's last token, a line break; `~` gets the same embedding times 1.5.
+    No row of data contains it, so training moves the answers away from it.
     """
     from safetensors.torch import load_file, save_file
 
@@ -133,8 +140,8 @@ def talkative(base: Path, target: Path) -> Path:
     weights = load_file(target / "model.safetensors")
     table = weights["model.embed_tokens.weight"]
     table[vocabulary["~"]] = 1.5 * table[vocabulary["Ċ"]]  # how the byte-level alphabet writes a line break
-    for nothing in ("Ġ", "<|im_end|>"):  # a space, and the end: whatever training does, neither is what it says most
-        table[vocabulary[nothing]] = 0
+    for token in ("Ġ", "<|im_end|>"):  # space and end token, so that neither becomes the likeliest token by training
+        table[vocabulary[token]] = 0
     save_file(weights, target / "model.safetensors", {"format": "pt"})
     return target
 
@@ -149,14 +156,17 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @dataclass(frozen=True)
 class GraftStack:
-    """A running stack on a small copy of the repository, and how to command it."""
+    """A running stack on a small copy of the repository, and its commands."""
 
     root: Path
+    """The copy of the repository."""
     home: Path
+    """The home folder of its commands."""
     api: PrefectApi
+    """A client of its Prefect server."""
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """`graft ARGUMENTS` as a person's shell runs it; its output can be read."""
+        """Start `graft ARGUMENTS` as a shell does, with its output on a pipe."""
         argv = [sys.executable, "-c", "from flows.cli import main; main()", *arguments]
         environment = {**os.environ, "HOME": str(self.home), "PYTHONPATH": str(self.root), "PYTHONUNBUFFERED": "1"}
         return subprocess.Popen(
@@ -166,7 +176,7 @@ class GraftStack:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            # Tests that were started in the background ignore Ctrl-C, and what they start would too.
+            # Tests that were started in the background ignore SIGINT, and their child processes would inherit that.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
@@ -177,7 +187,7 @@ class GraftStack:
         return process.returncode, output
 
     def pids(self) -> dict[str, int]:
-        """Pids of the stack's parts, as recorded."""
+        """Pids of the stack's processes, from their records."""
         run = self.root / ".graft/run"
         return {path.stem: json.loads(path.read_text(encoding="utf-8"))["pid"] for path in run.glob("*.json")}
 
@@ -185,53 +195,53 @@ class GraftStack:
         """Runs of the release so far, by id."""
         return {run["id"]: run for run in self.api.runs(states, self.api.deployment("release", "release")["id"])}
 
-    def wait(self, what: str, found: Callable[[], Any], limit_s: float = 120.0) -> Any:
-        """What `found` gives as soon as it gives something; fails the test when it never does."""
+    def wait(self, description: str, poll: Callable[[], Any], limit_s: float = 120.0) -> Any:
+        """The first true result of `poll`; the test fails without one within `limit_s` seconds."""
         deadline = time.monotonic() + limit_s
-        while not (value := found()):
+        while not (value := poll()):
             if time.monotonic() > deadline:
-                pytest.fail(f"{what}: not seen within {limit_s} s")
+                pytest.fail(f"{description}: not seen within {limit_s} s")
             time.sleep(0.5)
         return value
 
     def production(self) -> str | None:
-        """What the channel `production` points at."""
+        """The digest of the channel `production`, if any."""
         path = self.root / ".graft/registry/channels/production.json"
         return json.loads(path.read_text(encoding="utf-8"))["digest"] if path.is_file() else None
 
 
 def descendants(pid: int) -> list[psutil.Process]:
-    """A process and everything below it."""
+    """A process and its descendants."""
     process = psutil.Process(pid)
     return [process, *process.children(recursive=True)]
 
 
 @pytest.fixture(scope="session")
 def stack(tiny_base: Path, tiny_prompts: Path, tiny_embedding: Path) -> Iterator[GraftStack]:
-    """A real stack, up; whatever of it is left is stopped at the end."""
+    """A real running stack, which is stopped at the end."""
     folder = Path(tempfile.mkdtemp(prefix="gs-"))  # short: Ray's sockets lie below it
     root = copy_repository(folder / "r")
     make_small(root, talkative(tiny_base, folder / "base"), tiny_prompts, tiny_embedding)
     (folder / "home").mkdir()
-    found = GraftStack(root, folder / "home", PrefectApi(load_stack_settings(root).prefect.url))
+    stack = GraftStack(root, folder / "home", PrefectApi(load_stack_settings(root).prefect.url))
     try:
-        status, output = found.graft("up")
+        status, output = stack.graft("up")
         assert status == 0, output
-        yield found
+        yield stack
     finally:
-        found.graft("down")
+        stack.graft("down")
         shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
 def refused(stack: GraftStack) -> tuple[int, str]:
-    """The first `graft run`: random weights gain nothing, so the gate refuses."""
+    """The first `graft run`: random weights show no uplift, so the gate fails."""
     return stack.graft("run")
 
 
 @pytest.fixture(scope="session")
 def released(stack: GraftStack, refused: tuple[int, str]) -> tuple[int, str]:
-    """The second `graft run`, with a gate that asks for nothing."""
+    """The second `graft run`, with a gate that passes every package."""
     assert refused[0] == 1
     lenient = {
         "gate.min_gain": -1.0,

@@ -1,4 +1,4 @@
-"""What the tests of deployments share: tiny packages, and a Ray of their own."""
+"""A Ray stack for tests of deployments, and tiny packages to serve on it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,14 @@ MAX_PROMPT_TOKENS = 600
 
 
 def make_package(folder: Path, seed: int, base: Path, prompts: Path) -> Path:
-    """Write a package with a random adapter, another one for each seed, and its probes."""
+    """Write a package with a random adapter, different for each seed, and its probes.
+
+    Args:
+        folder: folder of the package.
+        seed: seed of the adapter's weights.
+        base: folder of the base model.
+        prompts: folder of the prompt.
+    """
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
@@ -42,15 +49,16 @@ def make_package(folder: Path, seed: int, base: Path, prompts: Path) -> Path:
     for name in FILES:
         (folder / "prompt" / name).write_bytes((prompts / name).read_bytes())
     seal(folder, base)
-    asked = [[Message(role="user", content=f"Where is {place}?")] for place in ("my order", "the shop", "it")]
-    probes = record_probes(open_package(folder, base, EXCLUSIVE), open_base(folder, base, base, EXCLUSIVE), asked)
+    prompts_of_probes = [[Message(role="user", content=f"Where is {it}?")] for it in ("my order", "the shop", "it")]
+    engine, base_engine = open_package(folder, base, EXCLUSIVE), open_base(folder, base, base, EXCLUSIVE)
+    probes = record_probes(engine, base_engine, prompts_of_probes)
     write_json(folder / PARITY, probes.model_dump(mode="json"))
     seal(folder, base)
     return folder
 
 
 def seal(package: Path, base: Path) -> str:
-    """Write the manifest of what lies in `package`; return its digest."""
+    """Write the manifest of the files in `package`; return its digest."""
     manifest = Manifest(
         name="tiny-desk",
         base=BaseModelInfo.model_validate_json((base / "base.json").read_bytes()),
@@ -69,12 +77,16 @@ def seal(package: Path, base: Path) -> str:
 
 @dataclass(frozen=True)
 class RayStack:
-    """A running stack; the process's working directory is its root."""
+    """A running Ray head with the assistant; the process's working directory is its root."""
 
     root: Path
+    """Working directory, with settings and registry."""
     settings: ServeSettings
+    """Settings of the service."""
     publish: Callable[[int], str]
+    """A function that publishes the package of a seed and returns its digest."""
     head: subprocess.Popen[bytes]
+    """The process of the Ray head."""
 
 
 def start_head(settings: ServeSettings, root: Path) -> subprocess.Popen[bytes]:
@@ -105,7 +117,7 @@ def stop_head(head: subprocess.Popen[bytes]) -> None:
 
 
 def _is_alive(process: psutil.Process) -> bool:
-    """Not gone, and no zombie that a careless init has yet to bury."""
+    """Whether a process runs; a zombie, which its parent has not reaped, counts as ended."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

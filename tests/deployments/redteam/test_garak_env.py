@@ -1,4 +1,4 @@
-"""garak's environment: made from the list or refused with what to do, and closed to what is Graft's own."""
+"""Tests of garak's environment: created from the lock file or a clear error, and without Graft's own variables."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.conftest import ROOT
 
 
 def program(path: Path, body: str) -> Path:
-    """A Python script that can be run."""
+    """An executable Python script."""
     path.write_text(f"#!{sys.executable}\n{body}\n", encoding="utf-8")
     path.chmod(0o755)
     return path
@@ -44,7 +44,7 @@ def test_the_list_pins_everything_and_leaves_torch_out() -> None:
     assert not names & {"torch", "transformers", "datasets", "litellm"}
 
 
-def test_a_program_that_is_not_there_is_said() -> None:
+def test_a_program_that_is_not_there_is_an_error() -> None:
     with pytest.raises(GraftError, match="no such program"):
         named_garak("/nowhere/garak")
 
@@ -64,9 +64,9 @@ def test_it_gets_one_key_and_nothing_of_grafts(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setenv("GRAFT_API_KEYS", "shop=sk-0123456789abcdef batch=sk-fedcba9876543210")
     monkeypatch.setenv("PYTHONPATH", "/somewhere")
     monkeypatch.setenv("XDG_CONFIG_HOME", "/a/persons/own")
-    found = environment("sk-0123456789abcdef", tmp_path)
-    assert [name for name, value in found.items() if "sk-" in value] == ["OPENAICOMPATIBLE_API_KEY"]
-    assert "PYTHONPATH" not in found
-    assert found["HF_HUB_OFFLINE"] == "1"
-    assert found["XDG_DATA_HOME"] == str(tmp_path)
-    assert not found["XDG_CONFIG_HOME"].startswith("/a/persons")
+    variables = environment("sk-0123456789abcdef", tmp_path)
+    assert [name for name, value in variables.items() if "sk-" in value] == ["OPENAICOMPATIBLE_API_KEY"]
+    assert "PYTHONPATH" not in variables
+    assert variables["HF_HUB_OFFLINE"] == "1"
+    assert variables["XDG_DATA_HOME"] == str(tmp_path)
+    assert not variables["XDG_CONFIG_HOME"].startswith("/a/persons")

@@ -1,4 +1,4 @@
-"""`graft redteam` but for garak itself, in whose place stands a program that leaves what garak left."""
+"""Tests of the red-team scan, with a program that leaves a report of garak instead of garak itself."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tasks.core.errors import GraftError
 from tests.conftest import ROOT
 from tests.flows.test_cli import graft
 
-LEFT = ROOT / "tests/support/garak.report.jsonl"
+REPORT = ROOT / "tests/support/garak.report.jsonl"
 QUEUE = "queue of \x1b[1m\x1b[93mprobes:\x1b[0m dan.AutoDANCached, dan.DanInTheWild, latentinjection.LatentWhois"
 
 
@@ -41,7 +41,7 @@ def test_garak_asks_the_assistant_as_it_is_served() -> None:
     assert yaml.safe_load(yaml.safe_dump(config)) == config
 
 
-def test_it_asks_no_more_at_once_than_the_service_lets_it() -> None:
+def test_it_sends_no_more_concurrent_requests_than_the_service_allows() -> None:
     settings, serve = load_redteam_settings(ROOT / REDTEAM_YAML), load_serve_settings(ROOT / SERVE_YAML)
     few = serve.model_copy(update={"limits": serve.limits.model_copy(update={"streams": 3})})
     assert settings.parallel > 3
@@ -56,12 +56,12 @@ def test_unknown_settings_are_refused(tmp_path: Path) -> None:
         load_redteam_settings(path)
 
 
-def test_each_probe_is_told_as_it_is_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    body = f"print({QUEUE!r}); import shutil; shutil.copy({str(LEFT)!r}, 'garak.report.jsonl')"
+def test_each_probe_is_printed_as_it_is_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    body = f"print({QUEUE!r}); import shutil; shutil.copy({str(REPORT)!r}, 'garak.report.jsonl')"
     scan(stand_in(body), tmp_path, timeout_s=60)
-    told = capsys.readouterr().out.splitlines()
-    assert told[0] == "redteam: 1/3 dan.AutoDANCached: 0 of 2 answered attacks succeeded"
-    assert len(told) == 4
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "redteam: 1/3 dan.AutoDANCached: 0 of 2 answered attacks succeeded"
+    assert len(lines) == 4
     assert queued(tmp_path / OUTPUT)[2] == "latentinjection.LatentWhois"
 
 

@@ -1,4 +1,4 @@
-"""Moving production by hand: forward, back, and back again where it fails or somebody else was first."""
+"""Tests of promotion and rollback, also where they fail or another process was first."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def serve(repository: Path) -> Iterator[PretendedServe]:
 
 @pytest.fixture(scope="module")
 def packages(tiny_base: Path, tiny_prompts: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Three packages that a server admits."""
+    """Three packages that the server admits."""
     folder = tmp_path_factory.mktemp("packages")
     return [make_package(folder / str(seed), seed, tiny_base, tiny_prompts) for seed in (1, 2, 3)]
 
@@ -49,24 +49,24 @@ def digests(serve: PretendedServe, packages: list[Path], tiny_base: Path, tmp_pa
     """The packages, published; the first was in production and the second is."""
     assert not serve.applications
     write_json(tmp_path / "evaluation" / "scores.json", {})
-    found = [open_registry().publish(package, tiny_base, tmp_path / "evaluation") for package in packages]
-    open_registry().swap(PRODUCTION, found[0], None, "the first", PROMOTE)
-    switch_production(found[1], found[0], "a better one", PROMOTE)
-    return found
+    published = [open_registry().publish(package, tiny_base, tmp_path / "evaluation") for package in packages]
+    open_registry().swap(PRODUCTION, published[0], None, "the first", PROMOTE)
+    switch_production(published[1], published[0], "a better one", PROMOTE)
+    return published
 
 
 def in_production() -> tuple[str | None, str | None]:
-    """What the channel says, and what the endpoint does."""
+    """The digests of the channel and of the endpoint."""
     return production_digest(), rollout.served().production
 
 
 def test_production_moves_to_another_package_and_back(digests: list[str]) -> None:
     assert in_production() == (digests[1], digests[1])
-    moved = switch_production(to_go_back_to(open_registry()), digests[1], "answers in French", ROLLBACK)
+    switch = switch_production(to_go_back_to(open_registry()), digests[1], "answers in French", ROLLBACK)
     assert in_production() == (digests[0], digests[0])
-    assert list(moved.seconds) == ["deploy", "promote", "retire"]
-    told = describe(moved)
-    assert told.index(digests[1]) < told.index(digests[0])
+    assert list(switch.seconds) == ["deploy", "promote", "retire"]
+    text = describe(switch)
+    assert text.index(digests[1]) < text.index(digests[0])
     assert [(entry.action, entry.digest, entry.who, entry.reason) for entry in read_audit(open_registry())] == [
         ("promote", digests[0], "Ada", "the first"),
         ("promote", digests[1], "Ada", "a better one"),
@@ -80,7 +80,7 @@ def test_what_is_in_production_is_not_moved(digests: list[str]) -> None:
     assert len(open_registry().history()) == 2
 
 
-def test_who_looked_before_somebody_else_moved_it_changes_nothing(digests: list[str]) -> None:
+def test_a_switch_from_an_outdated_channel_changes_nothing(digests: list[str]) -> None:
     with pytest.raises(ChannelConflictError, match="nothing was changed"):
         switch_production(digests[2], digests[0], "from an old view", PROMOTE)
     assert in_production() == (digests[1], digests[1])
@@ -97,12 +97,12 @@ def test_a_package_that_does_not_come_up_leaves_production_as_it_was(serve: Pret
 
 
 def test_a_channel_that_was_moved_goes_back_and_the_history_says_by_whom(digests: list[str]) -> None:
-    """As where the channel was moved and the endpoint then did not follow."""
+    """This is the state after a failure between channel and endpoint."""
     registry = open_registry()
     rollout.deploy(digests[2])
     registry.swap(PRODUCTION, digests[2], digests[1], "a new one", PROMOTE)
     with pytest.raises(OSError, match="the endpoint"):
-        roll_back(digests[2], digests[1], OSError("the endpoint"), "taken back", PROMOTE)
+        roll_back(digests[2], digests[1], OSError("the endpoint"), "rolled back", PROMOTE)
     assert in_production() == (digests[1], digests[1])
     assert digests[2] not in rollout.served().served
     assert registry.history()[-1].act == ROLLBACK
@@ -110,9 +110,9 @@ def test_a_channel_that_was_moved_goes_back_and_the_history_says_by_whom(digests
 
 
 def test_after_a_lost_race_the_endpoint_is_where_the_channel_is(digests: list[str]) -> None:
-    """Somebody else moved the channel and not yet the endpoint."""
+    """Another process moved the channel and not yet the endpoint."""
     rollout.deploy(digests[0])
-    open_registry().swap(PRODUCTION, digests[0], digests[1], "somebody else", PROMOTE)
+    open_registry().swap(PRODUCTION, digests[0], digests[1], "another process", PROMOTE)
     with pytest.raises(ChannelConflictError):
         switch_production(digests[2], digests[1], "late", PROMOTE)
     assert in_production() == (digests[0], digests[0])
@@ -131,29 +131,29 @@ def lose_the_base(registry: Path, _: str) -> None:
     shutil.rmtree(registry / "bases")
 
 
-def take_the_licence_off_the_list(_registry: Path, _digest: str) -> None:
+def take_the_license_off_the_list(_registry: Path, _digest: str) -> None:
     edit_yaml(Path("params.yaml"), {"admission.licenses": ["LicenseRef-none"]})
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("spoil", "problem"),
     [
         (change_a_file, "system.txt: changed"),
         (lose_the_package, "no such package"),
         (lose_the_base, "base.json: says nothing of the base"),
-        (take_the_licence_off_the_list, "licence of its base is .* which this server does not serve"),
+        (take_the_license_off_the_list, "licen[cs]e of its base is .* which this server does not serve"),
     ],
 )
-def test_after_a_restart_what_is_not_admitted_is_told_and_not_served(
-    serve: PretendedServe, digests: list[str], spoil: Callable[[Path, str], None], said: str
+def test_after_a_restart_what_is_not_admitted_is_reported_and_not_served(
+    serve: PretendedServe, digests: list[str], spoil: Callable[[Path, str], None], problem: str
 ) -> None:
     spoil(Path(".graft/registry"), digests[1])
     serve.applications.clear()
     not_served = serve_production()
     assert not_served
-    assert re.search(f"^{digests[1]} is in production and cannot be served: .*{said}", not_served)
+    assert re.search(f"^{digests[1]} is in production and cannot be served: .*{problem}", not_served)
     assert "`graft rollback --reason TEXT`" in not_served
-    assert rollout.assistant_is_up(), "there is no assistant to say that nothing is served"
+    assert rollout.assistant_is_up(), "there is no assistant to answer that no package is served"
     assert rollout.served().served == {}
     assert not is_served(digests[1])
 

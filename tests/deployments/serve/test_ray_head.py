@@ -1,4 +1,4 @@
-"""The Ray head's command line, and what stands in its way. (That it runs: test_serving.)
+"""Tests of the Ray head's command line and of its preconditions; tests/integration/test_serving.py runs it.
 
 Also covers `deployments/core/ports.py`.
 """
@@ -25,7 +25,7 @@ SERVE_YAML = Path(__file__).parents[3] / "deployments/serve.yaml"
 
 @pytest.fixture
 def settings() -> ServeSettings:
-    """As in the repository, on free ports."""
+    """The repository's settings, on free ports."""
     shipped = load_serve_settings(SERVE_YAML)
     ray = shipped.one_box.ray.model_copy(update={key: free_port() for key in RAY_PORTS})
     box = shipped.one_box.model_copy(update={"ray": ray})
@@ -54,7 +54,7 @@ def test_a_taken_port_is_named_with_its_setting(settings: ServeSettings, key: st
     assert f"set {key} in deployments/serve.yaml" in str(error.value)
 
 
-def test_the_head_stays_on_loopback_and_tells_nobody(settings: ServeSettings, short_root: Path) -> None:
+def test_the_head_stays_on_loopback_and_reports_no_usage(settings: ServeSettings, short_root: Path) -> None:
     command, environment = head_command(settings.one_box.ray, short_root)
     assert "--node-ip-address=127.0.0.1" in command
     assert "--dashboard-host=127.0.0.1" in command
@@ -75,9 +75,9 @@ def test_a_long_path_gets_a_short_private_folder(
     assert len(os.fsencode(folder)) < 40
     assert str(folder) in capsys.readouterr().out
     folder.chmod(0o755)
-    with pytest.raises(GraftError, match="yours alone"):
+    with pytest.raises(GraftError, match="only you can access"):
         temp_dir(deep)
 
 
-def test_nobody_there_is_not_ready(settings: ServeSettings) -> None:
+def test_an_absent_head_is_not_ready(settings: ServeSettings) -> None:
     assert not ready(settings.ray)

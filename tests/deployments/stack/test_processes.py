@@ -1,4 +1,4 @@
-"""Real child processes: only those that were started are stopped."""
+"""Tests of background processes with real ones: only those that were started are stopped."""
 
 from __future__ import annotations
 
@@ -99,9 +99,9 @@ def test_children_start_with_default_signals(tmp_path: Path) -> None:
     stop(record, 1.0)
 
 
-def test_a_process_that_ends_at_once_is_reported_with_its_last_words(tmp_path: Path) -> None:
+def test_a_process_that_ends_during_startup_is_reported_with_its_last_words(tmp_path: Path) -> None:
     record = start("brief", [sys.executable, "-c", "import sys; sys.exit('no disk left')"], os.environ, tmp_path)
-    with pytest.raises(GraftError, match=r"(?s)brief ended at once.*brief\.log.*no disk left"):
+    with pytest.raises(GraftError, match=r"(?s)brief ended during startup.*brief\.log.*no disk left"):
         wait_ready(record, lambda: False, 30.0, tmp_path)
     stop(record, 1.0)
 

@@ -1,3 +1,5 @@
+"""Tests of the log lines that `graft run` shows of a flow."""
+
 from __future__ import annotations
 
 import pytest

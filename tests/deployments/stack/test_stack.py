@@ -1,4 +1,4 @@
-"""What stops `up` before it starts anything, and what it undoes. A working stack: test_walk.py."""
+"""Tests of the stack's errors at `up`, and of its cleanup; tests/integration/test_release.py runs a working stack."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from tests.support.prefect_stack import edit_yaml
 )
 @pytest.mark.usefixtures("repository")
 def test_a_port_already_taken_is_named_with_its_setting(port: Callable[[], int], setting: str) -> None:
-    told = pytest.raises(GraftError, match=f"port {port()} .* already taken.*{re.escape(setting)}")
-    with socket.create_server(("127.0.0.1", port())), told:
+    error = pytest.raises(GraftError, match=f"port {port()} .* already taken.*{re.escape(setting)}")
+    with socket.create_server(("127.0.0.1", port())), error:
         stack.up()
     assert records(Path.cwd()) == []
 

@@ -1,4 +1,7 @@
-"""What the guard's verdicts lead to, on telemetry that is really written. On a real stack: test_walk.py."""
+"""Tests of the canary phases: the effect of each verdict, on telemetry that is really written.
+
+tests/integration/test_release.py runs the phases on a real stack.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ SETTINGS = CanaryAnalysisSettings(
 )
 HALF = Phase(name="canary", percent=50)
 PACKAGES = {
-    digest: ServedPackage(app=f"engine-{digest[:3]}", name="desk", max_new_tokens=8, since=0)
+    digest: ServedPackage(app=f"engine-{digest[:3]}", name="assistant", max_new_tokens=8, since=0)
     for digest in (CANARY, PRODUCTION, "q" * 64)
 }
 Serve = Callable[..., list[tuple[str, float | None]]]
@@ -37,15 +40,15 @@ Serve = Callable[..., list[tuple[str, float | None]]]
 
 @pytest.fixture
 def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Serve:
-    """Let a canary answer as it is told to; what was asked of the rollout is returned.
+    """A function that sets the canary's answers, and returns the list of changes that the rollout gets.
 
-    Time passes when the guard waits: in each interval both packages get 100 requests.
+    Time passes when canary analysis waits: in each interval both packages get 100 requests.
     """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(canary_phases, "create_markdown_artifact", lambda *_, **__: None)
 
     def set_up(canary: Callable[[int], TelemetryRow], production: str = PRODUCTION) -> list[tuple[str, float | None]]:
-        asked: list[tuple[str, float | None]] = []
+        changes: list[tuple[str, float | None]] = []
         served, routing = [production], [Routing()]
         clock = [datetime(2026, 1, 31, 12, tzinfo=UTC)]
 
@@ -63,68 +66,68 @@ def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Serve:
             writer.close()
             clock[0] += timedelta(seconds=seconds)
 
-        def beside(digest: str, percent: int | None) -> None:
-            asked.append((digest, percent))
-            place = {"canary": Canary(digest=digest, percent=percent)} if percent else {"shadow": digest}
-            routing[0] = Routing(production=served[0], served=PACKAGES, **place)
+        def change(digest: str, percent: int | None) -> None:
+            changes.append((digest, percent))
+            role = {"canary": Canary(digest=digest, percent=percent)} if percent else {"shadow": digest}
+            routing[0] = Routing(production=served[0], served=PACKAGES, **role)
 
         monkeypatch.setattr(canary_phases, "datetime", Clock)
         monkeypatch.setattr(canary_phases.time, "sleep", wait)
-        monkeypatch.setattr(canary_phases.rollout, "canary", lambda digest, percent: beside(digest, percent))
-        monkeypatch.setattr(canary_phases.rollout, "shadow", lambda digest: beside(digest, None))
-        monkeypatch.setattr(canary_phases.rollout, "reset_traffic", lambda: asked.append(("", None)))
+        monkeypatch.setattr(canary_phases.rollout, "canary", lambda digest, percent: change(digest, percent))
+        monkeypatch.setattr(canary_phases.rollout, "shadow", lambda digest: change(digest, None))
+        monkeypatch.setattr(canary_phases.rollout, "reset_traffic", lambda: changes.append(("", None)))
         monkeypatch.setattr(canary_phases.rollout, "served", lambda: routing[0])
-        return asked
+        return changes
 
     return set_up
 
 
 def test_an_equal_canary_is_healthy_after_enough_intervals(serve: Serve) -> None:
-    asked = serve(lambda number: row(number, CANARY))
+    changes = serve(lambda number: row(number, CANARY))
     state = run_phase(HALF, CANARY, PRODUCTION, SETTINGS, 8.0)
     assert state.name == "Healthy"
-    assert asked == [(CANARY, 50)]
+    assert changes == [(CANARY, 50)]
     assert incidents() == []
 
 
 def test_a_worse_canary_is_a_breach_within_an_interval_and_opens_one_incident(serve: Serve) -> None:
-    asked = serve(lambda number: failure(number, CANARY) if number % 10 else row(number, CANARY))
+    changes = serve(lambda number: failure(number, CANARY) if number % 10 else row(number, CANARY))
     with pytest.raises(BreachError, match=r"canary 50: The canary is worse .*failed requests.*Incident 2026-01-31"):
         run_phase(HALF, CANARY, PRODUCTION, SETTINGS, 8.0)
-    assert asked == [(CANARY, 50), ("", None)], "production does not answer everybody again"
+    assert changes == [(CANARY, 50), ("", None)], "not all traffic returned to production"
     (incident,) = incidents()
     assert (incident.report.digest, incident.report.phase, incident.report.measure) == (CANARY, "canary 50", "errors")
     assert incident.opened_at == datetime(2026, 1, 31, 12, 0, 10, tzinfo=UTC)
 
 
-def test_a_canary_that_nobody_asks_is_undecided_at_the_timeout(serve: Serve) -> None:
+def test_a_canary_without_traffic_is_undecided_at_the_timeout(serve: Serve) -> None:
     serve(lambda number: row(number, PRODUCTION))
-    with pytest.raises(UndecidedError, match="Not decided after 30 s"):
+    with pytest.raises(UndecidedError, match="Undecided after 30 s"):
         run_phase(HALF, CANARY, PRODUCTION, SETTINGS, 8.0)
     assert incidents() == []
 
 
 def test_a_shadow_is_entered_as_one_and_judged_by_its_own_rows(serve: Serve) -> None:
-    asked = serve(lambda number: failure(number, CANARY, operation="shadow", route="shadow"))
+    changes = serve(lambda number: failure(number, CANARY, operation="shadow", route="shadow"))
     with pytest.raises(BreachError, match=r"shadow: "):
         run_phase(Phase(name="shadow"), CANARY, PRODUCTION, SETTINGS, 8.0)
-    assert asked == [(CANARY, None), ("", None)]
+    assert changes == [(CANARY, None), ("", None)]
 
 
-def test_a_production_that_somebody_moved_ends_the_phase(serve: Serve) -> None:
+def test_a_production_that_was_moved_meanwhile_ends_the_phase(serve: Serve) -> None:
     serve(lambda number: row(number, CANARY), production="q" * 64)
-    with pytest.raises(GraftError, match=r"does not stand beside .* any more, production is qqq"):
+    with pytest.raises(GraftError, match=r"is no longer served beside .*production is now qqq"):
         run_phase(HALF, CANARY, PRODUCTION, SETTINGS, 8.0)
 
 
 def test_beside_a_production_that_cannot_be_served_there_is_nothing_to_compare(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked, passed = serve(lambda number: row(number, CANARY)), []
+    changes, steps = serve(lambda number: row(number, CANARY)), []
     monkeypatch.chdir(ROOT)  # for the settings
-    monkeypatch.setattr(canary_phases, "serve_production", lambda: "its licence is not on the list")
-    monkeypatch.setattr(canary_phases, "step", lambda name, do: lambda *args: passed.append((name, do(*args).message)))
+    monkeypatch.setattr(canary_phases, "serve_production", lambda: "its license is not on the list")
+    monkeypatch.setattr(canary_phases, "step", lambda name, do: lambda *args: steps.append((name, do(*args).message)))
     go_through([Phase(name="shadow"), HALF], CANARY, PRODUCTION, load_settings())
-    assert [name for name, _ in passed] == ["shadow", "canary 50"]
-    assert {"cannot be served" in why for _, why in passed} == {True}
-    assert asked == []
+    assert [name for name, _ in steps] == ["shadow", "canary 50"]
+    assert {"cannot be served" in reason for _, reason in steps} == {True}
+    assert changes == []

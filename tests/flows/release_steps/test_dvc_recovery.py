@@ -1,4 +1,4 @@
-"""Files of DVC that were cut by a kill, read by the real DVC before and after."""
+"""Tests of DVC recovery: files of DVC that a kill truncated, read by the real DVC before and after."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def _project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_list_of_those_at_work_that_was_cut_stops_dvc_no_more() -> None:
     dvc_recovery.LOCK_TABLE.write_text("", encoding="utf-8")
-    status, told = dvc("status", "--json")
-    assert status != 0 and "corrupted" in told
+    status, output = dvc("status", "--json")
+    assert status != 0 and "corrupted" in output
     dvc_recovery.repair()
     assert dvc("status", "--json") == (0, "{}\n")
 
@@ -51,7 +51,7 @@ def test_a_cut_lock_file_is_what_it_was_when_it_could_last_be_read(mark: str) ->
     dvc_recovery.keep()
     whole = dvc_recovery.LOCK_FILE.read_text(encoding="utf-8")
     dvc_recovery.LOCK_FILE.write_text(whole[: whole.rindex(mark) + len(mark) - 1], encoding="utf-8")
-    dvc_recovery.keep()  # keeps nothing that is cut
+    dvc_recovery.keep()  # does not keep a truncated file
     dvc_recovery.repair()
     assert dvc_recovery.LOCK_FILE.read_text(encoding="utf-8") == whole
 
@@ -62,20 +62,20 @@ def test_wherever_a_lock_file_is_cut_dvc_reads_it_or_it_counts_as_cut() -> None:
     from dvc.repo import Repo
 
     whole = dvc_recovery.LOCK_FILE.read_text(encoding="utf-8")
-    repo, found = Repo(), set()
+    repo, results = Repo(), set()
     for end in range(len(whole)):
         dvc_recovery.LOCK_FILE.write_text(whole[:end], encoding="utf-8")
-        counts = dvc_recovery.is_readable(dvc_recovery.LOCK_FILE)
-        found.add(counts)
-        if counts:
+        readable = dvc_recovery.is_readable(dvc_recovery.LOCK_FILE)
+        results.add(readable)
+        if readable:
             try:
                 Lockfile(repo, str(dvc_recovery.LOCK_FILE)).load()
             except DvcException as error:  # pragma: no cover
                 pytest.fail(f"cut after {end} characters: {error}")
-    assert found == {True, False}
+    assert results == {True, False}
 
 
-def test_without_a_whole_one_it_is_said_how_to_get_it() -> None:
+def test_without_a_readable_copy_the_error_says_how_to_restore_it() -> None:
     dvc_recovery.LOCK_FILE.write_text("schema: '2.0'\nstages:\n  first:\n    outs:\n", encoding="utf-8")
     with pytest.raises(GraftError, match="git checkout"):
         dvc_recovery.repair()

@@ -1,4 +1,4 @@
-"""A throw-away DVC project with real stages, run as a Prefect flow against the real server."""
+"""Tests of the DVC stages: a throw-away DVC project with real stages, as a Prefect flow against the real server."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ SLOW = "import time; open('first.txt'); time.sleep(600)"
 
 @pytest.fixture
 def project(tmp_path: Path, stack: GraftStack) -> Path:
-    """Three stages in a row, told to report to the session's server."""
+    """A DVC project with three stages in a row, which report to the session's server."""
     folder = tmp_path / "project"
     folder.mkdir()
     subprocess.run(["git", "init", "--quiet", "."], cwd=folder, check=True)
@@ -87,18 +87,18 @@ def begin(project: Path, stack: GraftStack) -> subprocess.Popen[str]:
 
 
 def walk(project: Path, stack: GraftStack) -> str:
-    """Output of the flow, run to its end."""
+    """The output of the flow, run to its end."""
     output, _ = begin(project, stack).communicate(timeout=200)
     return output
 
 
 def last_tasks(stack: GraftStack) -> dict[str, str]:
     """State names of the last throw-away run's tasks, in the order they began."""
-    ask = httpx.Client(base_url=f"{stack.api.url}/api")
+    client = httpx.Client(base_url=f"{stack.api.url}/api")
     flows = {"flows": {"name": {"any_": ["throw-away"]}}, "sort": "START_TIME_DESC", "limit": 1}
-    run = ask.post("/flow_runs/filter", json=flows).json()[0]
-    found = ask.post("/task_runs/filter", json={"flow_runs": {"id": {"any_": [run["id"]]}}}).json()
-    return {task["name"]: task["state_name"] for task in sorted(found, key=lambda t: t["start_time"])}
+    run = client.post("/flow_runs/filter", json=flows).json()[0]
+    tasks = client.post("/task_runs/filter", json={"flow_runs": {"id": {"any_": [run["id"]]}}}).json()
+    return {task["name"]: task["state_name"] for task in sorted(tasks, key=lambda t: t["start_time"])}
 
 
 def test_stages_run_in_order_then_are_cached_and_only_what_follows_a_change_runs(
@@ -137,7 +137,7 @@ def test_a_terminated_run_ends_the_stage_too_and_another_dvc_is_named(project: P
         assert any("> python second.py" in line for line in process.stdout)
         output = walk(project, stack)
         assert "STATE Failed" in output
-        assert "another DVC command is at work" in output
+        assert "another DVC command is running" in output
         family = psutil.Process(process.pid).children(recursive=True)
         assert any("second.py" in " ".join(child.cmdline()) for child in family)
     finally:

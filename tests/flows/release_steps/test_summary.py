@@ -1,3 +1,5 @@
+"""Tests of the release summary."""
+
 from __future__ import annotations
 
 from datetime import UTC, datetime
@@ -12,8 +14,8 @@ GATE = load_settings(ROOT / "params.yaml").gate
 
 
 def test_summary_names_all_that_a_person_needs() -> None:
-    released = ReleaseSummary(
-        name="desk",
+    facts = ReleaseSummary(
+        name="tulip",
         digest="ab" * 32,
         since=datetime(2026, 1, 31, 10, 0, tzinfo=UTC),
         base_url="http://127.0.0.1:8000/v1",
@@ -22,8 +24,8 @@ def test_summary_names_all_that_a_person_needs() -> None:
         report=Path("/r/report.html"),
         card=Path("/r/card.md"),
     )
-    text = render(released, four_rows(), GATE)
-    for told in ("desk is in production", "http://127.0.0.1:8000/v1\n", "key: none", "ab" * 32, "/r/report.html"):
-        assert told in text
+    text = render(facts, four_rows(), GATE)
+    for part in ("tulip is in production", "http://127.0.0.1:8000/v1\n", "key: none", "ab" * 32, "/r/report.html"):
+        assert part in text
     assert "http://127.0.0.1:4200/runs/flow-run/x" in text
     assert "2026-01-31 10:00 UTC" in text

@@ -1,4 +1,4 @@
-"""The tables give each number with how many rows are behind it."""
+"""Tests of the eval tables: each number stands with the number of its rows."""
 
 from __future__ import annotations
 
@@ -32,6 +32,6 @@ def test_each_request_kind_has_the_candidates_interval_and_the_others_means() ->
     assert cells(care)[2].startswith("0.667 (0.000 to 1.000")
 
 
-def test_whole_turns_that_were_not_measured_have_no_value() -> None:
+def test_end_to_end_rates_that_were_not_measured_have_no_value() -> None:
     table = end_to_end({"answered": Rate(n=154, value=1.0), "refusal_recall": Rate(n=0, value=None)})
     assert [cells(line) for line in table[2:]] == [["answered", "154", "1"], ["refusal_recall", "0", ""]]

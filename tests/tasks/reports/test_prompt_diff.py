@@ -1,4 +1,4 @@
-"""What the model reads of two prompts, and what their packages were measured at."""
+"""Tests of the prompt diff: the text that the model reads of two prompts, and their packages' evaluations."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def rows(quality: list[float], first: int = 0) -> pd.DataFrame:
     """The candidate's rows with these qualities, ids counted from `first`; the base's are all 0."""
     table = pd.DataFrame({"quality": [0.0] * len(quality) + quality})
     table["system"] = ["base"] * len(quality) + ["candidate"] * len(quality)
-    table["id"] = [f"r{first + place}" for place in range(len(quality))] * 2
+    table["id"] = [f"r{first + index}" for index in range(len(quality))] * 2
     table["expected"] = table["id"] + " expected"
-    table["tool_call_match"] = [1.0 if place % 2 else float("nan") for place in range(len(quality))] * 2
+    table["tool_call_match"] = [1.0 if index % 2 else float("nan") for index in range(len(quality))] * 2
     table["refusal_correct"] = True
     table["valid_format"] = True
     return table
@@ -84,8 +84,8 @@ def diff(a: str, b: str, registry: LocalRegistry) -> str:
     return describe_difference(version(a, registry), version(b, registry), registry)
 
 
-def figures(text: str, name: str) -> list[str]:
-    """The cells of a figure's line: A, B, B less A."""
+def metric_cells(text: str, name: str) -> list[str]:
+    """The cells of a metric's line: A, B, B - A."""
     line = next(line for line in text.splitlines() if line.startswith(f"| {name} "))
     return [cell.strip() for cell in line.split("|")[2:5]]
 
@@ -101,7 +101,7 @@ def test_the_rendered_difference_and_both_versions_are_shown(
     lines = diff("production", ".", registry).splitlines()
     assert lines[0].startswith(f"A: {old[:12]}, production, package {digest[:12]}")
     assert lines[1].startswith(f"B: {new[:12]}, data/prompts")
-    assert "They differ in system.txt. What the model reads:" in lines
+    assert "They differ in system.txt. The model reads:" in lines
     assert [line for line in lines if line[:1] in "+-" and line[1:2] != line[:1]] == ["-Be brief.", "+Be kind."]
 
 
@@ -112,11 +112,12 @@ def test_one_change_of_the_template_shows_wherever_it_is_read(registry: LocalReg
         template, template.read_text(encoding="utf-8").replace('~ message.role ~ "\\n"', '~ message.role ~ ": "')
     )
     lines = diff(str(tmp_path / "old"), ".", registry).splitlines()
-    assert "They differ in chat.jinja. What the model reads:" in lines
-    assert {'+<|im_start|>tool: {"result": "WHAT THE TOOL GAVE"}<|im_end|>', "+<|im_start|>system: Be brief."} <= set(
-        lines
-    )
-    assert len([line for line in lines if line.startswith("-<|im_start|>")]) == 6  # all but the turn that is asked for
+    assert "They differ in chat.jinja. The model reads:" in lines
+    assert {
+        '+<|im_start|>tool: {"result": "THE RESULT OF THE TOOL"}<|im_end|>',
+        "+<|im_start|>system: Be brief.",
+    } <= set(lines)
+    assert len([line for line in lines if line.startswith("-<|im_start|>")]) == 6  # all but the turn to generate
 
 
 def test_a_template_that_says_the_same_in_other_ways_is_no_difference_to_the_model(
@@ -128,7 +129,7 @@ def test_a_template_that_says_the_same_in_other_ways_is_no_difference_to_the_mod
     assert "They differ in chat.jinja, but the model reads the same text." in diff(str(tmp_path / "old"), ".", registry)
 
 
-def test_the_same_prompt_is_said_to_be_the_same(registry: LocalRegistry) -> None:
+def test_the_same_prompt_is_reported_as_the_same(registry: LocalRegistry) -> None:
     assert "The two are the same prompt." in diff(".", str(PROMPTS), registry)
 
 
@@ -164,13 +165,13 @@ def test_a_template_that_does_not_render_is_named(registry: LocalRegistry) -> No
         describe(version(".", registry))
 
 
-def test_what_was_not_evaluated_is_said_to_be(registry: LocalRegistry, release: Callable[..., str]) -> None:
+def test_a_prompt_without_an_evaluation_is_reported(registry: LocalRegistry, release: Callable[..., str]) -> None:
     digest = release("one", QUALITY)
     write_text(PROMPTS / "system.txt", "Be kind.")
     text = diff(digest[:8], ".", registry)
     assert f"A: package {digest[:12]}, 40 rows" in text
-    assert "B: not evaluated yet: run `graft run`" in text
-    assert figures(text, "quality") == ["0.500", "-", "-"]
+    assert "B: not evaluated yet; run `graft run`" in text
+    assert metric_cells(text, "quality") == ["0.500", "-", "-"]
     assert "| quality" not in diff(".", ".", registry)
 
 
@@ -181,12 +182,12 @@ def test_evaluations_of_the_same_rows_are_compared_row_by_row(
     write_text(PROMPTS / "system.txt", "Be kind.")
     new = release("two", [min(1.0, value + 0.25) for value in QUALITY])
     text = diff(old, new, registry)
-    assert figures(text, "quality")[:2] == ["0.500", "0.688"]
+    assert metric_cells(text, "quality")[:2] == ["0.500", "0.688"]
     difference = compare(rows_of(registry, old), rows_of(registry, new), GATE)["quality"]
     assert difference[0] == pytest.approx(0.1875)
     assert 0.0 < difference[1] < 0.1875 < difference[2] < 0.25
-    assert figures(text, "quality")[2] == "{:+.3f} ({:+.3f} to {:+.3f})".format(*difference)
-    assert figures(text, "tool_call_match")[2] == "+0.000 (+0.000 to +0.000)"  # of the rows that want a tool
+    assert metric_cells(text, "quality")[2] == "{:+.3f} ({:+.3f} to {:+.3f})".format(*difference)
+    assert metric_cells(text, "tool_call_match")[2] == "+0.000 (+0.000 to +0.000)"  # of the rows that want a tool
     assert "The packages are the same in all but the prompt: base, data," in text
 
 
@@ -198,8 +199,8 @@ def rows_of(registry: LocalRegistry, digest: str) -> pd.DataFrame:
 def test_evaluations_of_other_rows_are_not_compared(registry: LocalRegistry, release: Callable[..., str]) -> None:
     old, new = release("one", QUALITY), release("two", QUALITY, first=1)
     text = diff(old, new, registry)
-    assert "They answered other rows, so they are not compared by row." in text
-    assert figures(text, "quality") == ["0.500", "0.500", "-"]
+    assert "They were evaluated on different rows, so they are not compared by row." in text
+    assert metric_cells(text, "quality") == ["0.500", "0.500", "-"]
 
 
 def test_rows_that_expect_something_else_are_other_rows() -> None:
@@ -208,7 +209,7 @@ def test_rows_that_expect_something_else_are_other_rows() -> None:
     assert compare(table, table.assign(expected="something else"), GATE) == {}
 
 
-def test_packages_that_differ_in_more_than_the_prompt_are_told_apart(
+def test_packages_that_differ_in_more_than_the_prompt_are_reported(
     registry: LocalRegistry, make: Callable[..., Any]
 ) -> None:
     digests = []

@@ -1,4 +1,4 @@
-"""A prompt is found by every name it may have, and a name that is none gets one clear error."""
+"""Tests of prompt versions: a prompt is version_found by each kind of name, and an unknown name is one clear error."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def git(*arguments: str) -> str:
 
 
 def set_system(folder: Path, text: str) -> str:
-    """Change a prompt folder's system text; gives the new version."""
+    """Change a prompt folder's system text; return the new version."""
     write_text(folder / "system.txt", text)
     return PromptSource.read(folder).digest
 
@@ -43,7 +43,7 @@ def registry(tmp_path: Path, tiny_prompts: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.fixture
 def release(registry: LocalRegistry, build_package: Callable[..., Any], tmp_path: Path) -> Callable[..., str]:
-    """Publish a package whose prompt has this system text; gives its digest."""
+    """A function that publishes a package whose prompt has a system text, and returns its digest."""
 
     def publish(system: str, adapter: str) -> str:
         prompt = tmp_path / f"prompt-{adapter}"
@@ -57,8 +57,8 @@ def release(registry: LocalRegistry, build_package: Callable[..., Any], tmp_path
 
 def test_the_working_tree(registry: LocalRegistry, tmp_path: Path) -> None:
     version = set_system(PROMPTS, "Be kind.")
-    found = find_prompt(".", registry, tmp_path)  # wherever the person stands
-    assert (found.source.digest, found.origin, found.package) == (version, "data/prompts", None)
+    version_found = find_prompt(".", registry, tmp_path)  # from any working directory
+    assert (version_found.source.digest, version_found.origin, version_found.package) == (version, "data/prompts", None)
 
 
 def test_production_and_a_package_by_a_prefix_of_its_digest(
@@ -66,13 +66,13 @@ def test_production_and_a_package_by_a_prefix_of_its_digest(
 ) -> None:
     old, new = release("Be old.", "one"), release("Be new.", "two")
     registry.swap(PRODUCTION, old, None, "first")
-    found = find_prompt("production", registry, tmp_path)
-    assert (found.source.system, found.package) == ("Be old.", old)
-    assert found.origin == f"production, package {old[:12]}"
-    assert found.base == registry.base(old)
+    version_found = find_prompt("production", registry, tmp_path)
+    assert (version_found.source.system, version_found.package) == ("Be old.", old)
+    assert version_found.origin == f"production, package {old[:12]}"
+    assert version_found.base == registry.base(old)
     for name in (new, new[:8]):
-        found = find_prompt(name, registry, tmp_path)
-        assert (found.source.system, found.package) == ("Be new.", new)
+        version_found = find_prompt(name, registry, tmp_path)
+        assert (version_found.source.system, version_found.package) == ("Be new.", new)
 
 
 def test_a_published_prompt_by_a_prefix_of_its_version(
@@ -81,20 +81,20 @@ def test_a_published_prompt_by_a_prefix_of_its_version(
     release("Be old.", "one")
     twice = {release("Be new.", "two"), release("Be new.", "three")}
     version = set_system(PROMPTS, "Be new.")
-    found = find_prompt(version[:8], registry, tmp_path)
-    assert found.source.digest == version
-    assert found.package in twice
+    version_found = find_prompt(version[:8], registry, tmp_path)
+    assert version_found.source.digest == version
+    assert version_found.package in twice
 
 
 def test_production_before_any_release(registry: LocalRegistry, tmp_path: Path) -> None:
-    with pytest.raises(GraftError, match=r"nothing was released yet; `graft run`"):
+    with pytest.raises(GraftError, match=r"no package was released yet; `graft run`"):
         find_prompt("production", registry, tmp_path)
 
 
 def test_an_ambiguous_prefix_is_refused_with_what_it_may_mean(registry: LocalRegistry, tmp_path: Path) -> None:
     for digest in ("a" * 63 + "b", "a" * 64):
         write_text(tmp_path / "registry/packages" / digest / "manifest.json", "{}")
-    with pytest.raises(GraftError, match=f"several packages begin so.*{'a' * 64}"):
+    with pytest.raises(GraftError, match=f"several packages begin with these digits.*{'a' * 64}"):
         find_prompt("a" * 8, registry, tmp_path)
 
 
@@ -103,10 +103,10 @@ def test_a_git_revision_by_any_of_its_names(registry: LocalRegistry, tmp_path: P
     set_system(PROMPTS, "Be kind.")
     git("commit", "--quiet", "--all", "--message=second")
     for name in ("HEAD~1", first, first[:10]):
-        found = find_prompt(name, registry, tmp_path)
-        assert found.source.digest == version
-        assert found.origin.startswith(f"revision {name}")
-        assert first[:10] in found.origin
+        version_found = find_prompt(name, registry, tmp_path)
+        assert version_found.source.digest == version
+        assert version_found.origin.startswith(f"revision {name}")
+        assert first[:10] in version_found.origin
     assert find_prompt("main", registry, tmp_path).source.system == "Be kind."
 
 
@@ -139,8 +139,8 @@ def test_a_folder_below_where_the_person_stands(registry: LocalRegistry, tiny_pr
     shutil.copytree(tiny_prompts, tmp_path / "mine")
     version = set_system(tmp_path / "mine", "Be mine.")
     for name in ("mine", str(tmp_path / "mine")):
-        found = find_prompt(name, registry, tmp_path)
-        assert (found.source.digest, found.origin) == (version, name)
+        version_found = find_prompt(name, registry, tmp_path)
+        assert (version_found.source.digest, version_found.origin) == (version, name)
     (tmp_path / "mine/chat.jinja").unlink()
     with pytest.raises(GraftError, match=r"mine: the prompt needs system.txt, tools.json, chat.jinja"):
         find_prompt("mine", registry, tmp_path)
@@ -152,8 +152,8 @@ def test_an_unknown_name_is_refused_with_all_that_a_name_can_be(
 ) -> None:
     with pytest.raises(GraftError) as refused:
         find_prompt(name, registry, tmp_path / "absent")
-    for told in (f"{name}: no such prompt", "`production`", "digest", "git revision", "folder", "data/prompts"):
-        assert told in str(refused.value)
+    for part in (f"{name}: no such prompt", "`production`", "digest", "git revision", "folder", "data/prompts"):
+        assert part in str(refused.value)
 
 
 def test_outside_git_a_name_is_unknown(

@@ -1,4 +1,4 @@
-"""What is published beside a package: all of it in one folder, and a card that shows it."""
+"""Tests of the release card: all files published beside a package lie in one folder, and the card shows them."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ RATES = {"rates": {"policy_violations": {"n": 654, "value": 0.0}, "tool_exact": 
 
 @pytest.fixture
 def built(build_package: Callable[..., Any], tmp_path: Path) -> Any:
-    """A package, its evaluation, and what the stage `evaluate_assistant` left in `assistant`."""
+    """A package, its evaluation, and the output of the stage `evaluate_assistant` in `assistant`."""
     table = pd.DataFrame({"system": ["base", "candidate"], "id": ["a", "a"], "label": ["kind", "kind"]})
-    found = build_package(rows=table.assign(quality=[0.0, 1.0], exact_match=[False, True]))
-    write_text(found.package / "adapter" / PICTURE, "a picture")
-    manifest = read_manifest(found.package)
+    result = build_package(rows=table.assign(quality=[0.0, 1.0], exact_match=[False, True]))
+    write_text(result.package / "adapter" / PICTURE, "a picture")
+    manifest = read_manifest(result.package)
     data = {"source": "here", "training_rows": 2, "labels": {"kind": 2}, "files": {}}
-    write_json(found.package / MANIFEST, manifest.model_copy(update={"data": data}).model_dump(mode="json"))
+    write_json(result.package / MANIFEST, manifest.model_copy(update={"data": data}).model_dump(mode="json"))
     write_json(tmp_path / "assistant/scores.json", RATES)
-    return found
+    return result
 
 
-def test_evaluation_whole_turns_curve_and_card_lie_together(built: Any, tmp_path: Path) -> None:
+def test_evaluation_end_to_end_rates_curve_and_card_lie_together(built: Any, tmp_path: Path) -> None:
     target = tmp_path / "published"
     gather(built.package, built.evaluation, tmp_path / "assistant", target, GATE, SHEET.review_by)
-    found = sha256_tree(target)
-    assert sha256_tree(built.evaluation).items() <= found.items()
-    assert set(found) == {"scores.json", "rows.parquet", "assistant.json", PICTURE, CARD}
+    files = sha256_tree(target)
+    assert sha256_tree(built.evaluation).items() <= files.items()
+    assert set(files) == {"scores.json", "rows.parquet", "assistant.json", PICTURE, CARD}
     card = (target / CARD).read_text(encoding="utf-8")
     assert card == release_card(built.package, target, GATE, SHEET.review_by)
     lines = card.splitlines()
@@ -54,10 +54,11 @@ def test_evaluation_whole_turns_curve_and_card_lie_together(built: Any, tmp_path
 def test_data_past_its_day_is_called_old(built: Any, tmp_path: Path, today: date, old: bool) -> None:
     gather(built.package, built.evaluation, tmp_path / "assistant", tmp_path / "published", GATE, today)
     card = (tmp_path / "published" / CARD).read_text(encoding="utf-8")
-    assert ("**The data is old: it was last updated on 2026-01-31 and was to be renewed by 2026-02-28" in card) == old
+    sentence = "**The data is out of date: it was last updated on 2026-01-31 and was due for review by 2026-02-28"
+    assert (sentence in card) == old
 
 
-def test_whole_turns_that_were_not_taken_are_missed(built: Any, tmp_path: Path) -> None:
+def test_missing_end_to_end_rates_are_an_error(built: Any, tmp_path: Path) -> None:
     write_json(tmp_path / "assistant/scores.json", {})
     with pytest.raises(GraftError, match="no rates there; run the stage `evaluate_assistant`"):
         gather(built.package, built.evaluation, tmp_path / "assistant", tmp_path / "published", GATE, SHEET.review_by)

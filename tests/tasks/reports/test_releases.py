@@ -1,4 +1,4 @@
-"""Releases for a person: found by a few digits, listed with their scores, and gone back from one by one."""
+"""Tests of releases: found by a few digits, listed with their scores, and rolled back one by one."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tasks.reports.release_card import ASSISTANT_SCORES, CARD
 from tasks.reports.releases import before, describe, find, listing, to_go_back_to
 
 BASE = {"n": 154, "quality": 0.0736, "tool_call_match": 0.0}
-OURS = {"n": 154, "quality": 0.431, "tool_call_match": 0.617, "valid_format": 1.0}
-SYSTEMS = {"base": {"all": BASE}, "candidate": {"all": OURS}}
+CANDIDATE = {"n": 154, "quality": 0.431, "tool_call_match": 0.617, "valid_format": 1.0}
+SYSTEMS = {"base": {"all": BASE}, "candidate": {"all": CANDIDATE}}
 RATES = {
     "tool_exact": {"n": 78, "value": 0.6026},
     "policy_violations": {"n": 654, "value": 2.0},
@@ -33,7 +33,7 @@ def registry(tmp_path: Path) -> LocalRegistry:
 
 @pytest.fixture
 def publish(registry: LocalRegistry, build_package: Callable[..., Any]) -> Callable[..., str]:
-    """Publish a package with these totals, and these rates of whole turns."""
+    """A function that publishes a package with totals and end-to-end rates."""
 
     def publish(adapter: str, systems: dict[str, Any] | None, rates: dict[str, Any] | None = None) -> str:
         built = build_package(adapter)
@@ -90,13 +90,13 @@ def test_without_a_release_before_there_is_nothing_to_go_back_to(
 def test_a_package_is_found_by_six_digits_or_as_production(
     registry: LocalRegistry, publish: Callable[..., str]
 ) -> None:
-    with pytest.raises(GraftError, match="nothing was released yet"):
+    with pytest.raises(GraftError, match="no package was released yet"):
         find(registry, PRODUCTION)
     digest = publish("one", None)
     registry.swap(PRODUCTION, digest, None, "first")
     assert {find(registry, name) for name in (PRODUCTION, digest, digest[:6])} == {digest}
-    for name, said in ((digest[:5], "6 digits or more"), ("absent", "6 digits or more"), ("f" * 12, "no such package")):
-        with pytest.raises(GraftError, match=said):
+    for name, message in ((digest[:5], "at least 6"), ("absent", "at least 6"), ("f" * 12, "no such package")):
+        with pytest.raises(GraftError, match=message):
             find(registry, name)
 
 
@@ -104,7 +104,7 @@ def test_digits_that_begin_two_packages_are_refused(registry: LocalRegistry, tmp
     two = [("abcdef" + digit).ljust(64, "0") for digit in "12"]
     for digest in two:
         write_text(tmp_path / "registry/packages" / digest / "manifest.json", "{}")
-    with pytest.raises(GraftError, match=f"several packages begin so.*{two[0]}, {two[1]}"):
+    with pytest.raises(GraftError, match=f"several packages begin with these digits.*{two[0]}, {two[1]}"):
         find(registry, "abcdef")
     assert find(registry, "abcdef1") == two[0]
 
@@ -112,7 +112,7 @@ def test_digits_that_begin_two_packages_are_refused(registry: LocalRegistry, tmp
 def test_releases_are_listed_newest_first_with_what_they_scored(
     registry: LocalRegistry, publish: Callable[..., str]
 ) -> None:
-    assert "nothing was released yet" in listing(registry)
+    assert "no package was released yet" in listing(registry)
     old, new = publish("one", None), publish("two", SYSTEMS)
     registry.swap(PRODUCTION, old, None, "the first")
     registry.swap(PRODUCTION, new, old, "a better one")
@@ -122,11 +122,11 @@ def test_releases_are_listed_newest_first_with_what_they_scored(
     assert second.split()[2:] == [old[:12], "-", "-", "-", "-", "-", "the", "first"]
 
 
-def test_whole_turns_stand_beside_quality_and_a_line_fits_in_120_characters(
+def test_end_to_end_rates_stand_beside_quality_and_a_line_fits_in_120_characters(
     registry: LocalRegistry, publish: Callable[..., str]
 ) -> None:
-    none_asked = {**RATES, "false_refusal_rate": {"n": 0, "value": None}}
-    new, old = publish("two", SYSTEMS, RATES), publish("one", SYSTEMS, none_asked)
+    without_refusals = {**RATES, "false_refusal_rate": {"n": 0, "value": None}}
+    new, old = publish("two", SYSTEMS, RATES), publish("one", SYSTEMS, without_refusals)
     registry.swap(PRODUCTION, old, None, "why\nit was " + "so " * 40)
     registry.swap(PRODUCTION, new, old, "release run humongous-salamander")
     head, first, second = listing(registry).splitlines()

@@ -1,4 +1,4 @@
-"""Confidence sequences of a difference: the formula on exact cases, and what is promised of all looks together."""
+"""Tests of confidence sequences of a difference: the formula on exact cases, and the coverage over all analyses."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def evidence(total: float, n: float, mean: float) -> float:
 
 
 def running(numbers: Values) -> Sums:
-    """The sums at each look [runs, looks] of numbers [runs, looks]."""
+    """The sums at each analysis [runs, analyses] of numbers [runs, analyses]."""
     n = np.broadcast_to(np.arange(1.0, numbers.shape[1] + 1), numbers.shape)
     return Sums(numbers.cumsum(axis=1), n)
 
 
 def missed(first: Sums, second: Sums, increase: float, alpha: float) -> float:
-    """The share of runs in which the true increase is outside of the sequence at any look."""
+    """The fraction of runs in which the true increase is outside of the sequence at any analysis."""
     least = log_evidence(first, second, np.full(first.n.shape, increase))
     return float((least >= -np.log(alpha)).any(axis=1).mean())
 
@@ -38,7 +38,7 @@ def test_the_evidence_of_one_number_is_as_computed_by_hand() -> None:
 
 @pytest.mark.parametrize("mean", [0.01, 0.3, 0.95])
 def test_the_evidence_against_the_true_share_is_one_on_average(mean: float) -> None:
-    """What Ville's inequality asks for, over all outcomes of 25 draws."""
+    """This is the condition of Ville's inequality, here over all outcomes of 25 draws."""
     chances = [math.comb(25, s) * mean**s * (1 - mean) ** (25 - s) for s in range(26)]
     assert sum(c * evidence(s, 25, mean) for s, c in enumerate(chances)) == pytest.approx(1.0)
 
@@ -60,14 +60,14 @@ def test_the_evidence_against_an_increase_is_the_least_of_all_pairs_of_means(
     first, second = sample(total, n), sample(6, 200)
     means = np.linspace(max(0.0, -increase), min(1.0, 1.0 - increase), 20_001)
     pairs = first.log_evidence(np.clip(means + increase, 0, 1)) + second.log_evidence(means)
-    found = float(log_evidence(first, second, np.asarray(increase)))
-    assert found <= pairs.min() + 1e-9
-    assert found == pytest.approx(pairs.min(), abs=1e-2)
+    least = float(log_evidence(first, second, np.asarray(increase)))
+    assert least <= pairs.min() + 1e-9
+    assert least == pytest.approx(pairs.min(), abs=1e-2)
 
 
 @pytest.mark.parametrize("share", [0.03, 0.5])
 def test_an_increase_is_held_at_every_look_where_intervals_for_one_look_do_not(share: float) -> None:
-    """Nothing to 10 points more, 19 numbers of the second sample to one of the first, a look after each of 200."""
+    """An increase of 0 and of 10 points, 19 numbers of the second sample to one of the first, 200 analyses."""
     generator = np.random.default_rng(1)
     for increase in (0.0, 0.1):
         first = running((generator.random((500, 200)) < share + increase).astype(np.float64))
@@ -75,7 +75,7 @@ def test_an_increase_is_held_at_every_look_where_intervals_for_one_look_do_not(s
         second = Sums(generator.binomial(19, share, (500, 200)).cumsum(axis=1) * 1.0, n)
         assert missed(first, second, increase, 0.05) <= 0.05
         variance = sum(s.mean * (1 - s.mean) / s.n for s in (first, second))
-        outside = np.abs(first.mean - second.mean - increase) > 1.96 * np.sqrt(variance)  # Wald's, for one look
+        outside = np.abs(first.mean - second.mean - increase) > 1.96 * np.sqrt(variance)  # Wald's, for one analysis
         assert outside[:, 30:].any(axis=1).mean() > 0.2
 
 
@@ -114,13 +114,13 @@ def test_samples_of_zeros_and_ones_alone_have_ends_too() -> None:
     assert 0.8 < low < high == 1.0
 
 
-def test_many_samples_at_once_are_as_each_alone() -> None:
+def test_many_samples_in_one_call_are_as_each_alone() -> None:
     totals, counts = np.array([[0.0, 3.5], [9.0, 0.0]]), np.array([[4.0, 20.0], [9.0, 0.0]])
     others = Sums(totals[::-1] * 2, counts[::-1] * 3)
     together = difference(Sums(totals, counts), others, 0.02)
-    for place in np.ndindex(totals.shape):
-        alone = difference(sample(totals[place], counts[place]), sample(others.total[place], others.n[place]), 0.02)
-        assert [float(end[place]) for end in together] == pytest.approx([float(end) for end in alone], abs=1e-9)
+    for index in np.ndindex(totals.shape):
+        alone = difference(sample(totals[index], counts[index]), sample(others.total[index], others.n[index]), 0.02)
+        assert [float(end[index]) for end in together] == pytest.approx([float(end) for end in alone], abs=1e-9)
 
 
 def test_a_difference_is_of_the_first_less_the_second() -> None:

@@ -1,4 +1,4 @@
-"""Incidents are opened once, closed once, and stay as they were written."""
+"""Tests of incidents: each is opened once, closed once, and stays as it was written."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def test_one_is_open_for_a_package_and_phase_however_often_it_is_reported(tmp_pa
 
 def test_reports_at_the_same_moment_open_one(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda _: open_incident(REPORT, AT, tmp_path), range(16)))
-    assert len({incident.id for incident in found}) == 1
+        opened = list(pool.map(lambda _: open_incident(REPORT, AT, tmp_path), range(16)))
+    assert len({incident.id for incident in opened}) == 1
     assert len(incidents(tmp_path)) == 1
 
 
@@ -64,9 +64,9 @@ def test_after_a_close_the_next_report_opens_another_in_order(tmp_path: Path) ->
     second = open_incident(REPORT, AT, tmp_path)
     third = open_incident(REPORT.model_copy(update={"phase": "shadow"}), AT - timedelta(days=1), tmp_path)
     assert second.id != first.id
-    found = incidents(tmp_path)
-    assert found[0] == third
-    assert {incident.id for incident in found[1:]} == {first.id, second.id}
+    oldest, *others = incidents(tmp_path)
+    assert oldest == third
+    assert {incident.id for incident in others} == {first.id, second.id}
 
 
 def test_what_is_unknown_or_closed_cannot_be_closed(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_what_is_unknown_or_closed_cannot_be_closed(tmp_path: Path) -> None:
 
 def test_a_closing_without_a_reason_is_refused_and_leaves_it_open(tmp_path: Path) -> None:
     opened = open_incident(REPORT, AT, tmp_path)
-    with pytest.raises(GraftError, match="say why it is closed; it stays open"):
+    with pytest.raises(GraftError, match="closing an incident needs a reason; it stays open"):
         close(opened.id, "Ada", "", AT, tmp_path)
     assert incidents(tmp_path) == [opened]
 
@@ -91,5 +91,5 @@ def test_a_garbled_file_is_named(tmp_path: Path) -> None:
     open_incident(REPORT, AT, tmp_path)
     [path] = tmp_path.glob("*.opened.json")
     path.write_text(path.read_text()[:50])
-    with pytest.raises(GraftError, match=r"opened\.json: not as it was written"):
+    with pytest.raises(GraftError, match=r"opened\.json: the incident file is damaged"):
         incidents(tmp_path)

@@ -1,4 +1,4 @@
-"""Against a real HTTP server that answers as told: what smoke must accept, and what it must notice."""
+"""Tests of the smoke test against a real HTTP server with set answers: which it must accept and which reject."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ def stream(*deltas: dict[str, Any], model: str = MODEL, done: bool = True) -> st
 
 
 class Endpoint(ThreadingHTTPServer):
-    """Answers every request with `answer`; keeps what it was asked. `cache` is what its cache says it did."""
+    """An endpoint that answers every request with `answer`, and the header of `cache`; it keeps the request bodies."""
 
     def __init__(self) -> None:
         self.answer, self.status, self.cache = "", 200, "off"
-        self.asked: list[dict[str, Any]] = []
+        self.bodies: list[dict[str, Any]] = []
         super().__init__(("127.0.0.1", 0), Handler)
 
     @property
@@ -50,14 +50,14 @@ class Handler(BaseHTTPRequestHandler):
     server: Endpoint
 
     def do_POST(self) -> None:
-        self.server.asked.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+        self.server.bodies.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
         self.send_response(self.server.status)
         self.send_header("x-graft-cache", self.server.cache)
         self.end_headers()
         self.wfile.write(self.server.answer.encode())
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Quiet."""
+        """Log nothing."""
 
 
 @pytest.fixture
@@ -79,8 +79,8 @@ def test_whole_tool_and_streamed_answers_pass(endpoint: Endpoint) -> None:
     assert ask(endpoint, whole({"content": None, "tool_calls": [call]})) == {"answer question": "calls find_order"}
     streamed = stream({"role": "assistant"}, {"content": "h"}, {"content": "i"})
     assert ask(endpoint, streamed, "streamed answer") == {"streamed answer": "hi"}
-    assert [asked["model"] for asked in endpoint.asked] == [MODEL] * 3
-    assert endpoint.asked[-1]["stream"] is True
+    assert [body["model"] for body in endpoint.bodies] == [MODEL] * 3
+    assert endpoint.bodies[-1]["stream"] is True
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_whole_tool_and_streamed_answers_pass(endpoint: Endpoint) -> None:
     ],
 )
 def test_a_wrong_answer_is_named(endpoint: Endpoint, answer: str, name: str, problem: str) -> None:
-    with pytest.raises(GraftError, match=rf"smoke: {name} at .*{problem}"):
+    with pytest.raises(GraftError, match=rf"smoke test: {name} at .*{problem}"):
         ask(endpoint, answer, name)
 
 
@@ -108,7 +108,7 @@ def test_an_endpoint_that_heeds_its_cache_all_the_same_is_named(
     endpoint: Endpoint, answer: str, name: str, cache: str
 ) -> None:
     endpoint.cache = cache
-    with pytest.raises(GraftError, match=f"smoke: {name} at .*asked past the cache, which said {cache}"):
+    with pytest.raises(GraftError, match=f"smoke test: {name} at .*cache was not bypassed .*: {cache}"):
         ask(endpoint, answer, name)
 
 
@@ -131,5 +131,5 @@ def test_prompts_are_chosen_by_what_they_try() -> None:
     chosen = choose(examples, {"order": "tool", "care": "answer"})
     assert chosen == {"tool question": (order,), "answer question": (care,), "streamed answer": (care,)}
     assert set(choose(examples[:1], {"care": "answer"})) == {"answer question", "streamed answer"}
-    with pytest.raises(GraftError, match="nothing to ask"):
+    with pytest.raises(GraftError, match="no request to send"):
         choose(examples[2:], {})
