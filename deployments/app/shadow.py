@@ -105,7 +105,7 @@ class ShadowTraffic:
         if self._random_number() >= self._settings.fraction:
             return None
         app = routing.served[shadow].app
-        return ShadowCopy(record.trace_id, record.owner, record.visitor, request, record.meant, shadow, app)
+        return ShadowCopy(record.trace_id, record.owner, record.visitor, request, record.intended_digest, shadow, app)
 
     async def begin(self, shadow_copy: ShadowCopy) -> None:
         """Send the copy, if production has answered and there is capacity; does not wait for the answer."""

@@ -1,4 +1,4 @@
-"""The chat service: the request pipeline, from authentication to telemetry.
+"""Chat service: the request pipeline of a turn, from authentication to telemetry.
 
     API key -> body -> parsing -> routes to the model (a canary's users have one more) -> rate limits ->
     input guard -> answer cache -> retrieval begins -> the first route that answers, with its tool loop ->

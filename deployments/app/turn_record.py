@@ -1,4 +1,4 @@
-"""Telemetry: one row per request; refused, failed and abandoned ones included."""
+"""Turn records: telemetry, one row per request; refused, failed and abandoned ones included."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class TurnRecord:
         self.trace_id = uuid.uuid4().hex
         self.at = datetime.now(UTC)
         self.route = Route("")
-        self.meant = ""
-        self.passed_over = ""
+        self.intended_digest = ""
+        self.skipped = ""
         self.retries = 0
         self.cache = ""
         self.stream = False
@@ -68,7 +68,7 @@ class TurnRecord:
         """The response headers about the turn."""
         routing = {
             ROUTE_HEADER: self.route.name,
-            FALLBACK_HEADER: self.passed_over,
+            FALLBACK_HEADER: self.skipped,
             RETRIES_HEADER: str(self.retries or ""),
             CACHE_HEADER: self.cache,
         }
@@ -86,7 +86,7 @@ class TurnRecord:
 
     def set_intended_route(self, route: Route) -> None:
         """The first route for the request. Another may answer: see `set_route`."""
-        self.route, self.meant = route, route.digest
+        self.route, self.intended_digest = route, route.digest
 
     def add_findings(self, checked_input: CheckedInput) -> None:
         """Add the input guard's findings."""
@@ -109,7 +109,7 @@ class TurnRecord:
         """The route that answers, or was the last to refuse."""
         self.route = routed.route
         self.retries = routed.retries
-        self.passed_over = ", ".join(routed.skipped)
+        self.skipped = ", ".join(routed.skipped)
 
     def finish(self, end: TurnEnd) -> None:
         """Write the row of a complete answer."""
@@ -148,8 +148,8 @@ class TurnRecord:
             stream=self.stream,
             latency_ms=self.elapsed_ms,
             route=self.route.name,
-            meant=self.meant,
-            passed_over=self.passed_over,
+            meant=self.intended_digest,
+            passed_over=self.skipped,
             retries=self.retries,
             cache=self.cache,
             first_token_ms=self._first_token_ms,

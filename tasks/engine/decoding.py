@@ -1,6 +1,6 @@
-"""One request being decoded: where it ends, and what of its text is final.
+"""Decoding state of one request: its finish reason, and how much of its text is final.
 
-Shared by the engines, so that a stop string or half a character means the same on each.
+Shared by the engines, so that stop strings and incomplete characters are handled the same on each.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Decoding:
         self._stop = request.sampling.stop
         self._tokenizer = tokenizer
         self._end_of_turn = end_of_turn
-        self._pieces = DecodeStream(skip_special_tokens=True)
+        self._stream = DecodeStream(skip_special_tokens=True)
         self.cached_tokens = 0
         self._text = ""
         self._sent = 0
@@ -35,7 +35,7 @@ class Decoding:
             self.finish_reason = "stop"
         elif len(self.ids) >= self._max_new_tokens:
             self.finish_reason = "length"
-        self._text += self._pieces.step(self._tokenizer, token) or ""
+        self._text += self._stream.step(self._tokenizer, token) or ""
         if self.finish_reason:  # half a character is now all there will be of it
             self._text = self._tokenizer.decode(self.ids, skip_special_tokens=True)
         ready = self._ready()

@@ -97,7 +97,7 @@ def _calls(tools: Sequence[dict[str, Any]], must_call: Sequence[str]) -> Tags:
 def open_package(package: Path, base: Path, resources: Resources) -> Model:
     """Load a package on the engine its manifest names, after checking that the base is its base.
 
-    File hashes, licences and the like are checked before a package is served, not here:
+    File hashes, licenses and the like are checked before a package is served, not here:
     `tasks/model_package/admission.py`.
 
     Raises:
@@ -113,7 +113,11 @@ def open_package(package: Path, base: Path, resources: Resources) -> Model:
 def open_base(package: Path, base: Path, baseline: Path, resources: Resources) -> Model:
     """The package's base alone, on the same engine with the same prompt: what tuning is compared with.
 
-    `baseline` is the folder that the stage `base` wrote beside the base itself.
+    Args:
+        package: the package.
+        base: its base model.
+        baseline: the folder that the stage `base` wrote beside the base model.
+        resources: threads, memory, and whether the engine runs in a subprocess.
     """
     manifest, prompt = read_manifest(package), Prompt.load(package / PROMPT, base)
     engine = _open(manifest.engine, base, None, baseline / EXPORTED, prompt.end_of_turn, resources)

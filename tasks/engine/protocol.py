@@ -109,7 +109,7 @@ class GenerationRequest:
 
 @dataclass(frozen=True)
 class TokenChunk:
-    """What one request gained in a step; its last chunk has a finish reason."""
+    """The new text and tokens of one request after a step; its last chunk has a finish reason."""
 
     key: int
     """The request's key, as it was submitted."""

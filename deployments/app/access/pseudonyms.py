@@ -1,4 +1,4 @@
-"""Pseudonymous user ids: a keyed hash of the user for telemetry, stable as long as the installation keeps its key.
+"""Pseudonyms: a keyed hash of the user as id in telemetry, stable as long as the installation keeps its key.
 
 It hashes the key of the traffic split (`traffic_split.user_bucket_key`). Without a secret key a hash
 would identify users: customer numbers are few enough to try them all. All replicas read one key, so a

@@ -103,12 +103,12 @@ class ToolLoop:
 
 
 class _ToolTurn:
-    """The conversation as it grows by tool rounds, with the totals of all model calls."""
+    """The conversation as it grows by tool calls and their results, with the totals of all model calls."""
 
     def __init__(self, request: TurnRequest) -> None:
         self.request = request
         self.calls: tuple[ToolCall, ...] = ()
-        self._tool_rounds: list[TurnEnd] = []
+        self._model_calls: list[TurnEnd] = []
         self._steps: list[ToolStep] = []
         self._tool_results: list[ToolResult] = []
         self._content: list[str] = []
@@ -120,7 +120,7 @@ class _ToolTurn:
             return self._delta(event)
         if not isinstance(event, TurnEnd):
             return event
-        self._tool_rounds.append(event)
+        self._model_calls.append(event)
         self.calls = event.answer.tool_calls
         if not self.calls:
             return self._end(event.answer)
@@ -155,7 +155,7 @@ class _ToolTurn:
         # Content after a call begins on a new line.
         begins = new and len(new) == len(text) and self._content
         prompt, completion = event.prompt_tokens, event.completion_tokens
-        for earlier in self._tool_rounds:
+        for earlier in self._model_calls:
             prompt += earlier.generation.prompt_tokens
             completion += earlier.generation.completion_tokens
         return replace(
@@ -168,7 +168,7 @@ class _ToolTurn:
 
     def _end(self, answer: ParsedAnswer) -> TurnEnd:
         """All model calls as one answer. Its features are those of the first call, as in evaluation."""
-        calls, last = self._tool_rounds, self._tool_rounds[-1]
+        calls, last = self._model_calls, self._model_calls[-1]
         generation = replace(
             last.generation,
             token_ids=tuple(token for call in calls for token in call.generation.token_ids),
