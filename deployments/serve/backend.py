@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
@@ -12,7 +13,8 @@ from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, RayServeException
 
 from deployments.core.messages import OVERLOADED, EmbeddingResult, Event, Refusal, TurnRequest
-from deployments.serve.assistant import _LOG
+
+_LOG = logging.getLogger(__name__)
 
 _RETRY_AFTER_S = 5
 
