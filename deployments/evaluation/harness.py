@@ -1,8 +1,8 @@
 """The whole assistant in this process, so that it can be measured: its real turns, without Ray and a port.
 
 `Trial` takes turns over HTTP in memory through the same `Turns` that serve, watches from outside
-what they did, said and read, and audits it. Each turn has a shop of its own, as it was seeded, so
-no turn changes what another finds.
+what they did, said and read, and audits it. Each turn has a copy of the domain's state, as it was
+seeded, so no turn changes what another finds.
 """
 
 from __future__ import annotations
@@ -34,18 +34,16 @@ from deployments.app.turn import ChatService, Steps
 from deployments.app.turn_record import TRACE_HEADER
 from deployments.core.messages import Backend, EmbeddingResult, Refusal, TurnRequest
 from deployments.core.settings import BreakerSettings, CacheSettings, FallbackSettings, LimitSettings, RetrySettings
-from deployments.evaluation.shop_sandbox import ShopSandbox, TurnTrace, turn_id
+from deployments.evaluation.sandbox import Sandbox, TurnTrace, turn_id
 from deployments.replicas.embedding import EmbeddingServer
 from tasks.core.errors import GraftError
 from tasks.core.records import ToolCall
-from tasks.core.settings import GuardrailSettings
-from tasks.domains.nursery.answer_audit import LeakLimits, audit_answer
-from tasks.domains.nursery.state_audit import audit_reads
-from tasks.domains.nursery.tool_service import ToolAnswer
+from tasks.core.settings import ToolSettings
 from tasks.evaluation.assistant_turns import EvalTurn, ObservedTurn
 from tasks.model_package.manifest import Grounding
 from tasks.monitoring.telemetry_row import TelemetryRow
 from tasks.retrieval.embedder import Vectors
+from tasks.tools.domain_interface import ToolAnswer
 from tasks.tools.toolbox import Failure
 
 # Nobody waits and nobody is turned away: what is measured is the answer, not the house's patience.
@@ -103,9 +101,9 @@ class AssistantHarness:
         backend: the engine, which has one application.
         package: whose engine that is.
         knowledge: what it may read.
-        desks: the shops.
+        sandbox: the domain's tools, for each turn on a state of its own.
         safety: the checks.
-        settings: what they were made from.
+        settings: the tool loop's.
     """
 
     def __init__(
@@ -113,19 +111,18 @@ class AssistantHarness:
         backend: Backend,
         package: PackageUnderTest,
         knowledge: Knowledge,
-        desks: ShopSandbox,
+        sandbox: Sandbox,
         safety: Guardrails,
-        settings: GuardrailSettings,
+        settings: ToolSettings,
     ) -> None:
-        self._package, self._desks = package, desks
+        self._package, self._sandbox = package, sandbox
         self._embedder = knowledge.embedder
         self._rows: dict[str, TelemetryRow] = {}
         self._traces: dict[str, TurnTrace] = defaultdict(TurnTrace)
-        self._house = LeakLimits(desks.tables, package.instructions, settings.leaked_words, settings.link_hosts)
         retrieval = _Watched(self._traces, knowledge.indexes, knowledge.tables, self._embed, safety)
         retrieval.keep([package.grounding] if package.grounding else [])
         turns = ChatService(
-            ToolLoop(backend, self._use, desks.settings, safety),
+            ToolLoop(backend, self._use, settings, safety),
             lambda row: self._rows.__setitem__(row.trace_id, row),
             ApiKeys({}),
             Pseudonyms(b"rows that nobody keeps"),
@@ -135,7 +132,7 @@ class AssistantHarness:
             _NO_CACHE,
             NoMetrics(),
             Steps(
-                InputGuard(safety), retrieval, OutputGuard(safety, desks.check_answer, lambda _: package.instructions)
+                InputGuard(safety), retrieval, OutputGuard(safety, sandbox.check_answer, lambda _: package.instructions)
             ),
         )
         served = ServedPackage(
@@ -192,19 +189,14 @@ class AssistantHarness:
             yield await ended
 
     def _use(self, call: ToolCall, customer: str | None, key: str) -> ToolAnswer:
-        answered = self._desks.call(call, customer, key)
+        answered = self._sandbox.call(call, customer, key)
         self._traces[turn_id(key)].calls.append((call, answered))
         return answered
 
     def _audit(self, key: str, asked: EvalTurn, notes: TurnTrace, text: str) -> tuple[str, ...]:
-        said = [message.content for message in asked.messages if message.role == "user"]
-        facts = self._desks.facts(asked.customer, notes, said)
-        calls = list(zip((call for call, _ in notes.calls), notes.tool_results, strict=True))
-        return (
-            *self._desks.changes(key, asked.customer),
-            *audit_reads(calls, self._desks.tables, asked.customer),
-            *audit_answer(text, facts, self._house),
-        )
+        user_messages = tuple(message.content for message in asked.messages if message.role == "user")
+        calls = tuple(call for call, _ in notes.calls)
+        return self._sandbox.audit(key, text, calls, notes.evidence(asked.customer, user_messages))
 
     async def _embed(self, texts: Sequence[str]) -> Vectors:
         found = await self._embedder.embed(tuple(texts)) if self._embedder else None

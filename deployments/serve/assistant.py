@@ -25,7 +25,7 @@ from deployments.app.routing.timeouts import Timeouts
 from deployments.app.shadow import ShadowTraffic
 from deployments.app.steps.input_checks import InputGuard
 from deployments.app.steps.instructions import Instructions
-from deployments.app.steps.output_checks import OutputGuard, TurnEvidence
+from deployments.app.steps.output_checks import OutputGuard
 from deployments.app.steps.retrieval import PassageSearch
 from deployments.app.steps.tool_loop import ToolLoop
 from deployments.app.turn import ChatService, Steps
@@ -43,14 +43,13 @@ from deployments.serve.backend import ServeBackend
 from deployments.serve.ray_metrics import RayMetrics
 from tasks.core.errors import GraftError
 from tasks.core.paths import CLASSIFIERS, INDEX_TABLES, INDEXES, SHOP, SHOP_SEED, TELEMETRY, VISITORS_KEY
-from tasks.core.settings import GuardrailSettings, Section, ToolSettings
-from tasks.domains.nursery.tool_service import open_tool_service
+from tasks.core.settings import GuardrailSettings, Section, ShopSettings, ToolSettings
+from tasks.domains.loader import load_domain
 from tasks.model_package.manifest import Grounding
 from tasks.monitoring.telemetry_row import TelemetryRow
 from tasks.monitoring.telemetry_store import TelemetryWriter
 from tasks.registry.registry import open_registry
 from tasks.safety.injection_classifier import open_classifier
-from tasks.tools.policy import Decision
 
 _LOG = logging.getLogger(__name__)
 
@@ -61,6 +60,7 @@ class AssistantArguments(Section):
     root: str
     room: int
     tools: ToolSettings
+    shop: ShopSettings
     safety: GuardrailSettings
     classifier: str | None
     timeouts: Timeouts
@@ -88,15 +88,13 @@ class Assistant:
             writer.append(row)
 
         root = Path(arguments.root)
-        desk = open_tool_service(arguments.tools, root / SHOP, root / SHOP_SEED)
+        domain = load_domain(arguments.tools.domain)
+        tool_service = domain.open_tool_service(arguments.shop, root / SHOP, root / SHOP_SEED)
         safety = _safety(arguments)
         self._retrieval = PassageSearch(root / INDEXES, root / INDEX_TABLES, self._embed, safety)
 
-        def judge(text: str, facts: TurnEvidence) -> tuple[Decision, ...]:
-            return desk.check_answer(text, facts.customer, facts.tool_results, facts.passages, facts.user_messages)
-
-        leaving = OutputGuard(safety, judge, Instructions(open_registry(root)))
-        doors = LoadShedding(ToolLoop(self._backend, desk.call, arguments.tools, safety), arguments.room)
+        leaving = OutputGuard(safety, tool_service.check_answer, Instructions(open_registry(root)))
+        doors = LoadShedding(ToolLoop(self._backend, tool_service.call, arguments.tools, safety), arguments.room)
         # Beside the doors and the rounds: it counts for nothing there, and runs no tools.
         shadows = ShadowTraffic(self._backend, arguments.shadow, told, meters, lambda: doors.open)
         self._turns = ChatService(

@@ -159,12 +159,21 @@ class EngineSettings(Section):
 
 
 class ToolSettings(Section):
-    """How often a turn may ask for tools, and what it ends with after that; the shop's clock and limit."""
+    """The tool loop: whose tools run, how often a turn may ask for them, and what it ends with after that."""
 
+    domain: str
+    """The folder below `tasks/domains` with the tools and rules that run when a client brings none of its own."""
     rounds: Positive
     unfinished: Annotated[str, Field(min_length=1)]
+
+
+class ShopSettings(Section):
+    """The example domain's own settings."""
+
     now: datetime
+    """The shop's clock, which stands still."""
     refund_limit_pence: Positive
+    """The most that is refunded for one order, in all; more needs a person."""
 
 
 class PackageSettings(Section):
@@ -338,6 +347,7 @@ class Settings(Section):
     train: TrainSettings
     engine: EngineSettings
     tools: ToolSettings
+    shop: ShopSettings
     package: PackageSettings
     admission: AdmissionSettings
     evaluate: EvaluateSettings

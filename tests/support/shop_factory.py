@@ -14,7 +14,8 @@ from typing import Any
 from tasks.core.records import Record, ToolCall
 from tasks.domains.nursery.database import Shop, open_shop
 from tasks.domains.nursery.entities import Customer, Item, Kind, Order, OrderLine
-from tasks.domains.nursery.tool_service import ToolAnswer, ToolService
+from tasks.domains.nursery.tool_service import ToolService
+from tasks.tools.domain_interface import ToolAnswer
 from tasks.tools.toolbox import dump_result
 
 NOW = datetime(2026, 4, 15, 10)

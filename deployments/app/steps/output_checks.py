@@ -21,20 +21,10 @@ from deployments.app.steps.retrieval import FoundPassages, PendingPassages
 from deployments.core.messages import Delta, Event, Events, TurnEnd, TurnRequest
 from tasks.prompt.tool_calls import ParsedAnswer, visible_text
 from tasks.retrieval import lookup_tool
+from tasks.tools.domain_interface import TurnEvidence
 from tasks.tools.policy import Decision, ToolResult, first_refusal
 
 _SENTENCE_END = re.compile(r"[.!?…][\"')\]]*\s|\n")
-
-
-@dataclass(frozen=True)
-class TurnEvidence:
-    """What an answer may lean on: its customer, what tools told, the passages found, the customer's words."""
-
-    customer: str | None
-    tool_results: tuple[ToolResult, ...]
-    passages: tuple[str, ...] | None
-    """None if nothing was searched."""
-    user_messages: tuple[str, ...]
 
 
 AnswerRules = Callable[[str, TurnEvidence], tuple[Decision, ...]]

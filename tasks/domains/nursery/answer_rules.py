@@ -32,8 +32,10 @@ from tasks.domains.nursery.answer_patterns import (
     TEN_YEARS,
     TOLD_AMOUNT,
 )
+from tasks.domains.nursery.database import Shop
 from tasks.domains.nursery.entities import Customer
 from tasks.domains.nursery.result_sentences import result_sentence
+from tasks.tools.domain_interface import TurnEvidence
 from tasks.tools.policy import ALLOW, Decision, RuleResult, ToolResult, decide, first_refusal, rule
 
 
@@ -50,6 +52,16 @@ class AnswerFacts:
     passages: tuple[str, ...] = ()
     user_messages: tuple[str, ...] = ()
     searched: bool = False
+
+    @classmethod
+    def of_turn(cls, evidence: TurnEvidence, shop: Shop) -> AnswerFacts:
+        """The facts of a turn, with its customer as the shop knows them."""
+        customer = None
+        if evidence.customer is not None:
+            with shop.transaction(write=False) as transaction:
+                customer = transaction.customer(evidence.customer)
+        passages = evidence.passages
+        return cls(customer, evidence.tool_results, passages or (), evidence.user_messages, passages is not None)
 
 
 @dataclass(frozen=True)

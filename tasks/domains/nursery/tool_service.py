@@ -9,33 +9,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
 from tasks.core.paths import SHOP, SHOP_SEED
-from tasks.core.records import Record, ToolCall
-from tasks.core.settings import ToolSettings
+from tasks.core.records import ToolCall
+from tasks.core.settings import ShopSettings
 from tasks.domains.nursery.answer_rules import AnswerFacts, check_answer
 from tasks.domains.nursery.call_rules import check_call
 from tasks.domains.nursery.database import Shop, open_shop
 from tasks.domains.nursery.tools import TOOLS, ToolContext
 from tasks.domains.nursery.transaction import ShopTransaction
-from tasks.tools.policy import Decision, ToolResult, first_refusal
+from tasks.tools.domain_interface import ToolAnswer, TurnEvidence
+from tasks.tools.policy import Decision, first_refusal
 from tasks.tools.toolbox import Call, Failure, Once, Toolbox, ToolError
 
 
-@dataclass(frozen=True)
-class ToolAnswer:
-    """A call's result, what the rules said, and whether an earlier call with the same key had done it."""
-
-    result: Record
-    decisions: tuple[Decision, ...] = ()
-    repeated: bool = False
-
-
-def open_tool_service(settings: ToolSettings, path: Path = SHOP, seed: Path = SHOP_SEED) -> ToolService:
+def open_tool_service(settings: ShopSettings, path: Path = SHOP, seed: Path = SHOP_SEED) -> ToolService:
     """The desk of the default shop, whose clock stands still.
 
     Raises:
@@ -65,25 +58,14 @@ class ToolService:
         answered = self.tools.run(read, request.perform)
         return ToolAnswer(answered) if isinstance(answered, Failure) else answered
 
-    def check_answer(
-        self,
-        text: str,
-        customer: str | None,
-        deeds: Sequence[ToolResult],
-        passages: Sequence[str] | None,
-        said: Sequence[str],
-    ) -> tuple[Decision, ...]:
-        """What the rules say of an answer to `customer`: see `tasks/domains/nursery/answer_rules.py`.
+    def check_answer(self, text: str, evidence: TurnEvidence) -> tuple[Decision, ...]:
+        """The decisions of the rules for answers; see `tasks/domains/nursery/answer_rules.py`."""
+        return check_answer(text, AnswerFacts.of_turn(evidence, self.shop))
 
-        `passages` are what was found; None if nothing was searched.
-        """
-        known = None
-        if customer is not None:
-            with self.shop.transaction(write=False) as books:
-                known = books.customer(customer)
-        return check_answer(
-            text, AnswerFacts(known, tuple(deeds), tuple(passages or ()), tuple(said), passages is not None)
-        )
+    def copy(self, path: Path) -> ToolService:
+        """The same tools and rules on a copy of the shop's database at `path`."""
+        shutil.copy(self.shop.path, path)
+        return replace(self, shop=Shop(path))
 
 
 class _ToolFailedError(Exception):

@@ -21,7 +21,7 @@ from tests.conftest import ROOT
 
 @pytest.fixture
 def desk(tmp_path: Path) -> ToolService:
-    return open_tool_service(load_settings(ROOT / "params.yaml").tools, tmp_path / "shop.sqlite", ROOT / SHOP_SEED)
+    return open_tool_service(load_settings(ROOT / "params.yaml").shop, tmp_path / "shop.sqlite", ROOT / SHOP_SEED)
 
 
 def test_every_result_that_a_fresh_shop_gives_can_be_told(desk: ToolService) -> None:

@@ -21,7 +21,7 @@ from tasks.tools.policy import ToolResult
 from tests.conftest import ROOT
 from tests.support.shop_factory import NOW, OTHER, OWN, TODAY, coming, delivered, make_shop, order
 
-SETTINGS = load_settings(ROOT / PARAMS).tools
+SETTINGS = load_settings(ROOT / PARAMS).shop
 REASONS = ("late", "cancelled", "returned", "claim", "overcharged")
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tasks.core.records import Record, ToolCall
-from tasks.core.settings import ToolSettings
+from tasks.core.settings import ShopSettings
 from tasks.domains.nursery.tool_arguments import TopicArguments
 from tasks.domains.nursery.tool_service import ToolService, open_tool_service
 from tasks.domains.nursery.tools import Handover, ToolContext, hand_over
@@ -180,7 +180,7 @@ def test_a_call_that_does_not_fit_reaches_nothing(tmp_path: Path) -> None:
 
 def test_the_desk_opens_with_its_settings(tmp_path: Path) -> None:
     make_shop(tmp_path, coming(TODAY, "cancelled", charged_pence=100))
-    settings = ToolSettings(rounds=1, unfinished="No.", now=NOW, refund_limit_pence=99)
+    settings = ShopSettings(now=NOW, refund_limit_pence=99)
     desk = open_tool_service(settings, tmp_path / "shop.sqlite", tmp_path / "seed")
     refund = ToolCall(name="refund_order", arguments={"order_id": "HL-00001", "reason": "cancelled"})
     assert said(desk.call(refund, OWN, "k"))["error"] == "needs_person"
