@@ -3,7 +3,7 @@
 The engine here says yes to everything and knows no instructions. All the rest is what serves.
 
 Also covers `deployments/app/steps/instructions.py`, `deployments/evaluation/harness.py` and
-`deployments/evaluation/shop_sandbox.py`.
+`deployments/evaluation/sandbox.py`.
 """
 
 from __future__ import annotations

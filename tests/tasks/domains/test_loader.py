@@ -1,4 +1,7 @@
-"""The domain loader: a domain is found by its folder, and serving imports nothing of its audit."""
+"""The domain loader: a domain is found by its folder, and serving imports nothing of its audit.
+
+Also covers `tasks/domains/nursery/domain.py` and `tasks/tools/domain_interface.py`.
+"""
 
 from __future__ import annotations
 

@@ -108,10 +108,10 @@ def test_a_file_in_parts_does_not_replace_another(
 
 def test_a_wrong_key_an_absent_bucket_and_no_server_are_said(s3_place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     absent = S3Store("s3://nobodys-bucket/registry", s3_place.endpoint, s3_place.root)
-    with pytest.raises(GraftError, match=r"s3://nobodys-bucket/registry: .*deployments/stack\.yaml"):
+    with pytest.raises(GraftError, match=r"s3://nobodys-bucket/registry: .*deployments/registry\.yaml"):
         absent.read("channels/production.json")
     nobody = S3Store(s3_place.location, f"http://127.0.0.1:{free_port()}", s3_place.root)
-    with pytest.raises(GraftError, match=r"Could not connect.*deployments/stack\.yaml"):
+    with pytest.raises(GraftError, match=r"Could not connect.*deployments/registry\.yaml"):
         nobody.read("channels/production.json")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     with pytest.raises(GraftError, match="AWS_SECRET_ACCESS_KEY"):
