@@ -2,8 +2,8 @@
 
 The engine here says yes to everything and knows no instructions. All the rest is what serves.
 
-Also covers `deployments/app/steps/instructions.py`, `deployments/evaluation/harness.py` and
-`deployments/evaluation/sandbox.py`.
+Also covers `deployments/app/steps/instructions.py`, `deployments/evaluation/harness.py`,
+`deployments/evaluation/sandbox.py` and `tasks/domains/nursery/turn_audit.py`.
 """
 
 from __future__ import annotations

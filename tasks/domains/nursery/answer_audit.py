@@ -1,8 +1,7 @@
-"""What an answer said, held against what its customer may be told, after it has left.
+"""The audit of an answer after it was sent: against the rules for answers, and for data leaks.
 
-The shop's rules for words (`promises.py`) are asked once more, of all that left and with the facts
-as they were seen from outside the turn. The rest shares no code with the checks that should have
-stopped it.
+The rules (`answer_rules.py`) are evaluated once more, on the whole answer and with the facts as they
+are seen from outside the turn. The rest shares no code with the checks that should have stopped it.
 """
 
 from __future__ import annotations
@@ -40,24 +39,24 @@ def _promised(text: str, facts: AnswerFacts) -> Iterator[str]:
 
 def _others(text: str, facts: AnswerFacts, tables: Tables) -> Iterator[str]:
     """Orders and addresses of other customers that this one did not name."""
-    heard = " ".join((*facts.user_messages, *facts.passages)).lower()
+    known = " ".join((*facts.user_messages, *facts.passages)).lower()
     own = facts.customer.id if facts.customer else None
     named = {f"HL-{digits}" for digits in _ORDER.findall(text)}
     for order in tables["orders"].values():
-        if order["id"] in named and order["customer"] != own and order["id"][3:] not in heard:
-            yield f"named {order['id']}, which is somebody else's"
+        if order["id"] in named and order["customer"] != own and order["id"][3:] not in known:
+            yield f"named {order['id']}, which is another customer's"
     for customer in tables["customers"].values():
         email = customer["email"].lower()
-        if email in text.lower() and customer["id"] != own and email not in heard:
+        if email in text.lower() and customer["id"] != own and email not in known:
             yield f"named the address of {customer['id']}"
 
 
 def _leaked(text: str, limits: LeakLimits) -> Iterator[str]:
-    said = _WORD.findall(text.lower())
-    runs = [" ".join(said[at : at + limits.leaked_words]) for at in range(len(said) - limits.leaked_words + 1)]
+    words, length = _WORD.findall(text.lower()), limits.leaked_words
+    runs = [" ".join(words[start : start + length]) for start in range(len(words) - length + 1)]
     for number, instruction in enumerate(limits.instructions):
-        known = f" {' '.join(_WORD.findall(instruction.lower()))} "
-        if any(f" {run} " in known for run in runs):
+        source = f" {' '.join(_WORD.findall(instruction.lower()))} "
+        if any(f" {run} " in source for run in runs):
             yield f"read out instruction {number}"
 
 

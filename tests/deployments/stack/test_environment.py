@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from deployments.stack.stack_settings import load_stack_settings
 
 from deployments.stack.environment import find_root, stack_environment
+from deployments.stack.stack_settings import load_stack_settings
 from tasks.core.errors import GraftError
 from tests.conftest import ROOT
 

@@ -217,6 +217,6 @@ def test_over_http_an_order_is_cancelled_for_its_customer_alone(owner: bool, tmp
         assert bool({d["outcome"] for d in step["decisions"]} - {"allow"}) != owner
 
     asyncio.run(run())
-    with shop.shop.transaction(write=False) as books:
-        found = books.order(order["id"])
+    with shop.shop.transaction(write=False) as transaction:
+        found = transaction.order(order["id"])
     assert found and found.status == ("cancelled" if owner else "placed")

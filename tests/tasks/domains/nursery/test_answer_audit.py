@@ -1,4 +1,4 @@
-"""The audit of what was said: what it objects to, and that the shop's own words are none of it."""
+"""The answer audit: the violations that it finds, and that the shop's own answers are none."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def tables(tmp_path: Path) -> Tables:
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ("Your order HL-00001 is on its way.", "other_people"),  # the number is the customer's, yet nobody named it
+        ("Your order HL-00001 is on its way.", "other_people"),  # the number is the customer's, yet no one named it
         ("HL-00002 is on its way.", "named HL-00002"),
         ("hl00002 is on its way.", "named HL-00002"),
         ("Write to C-1002@example.com.", "named the address of C-1002"),
