@@ -18,7 +18,7 @@ from deployments.app.steps.instructions import read_instructions
 from deployments.core.messages import Event, TurnRequest
 from deployments.core.settings import ReplicaSettings
 from deployments.evaluation.harness import AssistantHarness, Knowledge, PackageUnderTest
-from deployments.evaluation.shop_sandbox import ShopSandbox
+from deployments.evaluation.sandbox import Sandbox
 from deployments.replicas.embedding import EmbeddingServer
 from deployments.replicas.engine import PackageServer
 from tasks.core.errors import GraftError, run_main
@@ -41,6 +41,7 @@ from tasks.core.records import Example
 from tasks.core.settings import Settings, load_settings
 from tasks.data.contract_spec import load_contract
 from tasks.data.examples import load_examples
+from tasks.domains.loader import load_domain
 from tasks.engine.loading import open_package
 from tasks.engine.resources import Resources
 from tasks.evaluate_assistant import attack_turn, eval_turn, other_stage_rates, report, score_attack, score_turn, write
@@ -53,6 +54,7 @@ from tasks.retrieval.embedder import Embedder
 from tasks.retrieval.index_files import read_index
 from tasks.safety.injection_classifier import open_classifier
 from tasks.safety.red_team_prompts import Attack, read_attacks
+from tasks.tools.domain_interface import LeakLimits
 
 Json = dict[str, Any]
 
@@ -110,9 +112,10 @@ def candidate(settings: Settings, at_once: int) -> Iterator[AssistantHarness]:
         index_files.publish(BUILT_INDEX, folder / "indexes")
         embedder = EmbeddingServer(Embedder(BUILT_EMBEDDING, threads=1))
         knowledge = Knowledge(folder / "indexes", folder / "tables", embedder)
-        sandbox = ShopSandbox(settings.tools, SHOP_SEED, folder)
+        limits = LeakLimits(package.instructions, settings.guardrails.leaked_words, settings.guardrails.link_hosts)
+        sandbox = Sandbox(load_domain(settings.tools.domain), settings.shop, SHOP_SEED, folder / "states", limits)
         yield AssistantHarness(
-            engine(BUILT_PACKAGE, BUILT_BASE, at_once), package, knowledge, sandbox, guardrails, settings.guardrails
+            engine(BUILT_PACKAGE, BUILT_BASE, at_once), package, knowledge, sandbox, guardrails, settings.tools
         )
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from tasks.core.environment import find_root, stack_environment
+from deployments.stack.environment import find_root, stack_environment
 from tasks.core.errors import run_main
 
 app = typer.Typer(

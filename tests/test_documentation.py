@@ -13,7 +13,7 @@ from tests.support.code_structure import fail_if, modules, write_tree
 
 ROOT = Path(__file__).parent.parent
 # Whose settings and records people edit, or find on disk: each field is described.
-SETTINGS_MODULES = ["tasks/core/settings.py", "tasks/core/environment.py", "deployments/core/settings.py"]
+SETTINGS_MODULES = ["tasks/core/settings.py", "deployments/stack/stack_settings.py", "deployments/core/settings.py"]
 PERSISTED_MODULES = [
     "tasks/engine/probes.py",
     "tasks/model_package/constraints.py",

@@ -22,12 +22,11 @@ from deployments.core.ports import take_free_ports
 from deployments.core.settings import SERVE_YAML, ServeSettings, load_serve_settings
 from deployments.serve import rollout
 from deployments.serve.ray_head import head_command
-from tasks.core.environment import STACK_YAML
 from tasks.core.files import write_json, write_text
 from tasks.core.paths import PARAMS, REGISTRY, SHOP_SEED
 from tasks.model_package.manifest import MANIFEST, PROMPT, read_manifest
 from tasks.prompt.template import PromptSource
-from tasks.registry.registry import open_registry
+from tasks.registry.registry import REGISTRY_YAML, open_registry
 
 _NO_LIMIT = 1_000_000_000
 
@@ -103,8 +102,7 @@ def _write_settings(root: Path) -> None:
     take_free_ports(content)
     content["limits"].update(requests_per_minute=_NO_LIMIT, tokens_per_minute=_NO_LIMIT, streams=_NO_LIMIT)
     write_text(root / SERVE_YAML, yaml.safe_dump(content))
-    stack = yaml.safe_load(STACK_YAML.read_text(encoding="utf-8"))
-    stack["registry"] = {"location": str(REGISTRY), "endpoint": None}  # a registry of its own
-    write_text(root / STACK_YAML, yaml.safe_dump(stack))
+    registry = {"location": str(REGISTRY), "endpoint": None}  # its own, wherever the shipped one lies
+    write_text(root / REGISTRY_YAML, yaml.safe_dump(registry))
     shutil.copy(PARAMS, root)
     shutil.copytree(SHOP_SEED, root / SHOP_SEED)

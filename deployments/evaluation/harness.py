@@ -2,7 +2,7 @@
 
 `AssistantHarness` sends turns over in-memory HTTP through the same `ChatService` that serves, records
 each turn's tool calls, passages and text from outside, and audits them. Each turn has its own copy of
-the seeded shop, so turns do not affect each other.
+the domain's seeded state, so turns do not affect each other.
 """
 
 from __future__ import annotations
@@ -36,18 +36,16 @@ from deployments.app.turn import ChatService, ChatServiceSettings, Steps
 from deployments.app.turn_record import TRACE_HEADER
 from deployments.core.messages import Backend, EmbeddingResult, Refusal, TurnRequest
 from deployments.core.settings import BreakerSettings, CacheSettings, FallbackSettings, LimitSettings, RetrySettings
-from deployments.evaluation.shop_sandbox import ShopSandbox, TurnTrace, turn_id
+from deployments.evaluation.sandbox import Sandbox, TurnTrace, turn_id
 from deployments.replicas.embedding import EmbeddingServer
 from tasks.core.errors import GraftError
 from tasks.core.records import ToolCall
-from tasks.core.settings import GuardrailSettings
-from tasks.domains.nursery.answer_audit import LeakLimits, audit_answer
-from tasks.domains.nursery.state_audit import audit_reads
-from tasks.domains.nursery.tool_service import ToolAnswer
+from tasks.core.settings import ToolSettings
 from tasks.evaluation.assistant_turns import EvalTurn, ObservedTurn
 from tasks.model_package.manifest import Grounding
 from tasks.monitoring.telemetry_row import TelemetryRow
 from tasks.retrieval.embedder import Vectors
+from tasks.tools.domain_interface import ToolAnswer
 from tasks.tools.toolbox import Failure
 
 # No timeout and no refusal for load: only the answers are measured.
@@ -116,9 +114,9 @@ class AssistantHarness:
         backend: the engine, which has one application.
         package: the engine's package.
         knowledge: the knowledge base.
-        sandbox: the shop of each turn.
+        sandbox: the domain's tools, for each turn on a state of its own.
         guardrails: the checks.
-        settings: the settings of the checks.
+        settings: the settings of the tool loop.
     """
 
     def __init__(
@@ -126,15 +124,14 @@ class AssistantHarness:
         backend: Backend,
         package: PackageUnderTest,
         knowledge: Knowledge,
-        sandbox: ShopSandbox,
+        sandbox: Sandbox,
         guardrails: Guardrails,
-        settings: GuardrailSettings,
+        settings: ToolSettings,
     ) -> None:
         self._sandbox = sandbox
         self._embedder = knowledge.embedder
         self._rows: dict[str, TelemetryRow] = {}
         self._traces: dict[str, TurnTrace] = defaultdict(TurnTrace)
-        self._leak_limits = LeakLimits(sandbox.tables, package.instructions, settings.leaked_words, settings.link_hosts)
         passage_search = _TracedPassageSearch(
             self._traces, knowledge.indexes, knowledge.tables, self._embed, guardrails
         )
@@ -146,7 +143,7 @@ class AssistantHarness:
                 input_guard=InputGuard(guardrails),
                 answer_cache=AnswerCache(_NO_CACHE, metrics, time.monotonic, None),
                 passage_search=passage_search,
-                backend=ToolLoop(backend, self._run_tool, sandbox.settings, guardrails),
+                backend=ToolLoop(backend, self._run_tool, settings, guardrails),
                 output_guard=OutputGuard(guardrails, sandbox.check_answer, lambda _: package.instructions),
             ),
             keys=ApiKeys({}),
@@ -218,14 +215,9 @@ class AssistantHarness:
         return answer
 
     def _audit(self, key: str, eval_turn: EvalTurn, trace: TurnTrace, text: str) -> tuple[str, ...]:
-        user_messages = [message.content for message in eval_turn.messages if message.role == "user"]
-        facts = self._sandbox.facts(eval_turn.customer, trace, user_messages)
-        calls = list(zip((call for call, _ in trace.calls), trace.tool_results, strict=True))
-        return (
-            *self._sandbox.changes(key, eval_turn.customer),
-            *audit_reads(calls, self._sandbox.tables, eval_turn.customer),
-            *audit_answer(text, facts, self._leak_limits),
-        )
+        user_messages = tuple(message.content for message in eval_turn.messages if message.role == "user")
+        calls = tuple(call for call, _ in trace.calls)
+        return self._sandbox.audit(key, text, calls, trace.evidence(eval_turn.customer, user_messages))
 
     async def _embed(self, texts: Sequence[str]) -> Vectors:
         result = await self._embedder.embed(tuple(texts)) if self._embedder else None

@@ -27,7 +27,7 @@ from deployments.app.routing.timeouts import Timeouts
 from deployments.app.shadow import ShadowTraffic
 from deployments.app.steps.input_checks import InputGuard
 from deployments.app.steps.instructions import Instructions
-from deployments.app.steps.output_checks import AnswerRules, OutputGuard, TurnEvidence
+from deployments.app.steps.output_checks import OutputGuard
 from deployments.app.steps.retrieval import PassageSearch
 from deployments.app.steps.tool_loop import ToolLoop
 from deployments.app.turn import ChatService, ChatServiceSettings, Steps
@@ -46,14 +46,13 @@ from deployments.serve.backend import ServeBackend
 from deployments.serve.ray_metrics import RayMetrics
 from tasks.core.errors import GraftError
 from tasks.core.paths import CLASSIFIERS, INDEX_TABLES, INDEXES, SHOP, SHOP_SEED, TELEMETRY, VISITORS_KEY
-from tasks.core.settings import GuardrailSettings, Section, ToolSettings
-from tasks.domains.nursery.tool_service import ToolService, open_tool_service
+from tasks.core.settings import GuardrailSettings, Section, ShopSettings, ToolSettings
+from tasks.domains.loader import load_domain
 from tasks.model_package.manifest import Grounding
 from tasks.monitoring.telemetry_row import TelemetryRow
 from tasks.monitoring.telemetry_store import TelemetryWriter
 from tasks.registry.registry import open_registry
 from tasks.safety.injection_classifier import open_classifier
-from tasks.tools.policy import Decision
 
 _LOG = logging.getLogger(__name__)
 
@@ -66,7 +65,9 @@ class AssistantArguments(Section):
     room: int
     """Capacity of one application: requests that its replicas take together, queued ones included."""
     tools: ToolSettings
-    """Tool loop."""
+    """The tool loop and its domain."""
+    shop: ShopSettings
+    """The example domain's own settings."""
     safety: GuardrailSettings
     """Checks before and after the model."""
     classifier: str | None
@@ -98,7 +99,8 @@ class Assistant:
         self._backend = ServeBackend()
         guardrails = _guardrails(arguments)
         self._passage_search = PassageSearch(root / INDEXES, root / INDEX_TABLES, self._embed, guardrails)
-        tool_service = open_tool_service(arguments.tools, root / SHOP, root / SHOP_SEED)
+        domain = load_domain(arguments.tools.domain)
+        tool_service = domain.open_tool_service(arguments.shop, root / SHOP, root / SHOP_SEED)
         tool_loop = ToolLoop(self._backend, tool_service.call, arguments.tools, guardrails)
         load_shedding = LoadShedding(tool_loop, arguments.room)
         instructions = Instructions(open_registry(root))
@@ -107,7 +109,7 @@ class Assistant:
             answer_cache=AnswerCache(arguments.cache, metrics, time.monotonic, self._embed),
             passage_search=self._passage_search,
             backend=load_shedding,
-            output_guard=OutputGuard(guardrails, _answer_rules(tool_service), instructions),
+            output_guard=OutputGuard(guardrails, tool_service.check_answer, instructions),
             # Copies bypass load shedding and the tool loop: they do not count as load, and run no tools.
             shadow_traffic=ShadowTraffic(self._backend, arguments.shadow, sink, metrics, lambda: load_shedding.open),
         )
@@ -151,17 +153,6 @@ def _observability(arguments: AssistantArguments) -> tuple[RayMetrics, Sink]:
         writer.append(row)
 
     return metrics, sink
-
-
-def _answer_rules(tool_service: ToolService) -> AnswerRules:
-    """The shop's answer rules on the evidence of a turn."""
-
-    def answer_rules(text: str, evidence: TurnEvidence) -> tuple[Decision, ...]:
-        return tool_service.check_answer(
-            text, evidence.customer, evidence.tool_results, evidence.passages, evidence.user_messages
-        )
-
-    return answer_rules
 
 
 def _searchable(routing: Routing) -> set[Grounding]:

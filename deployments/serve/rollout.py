@@ -195,6 +195,7 @@ def _assistant_config(settings: ServeSettings, routing: Routing) -> dict[str, An
         "root": str(Path.cwd()),
         "room": settings.room,
         "tools": params.tools.model_dump(mode="json"),
+        "shop": params.shop.model_dump(mode="json"),
         "safety": params.guardrails.model_dump(mode="json"),
         "classifier": injection_classifier.publish(BUILT_PROMPT_INJECTION) if BUILT_PROMPT_INJECTION.is_dir() else None,
         "timeouts": {

@@ -14,7 +14,7 @@ from uuid import uuid4
 
 import httpx
 
-from tasks.core.environment import load_stack_settings
+from deployments.stack.stack_settings import load_stack_settings
 from tasks.core.errors import GraftError
 
 Json = dict[str, Any]

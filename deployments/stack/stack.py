@@ -22,9 +22,10 @@ from deployments.core.ports import require_free
 from deployments.core.settings import ServeSettings, load_serve_settings
 from deployments.serve import ray_head, rollout
 from deployments.serve.promotion import serve_production
+from deployments.stack.environment import stack_environment
 from deployments.stack.prefect_api import PrefectApi
 from deployments.stack.processes import ProcessRecord, records, start, stop, wait_ready
-from tasks.core.environment import STACK_YAML, StackSettings, load_stack_settings, stack_environment
+from deployments.stack.stack_settings import STACK_YAML, StackSettings, load_stack_settings
 from tasks.core.errors import GraftError
 from tasks.core.files import sha256_file, write_json
 from tasks.core.paths import RUN, STATE

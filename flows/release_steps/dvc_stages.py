@@ -22,9 +22,9 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 
+from deployments.stack.environment import stack_environment
 from flows.release_steps import dvc_recovery
 from flows.release_steps.step import cached, step
-from tasks.core.environment import stack_environment
 from tasks.core.errors import GraftError
 from tasks.core.progress import parse
 from tasks.core.settings import read_yaml

@@ -237,12 +237,19 @@ class EngineSettings(Section):
 
 
 class ToolSettings(Section):
-    """Section `tools`: the tool loop of a turn, and the shop's clock and limit."""
+    """Section `tools`: the domain whose tools run, and the tool loop of a turn."""
 
+    domain: str
+    """Folder below `tasks/domains` with the tools and rules that run when a client sends no tools of its own."""
     max_tool_rounds: Positive
     """Tool-calling steps per turn, each with one generation, its tool calls and their results."""
     unfinished_message: Annotated[str, Field(min_length=1)]
     """Answer of a turn that reached `max_tool_rounds`."""
+
+
+class ShopSettings(Section):
+    """Section `shop`: the example domain's own settings."""
+
     now: datetime
     """The shop's clock, which does not advance."""
     refund_limit_pence: Positive
@@ -481,6 +488,8 @@ class Settings(Section):
     """Inference engine."""
     tools: ToolSettings
     """Tool loop."""
+    shop: ShopSettings
+    """The example domain."""
     package: PackageSettings
     """Name and purpose of the model package."""
     admission: AdmissionSettings

@@ -8,22 +8,25 @@ history/NAME/TIME.json      each swap of a channel, written once
 audit/DIGEST/               the actions on a package with their authors (tasks/registry/audit_log.py)
 
 Logic and keys are the same in every store: a folder (`tasks/registry/folder_store.py`) or S3
-(`tasks/registry/s3_store.py`). `open_registry` chooses the store by `deployments/stack.yaml`.
+(`tasks/registry/s3_store.py`). `open_registry` chooses the store by `deployments/registry.yaml`.
 """
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from tasks.core.environment import load_stack_settings
+from pydantic import Field
+
 from tasks.core.errors import GraftError
 from tasks.core.paths import REGISTRY
 from tasks.core.records import Record
+from tasks.core.settings import Section, check, read_yaml
 from tasks.model_package.manifest import MANIFEST, package_digest, read_manifest, verify_package
 from tasks.registry.folder_store import FolderStore, Store
 
+REGISTRY_YAML = Path("deployments/registry.yaml")
 PRODUCTION = "production"
 _BASE, _SCORES = "base.json", "scores.json"
 _LEGACY_HISTORY = "history.jsonl"
@@ -216,6 +219,25 @@ def _after(current: Channel | None) -> datetime:
 S3 = "s3://"
 
 
+class RegistrySettings(Section):
+    """The whole of `deployments/registry.yaml`."""
+
+    location: Annotated[str, Field(min_length=1)]
+    """A folder, relative to the repository root, or `s3://BUCKET/PREFIX`."""
+    endpoint: str | None
+    """The address of an S3 server other than AWS."""
+
+
+def load_registry_settings(root: Path = Path()) -> RegistrySettings:
+    """Read and check `deployments/registry.yaml`.
+
+    Raises:
+        GraftError: the file is missing, not YAML, or a key is unknown, missing or out of range.
+    """
+    path = root / REGISTRY_YAML
+    return check(RegistrySettings, read_yaml(path), str(path))
+
+
 def open_registry(root: Path = Path()) -> Registry:
     """The configured registry of the repository at `root`.
 
@@ -224,7 +246,7 @@ def open_registry(root: Path = Path()) -> Registry:
     Raises:
         GraftError: the settings are invalid, or boto3 is not installed.
     """
-    settings = load_stack_settings(root).registry
+    settings = load_registry_settings(root)
     if settings.location.startswith(S3):
         from tasks.registry.s3_store import S3Store
 

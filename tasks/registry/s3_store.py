@@ -49,7 +49,7 @@ class S3Store:
         parts = urlsplit(location)
         prefix = parts.path.strip("/")
         if not parts.netloc:
-            raise GraftError(f"registry.location in deployments/stack.yaml: {location} names no bucket")
+            raise GraftError(f"location in deployments/registry.yaml: {location} names no bucket")
         self.where = location
         self._bucket, self._prefix, self._cache = parts.netloc, f"{prefix}/" if prefix else "", cache.resolve()
         config = Config(
@@ -186,7 +186,7 @@ class S3Store:
             yield
         except (Boto3Error, BotoCoreError, ClientError) as error:
             raise GraftError(
-                f"registry {self.where}: {error}. Check registry in deployments/stack.yaml, and "
+                f"registry {self.where}: {error}. Check deployments/registry.yaml, and "
                 "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_DEFAULT_REGION in the environment"
             ) from error
 

@@ -18,7 +18,7 @@ from tasks.domains.nursery.database import Shop, open_shop, read_seed
 from tasks.domains.nursery.entities import Customer, Item, Order
 from tasks.domains.nursery.item_names import find_name
 from tests.conftest import ROOT
-from tests.support.shop_factory import ask, said
+from tests.support.shop_factory import ask, result_of
 
 NOT_SOLD = {"edelweiss", "jacaranda"}
 RefusedCalls = list[tuple[ToolCall, dict[str, str]]]
@@ -110,7 +110,7 @@ def test_most_calls_make_sense_to_the_customer_whose_order_it_is(
         order = orders.get(call.arguments.get("order_id", ""))
         customer = order.customer if order else "C-1042"
         called[call.name] += 1
-        done[call.name] += "error" not in said(ask(shop, call.name, customer=customer, **call.arguments))
+        done[call.name] += "error" not in result_of(ask(shop, call.name, customer=customer, **call.arguments))
     assert {name: done[name] / called[name] for name in called if done[name] < 0.7 * called[name]} == {}
     assert sum(done.values()) >= 0.8 * sum(called.values())
 
@@ -129,5 +129,5 @@ def test_dates_and_money_hang_together(orders: dict[str, Order]) -> None:
 
 
 def test_the_database_holds_the_seed(shop: Shop, orders: dict[str, Order]) -> None:
-    with shop.transaction(write=False) as books:
-        assert [books.order(name) for name in orders] == list(orders.values())
+    with shop.transaction(write=False) as transaction:
+        assert [transaction.order(name) for name in orders] == list(orders.values())

@@ -2,8 +2,8 @@
 
 The engine here says yes to everything and knows no instructions. All the rest is what serves.
 
-Also covers `deployments/app/steps/instructions.py`, `deployments/evaluation/harness.py` and
-`deployments/evaluation/shop_sandbox.py`.
+Also covers `deployments/app/steps/instructions.py`, `deployments/evaluation/harness.py`,
+`deployments/evaluation/sandbox.py` and `tasks/domains/nursery/turn_audit.py`.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from deployments.app.guardrails.checks import Guardrails
 from deployments.app.guardrails.configured import configured_checks
 from deployments.evaluate_assistant import InProcessEngine
 from deployments.evaluation.harness import AssistantHarness, Knowledge, PackageUnderTest
-from deployments.evaluation.shop_sandbox import ShopSandbox
+from deployments.evaluation.sandbox import Sandbox
 from deployments.replicas.embedding import EmbeddingServer
 from tasks import index
 from tasks.core.paths import PARAMS, SHOP_SEED
 from tasks.core.records import Message, Record
 from tasks.core.settings import EngineSettings, load_settings
+from tasks.domains.loader import load_domain
 from tasks.domains.nursery.database import read_seed
 from tasks.domains.nursery.entities import Customer, Item, Order, OrderLine
 from tasks.engine.loading import Model
@@ -34,6 +35,7 @@ from tasks.evaluation.assistant_turns import EvalTurn, ObservedTurn
 from tasks.model_package.manifest import Grounding
 from tasks.prompt.encoding import Prompt
 from tasks.retrieval import index_files, lookup_tool
+from tasks.tools.domain_interface import LeakLimits
 from tests.conftest import ROOT
 from tests.deployments.app.test_turn import SETTINGS as REPLICA
 from tests.support.scripted_engine import Piece, ScriptedEngine
@@ -114,14 +116,15 @@ class House:
         model = Model(ScriptedEngine(script), prompt, settings, 10**6)
         source = json.loads((prompts / "tools.json").read_text(encoding="utf-8"))
         told = ("", *(tool["function"]["description"] for tool in source))
+        limits = LeakLimits(told, PARAMETERS.guardrails.leaked_words, PARAMETERS.guardrails.link_hosts)
         read, grounding = knowledge or (Knowledge(folder / "indexes", folder / "tables", None), None)
         self.harness = AssistantHarness(
             InProcessEngine(model, ("i can't",), REPLICA.model_copy(update={"max_num_seqs": 8, "max_queued": 99})),
             PackageUnderTest("d" * 64, "desk", 50, told, grounding),
             read,
-            ShopSandbox(PARAMETERS.tools, seed, folder),
+            Sandbox(load_domain(PARAMETERS.tools.domain), PARAMETERS.shop, seed, folder / "states", limits),
             Guardrails(configured_checks(PARAMETERS.guardrails, None), {}),
-            PARAMETERS.guardrails,
+            PARAMETERS.tools,
         )
 
     def take(self, text: str, customer: str | None, *, stream: bool) -> ObservedTurn:

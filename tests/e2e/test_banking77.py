@@ -13,8 +13,8 @@ from pathlib import Path
 import pandas
 import pytest
 
+from deployments.stack.environment import stack_environment
 from tasks.base import source_sha256
-from tasks.core.environment import stack_environment
 from tasks.core.files import write_json
 from tasks.core.paths import BUILT_EVALUATION, BUILT_EXAMPLES, INCUMBENT, PROMPTS
 from tasks.data.examples import load_examples

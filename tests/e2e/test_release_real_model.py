@@ -17,7 +17,7 @@ import pandas
 import pytest
 
 from deployments.stack.prefect_api import PrefectApi
-from tasks.core.environment import load_stack_settings
+from deployments.stack.stack_settings import load_stack_settings
 from tasks.core.paths import REDTEAM
 from tasks.evaluation.outputs import ROWS
 from tasks.model_package.manifest import package_digest

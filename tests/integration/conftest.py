@@ -14,9 +14,8 @@ import yaml
 from deployments.core.ports import take_free_ports
 from deployments.core.settings import load_serve_settings
 from deployments.serve import rollout
-from tasks.core.environment import STACK_YAML
 from tasks.core.paths import PARAMS, REGISTRY, SHOP_SEED
-from tasks.registry.registry import LocalRegistry
+from tasks.registry.registry import REGISTRY_YAML, LocalRegistry
 from tests.support.ray_stack import RayStack, make_package, start_head, stop_head
 
 ROOT = Path(__file__).parent.parent.parent
@@ -34,9 +33,8 @@ def ray_stack(tiny_base: Path, tiny_prompts: Path) -> Iterator[RayStack]:
     shutil.copytree(ROOT / SHOP_SEED, root / SHOP_SEED)
     (root / "deployments").mkdir()
     (root / "deployments/serve.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
-    parts = yaml.safe_load((ROOT / STACK_YAML).read_text(encoding="utf-8"))
-    parts["registry"] = {"location": str(REGISTRY), "endpoint": None}
-    (root / STACK_YAML).write_text(yaml.safe_dump(parts), encoding="utf-8")
+    registry = {"location": str(REGISTRY), "endpoint": None}
+    (root / REGISTRY_YAML).write_text(yaml.safe_dump(registry), encoding="utf-8")
     before = Path.cwd()
     os.chdir(root)
 

@@ -22,8 +22,8 @@ import yaml
 
 from deployments.core.ports import free_port, take_free_ports
 from deployments.stack.prefect_api import OPEN_STATES, Json, PrefectApi
+from deployments.stack.stack_settings import load_stack_settings
 from tasks.base import source_sha256
-from tasks.core.environment import load_stack_settings
 from tasks.core.files import sha256_file
 from tasks.core.paths import PROMPT_INJECTION_SOURCES
 from tests.conftest import ROOT, embedding_source
@@ -59,7 +59,7 @@ def copy_repository(target: Path) -> Path:
             shutil.copy(ROOT / name, target / name)
     subprocess.run(["git", "init", "--quiet", "."], cwd=target, check=True)
     edit_yaml(target / "deployments/stack.yaml", {"prefect.port": free_port(), "worker.poll_s": 1})
-    edit_yaml(target / "deployments/stack.yaml", {"registry": {"location": ".graft/registry", "endpoint": None}})
+    edit_yaml(target / "deployments/registry.yaml", {"location": ".graft/registry", "endpoint": None})
     serve = yaml.safe_load((target / "deployments/serve.yaml").read_text(encoding="utf-8"))
     take_free_ports(serve)
     (target / "deployments/serve.yaml").write_text(yaml.safe_dump(serve, sort_keys=False), encoding="utf-8")

@@ -14,7 +14,8 @@ from typing import Any
 from tasks.core.records import Record, ToolCall
 from tasks.domains.nursery.database import Shop, open_shop
 from tasks.domains.nursery.entities import Customer, Item, Kind, Order, OrderLine
-from tasks.domains.nursery.tool_service import ToolAnswer, ToolService
+from tasks.domains.nursery.tool_service import ToolService
+from tasks.tools.domain_interface import ToolAnswer
 from tasks.tools.toolbox import dump_result
 
 NOW = datetime(2026, 4, 15, 10)
@@ -37,7 +38,7 @@ KINDS: dict[str, Kind] = {
 
 
 def order(number: int = 1, item: str = "phlox", **changes: Any) -> Order:
-    """A delivered order of two pieces of one item at 10.00 each, with postage of 6.95, all charged."""
+    """A delivered order of one item, two at 10.00 each, with postage of 6.95, all charged."""
     faulty = changes.pop("faulty", False)
     values: dict[str, Any] = {
         "id": f"HL-{number:05d}",
@@ -93,17 +94,17 @@ def ask(
     limit: int = 5000,
     **arguments: str,
 ) -> ToolAnswer:
-    """The desk's answer to one call, with a new key unless one is given."""
+    """The tool service's answer to one call, with a new key unless `key` is set."""
     desk = ToolService(shop, lambda: now, limit)
     return desk.call(ToolCall(name=tool, arguments=arguments), customer, key or uuid.uuid4().hex)
 
 
-def said(answered: ToolAnswer) -> dict[str, Any]:
+def result_of(answered: ToolAnswer) -> dict[str, Any]:
     """The result as a model reads it."""
     return json.loads(dump_result(answered.result))
 
 
 def table(shop: Shop, name: str) -> list[tuple[Any, ...]]:
-    """The rows of a table, read past all code of the shop."""
+    """The rows of a table, read without the shop's code."""
     with closing(sqlite3.connect(shop.path)) as connection:
         return connection.execute(f"SELECT * FROM {name} ORDER BY rowid").fetchall()

@@ -21,23 +21,10 @@ from deployments.app.steps.retrieval import FoundPassages, PendingPassages
 from deployments.core.messages import Delta, Event, Events, TurnEnd, TurnRequest
 from tasks.prompt.tool_calls import ParsedAnswer, visible_text
 from tasks.retrieval import lookup_tool
+from tasks.tools.domain_interface import TurnEvidence
 from tasks.tools.policy import Decision, ToolResult, first_refusal
 
 _SENTENCE_END = re.compile(r"[.!?…][\"')\]]*\s|\n")
-
-
-@dataclass(frozen=True)
-class TurnEvidence:
-    """The evidence on which an answer may rely."""
-
-    customer: str | None
-    """The customer; None: unknown."""
-    tool_results: tuple[ToolResult, ...]
-    """Results of the turn's tools."""
-    passages: tuple[str, ...] | None
-    """Retrieved passages; None if nothing was searched."""
-    user_messages: tuple[str, ...]
-    """The customer's messages, oldest first."""
 
 
 AnswerRules = Callable[[str, TurnEvidence], tuple[Decision, ...]]

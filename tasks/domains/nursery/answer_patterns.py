@@ -1,7 +1,7 @@
-"""How the things are worded that an answer may not say: the patterns of `tasks/domains/nursery/answer_rules.py`.
+"""The regular-expression patterns of the rules for answers, `tasks/domains/nursery/answer_rules.py`.
 
-They are found in one sentence at a time, whatever its case. A pattern says what is talked about;
-whether it may be said is the rules' to decide.
+They are searched in one sentence at a time, in any case. A pattern finds the subject of a sentence;
+the rules decide whether the sentence is allowed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ SENTENCE = re.compile(r"(?<=[.!?;])\s+")
 
 
 def _any(*wordings: str) -> re.Pattern[str]:
-    """A pattern that finds any of the wordings, as whole words."""
+    """A pattern that matches any of the wordings, as whole words."""
     return re.compile(rf"\b(?:{'|'.join(wordings)})\b", re.IGNORECASE)
 
 
@@ -95,4 +95,4 @@ DONE = {
     "open_claim": _any(f"claim {_IS} (?:open|opened|accepted)", f"{_DID} opened (?:a|the|your) claim"),
     "hand_over": _any(f"{_DID} (?:passed|handed) (?:you|this|it|that) (?:on|over|to)"),
 }
-"""By tool: how an answer says that the tool did its work."""
+"""By tool: the wordings by which an answer claims that the tool did its work."""

@@ -1,8 +1,8 @@
-"""What an answer may never say: each of the shop's rules for words, in the order in which they are asked.
+"""The rules for answers: what an answer must not state, in the order of their evaluation.
 
-They look at one answer and at what the turn knows: what tools really said, the passages that were
-read, the customer's own words. They are patterns, so they catch plain wording and not every
-paraphrase; what was *done* is held by `tasks/domains/nursery/call_rules.py`, whatever an answer says of it.
+They look at one answer and at the facts of its turn: the results of tools, the passages found, the
+customer's own messages. They are patterns, so they catch plain wording and not every paraphrase. No
+action depends on them: those are held by `tasks/domains/nursery/call_rules.py`, whatever an answer says.
 """
 
 from __future__ import annotations
@@ -32,17 +32,23 @@ from tasks.domains.nursery.answer_patterns import (
     TEN_YEARS,
     TOLD_AMOUNT,
 )
+from tasks.domains.nursery.database import Shop
 from tasks.domains.nursery.entities import Customer
 from tasks.domains.nursery.result_sentences import result_sentence
+from tasks.tools.domain_interface import TurnEvidence
 from tasks.tools.policy import ALLOW, Decision, RuleResult, ToolResult, decide, first_refusal, rule
 
 
 @dataclass(frozen=True)
 class AnswerFacts:
-    """What an answer may lean on.
+    """The facts that an answer may rely on.
 
-    `deeds` are what tools answered here, never what a client says that they did; `passages` were
-    found in the knowledge base, if it was `searched`; `said` are the customer's messages.
+    Attributes:
+        customer: the customer; None if the client is not signed in.
+        tool_results: the results of the tools that ran here, never those that a client reports.
+        passages: the passages found in the knowledge base.
+        user_messages: the customer's messages.
+        searched: whether the knowledge base was searched.
     """
 
     customer: Customer | None = None
@@ -50,6 +56,16 @@ class AnswerFacts:
     passages: tuple[str, ...] = ()
     user_messages: tuple[str, ...] = ()
     searched: bool = False
+
+    @classmethod
+    def of_turn(cls, evidence: TurnEvidence, shop: Shop) -> AnswerFacts:
+        """The facts of a turn, with its customer as the shop knows them."""
+        customer = None
+        if evidence.customer is not None:
+            with shop.transaction(write=False) as transaction:
+                customer = transaction.customer(evidence.customer)
+        passages = evidence.passages
+        return cls(customer, evidence.tool_results, passages or (), evidence.user_messages, passages is not None)
 
 
 @dataclass(frozen=True)
@@ -60,46 +76,51 @@ class CheckedAnswer:
     facts: AnswerFacts
 
     def sentences(self, pattern: re.Pattern[str]) -> list[str]:
-        """The sentences in which the pattern is found."""
+        """The sentences that the pattern matches."""
         text = self.text.replace("\u2019", "'")
         return [sentence for sentence in SENTENCE.split(text) if pattern.search(sentence)]
 
     @property
     def results(self) -> str:
-        return " ".join(deed.result for deed in self.facts.tool_results)
+        return " ".join(tool_result.result for tool_result in self.facts.tool_results)
 
 
 def check_answer(text: str, facts: AnswerFacts) -> tuple[Decision, ...]:
-    """What the rules say of an answer before it is sent.
+    """The decisions of the rules on an answer before it is sent.
 
-    Where a tool was run, what it told last is what to say instead of words that are not allowed.
+    Where a tool was run, its last result as a sentence replaces an answer that is not allowed.
     """
     decisions = decide(RULES, CheckedAnswer(text, facts))
     if not facts.tool_results or first_refusal(decisions) is None:
         return decisions
-    told = {"instead": result_sentence(facts.tool_results[-1])}
-    return tuple(one if one.outcome == "allow" else one.model_copy(update=told) for one in decisions)
+    instead = {"instead": result_sentence(facts.tool_results[-1])}
+    return tuple(one if one.outcome == "allow" else one.model_copy(update=instead) for one in decisions)
 
 
 @rule("support desk")
 def promised_guarantee(answer: CheckedAnswer) -> RuleResult | None:
-    """No guarantee but that for tools, if the knowledge base says so."""
+    """No guarantee but the one for tools, if a passage states it."""
     found = answer.sentences(GUARANTEE)
     if not found:
         return None
-    told = any(TEN_YEARS.search(passage) for passage in answer.facts.passages)
-    bold = [s for s in found if not (NEGATED.search(s) or (told and TEN_YEARS.search(s)))]
+    stated = any(TEN_YEARS.search(passage) for passage in answer.facts.passages)
+    bold = [s for s in found if not (NEGATED.search(s) or (stated and TEN_YEARS.search(s)))]
     return _refuse("The desk gives no guarantees beyond our written promises.") if bold else ALLOW
 
 
 @rule("accounts")
 def promised_money(answer: CheckedAnswer) -> RuleResult | None:
-    """An amount comes from a tool, the knowledge base or the customer; one that is given back, from a refund alone."""
+    """An amount comes from a tool, a passage or the customer; a refunded amount comes from a refund alone."""
     found = answer.sentences(AMOUNT)
     if not found:
         return None
-    back = {pence for deed in answer.facts.tool_results if deed.tool == "refund_order" for pence in _told(deed.result)}
-    known = _told(answer.results) | _figures(answer.facts)
+    back = {
+        pence
+        for tool_result in answer.facts.tool_results
+        if tool_result.tool == "refund_order"
+        for pence in _tool_amounts(tool_result.result)
+    }
+    known = _tool_amounts(answer.results) | _figures(answer.facts)
     for sentence in found:
         allowed = back if GIVEN_BACK.search(sentence) and not _from_passage(sentence, answer) else known
         if not _amounts(sentence) <= allowed:
@@ -109,31 +130,35 @@ def promised_money(answer: CheckedAnswer) -> RuleResult | None:
 
 @rule("support desk")
 def unfounded_figure(answer: CheckedAnswer) -> RuleResult | None:
-    """Where the knowledge base says nothing and no tool told anything, the only figures are the customer's."""
+    """Without a passage or a tool's result the only figures are the customer's."""
     facts = answer.facts
     figures = set(FIGURE.findall(answer.text))
     if not figures or not facts.searched or facts.passages or facts.tool_results:
         return None
-    heard = set(FIGURE.findall(" ".join(facts.user_messages)))
-    return ALLOW if figures <= heard else _refuse("The desk found nothing about that in its pages.")
+    known = set(FIGURE.findall(" ".join(facts.user_messages)))
+    return ALLOW if figures <= known else _refuse("The desk found nothing about that in its pages.")
 
 
 @rule("support desk")
 def promised_deed(answer: CheckedAnswer) -> RuleResult | None:
-    """What is said to be done was done by a tool."""
+    """An action that the answer claims was performed by a tool."""
     applied = False
     for tool, pattern in DONE.items():
         found = [s for s in answer.sentences(pattern) if not (NEGATED.search(s) or CONDITIONAL.search(s))]
         applied = applied or bool(found)
         seen = tool == "cancel_order" and '"status": "cancelled"' in answer.results
-        if found and not seen and not any(deed.tool == tool and _stands(deed) for deed in answer.facts.tool_results):
+        if (
+            found
+            and not seen
+            and not any(tool_result.tool == tool and _stands(tool_result) for tool_result in answer.facts.tool_results)
+        ):
             return _refuse("The desk says that something is done only when it is.")
     return ALLOW if applied else None
 
 
 @rule("support desk")
 def denied_deed(answer: CheckedAnswer) -> RuleResult | None:
-    """What a tool has just done or told is not denied."""
+    """An answer does not deny the result that a tool has just had."""
     if not answer.facts.tool_results or not DENIES.search(answer.text.replace("\u2019", "'")):
         return None
     return _refuse("The desk does not deny what it has done.") if _stands(answer.facts.tool_results[-1]) else ALLOW
@@ -141,7 +166,7 @@ def denied_deed(answer: CheckedAnswer) -> RuleResult | None:
 
 @rule("growers")
 def promised_safety(answer: CheckedAnswer) -> RuleResult | None:
-    """Nothing on whether a plant is safe to eat or does any good as a remedy."""
+    """No statement on whether a plant is safe to eat or good as a remedy."""
     found = answer.sentences(SAFE)
     if not found:
         return None
@@ -151,33 +176,33 @@ def promised_safety(answer: CheckedAnswer) -> RuleResult | None:
 
 @rule("accounts")
 def promised_discount(answer: CheckedAnswer) -> RuleResult | None:
-    """No discounts but those in the knowledge base."""
+    """No discounts but those that a passage states."""
     offers = [s for s in answer.sentences(OFFER) if not NEGATED.search(s)]
     shares = [s for s in answer.sentences(SHARE) if not GUARANTEE.search(s)]
     if not offers and not shares:
         return None
-    read = set(SHARE.findall(" ".join(answer.facts.passages)))
-    heard = read | set(SHARE.findall(" ".join(answer.facts.user_messages)))
+    stated = set(SHARE.findall(" ".join(answer.facts.passages)))
+    known = stated | set(SHARE.findall(" ".join(answer.facts.user_messages)))
     for sentence in {*offers, *shares}:
         named = set(SHARE.findall(sentence))
         offered = sentence in offers
-        if not named <= (read if offered else heard) or (offered and not named):
+        if not named <= (stated if offered else known) or (offered and not named):
             return _refuse("The desk gives no discounts of its own.")
     return ALLOW
 
 
 @rule("account team")
 def other_people(answer: CheckedAnswer) -> RuleResult | None:
-    """Nothing of anybody but the customer: no address or order that is not theirs, nothing told to others."""
+    """No personal data of other people: no address or order that is not the customer's, nothing disclosed to others."""
     known = " ".join((*answer.facts.user_messages, *answer.facts.passages, answer.results)).lower()
     own = answer.facts.customer.email.lower() if answer.facts.customer else ""
     emails = {email.lower() for email in EMAIL.findall(answer.text)}
     orders = set(ORDER_NUMBER.findall(answer.text))
-    told = [s for s in answer.sentences(TELLS_OTHERS) if not (NEGATED.search(s) or CONDITIONAL.search(s))]
-    if not emails and not orders and not told:
+    disclosed = [s for s in answer.sentences(TELLS_OTHERS) if not (NEGATED.search(s) or CONDITIONAL.search(s))]
+    if not emails and not orders and not disclosed:
         return None
     strange = [name for name in (emails - {own}) | orders if name not in known]
-    return _refuse("The desk speaks of an account only with its holder.") if strange or told else ALLOW
+    return _refuse("The desk speaks of an account only with its holder.") if strange or disclosed else ALLOW
 
 
 RULES = (
@@ -192,9 +217,9 @@ RULES = (
 )
 
 
-def _stands(deed: ToolResult) -> bool:
-    """Whether what was asked is done: now, or already before."""
-    return "error" not in json.loads(deed.result) or " already." in deed.result
+def _stands(tool_result: ToolResult) -> bool:
+    """Whether the tool's action is in effect: performed now, or already before."""
+    return "error" not in json.loads(tool_result.result) or " already." in tool_result.result
 
 
 def _refuse(reason: str) -> RuleResult:
@@ -207,28 +232,28 @@ def _amounts(text: str) -> set[int]:
     return {round(float(number.replace(",", "")) * 100) for number in numbers}
 
 
-def _told(result: str) -> set[int]:
+def _tool_amounts(result: str) -> set[int]:
     """The amounts in a tool's result, in pence."""
     return {round(float(number) * 100) for number in TOLD_AMOUNT.findall(result)}
 
 
 def _figures(facts: AnswerFacts) -> set[int]:
-    """Amounts that were read or heard, and what may be reckoned from them, in pence.
+    """The amounts in passages and in the customer's messages, and those computed from them, in pence.
 
-    Two may be added or subtracted; three that the customer named may be added, and take or lose a
-    share that was read.
+    Two amounts may be added or subtracted. Up to three that the customer named may be added, and a
+    percentage in a passage may be taken of the sum, or taken off it.
     """
-    read = " ".join(facts.passages)
-    heard = _amounts(" ".join(facts.user_messages))
-    sums = {sum(some) for count in (1, 2, 3) for some in combinations(sorted(heard), count)}
-    shares = [round(pence * int(share) / 100) for pence in sums for share in set(SHARE.findall(read))]
-    rests = [round(pence * (100 - int(share)) / 100) for pence in sums for share in set(SHARE.findall(read))]
-    pairs = list(combinations(sorted(_amounts(read) | heard), 2))
-    reckoned = {low + high for low, high in pairs} | {high - low for low, high in pairs}
-    return _amounts(read) | sums | reckoned | {*shares, *rests}
+    stated = " ".join(facts.passages)
+    named = _amounts(" ".join(facts.user_messages))
+    sums = {sum(some) for count in (1, 2, 3) for some in combinations(sorted(named), count)}
+    shares = [round(pence * int(share) / 100) for pence in sums for share in set(SHARE.findall(stated))]
+    rests = [round(pence * (100 - int(share)) / 100) for pence in sums for share in set(SHARE.findall(stated))]
+    pairs = list(combinations(sorted(_amounts(stated) | named), 2))
+    computed = {low + high for low, high in pairs} | {high - low for low, high in pairs}
+    return _amounts(stated) | sums | computed | {*shares, *rests}
 
 
 def _from_passage(sentence: str, answer: CheckedAnswer) -> bool:
-    """Whether each amount stands in a sentence of the knowledge base that is about giving back too."""
+    """Whether each amount of a sentence stands in a passage's sentence that is about refunds too."""
     lines = (line for passage in answer.facts.passages for line in SENTENCE.split(passage) if GIVEN_BACK.search(line))
     return _amounts(sentence) <= {pence for line in lines for pence in _amounts(line)}

@@ -1,6 +1,7 @@
-"""The nursery's days: when parcels leave, when they come, and until when that may be changed.
+"""The nursery's calendar: days of dispatch and delivery, and the cut-off for changing them.
 
-Parcels leave on Monday to Thursday and come on Monday to Friday; bank holidays count as any day.
+Parcels are dispatched on Monday to Thursday and delivered on Monday to Friday; bank holidays count
+as any day.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ def add_working_days(start: date, count: int) -> date:
 
 
 def working_days_late(due: date, came: date) -> int:
-    """Working days from the day after `due` to `came`; 0 if it was in time."""
+    """Working days from the day after `due` to `came`; 0 if the parcel was on time."""
     days = (due + _DAY * n for n in range(1, (came - due).days + 1))
     return sum(day.weekday() in WORKING_DAYS for day in days)
 
 
 def dispatch_for(delivery: date, transit_days: int) -> date:
-    """The last dispatch day from which a parcel comes by `delivery`."""
+    """The last dispatch day from which a parcel is delivered by `delivery`."""
     day = delivery - _DAY
     while day.weekday() not in DISPATCH_DAYS or add_working_days(day, transit_days) > delivery:
         day -= _DAY
@@ -40,12 +41,12 @@ def dispatch_for(delivery: date, transit_days: int) -> date:
 
 
 def cut_off(dispatch: date) -> datetime:
-    """From this moment on the delivery day of what leaves on `dispatch` is fixed."""
+    """The moment from which the delivery day of a parcel dispatched on `dispatch` is fixed."""
     return datetime.combine(dispatch - _DAY, CUT_OFF)
 
 
 def delivery_days(now: datetime, transit_days: int) -> Iterator[date]:
-    """The days of the coming year on which a parcel can still come, soonest first."""
+    """The days of the coming year on which a parcel can still be delivered, soonest first."""
     for offset in range(1, _YEAR):
         day = now.date() + _DAY * offset
         if day.weekday() in WORKING_DAYS and now < cut_off(dispatch_for(day, transit_days)):
@@ -53,9 +54,13 @@ def delivery_days(now: datetime, transit_days: int) -> Iterator[date]:
 
 
 def wished_day(wish: str, planned: date, now: datetime, transit_days: int) -> date | None:
-    """The delivery day that a weekday or MM-DD means, or None if nothing can come then.
+    """The delivery day that a customer wishes, or None if no parcel can be delivered on it.
 
-    A weekday is the one nearest to the `planned` day, MM-DD the next day of that date.
+    Args:
+        wish: a weekday, for the one nearest to the planned day; or MM-DD, for the next day of that date.
+        planned: the delivery day until now.
+        now: the shop's time.
+        transit_days: working days on the road.
     """
     possible = delivery_days(now, transit_days)
     if wish in WEEKDAYS:

@@ -1,8 +1,8 @@
-"""What the desk may do: each of the shop's rules for calls, in the order in which they are asked.
+"""The rules for tool calls: the actions that the desk may take, in the order of their evaluation.
 
 They follow `data/knowledge`. An order reaches the later rules only if it is the customer's own, so
-no decision, reason or telemetry row says anything of somebody else's. Both ends of every span are
-tested in tests/tasks/domains/nursery/test_call_rules.py.
+no decision, reason or telemetry row reveals anything about another customer's. Both ends of every
+span are tested in tests/tasks/domains/nursery/test_call_rules.py.
 """
 
 from __future__ import annotations
@@ -33,24 +33,28 @@ NO_GROUNDS: dict[Reason, str] = {
 
 
 def check_call(
-    call: Call[ToolContext], customer: str | None, books: ShopTransaction, now: datetime, limit_pence: int
+    call: Call[ToolContext], customer: str | None, transaction: ShopTransaction, now: datetime, limit_pence: int
 ) -> tuple[Decision, ...]:
-    """What the rules say of a call that `customer` (None: somebody unknown) makes at `now`.
+    """The decisions of the rules on a tool call.
 
-    `limit_pence` is how much the desk may give back for one order. `books` should be of the same
-    transaction as the call itself.
+    Args:
+        call: the call.
+        customer: the id of the customer who makes it; None if the client is not signed in.
+        transaction: the transaction in which the tool will run.
+        now: the shop's time.
+        limit_pence: the most that the desk may refund for one order.
     """
-    asked = call.arguments
-    signed_in = customer is not None and books.customer(customer) is not None
-    order = books.order(asked.order_id) if isinstance(asked, OrderArguments) else None
+    arguments = call.arguments
+    signed_in = customer is not None and transaction.customer(customer) is not None
+    order = transaction.order(arguments.order_id) if isinstance(arguments, OrderArguments) else None
     own = order if order and signed_in and order.customer == customer else None
-    line = find_line(own, asked.item) if own and isinstance(asked, ReturnArguments | ClaimArguments) else None
+    line = find_line(own, arguments.item) if own and isinstance(arguments, ReturnArguments | ClaimArguments) else None
     return decide(RULES, CallFacts(call, signed_in, order is not None, own, line, now, limit_pence))
 
 
 @rule("account team")
 def signed_in(facts: CallFacts) -> RuleResult | None:
-    """Orders are for those whom the shop's site has logged in."""
+    """Orders are for customers whom the shop's site has signed in."""
     if facts.call.tool.caller == "anyone":
         return None
     return ALLOW if facts.signed_in else RuleResult("refuse", "sign_in", "Please sign in first, so that we know you.")
@@ -58,7 +62,7 @@ def signed_in(facts: CallFacts) -> RuleResult | None:
 
 @rule("account team")
 def order_of_customer(facts: CallFacts) -> RuleResult | None:
-    """Only the order's own customer may see or change it."""
+    """Only the order's own customer may read or change it."""
     if not isinstance(facts.call.arguments, OrderArguments):
         return None
     if facts.order:
@@ -96,7 +100,7 @@ def delivery_cutoff(facts: CallFacts) -> RuleResult | None:
 
 @rule("returns team")
 def living_plants(facts: CallFacts) -> RuleResult | None:
-    """Living plants never come back."""
+    """Living plants cannot be returned."""
     if facts.does != "start_return" or facts.line is None:
         return None
     if facts.line.kind in LIVING:
@@ -123,18 +127,18 @@ def return_window(facts: CallFacts) -> RuleResult | None:
 
 @rule("growers")
 def claim_window(facts: CallFacts) -> RuleResult | None:
-    """3 days for what came dead, damaged, wrong or not at all; 12 months for a plant that died."""
+    """3 days for a plant that arrived dead, damaged, wrong or not at all; 12 months for one that died."""
     if facts.does != "open_claim" or facts.order is None or facts.line is None:
         return None
-    asked = facts.call.arguments
-    assert isinstance(asked, ClaimArguments)
+    arguments = facts.call.arguments
+    assert isinstance(arguments, ClaimArguments)
     if facts.order.delivered_on is None:
         return RuleResult("refuse", "not_allowed", "That order has not been delivered.")
-    if facts.line.kind in {"goods", "tool", "voucher"} and asked.problem != "missing":
+    if facts.line.kind in {"goods", "tool", "voucher"} and arguments.problem != "missing":
         return RuleResult("refuse", "not_allowed", "The promises cover plants; please start a return for that.")
     if is_fresh(facts.order, facts.now.date()):
         return ALLOW
-    if asked.problem != "dead":
+    if arguments.problem != "dead":
         return RuleResult("refuse", "too_late", "Troubles on arrival must reach us within 3 days of delivery.")
     if facts.within_years(SEASON_YEARS):
         return ALLOW
@@ -144,8 +148,8 @@ def claim_window(facts: CallFacts) -> RuleResult | None:
 @rule("growers")
 def first_season_kind(facts: CallFacts) -> RuleResult | None:
     """First Season is for hardy perennials, shrubs and trees."""
-    asked, order, line = facts.call.arguments, facts.order, facts.line
-    if not isinstance(asked, ClaimArguments) or order is None or line is None or asked.problem != "dead":
+    arguments, order, line = facts.call.arguments, facts.order, facts.line
+    if not isinstance(arguments, ClaimArguments) or order is None or line is None or arguments.problem != "dead":
         return None
     if order.delivered_on is None or is_fresh(order, facts.now.date()):
         return None
@@ -156,24 +160,24 @@ def first_season_kind(facts: CallFacts) -> RuleResult | None:
 
 @rule("accounts")
 def refund_grounds(facts: CallFacts) -> RuleResult | None:
-    """Money goes back only for what the order's state supports."""
-    asked = facts.call.arguments
-    if not isinstance(asked, RefundArguments) or facts.order is None:
+    """A refund is allowed only for a reason that the order's state supports."""
+    arguments = facts.call.arguments
+    if not isinstance(arguments, RefundArguments) or facts.order is None:
         return None
-    if refundable(facts.order, asked.reason, facts.now.date()):
+    if refundable(facts.order, arguments.reason, facts.now.date()):
         return ALLOW
-    if any(refund.reason == asked.reason for refund in facts.order.refunds):
+    if any(refund.reason == arguments.reason for refund in facts.order.refunds):
         return RuleResult("refuse", "not_allowed", "That has been refunded already.")
-    return RuleResult("refuse", "not_allowed", NO_GROUNDS[asked.reason])
+    return RuleResult("refuse", "not_allowed", NO_GROUNDS[arguments.reason])
 
 
 @rule("accounts")
 def refund_limit(facts: CallFacts) -> RuleResult | None:
-    """The desk gives back no more than the limit for one order, in all; more is a person's to decide."""
-    asked = facts.call.arguments
-    if not isinstance(asked, RefundArguments) or facts.order is None:
+    """The desk refunds no more than the limit for one order, in all; a person decides about more."""
+    arguments = facts.call.arguments
+    if not isinstance(arguments, RefundArguments) or facts.order is None:
         return None
-    pence = refundable(facts.order, asked.reason, facts.now.date())
+    pence = refundable(facts.order, arguments.reason, facts.now.date())
     if facts.order.refunded_pence + pence <= facts.limit_pence:
         return ALLOW
     return RuleResult("needs_person", "needs_person", "A colleague has to look at a refund of this size.")

@@ -1,7 +1,7 @@
-"""The shop's database: one SQLite file, made from tracked seed files, shared by several processes.
+"""The shop's database: one SQLite file, created from tracked seed files and shared by several processes.
 
-Readers see the last commit, and there is one writer at a time (WAL, `BEGIN IMMEDIATE`); each
-transaction has a connection of its own, so threads and processes need not know of each other.
+Readers see the last commit, and there is one writer at a time (WAL, `BEGIN IMMEDIATE`). Each
+transaction has a connection of its own, so threads and processes need no coordination.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tasks.domains.nursery.transaction import ShopTransaction
 
 VERSION = 1
 BUSY_S = 3.0
-"""How long a writer waits for another: less than a tool's time, so that waiting is told as an error."""
+"""Seconds that a writer waits for another: less than a tool's timeout, so that the wait ends as an error."""
 
 SCHEMA = """
 CREATE TABLE customers (id TEXT PRIMARY KEY, name TEXT NOT NULL, email TEXT NOT NULL UNIQUE) STRICT;
@@ -68,7 +68,7 @@ class Shop:
 
     @contextmanager
     def transaction(self, *, write: bool) -> Iterator[ShopTransaction]:
-        """The books, whole: what is written is kept when the block ends well, and else undone.
+        """A transaction: committed when the block ends, rolled back when it raises.
 
         Raises:
             sqlite3.OperationalError: another writer held the database for `BUSY_S`.
@@ -86,7 +86,7 @@ class Shop:
 
 
 def open_shop(path: Path, seed: Path) -> Shop:
-    """The shop at `path`, made from the folder `seed` if there is none yet, by whoever comes first.
+    """The shop at `path`, created from the folder `seed` by the first process that opens it.
 
     Raises:
         GraftError: a seed file is wrong, or the file there has another layout.
@@ -104,7 +104,7 @@ def open_shop(path: Path, seed: Path) -> Shop:
 
 
 def _make(path: Path, seed: Path) -> None:
-    """Write the database beside `path`, then put it there unless somebody else has."""
+    """Write the database beside `path`, then link it there unless another process has."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         made = Path(folder) / path.name
@@ -121,14 +121,14 @@ def _make(path: Path, seed: Path) -> None:
             return
 
 
-def _fill(books: ShopTransaction, seed: Path) -> None:
+def _fill(transaction: ShopTransaction, seed: Path) -> None:
     for customer in read_seed(seed / "customers.jsonl", Customer):
-        books.add_customer(customer)
+        transaction.add_customer(customer)
     for item in read_seed(seed / "items.jsonl", Item):
-        books.add_item(item)
+        transaction.add_item(item)
     for order in read_seed(seed / "orders.jsonl", Order):
         try:
-            books.add_order(order)
+            transaction.add_order(order)
         except sqlite3.IntegrityError as error:
             raise GraftError(f"{seed}/orders.jsonl: {order.id}: {error}; see its customer and items") from error
 

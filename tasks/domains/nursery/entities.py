@@ -1,7 +1,7 @@
-"""What the shop knows: customers, items, and orders with all that became of them.
+"""The shop's entities: customers, items, and orders with their returns, claims and refunds.
 
-The same records are the lines of `data/shop/*.jsonl` and what the rules look at. Money is in
-pence; times are the nursery's own clock, without a zone.
+The same records are the lines of `data/shop/*.jsonl` and the facts of the rules. Money is in pence;
+times are the nursery's own clock, without a zone.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LIVING: frozenset[Kind] = HARDY | {"annual", "tender", "houseplant"}
 
 
 class Customer(Record):
-    """Somebody with an account. `id` is what the shop's site sends as a request's user, such as C-1042."""
+    """A customer with an account. `id` is the user that the shop's site sends with a request, such as C-1042."""
 
     id: str
     name: str
@@ -33,7 +33,7 @@ class Customer(Record):
 
 
 class Item(Record):
-    """Something that is sold. `perennial`, `shrub` and `tree` are the hardy kinds; climbers count as shrubs."""
+    """An item that is sold. `perennial`, `shrub` and `tree` are the hardy kinds; climbers count as shrubs."""
 
     name: str
     kind: Kind
@@ -73,7 +73,7 @@ class Claim(Record):
 
 
 class Refund(Record):
-    """Money that was given back, and why."""
+    """A refund with its reason."""
 
     reason: Reason
     pence: int
@@ -100,7 +100,7 @@ class Order(Record):
 
     @property
     def due_pence(self) -> int:
-        """What the order costs, with postage."""
+        """The price of the order with postage."""
         return self.postage_pence + sum(line.total_pence for line in self.lines)
 
     @property

@@ -1,4 +1,4 @@
-"""Items as customers name them: "iceberg roses" is the item "rose iceberg"."""
+"""Matching of item names as customers write them: "iceberg roses" is the item "rose iceberg"."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _KEPT = ("ss", "us", "is")
 
 
 def find_name(wanted: str, names: Iterable[str]) -> str | None:
-    """The name that has the words of `wanted`, or whose words `wanted` has; None if there is none, or no one best.
+    """The name whose words include those of `wanted`, or are included; None if there is none, or no single best.
 
     The exact name wins, then the one that differs in the fewest words. Case, order, plural and
     punctuation do not count.

@@ -1,4 +1,4 @@
-"""How much of an order's money its state gives back, for each reason that may be named."""
+"""Refundable amounts: how much of an order its state lets the shop refund, for each reason."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from tasks.domains.nursery.calendar import working_days_late
 from tasks.domains.nursery.entities import Order, Reason
 
 LATE_AFTER = 5
-"""Working days behind the planned day up to which a parcel is not late enough for money back."""
+"""Working days behind the planned day up to which a parcel is not late enough for a refund."""
 
 
 def refundable(order: Order, reason: Reason, today: date) -> int:
-    """What the order's state supports for `reason`, in pence; 0 if nothing.
+    """The amount that the order's state supports for `reason`, in pence; 0 if none.
 
-    Never more than was charged and not given back, and nothing twice for the same reason: more of
-    the same is a person's to decide.
+    It is never more than was charged and is not refunded yet, and 0 for a reason that was refunded
+    before: a person decides about more.
     """
     if any(refund.reason == reason for refund in order.refunds):
         return 0
@@ -30,7 +30,7 @@ def refundable(order: Order, reason: Reason, today: date) -> int:
 
 
 def _late(order: Order, today: date) -> int:
-    """The postage of a parcel that came, or is still to come, too long after its day."""
+    """The postage of a parcel that was delivered, or is still due, too long after its day."""
     if order.status not in {"sent", "delivered"}:
         return 0
     late = working_days_late(order.deliver_on, order.delivered_on or today)
@@ -46,7 +46,7 @@ def _returned(order: Order, _: date) -> int:
 
 
 def _claimed(order: Order, _: date) -> int:
-    """Fresh Arrival gives money back; First Season a plant or store credit."""
+    """Fresh Arrival is refunded in money; First Season gives a plant or store credit."""
     accepted = [claim for claim in order.claims if claim.accepted_on and claim.promise == "fresh_arrival"]
     return sum(order.line(claim.item).total_pence for claim in accepted)
 

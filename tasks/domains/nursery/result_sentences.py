@@ -1,4 +1,4 @@
-"""What a tool's result comes to, in a sentence that a customer may be told: said where a model's words deny it."""
+"""Result sentences: a tool's result in the words that replace an answer which contradicts it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tasks.tools.policy import ToolResult
 Result = dict[str, Any]
 
 
-def result_sentence(deed: ToolResult) -> str:
-    """The sentence for a deed; a failure has its own."""
-    result: Result = json.loads(deed.result)
-    return str(result["message"]) if "error" in result else _TELLS[deed.tool](result)
+def result_sentence(tool_result: ToolResult) -> str:
+    """The sentence for a tool's result; a failure brings its own."""
+    result: Result = json.loads(tool_result.result)
+    return str(result["message"]) if "error" in result else _SENTENCES[tool_result.tool](result)
 
 
 def _order(result: Result) -> str:
@@ -56,7 +56,7 @@ def _day(iso: str) -> str:
     return f"{day:%A} {day.day} {day:%B}"
 
 
-_TELLS: dict[str, Callable[[Result], str]] = {
+_SENTENCES: dict[str, Callable[[Result], str]] = {
     "find_order": _order,
     "change_delivery": lambda result: f"Your delivery is moved to {_day(result['moved_to'])}.",
     "cancel_order": lambda _: "Your order is cancelled.",

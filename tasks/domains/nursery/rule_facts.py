@@ -1,4 +1,4 @@
-"""What the rules for calls look at: a call, who makes it, and the order it is about."""
+"""The facts that the rules for calls look at: a call, its customer, and the order that it is about."""
 
 from __future__ import annotations
 
@@ -12,7 +12,17 @@ from tasks.tools.toolbox import Call
 
 @dataclass(frozen=True)
 class CallFacts:
-    """What the rules look at. `order` is None unless it is the customer's own; `line` is what `item` names in it."""
+    """The facts of a tool call.
+
+    Attributes:
+        call: the call.
+        signed_in: whether its customer is known to the shop.
+        exists: whether the order that it names exists.
+        order: that order; None unless it is the customer's own.
+        line: the line of the order that the argument `item` names.
+        now: the shop's time.
+        limit_pence: the most that the desk may refund for one order.
+    """
 
     call: Call[ToolContext]
     signed_in: bool
@@ -33,7 +43,7 @@ class CallFacts:
         return (self.now.date() - self.order.delivered_on).days
 
     def within_years(self, years: int) -> bool:
-        """Whether the order was delivered no longer ago; its anniversary still counts."""
+        """Whether the order was delivered no more than `years` ago; the anniversary still counts."""
         came = self.order.delivered_on if self.order else None
         return came is not None and self.now.date() <= anniversary(came, years)
 

@@ -1,8 +1,8 @@
-"""What a turn did to the shop, held against the shop's promises by somebody who knows none of its code.
+"""The audit of the shop's state: a turn's changes in the database against the shop's written guarantees.
 
 The tables before a turn and after it are compared row by row, and every difference must be one that
-`data/knowledge` allows. Nothing here asks `rules.py`, `refunds.py` or `calendar.py`: a fault in
-those is a find of this audit, not a fault that it shares.
+`data/knowledge` allows. Nothing here uses `call_rules.py`, `refunds.py` or `calendar.py`, so that
+the audit finds a fault in those and does not share it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Tables = dict[str, dict[int, Row]]
 """The rows of each table by their number."""
 
 _NEVER = ("customers", "items", "lines")
-"""What the desk changes nothing of."""
+"""The tables that the desk never changes."""
 _ONLY_NEW = ("returns", "claims", "refunds", "tickets", "calls")
 _RETURN_DAYS = {"goods": 30, "tool": 30, "seed": 14, "bulb": 14}
 _FRESH_DAYS = 3
@@ -35,7 +35,13 @@ _SIX_PM = time(18)
 
 @dataclass(frozen=True)
 class Bounds:
-    """For whom a turn was (None: somebody unknown), the nursery's time, and what the desk gives back for an order."""
+    """The bounds of a turn's changes.
+
+    Attributes:
+        customer: the turn's customer; None if the client is not signed in.
+        now: the shop's time.
+        limit_pence: the most that the desk may refund for one order.
+    """
 
     customer: str | None
     now: datetime
@@ -43,7 +49,7 @@ class Bounds:
 
 
 def read_tables(path: Path) -> Tables:
-    """All rows of a shop's database, read past the shop's code."""
+    """All rows of a shop's database, read without the shop's code."""
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
         connection.row_factory = sqlite3.Row
         names = ("customers", "items", "orders", "lines", *_ONLY_NEW)
@@ -55,17 +61,17 @@ def _numbered(connection: sqlite3.Connection, table: str) -> list[sqlite3.Row]:
 
 
 def audit_changes(before: Tables, after: Tables, bounds: Bounds) -> tuple[str, ...]:
-    """A sentence for each difference that the shop's promises do not allow."""
+    """A sentence for each difference that the shop's guarantees do not allow."""
     return tuple(_Audit(before, after, bounds).found())
 
 
 def audit_reads(calls: Sequence[tuple[ToolCall, ToolResult]], tables: Tables, customer: str | None) -> tuple[str, ...]:
-    """A sentence for each tool that told something of an order which is not the customer's own."""
+    """A sentence for each tool that disclosed an order which is not the customer's own."""
     owners = {order["id"]: order["customer"] for order in tables["orders"].values()}
     return tuple(
         f"{call.name} told of {call.arguments['order_id']}, which is not the customer's"
-        for call, deed in calls
-        if "order_id" in call.arguments and "error" not in json.loads(deed.result)
+        for call, tool_result in calls
+        if "order_id" in call.arguments and "error" not in json.loads(tool_result.result)
         if customer is None or owners.get(call.arguments["order_id"]) != customer
     )
 
@@ -149,7 +155,7 @@ class _Audit:
     def _claim(self, order: Row, row: Row) -> Iterator[str]:
         kind, days, problem = self._line(row)["kind"], self._days_since_delivery(order), row["problem"]
         if row["accepted_on"] is not None:
-            yield "accepted by nobody"
+            yield "accepted by no person"
         if days is None:
             yield "not delivered yet"
         elif row["promise"] == "fresh_arrival":
@@ -162,18 +168,18 @@ class _Audit:
 
     def _refund(self, order: Row, row: Row) -> Iterator[str]:
         refunds = [one for one in self._after["refunds"].values() if one["order_id"] == order["id"]]
-        given = sum(one["pence"] for one in refunds)
-        if given > self._bounds.limit_pence:
-            yield f"{given} pence in all, over the desk's {self._bounds.limit_pence}"
-        if given > order["charged_pence"]:
-            yield f"{given} pence in all, and {order['charged_pence']} were charged"
+        total = sum(one["pence"] for one in refunds)
+        if total > self._bounds.limit_pence:
+            yield f"{total} pence in all, over the desk's {self._bounds.limit_pence}"
+        if total > order["charged_pence"]:
+            yield f"{total} pence in all, and {order['charged_pence']} were charged"
         if sum(one["reason"] == row["reason"] for one in refunds) > 1:
             yield f"twice for {row['reason']}"
         if row["pence"] > (ground := self._ground(order, row["reason"])):
             yield f"{row['pence']} pence for {row['reason']}, which is worth {ground}"
 
     def _ground(self, order: Row, reason: str) -> int:
-        """What the order gave back for a reason before the turn, in pence; a cancelling within it counts."""
+        """The refundable amount of a reason before the turn, in pence; a cancellation within the turn counts."""
         charged = int(order["charged_pence"])
         own = [line for line in self._before["lines"].values() if line["order_id"] == order["id"]]
         prices = {line["item"]: int(line["quantity"] * line["price_pence"]) for line in own}

@@ -1,4 +1,4 @@
-"""What the shop's tools are asked with, as a model is told it."""
+"""The arguments of the shop's tools, as their schemas show them to a model."""
 
 from __future__ import annotations
 

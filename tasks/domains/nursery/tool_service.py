@@ -1,42 +1,35 @@
-"""A tool call as the shop answers it: rules, effect and its record in one transaction, exactly once.
+"""The shop's tool service: each tool call with its rules and its effect in one transaction, exactly once.
 
-The rules look at the same rows that the tool changes, so nothing can come between the two. A call
-with an effect leaves its key and result in that transaction: whoever asks again with the key, after
-a crash or beside the first, is given the same result and changes nothing.
+The rules look at the same rows that the tool changes, so no other writer can come between the two.
+A call with an effect stores its idempotency key and its result in that transaction: a repeated call
+with the key, after a crash or concurrent with the first, returns the same result and changes nothing.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
 from tasks.core.paths import SHOP, SHOP_SEED
-from tasks.core.records import Record, ToolCall
-from tasks.core.settings import ToolSettings
+from tasks.core.records import ToolCall
+from tasks.core.settings import ShopSettings
 from tasks.domains.nursery.answer_rules import AnswerFacts, check_answer
 from tasks.domains.nursery.call_rules import check_call
 from tasks.domains.nursery.database import Shop, open_shop
 from tasks.domains.nursery.tools import TOOLS, ToolContext
 from tasks.domains.nursery.transaction import ShopTransaction
-from tasks.tools.policy import Decision, ToolResult, first_refusal
+from tasks.tools.domain_interface import ToolAnswer, TurnEvidence
+from tasks.tools.policy import Decision, first_refusal
 from tasks.tools.toolbox import Call, Failure, Once, Toolbox, ToolError
 
 
-@dataclass(frozen=True)
-class ToolAnswer:
-    """A call's result, what the rules said, and whether an earlier call with the same key had done it."""
-
-    result: Record
-    decisions: tuple[Decision, ...] = ()
-    repeated: bool = False
-
-
-def open_tool_service(settings: ToolSettings, path: Path = SHOP, seed: Path = SHOP_SEED) -> ToolService:
-    """The desk of the default shop, whose clock stands still.
+def open_tool_service(settings: ShopSettings, path: Path = SHOP, seed: Path = SHOP_SEED) -> ToolService:
+    """The shop's tool service, with a clock that stands still.
 
     Raises:
         GraftError: as `open_shop`.
@@ -46,7 +39,14 @@ def open_tool_service(settings: ToolSettings, path: Path = SHOP, seed: Path = SH
 
 @dataclass(frozen=True)
 class ToolService:
-    """The shop's tools under its rules. `clock` tells the nursery's time, `refund_limit_pence` see `rules`."""
+    """The shop's tools under its rules.
+
+    Attributes:
+        shop: the database.
+        clock: the shop's time.
+        refund_limit_pence: the most that the desk may refund for one order.
+        tools: the tools.
+    """
 
     shop: Shop
     clock: Callable[[], datetime]
@@ -54,44 +54,32 @@ class ToolService:
     tools: Toolbox[ToolContext] = TOOLS
 
     def call(self, call: ToolCall, customer: str | None, key: str) -> ToolAnswer:
-        """Do what a model asks for on behalf of `customer` (None: somebody unknown), whatever it asks.
+        """Run a model's tool call on behalf of `customer` (None: the client is not signed in).
 
-        `key` names the intention: the same for a call that is tried again, another for every other.
+        `key` is the idempotency key: the same for a call that is retried, another for every other.
         """
-        read = self.tools.read(call)
-        if isinstance(read, Failure):
-            return ToolAnswer(read)
-        request = _Request(self, customer, key)
-        answered = self.tools.run(read, request.perform)
-        return ToolAnswer(answered) if isinstance(answered, Failure) else answered
+        checked_call = self.tools.read(call)
+        if isinstance(checked_call, Failure):
+            return ToolAnswer(checked_call)
+        answer = self.tools.run(checked_call, _Request(self, customer, key).perform)
+        return ToolAnswer(answer) if isinstance(answer, Failure) else answer
 
-    def check_answer(
-        self,
-        text: str,
-        customer: str | None,
-        deeds: Sequence[ToolResult],
-        passages: Sequence[str] | None,
-        said: Sequence[str],
-    ) -> tuple[Decision, ...]:
-        """What the rules say of an answer to `customer`: see `tasks/domains/nursery/answer_rules.py`.
+    def check_answer(self, text: str, evidence: TurnEvidence) -> tuple[Decision, ...]:
+        """The decisions of the rules for answers; see `tasks/domains/nursery/answer_rules.py`."""
+        return check_answer(text, AnswerFacts.of_turn(evidence, self.shop))
 
-        `passages` are what was found; None if nothing was searched.
-        """
-        known = None
-        if customer is not None:
-            with self.shop.transaction(write=False) as books:
-                known = books.customer(customer)
-        return check_answer(
-            text, AnswerFacts(known, tuple(deeds), tuple(passages or ()), tuple(said), passages is not None)
-        )
+    def copy(self, path: Path) -> ToolService:
+        """The same tools and rules on a copy of the shop's database at `path`."""
+        shutil.copy(self.shop.path, path)
+        return replace(self, shop=Shop(path))
 
 
 class _ToolFailedError(Exception):
-    """A tool said no: the transaction is undone, and this is the answer."""
+    """A tool failed: the transaction is rolled back, and `answer` is the answer."""
 
-    def __init__(self, answered: ToolAnswer) -> None:
-        super().__init__(answered.result)
-        self.answered = answered
+    def __init__(self, answer: ToolAnswer) -> None:
+        super().__init__(answer.result)
+        self.answer = answer
 
 
 @dataclass(frozen=True)
@@ -102,19 +90,19 @@ class _Request:
 
     def perform(self, call: Call[ToolContext], once: Once) -> ToolAnswer:
         try:
-            with self.desk.shop.transaction(write=call.tool.effect) as books:
-                answered = self._repeat(call, books) if call.tool.effect else None
-                if answered is None:
-                    answered = self._first(call, books)
+            with self.desk.shop.transaction(write=call.tool.effect) as transaction:
+                answer = self._repeat(call, transaction) if call.tool.effect else None
+                if answer is None:
+                    answer = self._first(call, transaction)
                 if not once.take():
                     raise TimeoutError(f"{call.tool.name} took longer than {call.tool.timeout_s} s")
         except _ToolFailedError as error:
-            return error.answered
-        return answered
+            return error.answer
+        return answer
 
-    def _repeat(self, call: Call[ToolContext], books: ShopTransaction) -> ToolAnswer | None:
-        """The answer to a key that was used before."""
-        earlier = books.earlier_call(self.key)
+    def _repeat(self, call: Call[ToolContext], transaction: ShopTransaction) -> ToolAnswer | None:
+        """The answer for a key that was used before."""
+        earlier = transaction.earlier_call(self.key)
         if earlier is None:
             return None
         known, result = earlier
@@ -123,17 +111,17 @@ class _Request:
             return ToolAnswer(Failure(error="key_reused", message=message), repeated=True)
         return ToolAnswer(call.tool.result.model_validate_json(result), repeated=True)
 
-    def _first(self, call: Call[ToolContext], books: ShopTransaction) -> ToolAnswer:
+    def _first(self, call: Call[ToolContext], transaction: ShopTransaction) -> ToolAnswer:
         now = self.desk.clock()
-        decisions = check_call(call, self.customer, books, now, self.desk.refund_limit_pence)
+        decisions = check_call(call, self.customer, transaction, now, self.desk.refund_limit_pence)
         if barred := first_refusal(decisions):
             return ToolAnswer(Failure(error=barred.code, message=barred.reason), decisions)
         try:
-            result = call.tool.function(ToolContext(books, self.customer, now), call.arguments)
+            result = call.tool.function(ToolContext(transaction, self.customer, now), call.arguments)
         except ToolError as error:
             raise _ToolFailedError(ToolAnswer(error.failure, decisions)) from error
         if call.tool.effect:
-            books.remember_call(self.key, call.tool.name, self._hash(call), result.model_dump_json())
+            transaction.remember_call(self.key, call.tool.name, self._hash(call), result.model_dump_json())
         return ToolAnswer(result, decisions)
 
     def _hash(self, call: Call[ToolContext]) -> str:

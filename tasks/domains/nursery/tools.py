@@ -1,7 +1,7 @@
-"""The nine tools of the desk. Each does what it is asked in one transaction, whose rows are the shop's.
+"""The nine tools of the desk, each a function on the shop's rows within one transaction.
 
-Who may ask, and whether it is allowed, was settled before: `tasks/domains/nursery/tool_service.py` puts the rules and
-the transaction around every call, so nothing here is called without them.
+Whether the call is allowed was decided before: `tasks/domains/nursery/tool_service.py` puts the rules
+and the transaction around every call, so no tool is called without them.
 """
 
 from __future__ import annotations
@@ -35,14 +35,20 @@ SHOWN_DAYS = 5
 
 @dataclass(frozen=True)
 class ToolContext:
-    """One call's view of the shop: its rows, who asks (None: somebody unknown), and when."""
+    """The context of one tool call.
 
-    books: ShopTransaction
+    Attributes:
+        transaction: the shop's rows.
+        customer: the customer's id; None if the client is not signed in.
+        now: the shop's time.
+    """
+
+    transaction: ShopTransaction
     customer: str | None
     now: datetime
 
     def order(self, order_id: str) -> Order:
-        order = self.books.order(order_id)
+        order = self.transaction.order(order_id)
         if order is None:
             raise ToolError("not_found", "There is no such order.")
         return order
@@ -92,87 +98,87 @@ class RefundReceipt(Record):
 
 
 @tool(effect=False, caller="customer", timeout_s=TIMEOUT_S)
-def find_order(visit: ToolContext, asked: OrderArguments) -> OrderState:
+def find_order(context: ToolContext, arguments: OrderArguments) -> OrderState:
     """Status, courier and dispatch day of an order."""
-    order = visit.order(asked.order_id)
+    order = context.order(arguments.order_id)
     items = tuple(f"{line.quantity} x {line.item}" for line in order.lines)
     day = None if order.status == "cancelled" else order.delivered_on or order.dispatch_on
     return OrderState(status=order.status, items=items, courier=order.courier, day=day)
 
 
 @tool(effect=True, caller="customer", timeout_s=TIMEOUT_S)
-def change_delivery(visit: ToolContext, asked: DeliveryArguments) -> DeliveryChange:
+def change_delivery(context: ToolContext, arguments: DeliveryArguments) -> DeliveryChange:
     """Move the delivery of an order to another day."""
-    order = visit.order(asked.order_id)
-    day = wished_day(asked.date, order.deliver_on, visit.now, order.transit_days)
+    order = context.order(arguments.order_id)
+    day = wished_day(arguments.date, order.deliver_on, context.now, order.transit_days)
     if day is None:
         raise ToolError("bad_date", "Nothing can be delivered on that day; we deliver on Monday to Friday.")
-    visit.books.move(order.id, dispatch_for(day, order.transit_days), day)
+    context.transaction.move(order.id, dispatch_for(day, order.transit_days), day)
     return DeliveryChange(moved_to=day)
 
 
 @tool(effect=True, caller="customer", timeout_s=TIMEOUT_S)
-def cancel_order(visit: ToolContext, asked: OrderArguments) -> Cancellation:
+def cancel_order(context: ToolContext, arguments: OrderArguments) -> Cancellation:
     """Cancel an order that is not packed yet."""
-    visit.books.cancel(asked.order_id)
+    context.transaction.cancel(arguments.order_id)
     return Cancellation()
 
 
 @tool(effect=True, caller="customer", timeout_s=TIMEOUT_S)
-def start_return(visit: ToolContext, asked: ReturnArguments) -> ReturnReceipt:
+def start_return(context: ToolContext, arguments: ReturnArguments) -> ReturnReceipt:
     """Start the return of hard goods, seeds or bulbs."""
-    order = visit.order(asked.order_id)
-    line = ordered_line(order, asked.item)
+    order = context.order(arguments.order_id)
+    line = ordered_line(order, arguments.item)
     if any(done.item == line.item for done in order.returns):
         raise ToolError("not_allowed", "A return of that item is open already.")
     postage: Postage = "ours" if line.faulty else "customer"
-    number = visit.books.add_return(order.id, Return(item=line.item, postage=postage))
+    number = context.transaction.add_return(order.id, Return(item=line.item, postage=postage))
     return ReturnReceipt(return_id=f"R-{number:05d}", postage=postage)
 
 
 @tool(effect=True, caller="customer", timeout_s=TIMEOUT_S)
-def open_claim(visit: ToolContext, asked: ClaimArguments) -> ClaimReceipt:
+def open_claim(context: ToolContext, arguments: ClaimArguments) -> ClaimReceipt:
     """Open a claim under the Fresh Arrival or the First Season promise."""
-    order = visit.order(asked.order_id)
-    line = ordered_line(order, asked.item)
+    order = context.order(arguments.order_id)
+    line = ordered_line(order, arguments.item)
     if any(claim.item == line.item for claim in order.claims):
         raise ToolError("not_allowed", "A claim for that item is open already.")
-    promise: Promise = "fresh_arrival" if is_fresh(order, visit.now.date()) else "first_season"
-    number = visit.books.add_claim(order.id, Claim(item=line.item, problem=asked.problem, promise=promise))
+    promise: Promise = "fresh_arrival" if is_fresh(order, context.now.date()) else "first_season"
+    number = context.transaction.add_claim(order.id, Claim(item=line.item, problem=arguments.problem, promise=promise))
     return ClaimReceipt(claim_id=f"K-{number:05d}", promise=promise)
 
 
 @tool(effect=False, caller="anyone", timeout_s=TIMEOUT_S)
-def check_stock(visit: ToolContext, asked: ItemArguments) -> StockLevel:
+def check_stock(context: ToolContext, arguments: ItemArguments) -> StockLevel:
     """Whether an item is in stock, and its price."""
-    name = find_name(asked.item, visit.books.item_names())
+    name = find_name(arguments.item, context.transaction.item_names())
     if name is None:
         raise ToolError("not_sold", "We sell nothing of that name.")
-    item = visit.books.item(name)
+    item = context.transaction.item(name)
     return StockLevel(item=item.name, in_stock=item.in_stock, price=pounds(item.price_pence))
 
 
 @tool(effect=True, caller="anyone", timeout_s=TIMEOUT_S)
-def hand_over(visit: ToolContext, asked: TopicArguments) -> Handover:
+def hand_over(context: ToolContext, arguments: TopicArguments) -> Handover:
     """Hand the conversation to a person at the desk."""
-    known = visit.customer if visit.customer and visit.books.customer(visit.customer) else None
-    return Handover(ticket=f"T-{visit.books.add_ticket(known, asked.topic):05d}")
+    known = context.customer if context.customer and context.transaction.customer(context.customer) else None
+    return Handover(ticket=f"T-{context.transaction.add_ticket(known, arguments.topic):05d}")
 
 
 @tool(effect=False, caller="customer", timeout_s=TIMEOUT_S)
-def delivery_slots(visit: ToolContext, asked: OrderArguments) -> DeliverySlots:
+def delivery_slots(context: ToolContext, arguments: OrderArguments) -> DeliverySlots:
     """Days to which the delivery of an order can move."""
-    order = visit.order(asked.order_id)
-    days = (day for day in delivery_days(visit.now, order.transit_days) if day != order.deliver_on)
+    order = context.order(arguments.order_id)
+    days = (day for day in delivery_days(context.now, order.transit_days) if day != order.deliver_on)
     return DeliverySlots(days=tuple(islice(days, SHOWN_DAYS)))
 
 
 @tool(effect=True, caller="customer", timeout_s=TIMEOUT_S)
-def refund_order(visit: ToolContext, asked: RefundArguments) -> RefundReceipt:
+def refund_order(context: ToolContext, arguments: RefundArguments) -> RefundReceipt:
     """Refund an order, as far as its state supports it."""
-    order = visit.order(asked.order_id)
-    pence = refundable(order, asked.reason, visit.now.date())
-    visit.books.add_refund(order.id, asked.reason, pence)
+    order = context.order(arguments.order_id)
+    pence = refundable(order, arguments.reason, context.now.date())
+    context.transaction.add_refund(order.id, arguments.reason, pence)
     return RefundReceipt(refunded=pounds(pence))
 
 
@@ -192,7 +198,7 @@ TOOLS: Toolbox[ToolContext] = Toolbox(
 
 
 def find_line(order: Order, item: str) -> OrderLine | None:
-    """The line that a customer means by `item`."""
+    """The line of an order that a customer names by `item`."""
     name = find_name(item, [line.item for line in order.lines])
     return None if name is None else order.line(name)
 
@@ -201,7 +207,7 @@ def ordered_line(order: Order, item: str) -> OrderLine:
     """As `find_line`.
 
     Raises:
-        ToolError: nothing in the order is called that, or more than one thing.
+        ToolError: no line of the order has that name, or more than one.
     """
     line = find_line(order, item)
     if line is None:
@@ -210,7 +216,7 @@ def ordered_line(order: Order, item: str) -> OrderLine:
 
 
 def is_fresh(order: Order, today: date) -> bool:
-    """Whether the order came so lately that the Fresh Arrival promise holds."""
+    """Whether the order was delivered so recently that the Fresh Arrival promise holds."""
     return order.delivered_on is not None and today - order.delivered_on <= timedelta(days=FRESH_DAYS)
 
 

@@ -1,6 +1,6 @@
-"""The shop's rows within one transaction: what is read and written, and nothing decided.
+"""A transaction on the shop's database: the queries and changes of its rows, without any decision.
 
-`tasks/domains/nursery/database.py` opens transactions; tools and rules see only this.
+`tasks/domains/nursery/database.py` opens transactions; tools and rules see nothing else of the database.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class ShopTransaction:
         return Item.model_validate(self._rows("SELECT * FROM items WHERE name = ?", name)[0])
 
     def order(self, order_id: str) -> Order | None:
-        """An order with its lines and all that became of it."""
+        """An order with its lines, returns, claims and refunds."""
         rows = self._rows("SELECT * FROM orders WHERE id = ?", order_id)
         if not rows:
             return None
@@ -76,7 +76,7 @@ class ShopTransaction:
         )
 
     def add_return(self, order_id: str, done: Return) -> int:
-        """Returns the new row's number, as do the others that add."""
+        """Add a return; the number of the new row, as with the other methods that add one."""
         return self._insert("returns", order_id=order_id, **done.model_dump(mode="json"))
 
     def add_claim(self, order_id: str, claim: Claim) -> int:
@@ -89,11 +89,19 @@ class ShopTransaction:
         return self._insert("tickets", customer=customer_id, topic=topic)
 
     def earlier_call(self, key: str) -> tuple[str, str] | None:
-        """Hash of the arguments and result of the call that was made with this key."""
+        """The hash of the arguments and the result of the call that was made with this key."""
         rows = self._rows("SELECT arguments_hash, result FROM calls WHERE key = ?", key)
         return (rows[0]["arguments_hash"], rows[0]["result"]) if rows else None
 
     def remember_call(self, key: str, tool: str, arguments_hash: str, result: str) -> None:
+        """Store a call, so that one with the same key returns the same result.
+
+        Args:
+            key: the idempotency key.
+            tool: the tool's name.
+            arguments_hash: the hash of its arguments and its customer.
+            result: its result as JSON.
+        """
         self._insert("calls", key=key, tool=tool, arguments_hash=arguments_hash, result=result)
 
     def _rows(self, query: str, *values: Any) -> list[dict[str, Any]]:

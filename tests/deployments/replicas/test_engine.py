@@ -20,7 +20,7 @@ from tasks.core.records import Message
 from tasks.core.settings import AdmissionSettings, EngineSettings
 from tasks.engine.loading import Model
 from tasks.prompt.encoding import Prompt
-from tasks.registry.registry import LocalRegistry
+from tasks.registry.registry import REGISTRY_YAML, LocalRegistry
 from tests.conftest import ROOT
 from tests.deployments.app.test_turn import SETTINGS
 from tests.support.ray_stack import make_package
@@ -58,7 +58,7 @@ def test_a_replica_does_not_open_what_the_server_does_not_admit(
     package = make_package(tmp_path / "package", 1, tiny_base, tiny_prompts)
     (tmp_path / "evaluation").mkdir()
     (tmp_path / "deployments").mkdir()
-    shutil.copy(ROOT / "deployments/stack.yaml", tmp_path / "deployments")  # where the registry is
+    shutil.copy(ROOT / REGISTRY_YAML, tmp_path / "deployments")
     digest = LocalRegistry(tmp_path / REGISTRY).publish(package, tiny_base, tmp_path / "evaluation")
     admission = {"licenses": ["MIT"], "engines": ["transformers"]}
     with pytest.raises(GraftError, match=r"the licence of its base is 'Apache-2\.0', which this server does not serve"):

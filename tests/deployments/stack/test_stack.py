@@ -13,7 +13,7 @@ from deployments.core.ports import free_port
 from deployments.core.settings import load_serve_settings
 from deployments.stack import stack
 from deployments.stack.processes import records
-from tasks.core.environment import load_stack_settings
+from deployments.stack.stack_settings import load_stack_settings
 from tasks.core.errors import GraftError
 from tests.support.prefect_stack import edit_yaml
 

@@ -121,7 +121,7 @@ def test_answers_stand_in_sections_and_nothing_else_does(
 def test_outcomes_are_what_a_fresh_shop_answers(
     tmp_path: Path, held_out: list[Example], expected: dict[str, ExpectedOutcome]
 ) -> None:
-    settings = load_settings(ROOT / PARAMS).tools
+    settings = load_settings(ROOT / PARAMS).shop
     pristine = open_tool_service(settings, tmp_path / "pristine.sqlite", ROOT / SHOP_SEED).shop.path
     answered: dict[str, str | None] = {}
     for example in held_out:

@@ -1,13 +1,16 @@
 """The registry, in a folder and in S3: no published file changes, and of two concurrent swaps one wins.
 
-Also covers `tasks/registry/folder_store.py`.
+It is opened where `deployments/registry.yaml` says, and S3's client only for S3. Also covers
+`tasks/registry/folder_store.py`.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -15,10 +18,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tasks.core.errors import GraftError
 from tasks.core.files import sha256_tree, write_text
-from tasks.registry.registry import PRODUCTION, Act, ChannelConflictError, LocalRegistry, Registry
+from tasks.core.paths import REGISTRY
+from tasks.registry.registry import (
+    PRODUCTION,
+    REGISTRY_YAML,
+    Act,
+    ChannelConflictError,
+    LocalRegistry,
+    Registry,
+    open_registry,
+)
+from tests.conftest import ROOT
 from tests.support.registries import RegistryLocation
 
 CONTEXT = multiprocessing.get_context("spawn")
@@ -299,3 +313,48 @@ def test_the_history_of_a_registry_from_before_is_still_read(tmp_path: Path, bui
     write_text(tmp_path / "registry/channels/production.json", swap)
     registry.swap(PRODUCTION, two, one, "new")
     assert [(swap.reason, swap.act) for swap in registry.history()] == [("old", None), ("new", None)]
+
+
+def configure(root: Path, **registry: Any) -> Path:
+    """A root whose registry is configured so."""
+    (root / "deployments").mkdir(exist_ok=True)
+    (root / REGISTRY_YAML).write_text(yaml.safe_dump(registry), encoding="utf-8")
+    return root
+
+
+def test_as_shipped_it_is_a_folder_of_the_repository_and_needs_no_boto3(tmp_path: Path) -> None:
+    (tmp_path / "deployments").mkdir()
+    shutil.copy(ROOT / REGISTRY_YAML, tmp_path / REGISTRY_YAML)
+    code = (
+        "import sys; from pathlib import Path; from tasks.registry.registry import open_registry;"
+        "print(open_registry(Path(sys.argv[1])).store.where, 'boto3' in sys.modules)"
+    )
+    argv = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(tmp_path.resolve() / REGISTRY), "False"]
+
+
+def test_a_folder_may_lie_elsewhere(tmp_path: Path) -> None:
+    root = configure(tmp_path, location=str(tmp_path / "shared"), endpoint=None)
+    assert open_registry(root).store.where == str(tmp_path.resolve() / "shared")
+
+
+def test_in_s3_it_is_where_the_settings_say(s3_location: RegistryLocation, tmp_path: Path) -> None:
+    root = configure(tmp_path, location=s3_location.url, endpoint=s3_location.endpoint)
+    registry = open_registry(root)
+    assert registry.store.where == s3_location.url
+    assert registry.packages() == []
+    assert registry.evaluation("f" * 64) == root.resolve() / REGISTRY / "evaluations" / ("f" * 64)
+
+
+@pytest.mark.parametrize(
+    ("registry", "problem"),
+    [
+        ({"location": ".graft/registry"}, "endpoint: Field required"),
+        ({"location": "", "endpoint": None}, "location: "),
+        ({"location": "a", "endpoint": None, "bucket": "b"}, "bucket: "),
+    ],
+)
+def test_wrong_settings_are_named(tmp_path: Path, registry: dict[str, Any], problem: str) -> None:
+    with pytest.raises(GraftError, match=problem):
+        open_registry(configure(tmp_path, **registry))

@@ -114,10 +114,10 @@ def test_a_wrong_key_an_absent_bucket_and_no_server_are_reported(
     s3_location: RegistryLocation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     absent = S3Store("s3://nobodys-bucket/registry", s3_location.endpoint, s3_location.root)
-    with pytest.raises(GraftError, match=r"s3://nobodys-bucket/registry: .*deployments/stack\.yaml"):
+    with pytest.raises(GraftError, match=r"s3://nobodys-bucket/registry: .*deployments/registry\.yaml"):
         absent.read("channels/production.json")
     offline = S3Store(s3_location.url, f"http://127.0.0.1:{free_port()}", s3_location.root)
-    with pytest.raises(GraftError, match=r"Could not connect.*deployments/stack\.yaml"):
+    with pytest.raises(GraftError, match=r"Could not connect.*deployments/registry\.yaml"):
         offline.read("channels/production.json")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     with pytest.raises(GraftError, match="AWS_SECRET_ACCESS_KEY"):

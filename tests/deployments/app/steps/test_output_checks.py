@@ -12,12 +12,13 @@ import pytest
 from deployments.app.guardrails.checks import CheckFinding, Guardrails
 from deployments.app.guardrails.output import DataLeakageCheck, LinkCheck, PromptLeakageCheck
 from deployments.app.guardrails.refusal import ANSWER
-from deployments.app.steps.output_checks import TurnEvidence, merge_findings
+from deployments.app.steps.output_checks import merge_findings
 from deployments.core.messages import Delta, Event, TurnEnd, TurnRequest
 from tasks.engine.protocol import Generation
 from tasks.evaluation.response_features import measure_response
 from tasks.prompt.tool_calls import ParsedAnswer
 from tasks.text.pii import find_spans
+from tasks.tools.domain_interface import TurnEvidence
 from tasks.tools.policy import Decision
 from tests.support.assistant_in_process import Desk, Script, guards
 

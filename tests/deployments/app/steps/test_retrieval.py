@@ -21,7 +21,6 @@ from tasks import index
 from tasks.core.errors import GraftError
 from tasks.core.records import Example, Message, ToolCall
 from tasks.core.settings import load_settings
-from tasks.domains.nursery.tool_service import ToolAnswer
 from tasks.grounding import add_context
 from tasks.model_package.manifest import Grounding
 from tasks.retrieval import index_files
@@ -29,6 +28,7 @@ from tasks.retrieval.embedder import Embedder
 from tasks.retrieval.lookup_tool import read_message, with_context
 from tasks.retrieval.search import PassageIndex, Retriever
 from tasks.safety.injection_classifier import open_classifier
+from tasks.tools.domain_interface import ToolAnswer
 from tests.conftest import ROOT
 from tests.deployments.app.steps.test_tool_loop import calls
 from tests.support.assistant_in_process import NEW, NO_CACHE, Desk, Script, answers, guards

@@ -14,10 +14,11 @@ from deployments.core.messages import Delta, Event, TurnEnd, TurnRequest
 from tasks.core.paths import PARAMS, SHOP_SEED
 from tasks.core.records import Record, ToolCall
 from tasks.core.settings import load_settings
-from tasks.domains.nursery.tool_service import ToolAnswer, open_tool_service
+from tasks.domains.nursery.tool_service import open_tool_service
 from tasks.engine.protocol import Generation
 from tasks.evaluation.response_features import measure_response
 from tasks.prompt.tool_calls import ParsedAnswer
+from tasks.tools.domain_interface import ToolAnswer
 from tasks.tools.policy import Decision
 from tasks.tools.toolbox import Failure
 from tests.conftest import ROOT
@@ -206,12 +207,12 @@ def test_over_http_an_order_is_cancelled_for_its_customer_alone(owner: bool, tmp
     order = next(order for line in lines if (order := json.loads(line))["status"] == "placed")
     customers = (ROOT / SHOP_SEED / "customers.jsonl").read_text(encoding="utf-8").splitlines()
     stranger = next(c["id"] for line in customers if (c := json.loads(line))["id"] != order["customer"])
-    settings = load_settings(ROOT / PARAMS).tools
-    shop = open_tool_service(settings, tmp_path / "shop.sqlite", ROOT / SHOP_SEED)
+    settings = load_settings(ROOT / PARAMS)
+    shop = open_tool_service(settings.shop, tmp_path / "shop.sqlite", ROOT / SHOP_SEED)
 
     async def run() -> None:
         cancel = calls("cancel_order", order_id=order["id"])
-        desk = Desk([cancel, answers("Done.")], run_tool=shop.call, tools=settings)
+        desk = Desk([cancel, answers("Done.")], run_tool=shop.call, tools=settings.tools)
         await desk.post(user=order["customer"] if owner else stranger)
         read = json.loads(desk.backend.requests[-1].messages[-1].content)
         assert ("cancelled" if owner else "error") in read
@@ -219,6 +220,6 @@ def test_over_http_an_order_is_cancelled_for_its_customer_alone(owner: bool, tmp
         assert bool({d["outcome"] for d in step["decisions"]} - {"allow"}) != owner
 
     asyncio.run(run())
-    with shop.shop.transaction(write=False) as books:
-        found = books.order(order["id"])
+    with shop.shop.transaction(write=False) as transaction:
+        found = transaction.order(order["id"])
     assert found and found.status == ("cancelled" if owner else "placed")

@@ -1,4 +1,4 @@
-"""What an answer may never say, rule by rule: the wording that is stopped, and the like of it that is not.
+"""The rules for answers, one by one: the wording that is stopped, and similar wording that is not.
 
 Also covers `tasks/domains/nursery/answer_patterns.py`.
 """
@@ -23,8 +23,8 @@ PASSAGES = (
 )
 
 
-def facts(*deeds: tuple[str, str], said: str = "") -> AnswerFacts:
-    return AnswerFacts(ADA, tuple(ToolResult(*deed) for deed in deeds), PASSAGES, (said,))
+def facts(*tool_results: tuple[str, str], user_message: str = "") -> AnswerFacts:
+    return AnswerFacts(ADA, tuple(ToolResult(*tool_result) for tool_result in tool_results), PASSAGES, (user_message,))
 
 
 def stopped_by(text: str, known: AnswerFacts) -> str:
@@ -85,7 +85,7 @@ REFUND = ("refund_order", '{"refunded": "23.45"}')
 
 
 @pytest.mark.parametrize(
-    ("text", "deeds", "said", "stopped"),
+    ("text", "tool_results", "user_message", "stopped"),
     [
         ("The acer is £42.", [STOCK], "", False),
         ("The acer is £42.", [], "", True),
@@ -105,8 +105,10 @@ REFUND = ("refund_order", '{"refunded": "23.45"}')
         ("100 points are worth £5.", [], "", False),
     ],
 )
-def test_promised_money(text: str, deeds: list[tuple[str, str]], said: str, stopped: bool) -> None:
-    assert applied(text, facts(*deeds, said=said)).get("promised_money") == ("refuse" if stopped else "allow")
+def test_promised_money(text: str, tool_results: list[tuple[str, str]], user_message: str, stopped: bool) -> None:
+    assert applied(text, facts(*tool_results, user_message=user_message)).get("promised_money") == (
+        "refuse" if stopped else "allow"
+    )
 
 
 @pytest.mark.parametrize(
@@ -126,8 +128,8 @@ def test_promised_deed(text: str, tool: str, result: str) -> None:
     failed = (tool, '{"error": "too_late", "message": "Too late."}')
     other = ("check_stock", '{"item": "acer", "in_stock": 2, "price": "42.00"}')
     assert stopped_by(text, facts((tool, result))) == ""
-    for deeds in ([], [failed], [other]):
-        assert stopped_by(text, facts(*deeds)) == "promised_deed", deeds
+    for tool_results in ([], [failed], [other]):
+        assert stopped_by(text, facts(*tool_results)) == "promised_deed", tool_results
 
 
 @pytest.mark.parametrize(
@@ -170,7 +172,7 @@ def test_promised_safety(text: str, stopped: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said", "stopped"),
+    ("text", "user_message", "stopped"),
     [
         ("Trade customers have 12% off.", "", False),
         ("I can give you 12% off as a trade customer.", "", False),
@@ -182,12 +184,14 @@ def test_promised_safety(text: str, stopped: bool) -> None:
         ("I can't give you a discount, nor can we do it for free.", "", False),
     ],
 )
-def test_promised_discount(text: str, said: str, stopped: bool) -> None:
-    assert applied(text, facts(said=said)).get("promised_discount", "allow") == ("refuse" if stopped else "allow")
+def test_promised_discount(text: str, user_message: str, stopped: bool) -> None:
+    assert applied(text, facts(user_message=user_message)).get("promised_discount", "allow") == (
+        "refuse" if stopped else "allow"
+    )
 
 
 @pytest.mark.parametrize(
-    ("text", "said", "stopped"),
+    ("text", "user_message", "stopped"),
     [
         ("We write to ada@example.com.", "", False),
         ("His address is bob@example.com.", "", True),
@@ -198,8 +202,10 @@ def test_promised_discount(text: str, said: str, stopped: bool) -> None:
         ("We never give an address to the police.", "", False),
     ],
 )
-def test_other_people(text: str, said: str, stopped: bool) -> None:
-    assert applied(text, facts(said=said)).get("other_people", "allow") == ("refuse" if stopped else "allow")
+def test_other_people(text: str, user_message: str, stopped: bool) -> None:
+    assert applied(text, facts(user_message=user_message)).get("other_people", "allow") == (
+        "refuse" if stopped else "allow"
+    )
 
 
 def test_hardly_any_answer_of_the_default_data_is_stopped() -> None:
@@ -207,18 +213,18 @@ def test_hardly_any_answer_of_the_default_data_is_stopped() -> None:
     passages = tuple(path.read_text(encoding="utf-8") for path in sorted((ROOT / KNOWLEDGE).glob("*.md")))
     stopped, answers = [], 0
     for row in [line.row for line in read_folder(ROOT / RAW) if line.row]:
-        said: list[str] = []
-        deeds: list[ToolResult] = []
+        user_messages: list[str] = []
+        tool_results: list[ToolResult] = []
         tool = ""
         for message in row.messages:
             tool = message.tool_calls[-1].name if message.tool_calls else tool
             if message.role == "user":
-                said.append(message.content)
+                user_messages.append(message.content)
             elif message.role == "tool":
-                deeds.append(ToolResult(tool, message.content))
+                tool_results.append(ToolResult(tool, message.content))
             elif message.content:
                 answers += 1
-                known = AnswerFacts(None, tuple(deeds), passages, tuple(said))
+                known = AnswerFacts(None, tuple(tool_results), passages, tuple(user_messages))
                 if barred := first_refusal(check_answer(message.content, known)):
                     stopped.append((row.id, barred.rule, message.content))
     assert len(stopped) <= 0.005 * answers, stopped

@@ -1,4 +1,4 @@
-"""The nursery's days: dispatch on Monday to Thursday, delivery on Monday to Friday, 6 pm the day before."""
+"""The nursery's calendar: dispatch on Monday to Thursday, delivery on Monday to Friday, 6 pm the day before."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_delivery_days_are_weekdays_within_a_year() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wish", "planned", "meant"),
+    ("wish", "planned", "expected"),
     [
         ("thursday", april(22), april(23)),
         ("tuesday", april(23), april(21)),
@@ -89,5 +89,5 @@ def test_delivery_days_are_weekdays_within_a_year() -> None:
         ("soon", april(22), None),
     ],
 )
-def test_a_wish_means_the_nearest_such_day_that_can_be_reached(wish: str, planned: date, meant: date | None) -> None:
-    assert wished_day(wish, planned, datetime(2026, 4, 15, 10), 2) == meant
+def test_a_wish_means_the_nearest_such_day_that_can_be_reached(wish: str, planned: date, expected: date | None) -> None:
+    assert wished_day(wish, planned, datetime(2026, 4, 15, 10), 2) == expected

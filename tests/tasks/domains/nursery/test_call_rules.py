@@ -1,4 +1,4 @@
-"""The shop's rules for calls, one by one, at both ends of every span, asked through the desk.
+"""The shop's rules for calls, one by one, at both ends of every span, through the tool service.
 
 Also covers `tasks/domains/nursery/rule_facts.py`.
 """
@@ -15,19 +15,19 @@ from tasks.domains.nursery.call_rules import RULES
 from tasks.domains.nursery.entities import Claim, Order, Refund, Return
 from tasks.domains.nursery.rule_facts import anniversary
 from tasks.tools.policy import first_refusal
-from tests.support.shop_factory import NOW, OTHER, OWN, TODAY, ask, coming, delivered, make_shop, order, said
+from tests.support.shop_factory import NOW, OTHER, OWN, TODAY, ask, coming, delivered, make_shop, order, result_of
 
 ACCEPTED = Claim(item="phlox", problem="dead", promise="fresh_arrival", accepted_on=TODAY)
 
 
-def barred_by(folder: Path, placed: Order, tool: str, **asked: Any) -> tuple[str, str]:
+def barred_by(folder: Path, placed: Order, tool: str, **arguments: Any) -> tuple[str, str]:
     """Rule and code of the first refusal, two empty strings if there is none."""
-    answered = ask(make_shop(folder, placed), tool, order_id=placed.id, **asked)
+    answered = ask(make_shop(folder, placed), tool, order_id=placed.id, **arguments)
     barred = first_refusal(answered.decisions)
     if barred is None:
-        assert "error" not in said(answered)
+        assert "error" not in result_of(answered)
         return "", ""
-    assert said(answered) == {"error": barred.code, "message": barred.reason}
+    assert result_of(answered) == {"error": barred.code, "message": barred.reason}
     return barred.rule, barred.code
 
 
@@ -46,8 +46,8 @@ def test_signed_in(tmp_path: Path, tool: str, customer: str | None) -> None:
 
 def test_stock_and_people_are_for_anyone(tmp_path: Path) -> None:
     shop = make_shop(tmp_path)
-    assert said(ask(shop, "check_stock", customer=None, item="phlox"))["in_stock"] == 3
-    assert said(ask(shop, "hand_over", customer="C-9999", topic="press")) == {"ticket": "T-00001"}
+    assert result_of(ask(shop, "check_stock", customer=None, item="phlox"))["in_stock"] == 3
+    assert result_of(ask(shop, "hand_over", customer="C-9999", topic="press")) == {"ticket": "T-00001"}
 
 
 @pytest.mark.parametrize(
@@ -66,9 +66,9 @@ def test_order_of_customer(tmp_path: Path, tool: str, more: dict[str, str]) -> N
     shop = make_shop(tmp_path, order(claims=(ACCEPTED,)))
     theirs = ask(shop, tool, customer=OTHER, order_id="HL-00001", **more)
     nobodys = ask(shop, tool, customer=OTHER, order_id="HL-99999", **more)
-    assert said(theirs)["error"] == "not_yours"
-    assert said(nobodys)["error"] == "not_found"
-    assert said(theirs)["message"] == said(nobodys)["message"]
+    assert result_of(theirs)["error"] == "not_yours"
+    assert result_of(nobodys)["error"] == "not_found"
+    assert result_of(theirs)["message"] == result_of(nobodys)["message"]
     assert [d.rule for d in theirs.decisions] == ["signed_in", "order_of_customer"]
 
 

@@ -1,4 +1,4 @@
-"""The shop's file: made once from its seed, whole or not at all, and shared by processes.
+"""The shop's database: created once from its seed, whole or not at all, and shared by processes.
 
 Also covers `tasks/domains/nursery/entities.py`.
 """
@@ -26,8 +26,8 @@ from tasks.domains.nursery.database import open_shop
 sys.stdin.readline()
 shop = open_shop(Path(sys.argv[1]), Path(sys.argv[2]))
 for number in range(20):
-    with shop.transaction(write=True) as books:
-        print(books.add_ticket(None, "other"))
+    with shop.transaction(write=True) as transaction:
+        print(transaction.add_ticket(None, "other"))
 """
 
 
@@ -37,30 +37,30 @@ def test_an_order_is_read_back_as_it_was_seeded(tmp_path: Path) -> None:
         claims=(Claim(item="phlox", problem="dead", promise="first_season"),),
         refunds=(Refund(reason="late", pence=695),),
     )
-    with make_shop(tmp_path, seeded).transaction(write=False) as books:
-        assert books.order(seeded.id) == seeded
-        assert books.order("HL-99999") is None
+    with make_shop(tmp_path, seeded).transaction(write=False) as transaction:
+        assert transaction.order(seeded.id) == seeded
+        assert transaction.order("HL-99999") is None
 
 
 def test_opening_again_keeps_what_was_written(tmp_path: Path) -> None:
     shop = make_shop(tmp_path, order())
-    with shop.transaction(write=True) as books:
-        books.add_ticket(OWN, "trade")
+    with shop.transaction(write=True) as transaction:
+        transaction.add_ticket(OWN, "trade")
     assert table(open_shop(shop.path, tmp_path / "seed"), "tickets") == [(1, OWN, "trade")]
 
 
 def test_what_is_not_finished_is_undone(tmp_path: Path) -> None:
     shop = make_shop(tmp_path, order())
-    with pytest.raises(ZeroDivisionError), shop.transaction(write=True) as books:
-        books.add_ticket(OWN, "trade")
+    with pytest.raises(ZeroDivisionError), shop.transaction(write=True) as transaction:
+        transaction.add_ticket(OWN, "trade")
         raise ZeroDivisionError
     assert table(shop, "tickets") == []
 
 
 def test_a_reader_cannot_write(tmp_path: Path) -> None:
     shop = make_shop(tmp_path, order())
-    with pytest.raises(sqlite3.OperationalError, match="readonly"), shop.transaction(write=False) as books:
-        books.add_ticket(OWN, "trade")
+    with pytest.raises(sqlite3.OperationalError, match="readonly"), shop.transaction(write=False) as transaction:
+        transaction.add_ticket(OWN, "trade")
 
 
 def test_a_reader_does_not_wait_for_a_writer(tmp_path: Path) -> None:
@@ -77,10 +77,10 @@ def test_rows_that_point_nowhere_are_refused(tmp_path: Path) -> None:
         make_shop(tmp_path, order(customer="C-9999"))
     assert not (tmp_path / "shop.sqlite").exists()
     with (
-        make_shop(tmp_path, order(customer=OTHER)).transaction(write=True) as books,
+        make_shop(tmp_path, order(customer=OTHER)).transaction(write=True) as transaction,
         pytest.raises(sqlite3.IntegrityError),
     ):
-        books.add_return("HL-00001", Return(item="zinc pot", postage="ours"))
+        transaction.add_return("HL-00001", Return(item="zinc pot", postage="ours"))
 
 
 def test_a_wrong_seed_line_is_named(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Items as customers name them."""
+"""Matching of item names as customers write them."""
 
 from __future__ import annotations
 

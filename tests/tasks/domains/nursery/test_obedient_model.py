@@ -1,6 +1,6 @@
-"""A model that does whatever it is told: every tool, every order, three customers, and no rule is broken.
+"""An obedient model that calls every tool for every order and three customers breaks no rule.
 
-What happened is read from the database, past the code that decided it.
+The effects are read from the database, without the code that decided about them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tasks.domains.nursery.entities import HARDY, LIVING, Order
 from tasks.domains.nursery.tool_service import ToolService
 from tasks.domains.nursery.tools import TOOLS
 from tests.conftest import ROOT
-from tests.support.shop_factory import NOW, said, table
+from tests.support.shop_factory import NOW, result_of, table
 
 CUSTOMERS = ("C-1042", "C-1007", None)
 LIMIT = 5000
@@ -61,9 +61,9 @@ def calls_by(customer: str | None) -> Iterator[ToolCall]:
 
 
 def check(shop: Shop, customers: set[str | None]) -> None:
-    """That no rule was broken on the way from the seed to this state."""
-    with shop.transaction(write=False) as books:
-        after = {name: books.order(name) for name in ORDERS}
+    """Check that no rule was broken between the seed and this state."""
+    with shop.transaction(write=False) as transaction:
+        after = {name: transaction.order(name) for name in ORDERS}
     for name, before in ORDERS.items():
         order = after[name]
         assert order is not None
@@ -101,17 +101,17 @@ def check_order(before: Order, after: Order, today: date) -> None:
             assert age <= 365, f"{name}: first season after {age} days"
     fresh = after.refunds[len(before.refunds) :]
     if fresh:
-        assert after.refunded_pence <= LIMIT, f"{name}: {after.refunded_pence} given back"
-        assert after.refunded_pence <= after.charged_pence, f"{name}: more given back than charged"
+        assert after.refunded_pence <= LIMIT, f"{name}: {after.refunded_pence} refunded"
+        assert after.refunded_pence <= after.charged_pence, f"{name}: more refunded than charged"
         assert len({refund.reason for refund in after.refunds}) == len(after.refunds), name
 
 
 def test_every_call_by_three_customers_breaks_no_rule(desk: ToolService) -> None:
     shown: set[tuple[str | None, str]] = set()
     effects = 0
-    asked = [(call, customer) for customer in CUSTOMERS for call in calls_by(customer)]
-    for number, (call, customer) in enumerate(asked):
-        result = said(desk.call(call, customer, f"{number}"))
+    calls = [(call, customer) for customer in CUSTOMERS for call in calls_by(customer)]
+    for number, (call, customer) in enumerate(calls):
+        result = result_of(desk.call(call, customer, f"{number}"))
         if "error" not in result:
             shown.add((customer, call.arguments["order_id"]))
             effects += TOOLS.tools[call.name].effect
@@ -148,5 +148,5 @@ SAYS = st.lists(st.tuples(CALLS, st.one_of(st.sampled_from(CUSTOMERS), TEXT), st
 def test_no_made_up_conversation_breaks_a_rule(desk: ToolService, pristine: Path, says: list[Any]) -> None:
     shutil.copy(pristine, desk.shop.path)
     for call, customer, key in says:
-        assert isinstance(said(desk.call(call, customer, str(key))), dict)
+        assert isinstance(result_of(desk.call(call, customer, str(key))), dict)
     check(desk.shop, {customer for _, customer, _ in says})

@@ -1,4 +1,4 @@
-"""What an order's state gives back, for each reason: both sides of every condition."""
+"""Refundable amounts of an order for each reason: both sides of every condition."""
 
 from __future__ import annotations
 

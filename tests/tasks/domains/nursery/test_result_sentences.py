@@ -1,4 +1,4 @@
-"""What each tool's result comes to in words, made by the real tools."""
+"""Result sentences of each tool, on results of the real tools."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from tests.conftest import ROOT
 
 @pytest.fixture
 def desk(tmp_path: Path) -> ToolService:
-    return open_tool_service(load_settings(ROOT / "params.yaml").tools, tmp_path / "shop.sqlite", ROOT / SHOP_SEED)
+    return open_tool_service(load_settings(ROOT / "params.yaml").shop, tmp_path / "shop.sqlite", ROOT / SHOP_SEED)
 
 
 def test_every_result_that_a_fresh_shop_gives_can_be_told(desk: ToolService) -> None:
-    told: set[str] = set()
+    covered: set[str] = set()
     for line in (ROOT / SHOP_SEED / "orders.jsonl").read_text(encoding="utf-8").splitlines()[::6]:
         order = json.loads(line)
         item = order["lines"][0]["item"]
@@ -40,15 +40,17 @@ def test_every_result_that_a_fresh_shop_gives_can_be_told(desk: ToolService) -> 
         }
         calls = {name: {"order_id": order["id"], **rest} for name, rest in arguments.items()}
         calls |= {"check_stock": {"item": item}, "hand_over": {"topic": "other"}}
-        for name, given in calls.items():
-            call = ToolCall(name=name, arguments=given)
-            deed = ToolResult(name, dump_result(desk.call(call, order["customer"], f"{order['id']}:{name}").result))
-            text = result_sentence(deed)
+        for name, arguments in calls.items():
+            call = ToolCall(name=name, arguments=arguments)
+            tool_result = ToolResult(
+                name, dump_result(desk.call(call, order["customer"], f"{order['id']}:{name}").result)
+            )
+            text = result_sentence(tool_result)
             assert text.endswith(".") and "{" not in text and "None" not in text
-            if "error" not in deed.result:
-                told.add(name)
-                assert first_refusal(check_answer(text, AnswerFacts(tool_results=(deed,)))) is None, text
-    assert told == {schema["function"]["name"] for schema in TOOLS.schemas()}
+            if "error" not in tool_result.result:
+                covered.add(name)
+                assert first_refusal(check_answer(text, AnswerFacts(tool_results=(tool_result,)))) is None, text
+    assert covered == {schema["function"]["name"] for schema in TOOLS.schemas()}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The audit agrees with the rules on all that they allow, and sees what would happen without them."""
+"""The state audit agrees with the rules on all that they allow, and objects once the rules are removed."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from tasks.tools.policy import ToolResult
 from tests.conftest import ROOT
 from tests.support.shop_factory import NOW, OTHER, OWN, TODAY, coming, delivered, make_shop, order
 
-SETTINGS = load_settings(ROOT / PARAMS).tools
+SETTINGS = load_settings(ROOT / PARAMS).shop
 REASONS = ("late", "cancelled", "returned", "claim", "overcharged")
 
 
 def all_calls(one: Order) -> list[ToolCall]:
     """Every call with an effect that names an order."""
-    asked = [("change_delivery", {"date": day}) for day in ("monday", "friday")]
-    asked += [("open_claim", {"item": one.lines[0].item, "problem": what}) for what in ("dead", "missing", "damaged")]
-    asked += [("start_return", {"item": line.item}) for line in one.lines]
-    asked += [("refund_order", {"reason": why}) for why in REASONS] + [("cancel_order", {})]
-    asked += [("refund_order", {"reason": "cancelled"})]
-    return [ToolCall(name=name, arguments={"order_id": one.id, **rest}) for name, rest in asked]
+    calls = [("change_delivery", {"date": day}) for day in ("monday", "friday")]
+    calls += [("open_claim", {"item": one.lines[0].item, "problem": what}) for what in ("dead", "missing", "damaged")]
+    calls += [("start_return", {"item": line.item}) for line in one.lines]
+    calls += [("refund_order", {"reason": why}) for why in REASONS] + [("cancel_order", {})]
+    calls += [("refund_order", {"reason": "cancelled"})]
+    return [ToolCall(name=name, arguments={"order_id": one.id, **rest}) for name, rest in calls]
 
 
 def do_all(folder: Path, as_whom: Callable[[Order], str], every: int) -> dict[str, list[str]]:
-    """What the audit finds after every call for one in `every` of the seed's orders, by customer."""
+    """The violations that the audit finds after every call for one in `every` of the seed's orders, by customer."""
     shop = open_shop(folder / "shop.sqlite", ROOT / SHOP_SEED)
     desk = ToolService(shop, lambda: SETTINGS.now, SETTINGS.refund_limit_pence)
     found: dict[str, list[str]] = {}
@@ -51,7 +51,7 @@ def do_all(folder: Path, as_whom: Callable[[Order], str], every: int) -> dict[st
 
 def test_what_the_rules_allow_the_audit_allows(tmp_path: Path) -> None:
     found = do_all(tmp_path, lambda one: one.customer, every=9)
-    assert {name: said for name, said in found.items() if said} == {}
+    assert {name: violations for name, violations in found.items() if violations} == {}
     with closing(connect(tmp_path / "shop.sqlite")) as shop:
         done = dict(shop.execute("SELECT tool, COUNT(*) FROM calls GROUP BY tool").fetchall())
     assert len(done) >= 4, "all that could be done was refused, so nothing was compared"
@@ -60,7 +60,7 @@ def test_what_the_rules_allow_the_audit_allows(tmp_path: Path) -> None:
 def test_without_rules_the_audit_objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(desks, "check_call", lambda *_: ())
     found = do_all(tmp_path, lambda one: "C-1001", every=29)
-    said = " ".join(sentence for sentences in found.values() for sentence in sentences)
+    violations = " ".join(sentence for sentences in found.values() for sentence in sentences)
     for what in (
         "is not the customer's",
         "went from sent to cancelled",
@@ -68,7 +68,7 @@ def test_without_rules_the_audit_objects(tmp_path: Path, monkeypatch: pytest.Mon
         "is not returnable",
         "First Season",
     ):
-        assert what in said
+        assert what in violations
 
 
 EDGES = [
@@ -94,11 +94,11 @@ EDGES = [
 ]
 
 
-@pytest.mark.parametrize(("one", "tool", "rest", "said"), EDGES)
+@pytest.mark.parametrize(("one", "tool", "rest", "violation"), EDGES)
 def test_both_ends_of_each_span(
-    one: Order, tool: str, rest: dict[str, str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    one: Order, tool: str, rest: dict[str, str], violation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Done without any rule; the audit alone says what was allowed."""
+    """The calls are made without any rule; the audit alone decides whether they were allowed."""
     monkeypatch.setattr(desks, "check_call", lambda *_: ())
     shop = make_shop(tmp_path, one)
     before = read_tables(shop.path)
@@ -107,7 +107,7 @@ def test_both_ends_of_each_span(
     after = read_tables(shop.path)
     assert before != after
     found = audit_changes(before, after, Bounds(OWN, NOW, 5000))
-    assert (said in " ".join(found)) if said else not found
+    assert (violation in " ".join(found)) if violation else not found
 
 
 GROUNDS = [
@@ -124,18 +124,20 @@ GROUNDS = [
 ]
 
 
-@pytest.mark.parametrize(("one", "reason", "pence", "said"), GROUNDS)
-def test_money_goes_back_for_a_ground_alone(one: Order, reason: str, pence: int, said: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("one", "reason", "pence", "violation"), GROUNDS)
+def test_money_goes_back_for_a_ground_alone(
+    one: Order, reason: str, pence: int, violation: str, tmp_path: Path
+) -> None:
     shop = make_shop(tmp_path, one)
     before = read_tables(shop.path)
-    with shop.transaction(write=True) as books:
-        books.add_refund(one.id, reason, pence)  # type: ignore[arg-type]
+    with shop.transaction(write=True) as transaction:
+        transaction.add_refund(one.id, reason, pence)  # type: ignore[arg-type]
     found = audit_changes(before, read_tables(shop.path), Bounds(OWN, NOW, 5000))
-    assert (said in " ".join(found)) if said else not found
+    assert (violation in " ".join(found)) if violation else not found
 
 
 @pytest.mark.parametrize(
-    ("statement", "said"),
+    ("statement", "violation"),
     [
         ("UPDATE items SET in_stock = 0", "items are not as they were"),
         ("UPDATE orders SET charged_pence = 5", "charged_pence changed"),
@@ -144,20 +146,20 @@ def test_money_goes_back_for_a_ground_alone(one: Order, reason: str, pence: int,
         (f"INSERT INTO tickets (customer, topic) VALUES ('{OTHER}', 'other')", f"in the name of {OTHER}"),
     ],
 )
-def test_what_no_tool_does_is_seen(statement: str, said: str, tmp_path: Path) -> None:
+def test_what_no_tool_does_is_seen(statement: str, violation: str, tmp_path: Path) -> None:
     shop = make_shop(tmp_path, coming(TODAY.replace(day=20)))
     before = read_tables(shop.path)
     with closing(connect(shop.path)) as connection:
         connection.execute(statement.replace("SET email = 'x'", f"SET email = 'x' WHERE id = '{OWN}'"))
         connection.commit()
-    assert said in " ".join(audit_changes(before, read_tables(shop.path), Bounds(OWN, NOW, 5000)))
+    assert violation in " ".join(audit_changes(before, read_tables(shop.path), Bounds(OWN, NOW, 5000)))
 
 
-@pytest.mark.parametrize(("customer", "told"), [(OWN, 0), (OTHER, 1), (None, 1)])
-def test_a_tool_tells_an_orders_customer_alone(customer: str | None, told: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("customer", "violations"), [(OWN, 0), (OTHER, 1), (None, 1)])
+def test_a_tool_tells_an_orders_customer_alone(customer: str | None, violations: int, tmp_path: Path) -> None:
     tables = read_tables(make_shop(tmp_path, order()).path)
     call = ToolCall(name="find_order", arguments={"order_id": "HL-00001"})
-    assert len(audit_reads([(call, ToolResult("find_order", '{"status": "sent"}'))], tables, customer)) == told
+    assert len(audit_reads([(call, ToolResult("find_order", '{"status": "sent"}'))], tables, customer)) == violations
     assert not audit_reads(
         [(call, ToolResult("find_order", '{"error": "not_yours", "message": "No."}'))], tables, customer
     )

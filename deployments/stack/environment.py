@@ -1,22 +1,14 @@
-"""The environment of every process that Graft starts: state under `.graft/`, telemetry off, loopback.
-
-It also holds `deployments/stack.yaml`, because the address of the Prefect server is part of it.
-"""
+"""The environment of every process that Graft starts: state under `.graft/`, telemetry off, loopback."""
 
 from __future__ import annotations
 
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
 
-from pydantic import Field
-
+from deployments.stack.stack_settings import STACK_YAML, load_stack_settings
 from tasks.core.errors import GraftError
 from tasks.core.paths import STATE
-from tasks.core.settings import Positive, Section, check, read_yaml
-
-STACK_YAML = Path("deployments/stack.yaml")
 
 _FOLDERS = {
     "PREFECT_HOME": "prefect",
@@ -36,69 +28,6 @@ _TELEMETRY_OFF = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
-
-
-class PrefectSettings(Section):
-    """Section `prefect`: the Prefect server with its API and UI."""
-
-    host: str
-    """IP address or host name."""
-    port: Annotated[int, Field(ge=1024, le=65535)]
-    """Port of API and UI."""
-    start_timeout_s: Positive
-    """Seconds until it must answer."""
-    keep_runs_days: Positive
-    """Days that finished runs are kept in its database."""
-
-    @property
-    def url(self) -> str:
-        """Address of the UI; the API is below it."""
-        return f"http://{self.host}:{self.port}"
-
-    @property
-    def api_url(self) -> str:
-        return f"{self.url}/api"
-
-
-class WorkerSettings(Section):
-    """Section `worker`: the Prefect worker, which starts the flow runs."""
-
-    pool: str
-    """Name of its work pool."""
-    poll_s: Positive
-    """Seconds between two polls for scheduled runs."""
-
-
-class RegistrySettings(Section):
-    """Section `registry`: the storage of released packages."""
-
-    location: Annotated[str, Field(min_length=1)]
-    """A folder, relative to the repository root, or `s3://BUCKET/PREFIX`."""
-    endpoint: str | None
-    """URL of an S3 server other than AWS."""
-
-
-class StackSettings(Section):
-    """The whole of `deployments/stack.yaml`."""
-
-    prefect: PrefectSettings
-    """Prefect server."""
-    worker: WorkerSettings
-    """Prefect worker."""
-    registry: RegistrySettings
-    """Storage of released packages."""
-    stop_timeout_s: Positive
-    """Seconds between SIGTERM and SIGKILL."""
-
-
-def load_stack_settings(root: Path = Path()) -> StackSettings:
-    """Read and check `deployments/stack.yaml`.
-
-    Raises:
-        GraftError: the file is missing, not YAML, or a key is unknown, missing or out of range.
-    """
-    path = root / STACK_YAML
-    return check(StackSettings, read_yaml(path), str(path))
 
 
 def stack_environment(root: Path) -> dict[str, str]:

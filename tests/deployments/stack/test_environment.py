@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.environment import find_root, load_stack_settings, stack_environment
+from deployments.stack.environment import find_root, stack_environment
+from deployments.stack.stack_settings import load_stack_settings
 from tasks.core.errors import GraftError
 from tests.conftest import ROOT
 
@@ -52,10 +53,3 @@ def test_the_root_is_found_from_below_and_its_absence_is_named(tmp_path: Path) -
     assert find_root(ROOT / "tasks" / "engine") == ROOT
     with pytest.raises(GraftError, match="not inside a Graft repository"):
         find_root(tmp_path)
-
-
-def test_an_unknown_key_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "deployments").mkdir()
-    (tmp_path / "deployments/stack.yaml").write_text("prefect: {hots: x}\n", encoding="utf-8")
-    with pytest.raises(GraftError, match=r"prefect\.hots"):
-        load_stack_settings(tmp_path)
