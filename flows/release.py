@@ -39,7 +39,7 @@ from tasks.core.rollout_phases import Phase, parse_phases
 from tasks.core.settings import Settings, load_settings
 from tasks.data.contract_spec import load_contract
 from tasks.data.examples import load_examples
-from tasks.model_package.admission import check_licences
+from tasks.model_package.admission import check_licenses
 from tasks.model_package.manifest import package_digest
 from tasks.monitoring.change_detection import remember_run
 from tasks.registry.audit_log import append_entry
@@ -95,7 +95,7 @@ def check_sources() -> None:
     """
     settings, terms = load_settings(), load_contract()
     licences = (("base", settings.base.licence), ("data", terms.licence))
-    check_licences(licences, settings.admission, "this release")
+    check_licenses(licences, settings.admission, "this release")
 
 
 def serve(digest: str, production: str | None) -> None:

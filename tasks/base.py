@@ -91,7 +91,7 @@ def convert(model: Path, folder: Path) -> None:
         file.chmod(0o644)
 
 
-def describe(folder: Path, *, source: str, sha256: str, licence: str) -> BaseModelInfo:
+def describe(folder: Path, *, source: str, sha256: str, license: str) -> BaseModelInfo:
     """Write and return `base.json`: origin, licence, size and the files' hashes."""
     from safetensors import safe_open
 
@@ -103,7 +103,7 @@ def describe(folder: Path, *, source: str, sha256: str, licence: str) -> BaseMod
     info = BaseModelInfo(
         source=source,
         sha256=sha256,
-        licence=licence,
+        licence=license,
         architecture=config["architectures"][0],
         parameters=parameters,
         files=sha256_tree(folder, frozenset({BASE})),
@@ -136,7 +136,7 @@ def bring_in(settings: BaseSettings, target: Path) -> BaseModelInfo:
         print("base: converting to safetensors", flush=True)
         with new_folder(target) as folder:
             convert(model, folder)
-            return describe(folder, source=settings.source, sha256=found, licence=settings.licence)
+            return describe(folder, source=settings.source, sha256=found, license=settings.licence)
 
 
 def write_baseline(engine: EngineSettings, base: Path, target: Path) -> None:

@@ -49,7 +49,7 @@ _MEANS = ("quality", "exact_match", "tool_call_match", "token_f1", "refusal_corr
 
 
 def evaluate_system(
-    system: str, model: Model, examples: Sequence[Example], terms: ContractSpec, at_once: int
+    system: str, model: Model, examples: Sequence[Example], terms: ContractSpec, batch_size: int
 ) -> list[dict[str, Any]]:
     """One row per example with its scores, features, text and times, `at_once` of them in the engine together.
 
@@ -60,21 +60,23 @@ def evaluate_system(
     progress = Progress(f"evaluate {system}", len(ordered), "rows", "tokens")
     rows: list[dict[str, Any]] = []
     tokens = 0
-    for place, rounds in rounds_of(model, [example.prompt for example in ordered], at_once):
+    for place, rounds in answers_with_lookup(model, [example.prompt for example in ordered], batch_size):
         rows.append({"system": system, **score_answer(ordered[place], rounds, terms)})
         tokens += sum(generation.completion_tokens for generation, _ in rounds)
         progress.update(len(rows), tokens)
     return rows
 
 
-Rounds = tuple[tuple[Generation, ParsedAnswer], ...]
+ModelCalls = tuple[tuple[Generation, ParsedAnswer], ...]
 """What a model said, one time or two: see `rounds_of`."""
 
 
-def rounds_of(model: Model, prompts: Sequence[Sequence[Message]], at_once: int) -> Iterator[tuple[int, Rounds]]:
+def answers_with_lookup(
+    model: Model, prompts: Sequence[Sequence[Message]], batch_size: int
+) -> Iterator[tuple[int, ModelCalls]]:
     """The answer to each prompt, with its place; who looks something up reads it and is asked again, as in service."""
     looking: list[tuple[int, tuple[Generation, ParsedAnswer]]] = []
-    for place, generation, answer in model.answers(prompts, at_once):
+    for place, generation, answer in model.answers(prompts, batch_size):
         if any(call.name == lookup_tool.NAME for call in answer.tool_calls):
             looking.append((place, (generation, answer)))
         else:
@@ -82,17 +84,17 @@ def rounds_of(model: Model, prompts: Sequence[Sequence[Message]], at_once: int) 
     again = [
         (*prompts[place], lookup_tool.call_message(), lookup_tool.read_message(prompts[place])) for place, _ in looking
     ]
-    for number, generation, answer in model.answers(again, at_once):
+    for number, generation, answer in model.answers(again, batch_size):
         place, first = looking[number]
         yield place, (first, (generation, answer))
 
 
-def score_answer(example: Example, rounds: Rounds, terms: ContractSpec) -> dict[str, Any]:
+def score_answer(example: Example, calls: ModelCalls, terms: ContractSpec) -> dict[str, Any]:
     """The row of one answer: scores of the last round, features of the first, as telemetry has them.
 
     `latency_ms` and `decoded_tokens` are of all rounds.
     """
-    first, answer = rounds[0], rounds[-1][1]
+    first, answer = calls[0], calls[-1][1]
     behaviour = terms.labels.get(example.label, "answer")
     asked = " ".join(message.content for message in example.prompt if message.role == "user")
     return {
@@ -103,9 +105,9 @@ def score_answer(example: Example, rounds: Rounds, terms: ContractSpec) -> dict[
         **measure_response(example.prompt, *first, terms.refusal_phrases).model_dump(),
         **score_response(answer, example.target, behaviour, terms.refusal_phrases).model_dump(),
         "first_token_ms": first[0].first_token_ms,
-        "latency_ms": sum(generation.latency_ms for generation, _ in rounds),
-        "decoded_tokens": sum(generation.completion_tokens for generation, _ in rounds),
-        "text": rounds[-1][0].text,
+        "latency_ms": sum(generation.latency_ms for generation, _ in calls),
+        "decoded_tokens": sum(generation.completion_tokens for generation, _ in calls),
+        "text": calls[-1][0].text,
         "expected": dump_messages([example.target]),
     }
 
@@ -151,11 +153,11 @@ def check_effect(rows: pandas.DataFrame) -> None:
 
 
 def ask_opened(
-    name: str, opens: Callable[[], Model], examples: Sequence[Example], terms: ContractSpec, at_once: int
+    name: str, open_model: Callable[[], Model], examples: Sequence[Example], terms: ContractSpec, batch_size: int
 ) -> list[dict[str, Any]]:
     """Open a system and `ask` it; says how fast it was."""
-    model, start = opens(), time.perf_counter()
-    rows = evaluate_system(name, model, examples, terms, at_once)
+    model, start = open_model(), time.perf_counter()
+    rows = evaluate_system(name, model, examples, terms, batch_size)
     print(f"evaluate {name}: {len(rows) / (time.perf_counter() - start):.2f} rows/s", flush=True)
     return rows
 

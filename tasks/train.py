@@ -78,7 +78,7 @@ def run_key(settings: Settings, base: Path, examples: Path) -> str:
     return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:16]
 
 
-def arguments(train: TrainSettings, checkpoints: Path, steps: int, asks: bool) -> TrainingArguments:
+def arguments(train: TrainSettings, checkpoints: Path, steps: int, has_eval_rows: bool) -> TrainingArguments:
     """The Trainer's arguments; nothing is reported anywhere.
 
     Args:
@@ -98,9 +98,9 @@ def arguments(train: TrainSettings, checkpoints: Path, steps: int, asks: bool) -
         save_strategy="steps",
         save_steps=train.checkpoint_steps,
         save_total_limit=2,
-        eval_strategy="steps" if asks else "no",
+        eval_strategy="steps" if has_eval_rows else "no",
         eval_steps=train.checkpoint_steps,
-        load_best_model_at_end=asks,
+        load_best_model_at_end=has_eval_rows,
         metric_for_best_model="eval_loss",
         greater_is_better=False,
         logging_steps=1,
@@ -135,7 +135,7 @@ def tune(settings: Settings, base: Path, prompt: Prompt, examples: Path, checkpo
     if not len(rows):
         raise GraftError(f"{examples / 'train.parquet'}: no training examples of at most {train.window} tokens")
     steps = int(train.epochs * -(-len(rows) // train.batch_size))
-    args = arguments(train, checkpoints, steps, asks=len(held_out) > 0)
+    args = arguments(train, checkpoints, steps, has_eval_rows=len(held_out) > 0)
     dtype = training_dtype(train.dtype)
     model = load_quantized(base, dtype) if train.quantisation == "nf4" else load_model(base, dtype).to(args.device)
     refused = cannot_pack(model, spread(rows.rows))

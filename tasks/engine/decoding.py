@@ -1,6 +1,6 @@
-"""One request being decoded: where it ends, and what of its text is final.
+"""Decoding state of one request: its tokens, its finish reason, and how much of its text is final.
 
-Shared by the engines, so that a stop string or half a character means the same on each.
+The engines share it, so that stop strings and incomplete characters are treated the same on each.
 """
 
 from __future__ import annotations
@@ -12,7 +12,14 @@ from tasks.engine.protocol import FinishReason, GenerationRequest, TokenChunk
 
 
 class Decoding:
-    """Takes a request's tokens one by one, as the model chooses them."""
+    """The state of one request while the model decodes it token by token.
+
+    Args:
+        key: the request's key in the engine.
+        request: the prompt, sampling parameters and stop strings.
+        tokenizer: the base model's tokenizer.
+        end_of_turn: id of the token that ends a turn.
+    """
 
     def __init__(self, key: int, request: GenerationRequest, tokenizer: Tokenizer, end_of_turn: int) -> None:
         self.key = key
@@ -21,20 +28,20 @@ class Decoding:
         self.finish_reason: FinishReason | None = None
         self._tokenizer = tokenizer
         self._end_of_turn = end_of_turn
-        self._pieces = DecodeStream(skip_special_tokens=True)
+        self._stream = DecodeStream(skip_special_tokens=True)
         self.cached_tokens = 0
         self._text = ""
         self._sent = 0
 
     def accept(self, token: int, logprob: float | None = None) -> TokenChunk:
-        """Take the next token and give what it adds to the text."""
+        """Add the next token; return it with the text that has become final."""
         self.ids.append(token)
         if token == self._end_of_turn:
             self.finish_reason = "stop"
         elif len(self.ids) >= self.request.max_new_tokens:
             self.finish_reason = "length"
-        self._text += self._pieces.step(self._tokenizer, token) or ""
-        if self.finish_reason:  # half a character is now all there will be of it
+        self._text += self._stream.step(self._tokenizer, token) or ""
+        if self.finish_reason:  # no further token can complete a character that is cut
             self._text = self._tokenizer.decode(self.ids, skip_special_tokens=True)
         ready = self._ready()
         new, self._sent = self._text[self._sent : ready], ready
@@ -42,11 +49,11 @@ class Decoding:
         return TokenChunk(self.key, new, (token,), self.finish_reason, scores, self.cached_tokens)
 
     def _ready(self) -> int:
-        """How much of the text is final: nothing of a stop string, nor what may be the start of one."""
-        found = [place for stop in self.request.stop if (place := self._text.find(stop, self._sent)) >= 0]
-        if found:
+        """The length of the final text, in characters: it excludes a stop string and any possible start of one."""
+        stops = [start for stop in self.request.stop if (start := self._text.find(stop, self._sent)) >= 0]
+        if stops:
             self.finish_reason = "stop"
-            return min(found)
+            return min(stops)
         if self.finish_reason:
             return len(self._text)
         held = [

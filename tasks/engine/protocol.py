@@ -1,6 +1,6 @@
-"""What an engine is: token ids in, streamed tokens out, many requests at once, each joining when it likes.
+"""The engine protocol: token ids in, streamed tokens out, with continuous batching of concurrent requests.
 
-Evaluation and serving both stand behind this seam, so what is measured is what is served.
+Evaluation and serving both use engines through this protocol, so the evaluated behavior is the served one.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from typing import Literal, Protocol
 from tasks.core.errors import GraftError
 
 FinishReason = Literal["stop", "length", "content_filter"]
-"""An engine ends by the first two; the last is that of words in place of an answer which a check refused."""
+"""Engines return the first two; `content_filter` is that of a text which replaces an answer that a check refused."""
 
 
 @dataclass(frozen=True)
 class JsonSchema:
-    """The whole text must be JSON that this schema (as JSON text) allows."""
+    """The whole text must be JSON that this schema allows."""
 
     text: str
+    """The schema as JSON text."""
 
 
 @dataclass(frozen=True)
@@ -29,34 +30,38 @@ class Regex:
     """The whole text must match this regular expression."""
 
     pattern: str
+    """The regular expression."""
 
 
 @dataclass(frozen=True)
 class Tag:
-    """`begin`, then JSON that `schema` (as JSON text) allows, then `end`."""
+    """A tool call in a text: `begin`, then JSON that `schema` allows, then `end`."""
 
     begin: str
+    """The text before the JSON; it begins with the trigger of its `Tags`."""
     schema: str
+    """The schema as JSON text."""
     end: str
+    """The text after the JSON."""
 
 
 @dataclass(frozen=True)
 class Tags:
-    """Free text in which whatever begins with `trigger` is one of `tags`, each of which begins with it.
-
-    `at_once` leaves no free text: the whole text is one of them.
-    """
+    """Free text in which each occurrence of `trigger` begins one of `tags`."""
 
     trigger: str
+    """The text that begins every tag."""
     tags: tuple[Tag, ...]
+    """The tags that may follow."""
     required: bool = False
+    """Whether the whole text must be one tag, without free text."""
 
 
 Constraint = JsonSchema | Regex | Tags
 
 
 class ConstraintError(GraftError):
-    """A constraint that is malformed, or that the engine cannot hold."""
+    """The constraint is malformed, or the engine cannot enforce it."""
 
 
 @dataclass(frozen=True)
@@ -82,30 +87,38 @@ class GenerationRequest:
 
 @dataclass(frozen=True)
 class TokenChunk:
-    """What request `key` gained: text that is final, and tokens; the last one has a finish reason.
-
-    `logprobs` has one entry for each token, or none if they were not asked for. `cached_tokens` of the
-    request's prompt were kept from earlier requests, so they were not computed.
-    """
+    """The new tokens of one request, with the text that has become final."""
 
     key: int
+    """The request's key."""
     text: str
+    """Final text, without stop strings."""
     token_ids: tuple[int, ...]
+    """Ids of the new tokens."""
     finish_reason: FinishReason | None = None
+    """Set in a request's last chunk."""
     logprobs: tuple[float, ...] = ()
+    """The log-probability of each token; empty if the request does not ask for them."""
     cached_tokens: int = 0
+    """Tokens of the prompt that were kept from earlier requests and therefore not computed."""
 
 
 @dataclass(frozen=True)
 class Generation:
-    """One finished continuation. Times are from when it was submitted, in milliseconds."""
+    """One finished continuation."""
 
     text: str
+    """Without the stop string."""
     token_ids: tuple[int, ...]
+    """Ids of the generated tokens, with the end-of-turn token if it was generated."""
     prompt_tokens: int
+    """Length of the prompt in tokens."""
     finish_reason: FinishReason
+    """Why generation ended."""
     first_token_ms: float
+    """From submission to the first token, in milliseconds."""
     latency_ms: float
+    """From submission to the last token, in milliseconds."""
 
     @property
     def completion_tokens(self) -> int:
@@ -113,25 +126,25 @@ class Generation:
 
 
 class Engine(Protocol):
-    """An engine holds one model and the requests it is working on. It belongs to one thread."""
+    """An engine holds one model and its open requests. Only one thread may use it."""
 
     def submit(self, key: int, request: GenerationRequest) -> None:
-        """Take a request in, beside those that run; the steps that follow work on it.
+        """Add a request to those that run; the following steps work on it.
 
         Raises:
-            ValueError: an open request has this key.
-            ConstraintError: the request's constraint is one that this engine cannot hold.
+            ValueError: a request with this key is open.
+            ConstraintError: this engine cannot enforce the request's constraint.
         """
         ...
 
     def cancel(self, key: int) -> None:
-        """Forget a request; no later step works on it. One that is not open is no error."""
+        """Drop a request; no later step works on it. A key that is not open is no error."""
         ...
 
     def step(self) -> list[TokenChunk]:
-        """One decoding step for all open requests; a finished one is open no longer.
+        """One decoding step for all open requests; a finished request is closed.
 
-        Requests need not gain a token in every step. Without open requests it returns at once.
+        A request may gain no token in a step. Without open requests the method returns immediately.
         """
         ...
 
@@ -139,11 +152,11 @@ class Engine(Protocol):
 def generate(
     engine: Engine, requests: Sequence[GenerationRequest], max_num_seqs: int
 ) -> Iterator[tuple[int, Generation]]:
-    """Continue `requests`, at most `at_once` together: each with its place among them, as it finishes.
+    """Continue `requests`, at most `max_num_seqs` concurrently: each with its index, as it finishes.
 
-    Nobody waits for a first token here, so new ones are let in many at a time, once half of the
-    places are free: a prefill beside every step would cost more than the empty places do. Closing
-    the iterator cancels what is still open.
+    No user waits for a first token here, so new requests are submitted in groups, once half of the
+    sequence slots are free: a prefill beside every step would cost more than the empty slots do. Closing
+    the iterator cancels the open requests.
     """
     waiting = iter(enumerate(requests))
     working: dict[int, _OpenRequest] = {}
@@ -165,7 +178,7 @@ def generate(
 
 
 class _OpenRequest:
-    """What one request gained so far, and when."""
+    """The text, tokens and times of one open request so far."""
 
     def __init__(self, request: GenerationRequest) -> None:
         self._request = request

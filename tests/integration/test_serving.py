@@ -304,7 +304,7 @@ def test_a_package_that_this_server_does_not_admit_is_not_deployed(ray_stack: Ra
     shorter = {**content, "admission": {**content["admission"], "licences": ["MIT"]}}
     path.write_text(yaml.safe_dump(shorter), encoding="utf-8")
     try:
-        with pytest.raises(GraftError, match=r"the licence of its base is 'Apache-2\.0', which this server does not"):
+        with pytest.raises(GraftError, match=r"the license of its base is 'Apache-2\.0', which this server does not"):
             rollout.deploy(digest)
     finally:
         path.write_text(yaml.safe_dump(content), encoding="utf-8")

@@ -52,7 +52,7 @@ def rows(tiny_base: Path, tiny_prompts: Path) -> pandas.DataFrame:
     found = [
         row
         for name, engine in (("candidate", caller), ("base", refuser))
-        for row in evaluate_system(name, Model(engine, prompt, settings, 768), examples, terms, at_once=2)
+        for row in evaluate_system(name, Model(engine, prompt, settings, 768), examples, terms, batch_size=2)
     ]
     assert caller.together == [2, 1]
     return pandas.DataFrame(found).assign(peak_memory_mb=lambda t: t["system"].map({"candidate": 2.0, "base": 1.0}))

@@ -133,7 +133,7 @@ def test_micro_batches_change_no_step(tiny_base: Path, tiny_prompts: Path, examp
     for pieces in (1, 2):
         model = with_adapter(load_model(tiny_base, torch.float32), train)
         changed = {"per_device_train_batch_size": 8 // pieces, "gradient_accumulation_steps": pieces, "max_steps": 3}
-        args = dataclasses.replace(arguments(train, tmp_path / str(pieces), 3, asks=False), **changed)
+        args = dataclasses.replace(arguments(train, tmp_path / str(pieces), 3, has_eval_rows=False), **changed)
         with enable_packing(model):
             trainer = CompletionTrainer(
                 model=model, args=args, train_dataset=rows, data_collator=pack, bucket_batches=8
