@@ -56,10 +56,10 @@ class Decoding:
             return min(stops)
         if self.finish_reason:
             return len(self._text)
-        held = [
+        stop_beginnings = [
             size
             for stop in self.request.stop
             for size in range(1, min(len(stop), len(self._text) - self._sent + 1))
             if self._text.endswith(stop[:size])
         ]
-        return len(self._text) - max(held, default=0)
+        return len(self._text) - max(stop_beginnings, default=0)

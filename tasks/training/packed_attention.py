@@ -175,8 +175,8 @@ class Cascade(torch.autograd.Function):
         for group in ctx.groups:
             prefix, own = group.prefix_slice, group.own_slice
             rows = [group.rows(_repeat(x[:, own], q)) for x in (q, k, v)]
-            known = group.spread(out[:, own]), group.rows(log_sum[:, own, None])[..., 0]
-            parts = _flash_backward(group.spread(grad[:, own]), *rows, *known, 0.0, True, scale=ctx.scale)
+            outputs = group.spread(out[:, own]), group.rows(log_sum[:, own, None])[..., 0]
+            parts = _flash_backward(group.spread(grad[:, own]), *rows, *outputs, 0.0, True, scale=ctx.scale)
             for total, part in zip((dq, dk, dv), parts, strict=True):
                 total[:, own] = _reduce(group.tokens(part), total)
             if group.prefix:
