@@ -1,7 +1,7 @@
-"""Launches the stage `train`: here, or as `train.num_workers` processes on a Ray cluster.
+"""Launcher of the stage `train`: in this process, or as `train.workers` processes on a Ray cluster.
 
-What is done is `tasks.train` either way; Ray Train gives each worker its rank and the process group
-that accelerate finds. The workers share the folder: the same files, the same checkpoints.
+Both run `tasks.train`; Ray Train gives each worker its rank and the process group that accelerate uses.
+The workers share one folder with the same files and the same checkpoints.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ def main() -> None:
         spread(workers, load_worker_settings())
 
 
-def spread(workers: int, each: TrainWorkerSettings) -> None:
-    """Run `tasks.train.main` in `workers` processes at once.
+def spread(workers: int, worker_settings: TrainWorkerSettings) -> None:
+    """Run `tasks.train.main` in `workers` concurrent processes.
 
     Raises:
-        GraftError: no Ray answers, it cannot place the workers, or one of them refused.
+        GraftError: no Ray answers, it has not enough resources for the workers, or one of them failed.
     """
     address, interface = ray_address()
     import ray
@@ -52,30 +52,36 @@ def spread(workers: int, each: TrainWorkerSettings) -> None:
         logging_level=logging.ERROR,
         runtime_env={"env_vars": {"GLOO_SOCKET_IFNAME": interface} if interface else {}},
     )
-    _require_room(ray.cluster_resources(), workers, each)
+    _check_capacity(ray.cluster_resources(), workers, worker_settings)
     STATE.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="train-", dir=STATE.resolve()) as folder:
-        said = Path(folder) / "said"
-        said.touch()
+        output = Path(folder) / "output"
+        output.touch()
         try:
-            with _followed(said):
+            with _printed(output):
                 TorchTrainer(
                     work,
-                    train_loop_config={"root": str(Path.cwd()), "said": str(said), "threads": each.torch_threads},
+                    train_loop_config={
+                        "root": str(Path.cwd()),
+                        "output": str(output),
+                        "threads": worker_settings.torch_threads,
+                    },
                     scaling_config=ScalingConfig(
-                        num_workers=workers, use_gpu=each.gpu, resources_per_worker=_share(each)
+                        num_workers=workers,
+                        use_gpu=worker_settings.gpu,
+                        resources_per_worker=_resources(worker_settings),
                     ),
-                    torch_config=TorchConfig(backend="nccl" if each.gpu else "gloo"),
+                    torch_config=TorchConfig(backend="nccl" if worker_settings.gpu else "gloo"),
                     run_config=RunConfig(storage_path=folder),
                 ).fit()
         except TrainingFailedError as error:
-            raise _refusal(error) from error
+            raise _worker_error(error) from error
         finally:
             ray.shutdown()
 
 
 def work(config: dict[str, Any]) -> None:
-    """One worker: the stage, in the folder that all share. What the first one says is shown by the launcher."""
+    """Run the stage as one worker, in the shared folder; the launcher prints the output of the first worker."""
     import torch
     from ray.train import get_context
 
@@ -83,65 +89,66 @@ def work(config: dict[str, Any]) -> None:
         os.chdir(config["root"])
     except FileNotFoundError as error:
         where = f"{config['root']} is not on the machine {os.uname().nodename}"
-        raise GraftError(f"{where}: put the repository where all machines of the cluster see it") from error
+        raise GraftError(f"{where}: put the repository into a folder that all machines of the cluster share") from error
     torch.set_num_threads(config["threads"])
-    heard = config["said"] if get_context().get_world_rank() == 0 else os.devnull
-    with Path(heard).open("a", encoding="utf-8") as file, redirect_stdout(file):
+    output = config["output"] if get_context().get_world_rank() == 0 else os.devnull
+    with Path(output).open("a", encoding="utf-8") as file, redirect_stdout(file):
         train.main()
 
 
 def ray_address() -> tuple[str, str | None]:
-    """The Ray that RAY_ADDRESS names, or serve.yaml's; and the interface its workers must keep to, if that is loopback.
+    """The address of Ray from RAY_ADDRESS or serve.yaml, and the network interface for its workers if it is loopback.
 
-    To be asked before ray is imported, which reads the environment then.
+    Call this before ray is imported, because the import reads the environment.
 
     Raises:
-        GraftError: nobody answers there. Ray itself would ask for minutes.
+        GraftError: no Ray answers at the address. Ray itself would retry for minutes.
     """
-    here = load_serve_settings().ray
-    address = os.environ.get("RAY_ADDRESS") or f"{here.host}:{here.gcs_port}"
+    local = load_serve_settings().ray
+    address = os.environ.get("RAY_ADDRESS") or f"{local.host}:{local.gcs_port}"
     host, _, port = address.rpartition(":")
     try:
-        found = socket.getaddrinfo(host, int(port))[0][4][0]
+        ip = socket.getaddrinfo(host, int(port))[0][4][0]
         socket.create_connection((host, int(port)), timeout=5).close()
     except (OSError, ValueError) as error:
         raise GraftError(
             f"train.num_workers is more than 1 in params.yaml, and no Ray answers at {address}: "
             "`graft up` starts one; RAY_ADDRESS names another (host:port)"
         ) from error
-    if not ipaddress.ip_address(found).is_loopback:
+    if not ipaddress.ip_address(ip).is_loopback:
         return address, None
     os.environ.update(LOOPBACK)
     interfaces = psutil.net_if_addrs().items()
-    return address, next(name for name, has in interfaces if any(each.address == found for each in has))
+    return address, next(name for name, addresses in interfaces if any(each.address == ip for each in addresses))
 
 
-def _share(each: TrainWorkerSettings) -> dict[str, float]:
-    return {"CPU": each.cpus, **({"GPU": 1.0} if each.gpu else {})}
+def _resources(worker_settings: TrainWorkerSettings) -> dict[str, float]:
+    return {"CPU": worker_settings.cpus, **({"GPU": 1.0} if worker_settings.gpu else {})}
 
 
-def _require_room(has: dict[str, float], workers: int, each: TrainWorkerSettings) -> None:
-    """Ray would wait for ever for what it does not have."""
-    for name, share in _share(each).items():
-        if has.get(name, 0.0) < workers * share:
-            room = f"{workers} workers of {share:g} {name} each, but the Ray cluster has {has.get(name, 0.0):g} in all"
+def _check_capacity(cluster: dict[str, float], workers: int, worker_settings: TrainWorkerSettings) -> None:
+    """Refuse more workers than fit, because Ray would wait forever for the missing resources."""
+    for name, amount in _resources(worker_settings).items():
+        available = cluster.get(name, 0.0)
+        if available < workers * amount:
+            shortage = f"{workers} workers of {amount:g} {name} each, but the Ray cluster has {available:g} in all"
             change = "lower train.num_workers in params.yaml or the share in deployments/train.yaml"
-            raise GraftError(f"train.num_workers: {room}: {change}")
+            raise GraftError(f"train.num_workers: {shortage}: {change}")
 
 
-def _refusal(error: BaseException) -> GraftError:
-    """The first worker's own words, if it had some."""
+def _worker_error(error: BaseException) -> GraftError:
+    """The message of the first worker that failed with a GraftError, or a general one."""
     failures = getattr(error, "worker_failures", {})
     for _, failure in sorted(failures.items()):
         for reason in (failure, getattr(failure, "cause", None), failure.__cause__):
             if isinstance(reason, GraftError):
                 return GraftError(str(reason))
-    return GraftError(f"train: a worker failed, run it again to go on from the last checkpoint: {error}")
+    return GraftError(f"train: a worker failed; run the stage again to resume from the last checkpoint: {error}")
 
 
 @contextmanager
-def _followed(path: Path, every_s: float = 0.5) -> Iterator[None]:
-    """Within the block, what is written to `path` is printed here, as it comes."""
+def _printed(path: Path, every_s: float = 0.5) -> Iterator[None]:
+    """Within the block, print the lines that are appended to the file `path`, every `every_s` seconds."""
     done = threading.Event()
 
     def follow() -> None:

@@ -39,7 +39,7 @@ from tasks.core.rollout_phases import Phase, parse_phases
 from tasks.core.settings import Settings, load_settings
 from tasks.data.contract_spec import load_contract
 from tasks.data.examples import load_examples
-from tasks.model_package.admission import check_licences
+from tasks.model_package.admission import check_licenses
 from tasks.model_package.manifest import package_digest
 from tasks.monitoring.change_detection import remember_run
 from tasks.registry.audit_log import append_entry
@@ -94,9 +94,9 @@ def check_sources() -> None:
     Raises:
         GraftError: the license of the base or of the data is not on the server's list.
     """
-    settings, contract = load_settings(), load_contract()
-    licenses = (("base", settings.base.license), ("data", contract.license))
-    check_licences(licenses, settings.admission, "this release")
+    settings, terms = load_settings(), load_contract()
+    licences = (("base", settings.base.license), ("data", terms.license))
+    check_licenses(licences, settings.admission, "this release")
 
 
 def serve(digest: str, production: str | None) -> None:

@@ -1,8 +1,8 @@
-"""Stage `evaluate`: ask the package that will be served, on the engine that serves it.
+"""Stage `evaluate`: offline evaluation of the package that will be served, on the engine that serves it.
 
-The same eval rows go to the base alone, to the incumbent in production (if any) and to the
-candidate, each in a process of its own, so that what it holds in memory is its own too. It writes one
-row per system and example, and the totals; judging them is the gate's work.
+The base alone, the incumbent in production (if any) and the candidate answer the same eval rows, each in
+a process of its own, so that its memory is measured separately. The stage writes one row per system and
+example, and the totals; the gate decides on them.
 """
 
 from __future__ import annotations
@@ -49,69 +49,81 @@ _MEANS = ("quality", "exact_match", "tool_call_match", "token_f1", "refusal_corr
 
 
 def evaluate_system(
-    system: str, model: Model, examples: Sequence[Example], terms: ContractSpec, at_once: int
+    system: str, model: Model, examples: Sequence[Example], terms: ContractSpec, batch_size: int
 ) -> list[dict[str, Any]]:
-    """One row per example with its scores, features, text and times, `at_once` of them in the engine together.
+    """One row per example with its scores, features, text and times.
 
-    `latency_ms` is that of a full engine, so it compares systems that were asked alike, and says
-    nothing of a lone request.
+    `latency_ms` is measured in a full engine, so it compares systems under the same load and does not
+    apply to a single request.
+
+    Args:
+        system: `base`, `incumbent` or `candidate`.
+        model: the opened system.
+        examples: the eval rows.
+        terms: the contract, for languages, expected behavior and refusal phrases.
+        batch_size: rows in the engine at a time.
     """
     ordered = sorted(examples, key=lambda e: len(model.prompt.encode_prompt(e.prompt)))
     progress = Progress(f"evaluate {system}", len(ordered), "rows", "tokens")
     rows: list[dict[str, Any]] = []
     tokens = 0
-    for place, rounds in rounds_of(model, [example.prompt for example in ordered], at_once):
-        rows.append({"system": system, **score_answer(ordered[place], rounds, terms)})
-        tokens += sum(generation.completion_tokens for generation, _ in rounds)
+    for index, calls in answers_with_lookup(model, [example.prompt for example in ordered], batch_size):
+        rows.append({"system": system, **score_answer(ordered[index], calls, terms)})
+        tokens += sum(generation.completion_tokens for generation, _ in calls)
         progress.update(len(rows), tokens)
     return rows
 
 
-Rounds = tuple[tuple[Generation, ParsedAnswer], ...]
-"""What a model said, one time or two: see `rounds_of`."""
+ModelCalls = tuple[tuple[Generation, ParsedAnswer], ...]
+"""The model calls for one prompt, one or two: see `answers_with_lookup`."""
 
 
-def rounds_of(model: Model, prompts: Sequence[Sequence[Message]], at_once: int) -> Iterator[tuple[int, Rounds]]:
-    """The answer to each prompt, with its place; who looks something up reads it and is asked again, as in service."""
-    looking: list[tuple[int, tuple[Generation, ParsedAnswer]]] = []
-    for place, generation, answer in model.answers(prompts, at_once):
-        if any(call.name == lookup_tool.NAME for call in answer.tool_calls):
-            looking.append((place, (generation, answer)))
-        else:
-            yield place, ((generation, answer),)
-    again = [
-        (*prompts[place], lookup_tool.call_message(), lookup_tool.read_message(prompts[place])) for place, _ in looking
-    ]
-    for number, generation, answer in model.answers(again, at_once):
-        place, first = looking[number]
-        yield place, (first, (generation, answer))
+def answers_with_lookup(
+    model: Model, prompts: Sequence[Sequence[Message]], batch_size: int
+) -> Iterator[tuple[int, ModelCalls]]:
+    """The answer to each prompt, with the prompt's index.
 
-
-def score_answer(example: Example, rounds: Rounds, terms: ContractSpec) -> dict[str, Any]:
-    """The row of one answer: scores of the last round, features of the first, as telemetry has them.
-
-    `latency_ms` and `decoded_tokens` are of all rounds.
+    As in serving, a model that calls the lookup tool receives the passages and is called again.
     """
-    first, answer = rounds[0], rounds[-1][1]
-    behaviour = terms.labels.get(example.label, "answer")
-    asked = " ".join(message.content for message in example.prompt if message.role == "user")
+    lookups: list[tuple[int, tuple[Generation, ParsedAnswer]]] = []
+    for index, generation, answer in model.answers(prompts, batch_size):
+        if any(call.name == lookup_tool.NAME for call in answer.tool_calls):
+            lookups.append((index, (generation, answer)))
+        else:
+            yield index, ((generation, answer),)
+    second_prompts = [
+        (*prompts[index], lookup_tool.call_message(), lookup_tool.read_message(prompts[index])) for index, _ in lookups
+    ]
+    for number, generation, answer in model.answers(second_prompts, batch_size):
+        index, first = lookups[number]
+        yield index, (first, (generation, answer))
+
+
+def score_answer(example: Example, calls: ModelCalls, terms: ContractSpec) -> dict[str, Any]:
+    """The row of one answer: scores of the last model call, features of the first, as in telemetry.
+
+    `latency_ms` and `decoded_tokens` are sums over all model calls.
+    """
+    first, answer = calls[0], calls[-1][1]
+    behavior = terms.labels.get(example.label, "answer")
+    user_text = " ".join(message.content for message in example.prompt if message.role == "user")
     return {
         "id": example.id,
         "label": example.label,
-        "language": language_of(terms.language)(asked),
-        "behaviour": behaviour,
+        "language": language_of(terms.language)(user_text),
+        "behaviour": behavior,
         **measure_response(example.prompt, *first, terms.refusal_phrases).model_dump(),
-        **score_response(answer, example.target, behaviour, terms.refusal_phrases).model_dump(),
+        **score_response(answer, example.target, behavior, terms.refusal_phrases).model_dump(),
         "first_token_ms": first[0].first_token_ms,
-        "latency_ms": sum(generation.latency_ms for generation, _ in rounds),
-        "decoded_tokens": sum(generation.completion_tokens for generation, _ in rounds),
-        "text": rounds[-1][0].text,
+        "latency_ms": sum(generation.latency_ms for generation, _ in calls),
+        "decoded_tokens": sum(generation.completion_tokens for generation, _ in calls),
+        "text": calls[-1][0].text,
         "expected": dump_messages([example.target]),
     }
 
 
 def totals(rows: pandas.DataFrame) -> dict[str, Any]:
-    """Means per system, in all and by label; latency as its median and 95th percentile; peak memory per system."""
+    """The totals per system: means over all rows and by label, median and 95th percentile of latency, peak memory."""
 
     def summary(group: pandas.DataFrame) -> dict[str, Any]:
         means = {name: round(float(group[name].astype(float).mean()), 4) for name in _MEANS}
@@ -134,40 +146,56 @@ def totals(rows: pandas.DataFrame) -> dict[str, Any]:
 
 
 def check_effect(rows: pandas.DataFrame) -> None:
-    """Refuse a candidate that says what its base says: an adapter that is not applied, or taught nothing.
+    """Refuse a candidate whose answers all equal its base's: its adapter is not applied, or has learned nothing.
 
     Raises:
-        GraftError: not one answer differs.
+        GraftError: no answer differs.
     """
-    said = {str(system): group.set_index("id")["text"] for system, group in rows.groupby("system")}
-    base, candidate = said["base"], said["candidate"]
+    texts = {str(system): group.set_index("id")["text"] for system, group in rows.groupby("system")}
+    base, candidate = texts["base"], texts["candidate"]
     differing = int((candidate.loc[base.index] != base).sum())
     print(f"evaluate: {differing} of {len(base)} answers differ from the base's", flush=True)
     if not differing:
         raise GraftError(
             f"evaluate: the candidate's answers to all {len(base)} eval rows are the base's: "
-            "its adapter is not applied or has learnt nothing; raise train.epochs or train.learning_rate in params.yaml"
+            "its adapter is not applied or has learned nothing; "
+            "raise train.epochs or train.learning_rate in params.yaml"
         )
 
 
 def ask_opened(
-    name: str, opens: Callable[[], Model], examples: Sequence[Example], terms: ContractSpec, at_once: int
+    name: str, open_model: Callable[[], Model], examples: Sequence[Example], terms: ContractSpec, batch_size: int
 ) -> list[dict[str, Any]]:
-    """Open a system and `ask` it; says how fast it was."""
-    model, start = opens(), time.perf_counter()
-    rows = evaluate_system(name, model, examples, terms, at_once)
+    """Open a system and evaluate it; prints the speed in rows per second.
+
+    Args:
+        name: `base`, `incumbent` or `candidate`.
+        open_model: loads the system.
+        examples: the eval rows.
+        terms: the contract.
+        batch_size: rows in the engine at a time.
+    """
+    model, start = open_model(), time.perf_counter()
+    rows = evaluate_system(name, model, examples, terms, batch_size)
     print(f"evaluate {name}: {len(rows) / (time.perf_counter() - start):.2f} rows/s", flush=True)
     return rows
 
 
 def systems(package: Path, base: Path, incumbent: Path, registry: Registry) -> dict[str, Callable[[], Model]]:
-    """What is to be asked, by name; each is opened only when its turn comes, to hold one at a time."""
-    chosen: dict[str, Callable[[], Model]] = {"base": partial(open_base, package, base, BUILT_BASELINE, EXCLUSIVE)}
+    """The systems to evaluate, by name; each is opened only when its turn comes, to hold one in memory at a time.
+
+    Args:
+        package: the candidate's folder.
+        base: the candidate's base model.
+        incumbent: the JSON file with the digest of the package in production, or null.
+        registry: holds the incumbent.
+    """
+    loaders: dict[str, Callable[[], Model]] = {"base": partial(open_base, package, base, BUILT_BASELINE, EXCLUSIVE)}
     digest = json.loads(incumbent.read_text(encoding="utf-8"))["digest"]
     if digest is not None:
-        chosen["incumbent"] = partial(open_package, registry.package(digest), registry.base(digest), EXCLUSIVE)
-    chosen["candidate"] = partial(open_package, package, base, EXCLUSIVE)
-    return chosen
+        loaders["incumbent"] = partial(open_package, registry.package(digest), registry.base(digest), EXCLUSIVE)
+    loaders["candidate"] = partial(open_package, package, base, EXCLUSIVE)
+    return loaders
 
 
 def main() -> None:
@@ -178,17 +206,17 @@ def main() -> None:
             f"{BUILT_GROUNDING / 'eval.parquet'}: no eval examples; raise prepare.eval_fraction in params.yaml"
         )
     rows: list[dict[str, Any]] = []
-    for name, opened in systems(BUILT_PACKAGE, BUILT_BASE, INCUMBENT, open_registry()).items():
-        work = partial(ask_opened, name, opened, examples, terms, settings.evaluate.batch_size)
-        answered, peak = with_peak_memory(work, f"evaluate {name}")
-        rows += [{**row, "peak_memory_mb": peak} for row in answered]
+    for name, open_model in systems(BUILT_PACKAGE, BUILT_BASE, INCUMBENT, open_registry()).items():
+        work = partial(ask_opened, name, open_model, examples, terms, settings.evaluate.batch_size)
+        system_rows, peak = with_peak_memory(work, f"evaluate {name}")
+        rows += [{**row, "peak_memory_mb": peak} for row in system_rows]
     table = pandas.DataFrame(rows)
     check_effect(table)
     with new_folder(BUILT_EVALUATION) as folder:
         table.to_parquet(folder / ROWS, index=False)
         write_json(folder / SCORES, {"digest": package_digest(BUILT_PACKAGE), "systems": totals(table)})
-    for name, figures in totals(table).items():
-        print(f"evaluate: {name}: quality {figures['all']['quality']:.3f} on {figures['all']['n']} rows")
+    for name, metrics in totals(table).items():
+        print(f"evaluate: {name}: quality {metrics['all']['quality']:.3f} on {metrics['all']['n']} rows")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Stage `package`: the immutable folder that will be evaluated, released and served.
+"""Stage `package`: build the model package, the immutable folder that is evaluated, released and served.
 
 It holds the adapter, the prompt, a manifest and, for the engine `openvino`, the exported weights;
-the base stays where it is and is named by its sha256. The probes, recorded here on the engine that
-serves, let every later deploy show that it still says the same.
+the base is not copied but named by its sha256. The probes, recorded here on the serving engine, let every
+later deploy check that the answers are unchanged.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ from tasks.prompt.template import FILES
 
 
 def describe_data(terms: ContractSpec, folder: Path) -> dict[str, Any]:
-    """Where the data is from, how many rows of what, and the hash of each split."""
+    """The source of the data, the training rows by label, and the sha256 of each split."""
     train = load_examples(folder / "train.parquet")
     return {
         "source": terms.source,
@@ -77,7 +77,14 @@ def stored_params(settings: Settings) -> dict[str, Any]:
 
 
 def constraints(settings: Settings, terms: ContractSpec, base: Path, info: BaseModelInfo) -> Constraints:
-    """The sheet of a package on this base: `params.yaml` says what it is for, the contract whose data it knows."""
+    """The constraint sheet of a package on this base.
+
+    Args:
+        settings: `params.yaml`, for intended and forbidden uses, languages and lengths.
+        terms: the contract, for the data's license, owner and age.
+        base: the base model's folder.
+        info: the base model's description.
+    """
     return Constraints(
         base_licence=info.licence,
         data_licence=terms.license,
@@ -102,9 +109,17 @@ def build(
     examples: Path,
     target: Path,
 ) -> str:
-    """Write the package to `target`, whole or not at all; return its digest.
+    """Write the package to `target`, completely or not at all; return its digest.
 
-    `baseline` is the base alone as the engine reads it: see the stage `base`.
+    Args:
+        settings: `params.yaml`.
+        terms: the contract.
+        base: the base model's folder.
+        baseline: the base alone in the engine's format; see the stage `base`.
+        adapter: the trained adapter's folder.
+        prompts: the folder of the prompt's files.
+        examples: the folder of the splits.
+        target: the package's folder.
     """
     prompt = Prompt.load(prompts, base)
     info = BaseModelInfo.model_validate_json((base / BASE).read_bytes())
@@ -138,7 +153,7 @@ def build(
 
 
 def _export(settings: Settings, prompt: Prompt, base: Path, folder: Path, examples: Sequence[Example]) -> Fidelity:
-    """Write the weights that the engine openvino reads into the package, and compare them with their source."""
+    """Export the weights for the engine openvino into the package, and compare them with their float32 model."""
     print("package: exporting for the engine openvino", flush=True)
     export(base, folder / ADAPTER, folder / EXPORTED)
     step = math.ceil(len(examples) / settings.package.compared_rows)
@@ -153,13 +168,20 @@ def _export(settings: Settings, prompt: Prompt, base: Path, folder: Path, exampl
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write the manifest with the hashes of the files that are there now."""
+    """Write the manifest with the hashes of the current files."""
     files = sha256_tree(folder, frozenset({MANIFEST, PROVENANCE}))
     write_json(folder / MANIFEST, manifest.model_copy(update={"files": files}).model_dump(mode="json"))
 
 
 def record_parity(package: Path, base: Path, baseline: Path, examples: Sequence[Example]) -> Probes:
-    """What later deploys are probed with: eval rows of different labels, short ones first."""
+    """The probes for later deploys: eval rows of different labels, short ones first.
+
+    Args:
+        package: the package's folder, with a manifest.
+        base: the base model's folder.
+        baseline: the base alone in the engine's format.
+        examples: the eval rows.
+    """
     by_label = {example.label: example for example in reversed(examples)}
     prompts = [by_label[label].prompt for label in sorted(by_label)]
     prompts.sort(key=lambda prompt: sum(len(message.content) for message in prompt))
@@ -167,7 +189,7 @@ def record_parity(package: Path, base: Path, baseline: Path, examples: Sequence[
 
 
 def provenance() -> dict[str, str | None]:
-    """Who made the package, when, in which run: beside the content, not part of its name."""
+    """The build time, git revision and flow run of a package; they are not part of its digest."""
     revision = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     return {
         "built_at": datetime.now(UTC).isoformat(timespec="seconds"),

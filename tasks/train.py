@@ -1,7 +1,7 @@
-"""Stage `train`: tune a LoRA adapter on the training examples.
+"""Stage `train`: fine-tune a LoRA adapter on the training examples.
 
-transformers' Trainer keeps the loop, the schedule and the checkpoints, peft the adapter. Ours are
-the collator (`packing`), a loss on assistant turns only, and the progress. Hu et al., "LoRA:
+transformers' Trainer provides the loop, the schedule and the checkpoints, peft the adapter. Graft adds
+the collator (`packing`), a completion-only loss (on assistant turns), and the progress. Hu et al., "LoRA:
 Low-Rank Adaptation of Large Language Models", 2021 (arXiv 2106.09685).
 """
 
@@ -30,7 +30,6 @@ from tasks.core.errors import GraftError, run_main
 from tasks.core.files import new_folder, sha256_file, write_json
 from tasks.core.paths import BUILT_ADAPTER, BUILT_BASE, BUILT_GROUNDING, CHECKPOINTS, PROMPTS
 from tasks.core.records import Example
-from tasks.core.renamed_keys import old_names
 from tasks.core.settings import Settings, TrainSettings, load_settings
 from tasks.data.examples import load_examples
 from tasks.engine.model_loading import load_model, load_quantized, training_dtype
@@ -41,16 +40,18 @@ from tasks.training.packing import TokenRow, cannot_pack, enable_packing, pack, 
 from tasks.training.trainer import EVAL_ROWS, CompletionTrainer, LastStepCallback, ProgressCallback, TokenDataset
 
 LOSS = "loss.json"
+"""The Trainer's log of training and eval losses."""
 METRICS = "metrics.json"
+"""The metrics that `dvc metrics` compares."""
 NAMED = 5
-"""How many left out rows are named."""
+"""The number of omitted rows that are named."""
 
 
 def encode(prompt: Prompt, examples: Sequence[Example], train: TrainSettings) -> TokenDataset:
-    """Conversations as rows, the tokens that decide counting `decision_token_weight` times.
+    """Conversations as token rows, with decision tokens weighted `decision_weight` times.
 
-    A conversation of more than `max_length` tokens is left out and named, never cut: its answer may
-    lie in the part that would go.
+    A conversation of more than `window` tokens is omitted and named, never truncated, because the
+    truncation could remove its answer.
     """
     rows: list[TokenRow] = []
     too_long: list[str] = []
@@ -69,25 +70,24 @@ def encode(prompt: Prompt, examples: Sequence[Example], train: TrainSettings) ->
 
 
 def run_key(settings: Settings, base: Path, examples: Path) -> str:
-    """A hash of a training run's inputs: only a run with the same key resumes from its checkpoints.
-
-    It is a folder's name on disk, so settings have the names of version 0.1 in it.
-    """
-    made_from = [
-        old_names("train", settings.train.model_dump(mode="json")),
+    """A hash of the inputs of a training run: a run resumes only from checkpoints with the same hash."""
+    inputs = [
+        settings.train.model_dump(mode="json"),
         sha256_file(base / "base.json"),
         sha256_file(examples / "train.parquet"),
         *(sha256_file(path) for path in sorted(PROMPTS.iterdir()) if path.is_file()),
     ]
-    return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:16]
 
 
-def arguments(train: TrainSettings, checkpoints: Path, steps: int, asks: bool) -> TrainingArguments:
-    """The Trainer's arguments; nothing is reported anywhere.
+def arguments(train: TrainSettings, checkpoints: Path, steps: int, has_eval_rows: bool) -> TrainingArguments:
+    """The Trainer's arguments; reports to tracking services are off.
 
     Args:
+        train: the section `train` of `params.yaml`.
+        checkpoints: folder of the checkpoints.
         steps: optimizer steps of the whole run.
-        asks: whether there are eval rows, and so a best checkpoint.
+        has_eval_rows: whether there are eval rows, and therefore a best checkpoint.
     """
     return TrainingArguments(
         output_dir=str(checkpoints),
@@ -102,9 +102,9 @@ def arguments(train: TrainSettings, checkpoints: Path, steps: int, asks: bool) -
         save_strategy="steps",
         save_steps=train.save_steps,
         save_total_limit=2,
-        eval_strategy="steps" if asks else "no",
+        eval_strategy="steps" if has_eval_rows else "no",
         eval_steps=train.save_steps,
-        load_best_model_at_end=asks,
+        load_best_model_at_end=has_eval_rows,
         metric_for_best_model="eval_loss",
         greater_is_better=False,
         logging_steps=1,
@@ -120,14 +120,22 @@ def arguments(train: TrainSettings, checkpoints: Path, steps: int, asks: bool) -
 
 
 def tune(settings: Settings, base: Path, prompt: Prompt, examples: Path, checkpoints: Path, target: Path) -> None:
-    """Train and write the adapter of the lowest eval loss, its loss history and its picture to `target`.
+    """Train and write the adapter of the lowest eval loss, its loss history and its loss curve to `target`.
 
-    A run that was killed goes on from its last whole checkpoint. Reads no `test` example. Where
-    several workers call it together, each trains on its share of every batch and the first one writes.
+    A killed run resumes from its last intact checkpoint. No `test` example is read. If several workers
+    call it together, each trains on its part of every batch and the first one writes.
+
+    Args:
+        settings: `params.yaml`.
+        base: the base model's folder.
+        prompt: the prompt code for this base.
+        examples: the folder of the splits.
+        checkpoints: folder of this run's checkpoints; see `run_key`.
+        target: the adapter's folder.
 
     Raises:
-        GraftError: there are no training examples, the batch cannot be shared out, or the adapter
-            is not finite or still zero.
+        GraftError: there are no training examples, the batch cannot be divided among the workers, or the
+            adapter is not finite or still zero.
     """
     train = settings.train
     if train.batch_size % train.num_workers:
@@ -139,19 +147,19 @@ def tune(settings: Settings, base: Path, prompt: Prompt, examples: Path, checkpo
     if not len(rows):
         raise GraftError(f"{examples / 'train.parquet'}: no training examples of at most {train.max_length} tokens")
     steps = int(train.epochs * -(-len(rows) // train.batch_size))
-    args = arguments(train, checkpoints, steps, asks=len(held_out) > 0)
+    args = arguments(train, checkpoints, steps, has_eval_rows=len(held_out) > 0)
     dtype = training_dtype(train.dtype)
     model = load_quantized(base, dtype) if train.quantization == "nf4" else load_model(base, dtype).to(args.device)
-    refused = cannot_pack(model, spread(rows.rows))
-    if refused:
-        print(f"train: {type(model).__name__} cannot share prefixes, rows are trained padded: {refused}", flush=True)
+    reason = cannot_pack(model, spread(rows.rows))
+    if reason:
+        print(f"train: {type(model).__name__} cannot share prefixes, rows are trained padded: {reason}", flush=True)
     adapted = with_adapter(model, train)
     trainer = CompletionTrainer(
         model=adapted,
         args=args,
         train_dataset=rows,
         eval_dataset=held_out if len(held_out) else None,
-        data_collator=pad if refused else pack,
+        data_collator=pad if reason else pack,
         bucket_batches=train.bucket_batches,
         callbacks=[
             ProgressCallback(sum(len(row["input_ids"]) for row in rows.rows) / len(rows) * train.batch_size),
@@ -169,9 +177,9 @@ def tune(settings: Settings, base: Path, prompt: Prompt, examples: Path, checkpo
     with trainer.args.main_process_first(local=False):
         resume = last_checkpoint(checkpoints)
     if resume and trainer.is_world_process_zero():
-        print(f"train: going on from {resume.name}", flush=True)
+        print(f"train: resuming from {resume.name}", flush=True)
     # peft would cast a layer's input to the adapter's float32, and autocast cast it back.
-    with disable_input_dtype_casting(adapted), nullcontext() if refused else enable_packing(model), flushing():
+    with disable_input_dtype_casting(adapted), nullcontext() if reason else enable_packing(model), flushing():
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     check_adapter(adapted)
     if trainer.is_world_process_zero():
@@ -180,7 +188,7 @@ def tune(settings: Settings, base: Path, prompt: Prompt, examples: Path, checkpo
 
 @contextmanager
 def flushing() -> Iterator[None]:
-    """Numbers near zero count as zero: a CPU multiplies them many times slower. Holds for this thread alone."""
+    """Flush denormal numbers to zero, in this thread only: a CPU multiplies them many times slower."""
     torch.set_flush_denormal(True)
     try:
         yield
@@ -189,7 +197,7 @@ def flushing() -> Iterator[None]:
 
 
 def with_adapter(model: Any, train: TrainSettings) -> Any:
-    """The base with a fresh adapter of the configured shape, the same for the same seed."""
+    """The base with a new adapter of the configured shape, identical for the same seed."""
     torch.manual_seed(train.seed)
     shape = LoraConfig(
         task_type="CAUSAL_LM",
@@ -203,7 +211,7 @@ def with_adapter(model: Any, train: TrainSettings) -> Any:
 
 
 def write(adapted: Any, state: TrainerState, target: Path) -> None:
-    """The adapter, its loss history and picture, and what `dvc metrics` compares, all or nothing."""
+    """Write the adapter, its loss history and curve, and the metrics for `dvc metrics`, completely or not at all."""
     history = [entry for entry in state.log_history if "loss" in entry or "eval_loss" in entry]
     metrics: dict[str, float] = {"steps": state.global_step}
     if state.best_global_step is not None and state.best_metric is not None:
@@ -211,20 +219,20 @@ def write(adapted: Any, state: TrainerState, target: Path) -> None:
         print(f"train: kept step {metrics['kept_step']}, eval loss {metrics['eval_loss']}", flush=True)
     with new_folder(target) as folder:
         adapted.save_pretrained(str(folder))
-        (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card; ours is the package's
+        (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card; the package has its own
         write_json(folder / LOSS, history)
         write_json(folder / METRICS, metrics)
         draw(history, folder / "loss.png")
 
 
 def spread(rows: Sequence[TokenRow]) -> list[TokenRow]:
-    """The shortest, the middle and the longest of `rows`, by which a model is tried."""
+    """The shortest, the median and the longest of `rows`, for the trial run of `cannot_pack`."""
     ordered = sorted(rows, key=lambda row: len(row["input_ids"]))
     return [ordered[0], ordered[len(ordered) // 2], ordered[-1]]
 
 
 def check_adapter(model: torch.nn.Module) -> None:
-    """Refuse an adapter that cannot count: a value that is not finite, or one that changes nothing.
+    """Refuse an invalid adapter: one with a value that is not finite, or one that changes nothing.
 
     Raises:
         GraftError: names the tensor.
@@ -234,7 +242,7 @@ def check_adapter(model: torch.nn.Module) -> None:
         if not torch.isfinite(value).all():
             raise GraftError(f"train: {name} is not finite; lower train.learning_rate in params.yaml")
     if not any(value.abs().max() > 0 for name, value in weights.items() if "lora_B" in name):
-        raise GraftError("train: the adapter is identical to zero: it would serve the base; train for more steps")
+        raise GraftError("train: the adapter is identical to zero, so it has no effect; train for more steps")
 
 
 def main() -> None:
@@ -242,7 +250,7 @@ def main() -> None:
     prompt = Prompt.load(PROMPTS, BUILT_BASE)
     checkpoints = CHECKPOINTS / run_key(settings, BUILT_BASE, BUILT_GROUNDING)
     tune(settings, BUILT_BASE, prompt, BUILT_GROUNDING, checkpoints, BUILT_ADAPTER)
-    # The adapter is written: a finished run's checkpoints have nothing left to protect.
+    # The adapter is written, so a finished run's checkpoints are no longer needed.
     PartialState().wait_for_everyone()
     if PartialState().is_main_process:
         shutil.rmtree(checkpoints, ignore_errors=True)

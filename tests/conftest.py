@@ -58,7 +58,7 @@ def make_base(folder: Path, seed: int) -> Path:
         tie_word_embeddings=True,
     )
     LlamaForCausalLM(config).save_pretrained(folder)
-    describe(folder, source="test://tiny", sha256=str(seed) * 64, licence="Apache-2.0")
+    describe(folder, source="test://tiny", sha256=str(seed) * 64, license="Apache-2.0")
     return folder
 
 

@@ -1,6 +1,6 @@
-"""Engines: one protocol, and the function that opens a model package on the engine it names."""
+"""Inference engines: one protocol, and the function that opens a model package on the engine its manifest names."""
 
 import sys
 
-# OpenVINO reports to its makers and leaves files at home as soon as it is imported; without this it goes on in silence.
+# At import, OpenVINO sends telemetry to its makers and writes files to the home folder; without the module it does not.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]

@@ -1,6 +1,6 @@
-"""Decoding state of one request: its finish reason, and how much of its text is final.
+"""Decoding state of one request: its tokens, its finish reason, and how much of its text is final.
 
-Shared by the engines, so that stop strings and incomplete characters are handled the same on each.
+The engines share it, so that stop strings and incomplete characters are treated the same on each.
 """
 
 from __future__ import annotations
@@ -12,7 +12,14 @@ from tasks.engine.protocol import FinishReason, GenerationRequest, TokenChunk
 
 
 class Decoding:
-    """Takes a request's tokens one by one, as the model chooses them."""
+    """The state of one request while the model decodes it token by token.
+
+    Args:
+        key: the request's key in the engine.
+        request: the prompt, sampling parameters and stop strings.
+        tokenizer: the base model's tokenizer.
+        end_of_turn: id of the token that ends a turn.
+    """
 
     def __init__(self, key: int, request: GenerationRequest, tokenizer: Tokenizer, end_of_turn: int) -> None:
         self.key = key
@@ -29,14 +36,14 @@ class Decoding:
         self._sent = 0
 
     def accept(self, token: int, logprob: float | None = None) -> TokenChunk:
-        """Take the next token and give what it adds to the text."""
+        """Add the next token; return it with the text that has become final."""
         self.ids.append(token)
         if token == self._end_of_turn:
             self.finish_reason = "stop"
         elif len(self.ids) >= self._max_new_tokens:
             self.finish_reason = "length"
         self._text += self._stream.step(self._tokenizer, token) or ""
-        if self.finish_reason:  # half a character is now all there will be of it
+        if self.finish_reason:  # no further token can complete a character that is cut
             self._text = self._tokenizer.decode(self.ids, skip_special_tokens=True)
         ready = self._ready()
         new, self._sent = self._text[self._sent : ready], ready
@@ -44,17 +51,17 @@ class Decoding:
         return TokenChunk(self.key, new, (token,), self.finish_reason, scores, self.cached_tokens)
 
     def _ready(self) -> int:
-        """How much of the text is final: nothing of a stop string, nor what may be the start of one."""
-        found = [place for stop in self._stop if (place := self._text.find(stop, self._sent)) >= 0]
-        if found:
+        """The length of the final text, in characters: it excludes a stop string and any possible start of one."""
+        stops = [start for stop in self._stop if (start := self._text.find(stop, self._sent)) >= 0]
+        if stops:
             self.finish_reason = "stop"
-            return min(found)
+            return min(stops)
         if self.finish_reason:
             return len(self._text)
-        held = [
+        stop_beginnings = [
             size
             for stop in self._stop
             for size in range(1, min(len(stop), len(self._text) - self._sent + 1))
             if self._text.endswith(stop[:size])
         ]
-        return len(self._text) - max(held, default=0)
+        return len(self._text) - max(stop_beginnings, default=0)

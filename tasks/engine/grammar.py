@@ -1,8 +1,8 @@
-"""Constrained decoding: which tokens may come next so that the text stays on its way to a match.
+"""Grammar-constrained decoding: a mask of the tokens that may come next so that the text can still match.
 
-llguidance does the work (a lexer of derivatives and an Earley parser, walked over a trie of the
+llguidance computes the masks (a lexer of derivatives and an Earley parser, walked over a trie of the
 vocabulary: github.com/guidance-ai/llguidance). It refuses the keywords of JSON Schema that it does
-not know where others drop them, and it lets no special token through as text.
+not know, where other libraries drop them, and it allows no special token as text.
 """
 
 from __future__ import annotations
@@ -17,23 +17,24 @@ from tokenizers import Tokenizer
 from tasks.engine.protocol import Constraint, ConstraintError, JsonSchema, Regex, Tags
 
 _KINDS = {JsonSchema: "JSON schema", Regex: "regular expression", Tags: "grammar of tags"}
-# Spaces as `json.dumps` sets them: calls are trained so, and a model that lost its way cannot go on with spaces.
+# Spaces as `json.dumps` writes them: models are trained on such calls, and a degenerating model cannot emit endless
+# spaces.
 _AS_TRAINED = {"lenient": False, "whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 
 @lru_cache(maxsize=64)
 def check(constraint: Constraint) -> None:
-    """What an engine with grammars of its own asks first. What was held before is not looked at again.
+    """Validate a constraint for an engine that compiles grammars itself; valid constraints are cached.
 
     Raises:
-        ConstraintError: the constraint is malformed, or says what no grammar can hold.
+        ConstraintError: the constraint is malformed, or no grammar can enforce it.
     """
     if error := LLMatcher.validate_grammar(grammar(constraint)):
-        raise ConstraintError(_refusal(constraint, error))
+        raise ConstraintError(_message(constraint, error))
 
 
 class Grammars:
-    """Compiles constraints for one tokenizer; one that comes again is not compiled again."""
+    """Compiles constraints for one tokenizer and caches the compiled ones."""
 
     def __init__(self, tokenizer: Tokenizer, end_of_turn: int) -> None:
         self._tokenizer = LLTokenizer(tokenizer.to_str(), eos_token=end_of_turn)
@@ -50,67 +51,67 @@ class Grammars:
     def _compile(self, constraint: Constraint) -> LLMatcher:
         matcher = LLMatcher(self._tokenizer, grammar(constraint), log_level=0)
         if error := matcher.get_error():
-            raise ConstraintError(_refusal(constraint, error))
+            raise ConstraintError(_message(constraint, error))
         return matcher
 
 
 class Matcher:
-    """Follows one text, token by token."""
+    """The state of one text under a constraint, token by token."""
 
     def __init__(self, matcher: LLMatcher) -> None:
         self._matcher = matcher
 
     def allowed(self) -> bytes:
-        """One byte for each token of the tokenizer's vocabulary, not zero if the token may come next.
+        """The token mask: one byte for each token of the tokenizer's vocabulary, nonzero if it may come next.
 
         The end-of-turn token may come exactly when the text is a match.
         """
         return self._matcher.compute_logit_bias()
 
     def accept(self, token: int) -> None:
-        """Go on by a token that was allowed."""
+        """Advance by one allowed token."""
         self._matcher.consume_token(token)
 
 
 def grammar(constraint: Constraint) -> str:
-    """The constraint as llguidance reads it.
+    """The constraint as a grammar in llguidance's format.
 
     Raises:
-        ConstraintError: a schema is not JSON, or one of several cannot be held.
+        ConstraintError: a schema is not JSON, or one of several cannot be enforced.
     """
     if isinstance(constraint, Tags):
         return LLMatcher.grammar_from_lark(lark(constraint))
     if isinstance(constraint, JsonSchema):
-        # The schema itself could ask for unknown keywords to be dropped.
+        # Without the override a schema itself could request that unknown keywords be dropped.
         return LLMatcher.grammar_from_json_schema(json.dumps(_schema(constraint)), overrides={"lenient": False})
     return LLMatcher.grammar_from_regex(constraint.pattern)
 
 
 def _schema(constraint: JsonSchema) -> dict[str, Any]:
-    """Parsed here, because llguidance pastes a schema's text into its own JSON as it is."""
+    """The parsed schema: llguidance would paste a schema's raw text into its own JSON."""
     try:
         schema = json.loads(constraint.text)
     except (ValueError, RecursionError) as error:
-        raise ConstraintError(_refusal(constraint, str(error))) from None
+        raise ConstraintError(_message(constraint, str(error))) from None
     if not isinstance(schema, dict):
-        raise ConstraintError(_refusal(constraint, "it is not an object"))
+        raise ConstraintError(_message(constraint, "it is not an object"))
     return schema
 
 
 def lark(constraint: Tags) -> str:
-    """Tags in llguidance's dialect of Lark; `lazy` ends free text as soon as the trigger stands in it.
+    """Tags in llguidance's dialect of Lark; `lazy` ends free text as soon as it contains the trigger.
 
     Raises:
-        ConstraintError: a tag's schema is malformed, or says what no grammar can hold.
+        ConstraintError: a tag's schema is malformed, or no grammar can enforce it.
     """
     trigger, choices = constraint.trigger, []
     for tag in constraint.tags:
-        held = JsonSchema(tag.schema)
+        arguments = JsonSchema(tag.schema)
         try:
-            check(held)  # alone, so that the refusal says which
+            check(arguments)  # one by one, so that the error names the tag
         except ConstraintError as error:
             raise ConstraintError(f"after {tag.begin!r} {error}") from None
-        rules = json.dumps({**_schema(held), "x-guidance": _AS_TRAINED})
+        rules = json.dumps({**_schema(arguments), "x-guidance": _AS_TRAINED})
         choices.append(f"{_literal(tag.begin.removeprefix(trigger))} %json {rules} {_literal(tag.end)}")
     tags = f"tag: {' | '.join(choices)}"
     if constraint.required:
@@ -127,8 +128,8 @@ def _literal(text: str) -> str:
     return json.dumps(text) if text else ""
 
 
-def _refusal(constraint: Constraint, error: str) -> str:
-    """In one line: of what llguidance says about a regular expression the cause stands after its picture."""
+def _message(constraint: Constraint, error: str) -> str:
+    """The error in one line; for a regular expression llguidance prints the cause below an excerpt of the pattern."""
     lines = error.splitlines()
     cause = next((line.removeprefix("error: ") for line in lines if line.startswith("error: ")), lines[0])
     return f"the {_KINDS[type(constraint)]} cannot be held: {cause}"

@@ -1,4 +1,4 @@
-"""Open a model package: its engine and its prompt, bound together and checked."""
+"""Loading of a model package: its engine and its prompt, checked against each other."""
 
 from __future__ import annotations
 
@@ -27,12 +27,16 @@ class PromptTooLongError(GraftError):
 
 @dataclass(frozen=True)
 class Model:
-    """An engine with the prompt code that belongs to it: what evaluation asks and serving serves."""
+    """An engine with the prompt code that belongs to it; evaluation and serving both use it."""
 
     engine: Engine
+    """Holds the weights and decodes requests."""
     prompt: Prompt
+    """Renders, encodes and parses conversations for these weights."""
     settings: EngineSettings
+    """The engine's settings from the package's manifest."""
     max_prompt_tokens: int
+    """The longest prompt that the package allows, in tokens."""
 
     def request(
         self,
@@ -78,7 +82,10 @@ class Model:
     def answers(
         self, conversations: Sequence[Sequence[Message]], max_num_seqs: int
     ) -> Iterator[tuple[int, Generation, ParsedAnswer]]:
-        """The next assistant turn of each conversation, decoded greedily; each with its place, as it finishes."""
+        """The next assistant turn of each conversation, decoded greedily; each with its index, as it finishes.
+
+        `max_num_seqs` is the number of requests in the engine at a time.
+        """
         requests = [self.request(messages) for messages in conversations]
         for place, generation in generate(self.engine, requests, max_num_seqs):
             yield place, generation, self.prompt.parse(generation.text)
@@ -95,13 +102,13 @@ def _calls(tools: Sequence[dict[str, Any]], must_call: Sequence[str]) -> Tags:
 
 
 def open_package(package: Path, base: Path, resources: Resources) -> Model:
-    """Load a package on the engine its manifest names, after checking that the base is its base.
+    """Load a package on the engine that its manifest names, after checking the base's tokenizer and the prompt.
 
-    File hashes, licenses and the like are checked before a package is served, not here:
+    File hashes, licenses and similar conditions are not checked here but before a package is served:
     `tasks/model_package/admission.py`.
 
     Raises:
-        GraftError: tokenizer or prompt are not those the package was made with.
+        GraftError: tokenizer or prompt differ from those that the package was made with.
     """
     manifest = read_manifest(package)
     prompt = Prompt.load(package / PROMPT, base)
@@ -111,7 +118,7 @@ def open_package(package: Path, base: Path, resources: Resources) -> Model:
 
 
 def open_base(package: Path, base: Path, baseline: Path, resources: Resources) -> Model:
-    """The package's base alone, on the same engine with the same prompt: what tuning is compared with.
+    """Load the package's base without the adapter, on the same engine with the same prompt, as the baseline.
 
     Args:
         package: the package.
@@ -127,7 +134,7 @@ def open_base(package: Path, base: Path, baseline: Path, resources: Resources) -
 def _open(
     settings: EngineSettings, base: Path, adapter: Path | None, exported: Path, end_of_turn: int, resources: Resources
 ) -> Engine:
-    """The engine of that name; only who opens one pays the seconds that its libraries take to import."""
+    """The engine that `settings` names. Its libraries take seconds to import, so only the one in use is imported."""
     if settings.name == "openvino":
         opens = partial(_open_openvino, exported, base / "tokenizer.json", end_of_turn, settings.dtype, resources)
         return SubprocessEngine(opens, xgrammar.check) if resources.in_subprocess else opens()

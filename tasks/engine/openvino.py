@@ -1,7 +1,7 @@
-"""The CPU engine: OpenVINO GenAI's continuous batching, on weights that `export` wrote.
+"""The OpenVINO engine, for CPUs: OpenVINO GenAI's continuous batching, on weights that `export` wrote.
 
-The adapter is merged into the weights: of OpenVINO's adapters at run time, one was seen to answer in
-another's place. What prompts open with is computed once (prefix caching).
+The adapter is merged into the weights: with OpenVINO's adapters at run time, one adapter was seen to
+answer requests for another. A shared beginning of prompts is computed once (prefix caching).
 """
 
 from __future__ import annotations
@@ -24,42 +24,54 @@ from tasks.engine.resources import Resources
 from tasks.engine.xgrammar import check, pattern, schema
 
 _BATCHED_TOKENS = 512
-"""Tokens of one step: longer prompts are prefilled in pieces, beside the rows that decode."""
+"""Tokens of one step: longer prompts are prefilled in chunks, beside the rows that decode."""
 
 _MODEL = "openvino_model.xml"
-"""The name that OpenVINO looks for."""
+"""The file name that OpenVINO expects."""
 
 _BLOCK = 32
-"""Tokens in a block of its cache, on CPUs."""
+"""Tokens in a block of OpenVINO's key-value cache, on CPUs."""
 
 _PRECISION = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 
 
 class OpenVinoEngine:
-    """Exported weights with their key-value cache."""
+    """Exported weights with their key-value cache.
+
+    Args:
+        pipeline: OpenVINO GenAI's continuous-batching pipeline.
+        tokenizer: the base model's tokenizer.
+        end_of_turn: id of the token that ends a turn.
+        kept: the model of the pipeline's prefix cache, which does not report its hits.
+    """
 
     def __init__(self, pipeline: Any, tokenizer: Tokenizer, end_of_turn: int, kept: PrefixCacheModel) -> None:
         self._pipeline = pipeline
         self._kept = kept
         self._tokenizer = tokenizer
         self._end_of_turn = end_of_turn
-        self._ids = count()  # OpenVINO's own: a key may come again while it still lets go of the last one
+        self._ids = count()  # own ids for OpenVINO: a key may be reused while OpenVINO still releases its last request
         self._open: dict[int, tuple[Any, Decoding]] = {}
 
     @classmethod
     def load(cls, folder: Path, tokenizer: Path, end_of_turn: int, dtype: str, resources: Resources) -> OpenVinoEngine:
         """Map the weights in `folder` into memory and compile them for this CPU.
 
-        `dtype` is what products are computed in; `auto` takes bfloat16 where the CPU multiplies it.
+        Args:
+            folder: the exported model.
+            tokenizer: the base's `tokenizer.json`.
+            end_of_turn: id of the token that ends a turn.
+            dtype: the dtype of matrix products; `auto` takes bfloat16 where the CPU multiplies it.
+            resources: threads, and GiB of the key-value cache.
         """
         scheduler = genai.SchedulerConfig()
         scheduler.cache_size = resources.cache_gb
         scheduler.enable_prefix_caching = True
         scheduler.max_num_batched_tokens = _BATCHED_TOKENS
-        # Pinned threads of two engines would share the same cores.
+        # With pinning, the threads of two engines would be bound to the same cores.
         properties: dict[str, Any] = {"ENABLE_CPU_PINNING": False}
         if dtype == "float32":
-            properties["KV_CACHE_PRECISION"] = "f32"  # else 8 bits
+            properties["KV_CACHE_PRECISION"] = "f32"  # the default is 8 bits
         if resources.threads is not None:
             properties["INFERENCE_NUM_THREADS"] = resources.threads
         if dtype != "auto":
@@ -95,7 +107,7 @@ class OpenVinoEngine:
         return [chunk for key in list(self._open) for chunk in self._read(key)]
 
     def _read(self, key: int) -> list[TokenChunk]:
-        """What the step gave this request. One that ended lets go of its place."""
+        """The tokens that the step added to this request; a finished request is released."""
         handle, decoding = self._open[key]
         chunks: list[TokenChunk] = []
         while handle.can_read():
@@ -130,7 +142,7 @@ class OpenVinoEngine:
 
 
 def _bytes_per_token(folder: Path, dtype: str) -> int:
-    """Of keys and values, without what their scales take."""
+    """The size of one token's keys and values in bytes, without their quantization scales."""
     variables = openvino.Core().read_model(folder / _MODEL).get_variables()
     shapes = [variable.info.data_shape for variable in variables]  # [rows, heads, tokens, width]
     numbers: int = sum(shape[1].get_length() * shape[3].get_length() for shape in shapes)

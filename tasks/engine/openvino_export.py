@@ -1,8 +1,8 @@
-"""Write a model as the OpenVINO engine reads it: the adapter merged, 8 bits a weight, its own tokenizer.
+"""Export of a model to OpenVINO: the adapter merged, weights quantized to 8 bits, with the tokenizer.
 
-The graph is traced from transformers' own code, so whatever it runs with its plain attention and an
-unbounded cache can be written. Keys and values become the graph's state; OpenVINO GenAI turns the
-attention over them into its paged one. Kwon et al., "Efficient Memory Management for Large Language
+The graph is traced from transformers' own code, so any architecture that transformers runs with its plain
+attention and an unbounded cache can be exported. Keys and values become the graph's state; OpenVINO GenAI
+replaces the attention over them by paged attention. Kwon et al., "Efficient Memory Management for Large Language
 Model Serving with PagedAttention", 2023 (arXiv 2309.06180).
 """
 
@@ -25,7 +25,7 @@ from tasks.core.errors import GraftError
 from tasks.engine.model_loading import load_merged
 
 MODEL = "openvino_model.xml"
-"""The name that OpenVINO GenAI looks for; the weights lie beside it."""
+"""The file name that OpenVINO GenAI expects; the weights lie beside it."""
 
 _INPUTS = ("input_ids", "attention_mask", "position_ids")
 
@@ -33,11 +33,11 @@ _INPUTS = ("input_ids", "attention_mask", "position_ids")
 def export(base: Path, adapter: Path | None, target: Path) -> None:
     """Write the model in `base`, with the LoRA adapter merged if there is one, to the new folder `target`.
 
-    It happens in a process of its own: the same model then gives the same bytes (OpenVINO numbers
-    the nodes of a process), and what it took of memory is given back.
+    The export runs in a process of its own, so that the same model gives the same bytes (OpenVINO numbers
+    the nodes of a process) and its memory is released.
 
     Raises:
-        GraftError: the model's cache is not one that OpenVINO can page.
+        GraftError: OpenVINO cannot page the model's cache.
     """
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
         process.submit(_export, base, adapter, target).result()
@@ -56,10 +56,10 @@ def _export(base: Path, adapter: Path | None, target: Path) -> None:
 
 
 def convert(model: Any) -> Any:
-    """A transformers model on the CPU as an OpenVINO graph with state.
+    """A transformers model on the CPU as a stateful OpenVINO graph.
 
     Inputs: `input_ids` and `position_ids` [batch, new], `attention_mask` [batch, all], `beam_idx`
-    [batch], the row of the state that each row goes on from. Output: `logits` [batch, new, vocabulary].
+    [batch], the row of the state that each row continues. Output: `logits` [batch, new, vocabulary].
 
     Raises:
         GraftError: see `export`.
@@ -72,7 +72,7 @@ def convert(model: Any) -> Any:
 
     shapes = cache_shapes(model)
     with torch.inference_mode(), warnings.catch_warnings():
-        # Tracing warns of every branch; whether the graph is the model is measured (`fidelity`).
+        # Tracing warns of every branch; `weight_fidelity` measures whether the graph equals the model.
         warnings.simplefilter("ignore", torch.jit._trace.TracerWarning)
         graph = openvino.convert_model(_Step(model), example_input=_example(shapes))
     pasts = [f"past.{layer}.{part}" for layer in range(len(shapes)) for part in ("key", "value")]
@@ -90,7 +90,7 @@ def convert(model: Any) -> Any:
 
 
 class _Step(torch.nn.Module):
-    """One forward pass as a function of tensors alone: the cache comes in and goes out flat."""
+    """One forward pass as a function of tensors only, with the cache as a flat list of inputs and outputs."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ class _Step(torch.nn.Module):
         cache = DynamicCache(config=self.model.config)
         layers: Any = cache.layers
         for layer, key, value in zip(layers, past[::2], past[1::2], strict=True):
-            # As if it had been filled by `update`, whose first call would be traced with an empty tensor.
+            # The state that `update` leaves: its own first call would be traced with an empty tensor.
             layer.keys, layer.values, layer.is_initialized = key, value, True
             layer.dtype, layer.device = key.dtype, key.device
         out = self.model(
@@ -125,7 +125,7 @@ def cache_shapes(model: Any) -> list[tuple[int, int]]:
     layers: Any = cache.layers
     if not layers or any(type(layer) is not DynamicLayer for layer in layers):
         raise GraftError(
-            f"params.yaml: engine.name openvino cannot hold the cache of {type(model).__name__} "
+            f"params.yaml: engine.name openvino does not support the cache of {type(model).__name__} "
             "(a sliding window or a recurrent state); set it to transformers"
         )
     with torch.inference_mode():
@@ -135,16 +135,16 @@ def cache_shapes(model: Any) -> list[tuple[int, int]]:
 
 def _example(shapes: Sequence[tuple[int, int]]) -> tuple[torch.Tensor, ...]:
     """Inputs to trace with: two rows with five tokens in the cache, and three new ones each."""
-    rows, known, new = 2, 5, 3
+    rows, cached, new = 2, 5, 3
     ids = torch.ones((rows, new), dtype=torch.long)
-    mask = torch.ones((rows, known + new), dtype=torch.long)
-    positions = torch.arange(known, known + new)[None].repeat(rows, 1)
-    past = [torch.zeros((rows, heads, known, size)) for heads, size in shapes for _ in ("key", "value")]
+    mask = torch.ones((rows, cached + new), dtype=torch.long)
+    positions = torch.arange(cached, cached + new)[None].repeat(rows, 1)
+    past = [torch.zeros((rows, heads, cached, size)) for heads, size in shapes for _ in ("key", "value")]
     return ids, mask, positions, *past
 
 
 def _reorder(graph: Any, pasts: Sequence[str]) -> None:
-    """Let each row choose the row of the state that it goes on from: the pattern that paging looks for."""
+    """Let each row choose the row of the state that it continues: paging is applied where this pattern is found."""
     import openvino
     from openvino import opset13 as operations
 
@@ -161,7 +161,7 @@ def _reorder(graph: Any, pasts: Sequence[str]) -> None:
 
 
 def _begin_empty(graph: Any) -> None:
-    """Give the state its first value: no token for each row of `input_ids`."""
+    """Initialize the state with no tokens for each row of `input_ids`."""
     from openvino import opset13 as operations
 
     ids = graph.input("input_ids").get_node()
@@ -177,7 +177,7 @@ def _begin_empty(graph: Any) -> None:
 
 
 def write_tokenizer(tokenizer: Path, target: Path) -> None:
-    """OpenVINO GenAI wants one beside the model; it reads the vocabulary from it for constrained decoding."""
+    """Write the tokenizer beside the model: OpenVINO GenAI reads its vocabulary for constrained decoding."""
     import openvino
     from openvino_tokenizers import convert_tokenizer
 

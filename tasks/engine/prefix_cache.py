@@ -1,8 +1,8 @@
-"""What a paged key-value cache that keeps prefixes has of a prompt, where its engine does not say.
+"""A model of the prefix cache of an engine that does not report how much of a prompt it had cached.
 
-OpenVINO keeps whole blocks of tokens, each known by all tokens up to its end: those of prompts once
-they are computed, and what was written after them. A block that no open request uses is given up
-when the room is needed, the one that was used longest ago first. This keeps the same books.
+OpenVINO keeps whole blocks of tokens, each identified by all tokens up to its end: the blocks of prompts
+once they are computed, and those of the tokens generated after them. A block that no open request uses
+is evicted when space is needed, the least recently used first. `PrefixCacheModel` does the same accounting.
 """
 
 from __future__ import annotations
@@ -13,40 +13,40 @@ from cachetools import LRUCache
 
 
 class PrefixCacheModel:
-    """The blocks of tokens that are kept.
+    """The accounting of the blocks of tokens in a prefix cache.
 
     Args:
-        size: tokens in a block.
-        room: blocks that the cache holds.
+        block_size: tokens in a block.
+        capacity: blocks that the cache holds.
     """
 
-    def __init__(self, size: int, room: int) -> None:
-        self._size = size
-        self._kept: LRUCache[int, None] = LRUCache(max(1, room))
+    def __init__(self, block_size: int, capacity: int) -> None:
+        self._block_size = block_size
+        self._blocks_kept: LRUCache[int, None] = LRUCache(max(1, capacity))
 
     def cached_tokens(self, ids: Sequence[int]) -> int:
-        """How many of a prompt's tokens need not be computed; the last one always is."""
-        found = 0
+        """The number of a prompt's tokens that need not be computed; the last token always is."""
+        hits = 0
         for block in self._blocks(ids):
-            if block not in self._kept:
+            if block not in self._blocks_kept:
                 break
-            self._kept[block] = None  # used just now
-            found += 1
-        return max(0, min(found * self._size, len(ids) - 1))
+            self._blocks_kept[block] = None  # marks it as most recently used
+            hits += 1
+        return max(0, min(hits * self._block_size, len(ids) - 1))
 
     def keep(self, ids: Sequence[int]) -> None:
-        """`ids` have been computed."""
+        """Record that the engine has computed `ids`."""
         for block in self._blocks(ids):
-            self._kept[block] = None
+            self._blocks_kept[block] = None
 
     def _blocks(self, ids: Sequence[int]) -> Iterator[int]:
         block = 0
-        for end in range(self._size, len(ids) + 1, self._size):
-            block = hash((block, *ids[end - self._size : end]))
+        for end in range(self._block_size, len(ids) + 1, self._block_size):
+            block = hash((block, *ids[end - self._block_size : end]))
             yield block
 
 
 def common_prefix_length(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many tokens the two begin with alike."""
+    """The length of the common prefix of two token sequences, in tokens."""
     shorter = min(len(first), len(second))
-    return next((place for place in range(shorter) if first[place] != second[place]), shorter)
+    return next((index for index in range(shorter) if first[index] != second[index]), shorter)

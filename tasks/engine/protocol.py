@@ -1,6 +1,6 @@
-"""The engine protocol: token ids in, streamed tokens out, with continuous batching.
+"""The engine protocol: token ids in, streamed tokens out, with continuous batching of concurrent requests.
 
-Evaluation and serving both use engines through it, so what is measured is what is served.
+Evaluation and serving both use engines through this protocol, so the evaluated behavior is the served one.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ FinishReason = Literal["stop", "length", "content_filter"]
 
 @dataclass(frozen=True)
 class JsonSchema:
-    """The whole text must be JSON that this schema (as JSON text) allows."""
+    """The whole text must be JSON that this schema allows."""
 
     text: str
+    """The schema as JSON text."""
 
 
 @dataclass(frozen=True)
@@ -29,15 +30,19 @@ class Regex:
     """The whole text must match this regular expression."""
 
     pattern: str
+    """The regular expression."""
 
 
 @dataclass(frozen=True)
 class Tag:
-    """`begin`, then JSON that `schema` (as JSON text) allows, then `end`."""
+    """A tool call in a text: `begin`, then JSON that `schema` allows, then `end`."""
 
     begin: str
+    """The text before the JSON; it begins with the trigger of its `Tags`."""
     schema: str
+    """The schema as JSON text."""
     end: str
+    """The text after the JSON."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,7 @@ Constraint = JsonSchema | Regex | Tags
 
 
 class ConstraintError(GraftError):
-    """A constraint that is malformed, or that the engine cannot hold."""
+    """The constraint is malformed, or the engine cannot enforce it."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +153,7 @@ class Generation:
 
 
 class Engine(Protocol):
-    """An engine holds one model and the requests it is working on. It belongs to one thread."""
+    """An engine holds one model and its open requests. Only one thread may use it."""
 
     def submit(self, key: int, request: GenerationRequest) -> None:
         """Add a request to those that run; the following steps work on it.
@@ -164,9 +169,9 @@ class Engine(Protocol):
         ...
 
     def step(self) -> list[TokenChunk]:
-        """One decoding step for all open requests; a finished one is open no longer.
+        """One decoding step for all open requests; a finished request is closed.
 
-        Requests need not gain a token in every step. Without open requests it returns at once.
+        A request may gain no token in a step. Without open requests the method returns immediately.
         """
         ...
 

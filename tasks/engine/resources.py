@@ -1,4 +1,4 @@
-"""What of the machine an engine may take."""
+"""Resources of the machine that an engine may use: threads, cache memory, a process of its own."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Resources:
-    """Threads (None: one for each core) and GiB for keys and values of open requests and kept prefixes.
-
-    An engine on a GPU takes what it finds there; the transformers engine's cache grows as it must.
-    `apart`: other threads of this process must go on while the engine computes.
-    """
+    """Limits for one engine. On a GPU an engine uses the free memory instead of `cache_gb`."""
 
     threads: int | None
+    """CPU threads; None: one for each core."""
     cache_gb: int
+    """GiB for keys and values of open requests and kept prefixes; the transformers engine's cache has no limit."""
     in_subprocess: bool
+    """Whether other threads of this process must run while the engine computes."""
 
 
 EXCLUSIVE = Resources(threads=None, cache_gb=2, in_subprocess=False)
-"""For who evaluates: nobody else is served meanwhile."""
+"""The resources for evaluation, during which this process serves no users."""

@@ -1,7 +1,7 @@
-"""An engine in a process of its own, for who has other things to do while it computes.
+"""An engine in a subprocess, so that the other threads of the calling process run while it computes.
 
-An engine that holds Python's global lock during a step (OpenVINO's does) stops every other thread of
-its process for as long; a server's event loop would get a turn once a step.
+An engine that holds Python's global interpreter lock (GIL) during a step, as OpenVINO's does, stops every
+other thread of its process for that time; a server's event loop would run only once per step.
 """
 
 from __future__ import annotations
@@ -22,38 +22,39 @@ from tasks.engine.protocol import Constraint, Engine, GenerationRequest, TokenCh
 
 
 class EngineLostError(RuntimeError):
-    """The engine's process has ended, and with it everything that was open."""
+    """The engine's process has ended, and all open requests are lost."""
 
 
 class SubprocessEngine:
-    """Passes the protocol on to an engine that `opens` makes in a new process, which ends with this one.
+    """A proxy for an engine that `factory` creates in a new process, which ends with this one.
 
     Args:
-        opens: makes the engine there; must be picklable.
-        check: refuses, here, what the engine would refuse there, where it is nobody's own any more.
+        factory: creates the engine in the new process; must be picklable.
+        check: validates a constraint in this process, because an error in the engine's process could not be
+            assigned to a request.
 
     Raises:
-        Exception: what `opens` raises.
+        Exception: the error that `factory` raises.
     """
 
-    def __init__(self, opens: Callable[[], Engine], check: Callable[[Constraint], None] = grammar.check) -> None:
+    def __init__(self, factory: Callable[[], Engine], check: Callable[[Constraint], None] = grammar.check) -> None:
         self._check = check
-        self._ids = count()  # the process's own keys: one that was cancelled may still gain something
+        self._ids = count()  # own ids for the process: it may still send chunks of a request that was canceled
         self._open: dict[int, int] = {}
-        self._pipe, theirs = Pipe()
-        with theirs:
-            command = [sys.executable, "-m", __name__, str(theirs.fileno())]
+        self._pipe, child_end = Pipe()
+        with child_end:
+            command = [sys.executable, "-m", __name__, str(child_end.fileno())]
             path = os.pathsep.join(filter(None, sys.path))
             environment = {**os.environ, "PYTHONPATH": path}
             self._process = subprocess.Popen(
-                command, env=environment, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()]
+                command, env=environment, stdin=subprocess.DEVNULL, pass_fds=[child_end.fileno()]
             )
-        self._pipe.send(opens)
+        self._pipe.send(factory)
         self._receive()
 
     @property
     def pid(self) -> int:
-        """Of the engine's process."""
+        """The id of the engine's process."""
         return self._process.pid
 
     def submit(self, key: int, request: GenerationRequest) -> None:
@@ -62,22 +63,22 @@ class SubprocessEngine:
             raise ValueError(f"request {key} is open already")
         if request.sampling.constraint:
             self._check(request.sampling.constraint)
-        place = next(self._ids)
-        self._pipe.send((place, request))
-        self._open[place] = key
+        request_id = next(self._ids)
+        self._pipe.send((request_id, request))
+        self._open[request_id] = key
 
     def cancel(self, key: int) -> None:
         """See `Engine.cancel`."""
-        for place in [place for place, known in self._open.items() if known == key]:
-            del self._open[place]
-            self._pipe.send((place, None))
+        for request_id in [request_id for request_id, open_key in self._open.items() if open_key == key]:
+            del self._open[request_id]
+            self._pipe.send((request_id, None))
 
     def step(self) -> list[TokenChunk]:
-        """See `Engine.step`. Waits for the process's next step, without the global lock.
+        """See `Engine.step`. Waits for the process's next step without holding the GIL.
 
         Raises:
-            EngineLostError: there is no process any more.
-            Exception: what the engine's step raised.
+            EngineLostError: the process has ended.
+            Exception: the error that the engine's step raised.
         """
         if not self._open:
             return []
@@ -85,23 +86,23 @@ class SubprocessEngine:
             replace(chunk, key=self._open[chunk.key]) for chunk in self._receive() or () if chunk.key in self._open
         ]
         finished = {chunk.key for chunk in chunks if chunk.finish_reason}
-        self._open = {place: key for place, key in self._open.items() if key not in finished}
+        self._open = {request_id: key for request_id, key in self._open.items() if key not in finished}
         return chunks
 
     def _receive(self) -> Any:
         try:
-            found = self._pipe.recv()
+            message = self._pipe.recv()
         except (EOFError, ConnectionError):
-            raise EngineLostError(f"the engine's process ended with {self._process.wait()}") from None
-        if isinstance(found, Exception):
-            raise found
-        return found
+            raise EngineLostError(f"the engine's process ended with exit code {self._process.wait()}") from None
+        if isinstance(message, Exception):
+            raise message
+        return message
 
 
 def main() -> None:
-    """The engine's process: its argument is the number of an open pipe, over which it is told what to open."""
+    """The engine's process: its argument is the file descriptor of an open pipe, which sends the engine's factory."""
     pipe: Connection[Any, Any] = Connection(int(sys.argv[1]))
-    # Who started this process is gone, or has enough: nothing is left to do.
+    # The parent process has ended or closed the pipe, so this process has nothing left to do.
     with suppress(EOFError, ConnectionError):
         try:
             engine: Engine = pipe.recv()()
@@ -109,29 +110,29 @@ def main() -> None:
             pipe.send(error)
             return
         pipe.send(None)
-        _work(engine, pipe)
+        _serve(engine, pipe)
 
 
-def _work(engine: Engine, pipe: Connection[Any, Any]) -> None:
+def _serve(engine: Engine, pipe: Connection[Any, Any]) -> None:
     busy: set[int] = set()
     while True:
         while not busy or pipe.poll():
-            place, request = pipe.recv()
+            request_id, request = pipe.recv()
             if request is None:
-                engine.cancel(place)
-                busy.discard(place)
+                engine.cancel(request_id)
+                busy.discard(request_id)
             else:
                 try:
-                    engine.submit(place, request)
-                    busy.add(place)
-                except Exception as error:  # the next step tells it
+                    engine.submit(request_id, request)
+                    busy.add(request_id)
+                except Exception as error:  # raised by the parent's next step
                     pipe.send(error)
         try:
             chunks = engine.step()
-        except Exception as error:  # it belongs to those who asked; they will cancel what they had
+        except Exception as error:  # the parent raises it; its callers cancel their requests
             pipe.send(error)
-            for place in busy:
-                engine.cancel(place)
+            for request_id in busy:
+                engine.cancel(request_id)
             busy.clear()
             continue
         busy -= {chunk.key for chunk in chunks if chunk.finish_reason}

@@ -1,9 +1,9 @@
-"""The reference engine: any causal language model of transformers, with continuous batching.
+"""The transformers engine, the reference: any causal language model of transformers, with continuous batching.
 
-Rows are padded on the left; new ones are prefilled together and set beside those that run, and each
-leaves as it finishes. What prompts open with is computed once and kept for the next. A model with a
-sliding window or a recurrent state, whose cache cannot be padded, takes new rows when none runs. It
-is correct before it is fast; it is what other engines are compared with.
+Rows are padded on the left; new rows are prefilled together and joined to the running batch, and each is
+removed as it finishes. The shared beginning of prompts is computed once and kept for the next ones. A model
+with a sliding window or a recurrent state, whose cache cannot be padded, takes new rows only when none runs.
+Correctness has priority over speed, because other engines are compared with this one.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 
 
 def shared_prefix(prompts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
-    """The longest opening that all `prompts` share, leaving each at least one token of its own."""
-    # The first and the last in lexicographic order differ where any two do.
+    """The longest prefix that all `prompts` share and that is at least one token shorter than each of them."""
+    # The first and the last prompt in lexicographic order differ wherever any two prompts do.
     shared = common_prefix_length(min(prompts), max(prompts))
     return prompts[0][: min(shared, *(len(prompt) - 1 for prompt in prompts))]
 
 
 class TransformersEngine:
-    """A base model with an adapter merged into it, or the base alone."""
+    """A base model with an adapter merged into it, or without one."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: Tokenizer, end_of_turn: int) -> None:
         self.model = model
@@ -55,7 +55,15 @@ class TransformersEngine:
     def load(
         cls, base: Path, adapter: Path | None, end_of_turn: int, dtype: str, resources: Resources
     ) -> TransformersEngine:
-        """Load safetensors only; merging makes a step as cheap as the base's own."""
+        """Load safetensors only; with a merged adapter a step costs the same as the base's.
+
+        Args:
+            base: the base model's folder.
+            adapter: the LoRA adapter's folder; None for the base alone.
+            end_of_turn: id of the token that ends a turn.
+            dtype: `auto`, or a torch dtype's name.
+            resources: threads for the CPU.
+        """
         if resources.threads is not None:
             torch.set_num_threads(resources.threads)
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -65,11 +73,11 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def _prefill(self, requests: Sequence[GenerationRequest]) -> tuple[torch.Tensor, torch.Tensor, DynamicCache, int]:
-        """Next-token logits [batch, vocabulary], attention mask [batch, longest], filled cache, and how
-        many tokens of each prompt were kept from before.
+        """Prefill: next-token logits [batch, vocabulary], attention mask [batch, longest], filled cache, and the
+        number of each prompt's tokens that were cached.
 
-        The rests of the prompts are padded on the left, behind what all of them open with (system
-        prompt, tools). Every row keeps at least one token of its own to predict from.
+        The prompts' own tokens are padded on the left, behind the shared prefix (system prompt, tools).
+        Every row has at least one token of its own to predict from.
         """
         device = self.model.device
         prompts = [request.prompt_ids for request in requests]
@@ -91,12 +99,12 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def _opening(self, shared: tuple[int, ...]) -> tuple[DynamicCache, int]:
-        """A cache of one row that holds `shared`, and how much of it the last batch's opening had already."""
+        """A cache of one row that holds `shared`, and how many of its tokens were cached from the last batch."""
         held, cache = self._held
-        known = common_prefix_length(held, shared) if self._joins else 0  # what cannot be padded cannot be cut back
+        known = common_prefix_length(held, shared) if self._joins else 0  # else it cannot be cropped
         cache = copy.deepcopy(cache) if known else DynamicCache(config=self.model.config)
         if 0 < known < len(held):
-            cache.crop(known - len(held))  # a negative number: how many to remove
+            cache.crop(known - len(held))  # a negative number removes that many tokens
         if known < len(shared):
             device = self.model.device
             positions = torch.arange(known, len(shared), device=device)[None]
@@ -128,7 +136,7 @@ class TransformersEngine:
 
     @cached_property
     def _grammars(self) -> Grammars:
-        # Made from the whole vocabulary: only who asks for a constraint waits for it.
+        # Built from the whole vocabulary, which takes time: only requests with a constraint need it.
         from tasks.engine.grammar import Grammars
 
         return Grammars(self.tokenizer, self.end_of_turn)
@@ -140,7 +148,7 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def step(self) -> list[TokenChunk]:
-        """See `Engine.step`. One forward pass for the rows that run, and one to bring new ones beside them."""
+        """See `Engine.step`. One forward pass for the running rows, and one to prefill and join new ones."""
         chunks = self._decode() if self._rows else []
         if self._new and (self._joins or not self._rows):
             chunks += self._admit()
@@ -153,7 +161,7 @@ class TransformersEngine:
         return self._accept(logits)
 
     def _admit(self) -> list[TokenChunk]:
-        """Prefill all new requests together, give them their first token and set them beside the others."""
+        """Prefill all new requests together, sample their first token and join them to the running rows."""
         rows = list(self._new.values())
         logits, mask, cache, known = self._prefill([row.request for row in rows])
         for row in rows:
@@ -167,13 +175,13 @@ class TransformersEngine:
         return chunks
 
     def _accept(self, logits: torch.Tensor) -> list[TokenChunk]:
-        """Choose a token for each row from `logits` [rows, vocabulary]; finished rows leave."""
+        """Choose a token for each row from `logits` [rows, vocabulary]; finished rows are removed."""
         chunks = [row.choose(logits[place]) for place, row in enumerate(self._rows)]
         self._keep([place for place, row in enumerate(self._rows) if row.finish_reason is None])
         return chunks
 
     def _keep(self, places: list[int]) -> None:
-        """Let go of all rows but those at `places`, and of the columns that only the others filled."""
+        """Keep only the rows at the indices `places`, and drop the columns that only the other rows filled."""
         if len(places) == len(self._rows):
             return
         self._rows = [self._rows[place] for place in places]
@@ -188,7 +196,7 @@ class TransformersEngine:
                 layer.keys, layer.values = layer.keys[:, :, empty:], layer.values[:, :, empty:]
 
     def _join(self, rows: list[_Row], mask: torch.Tensor, cache: DynamicCache) -> None:
-        """Set other rows first in the batch; the shorter side is padded on the left."""
+        """Put other rows before those in the batch; the shorter side is padded on the left."""
         if not rows:
             return
         if not self._rows:
@@ -205,20 +213,20 @@ class TransformersEngine:
 
 
 def _wider(value: torch.Tensor, width: int, dim: int) -> torch.Tensor:
-    """`value` with zeros before it along `dim`, to `width`."""
+    """`value`, padded with zeros on the left along `dim`, to `width`."""
     before = (0, 0) * (value.dim() - 1 - dim) + (width - value.shape[dim], 0)
     return torch.nn.functional.pad(value, before)
 
 
 def _masked(logits: torch.Tensor, allowed: bytes) -> torch.Tensor:
-    """`logits` [width], minus infinity where `allowed` [vocabulary] has no nonzero byte; the width may be larger."""
+    """`logits` [width], minus infinity where `allowed` [vocabulary], which may be shorter, is zero or has ended."""
     known = torch.frombuffer(bytearray(allowed), dtype=torch.uint8)[: len(logits)].bool()
     every = torch.nn.functional.pad(known, (0, len(logits) - len(known)))
     return logits.masked_fill(~every.to(logits.device), float("-inf"))
 
 
 class _Row(Decoding):
-    """A request in the batch, which picks its own tokens."""
+    """A request in the batch, with its own sampling state."""
 
     def __init__(
         self, key: int, request: GenerationRequest, tokenizer: Tokenizer, end_of_turn: int, matcher: Matcher | None
@@ -231,7 +239,7 @@ class _Row(Decoding):
     def choose(self, logits: torch.Tensor) -> TokenChunk:
         """Take the next token from `logits` [vocabulary]: greedy, or sampled from the top-p nucleus.
 
-        Its log-probability is the model's, among all tokens, whatever a constraint forbids.
+        Its log-probability is the model's among all tokens, including those that a constraint forbids.
         """
         token = self._pick(_masked(logits, self._matcher.allowed()) if self._matcher else logits)
         if self._matcher:

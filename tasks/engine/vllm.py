@@ -1,8 +1,8 @@
-"""vLLM behind the engine protocol: for GPUs, where paged attention and fused kernels pay.
+"""The vLLM engine, for GPUs, where paged attention and fused kernels pay off.
 
-vLLM's synchronous engine schedules, batches, keeps prefixes and samples; where an answer ends and
-what of its text is final is `Decoding`'s, as on every engine. Everything runs in this process, and what
-its process group listens on is loopback. Its log-probabilities under a constraint are among the tokens that it allows.
+vLLM's synchronous engine schedules, batches, caches prefixes and samples; `Decoding` decides where an
+answer ends and which part of its text is final, as on every engine. Everything runs in this process, and its
+process group listens on loopback only. Under a constraint its log-probabilities are among the allowed tokens.
 
 vLLM pins other versions of transformers and FastAPI than this repository does, so it has an
 environment of its own (Python's, or a Ray runtime environment): `pip install vllm` on a machine
@@ -37,9 +37,9 @@ from tasks.engine.protocol import Constraint, GenerationRequest, JsonSchema, Sam
 from tasks.engine.resources import Resources
 
 _ENVIRONMENT = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine core in this process: a replica is one process
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # or it pins itself to all cores but one
-    "GLOO_SOCKET_IFNAME": "lo",  # or its process group of one listens where the host's name points
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # runs the engine core in this process: a replica is one process
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # by default it pins itself to all cores but one
+    "GLOO_SOCKET_IFNAME": "lo",  # by default its process group of one listens on the address of the host's name
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "WARNING",
 }
@@ -50,10 +50,16 @@ _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 class VllmEngine:
     """A base model, with or without one adapter.
 
-    Several adapters on one base would take a `LoRARequest` for each (its name is the adapter's
-    digest, which is also what keeps their prefixes apart in the cache), `max_loras` places in
-    memory, and a request that names its adapter; `GenerationRequest` has no such field, because one
-    engine is one package.
+    Several adapters on one base would need a `LoRARequest` for each (its name is the adapter's
+    digest, which also separates their prefixes in the cache), `max_loras` slots in memory, and a
+    request that names its adapter; `GenerationRequest` has no such field, because one engine
+    serves one package.
+
+    Args:
+        engine: vLLM's synchronous engine.
+        tokenizer: the base model's tokenizer.
+        end_of_turn: id of the token that ends a turn.
+        adapter: the adapter of every request; None for the base alone.
     """
 
     def __init__(self, engine: LLMEngine, tokenizer: Tokenizer, end_of_turn: int, adapter: LoRARequest | None) -> None:
@@ -65,7 +71,14 @@ class VllmEngine:
 
     @classmethod
     def load(cls, base: Path, adapter: Path | None, end_of_turn: int, dtype: str, resources: Resources) -> VllmEngine:
-        """Load safetensors only; the adapter stays beside the base's weights, under its digest.
+        """Load safetensors only; the adapter is not merged and has its digest as name.
+
+        Args:
+            base: the base model's folder.
+            adapter: the LoRA adapter's folder; None for the base alone.
+            end_of_turn: id of the token that ends a turn.
+            dtype: `auto`, or a torch dtype's name.
+            resources: on a CPU, threads and GiB of the key-value cache.
 
         Raises:
             ValueError: vLLM does not serve this architecture or this kind of adapter.
@@ -80,7 +93,7 @@ class VllmEngine:
                     tokenizer=folder,
                     dtype=str(serving_dtype(dtype)).removeprefix("torch."),
                     load_format="safetensors",
-                    generation_config="vllm",  # nothing that the base's own file says about sampling
+                    generation_config="vllm",  # ignores the sampling defaults of the base's generation_config.json
                     enable_prefix_caching=True,
                     distributed_executor_backend="uni",
                     structured_outputs_config={"backend": "guidance"},
@@ -100,7 +113,7 @@ class VllmEngine:
             raise ValueError(f"request {key} is open already")
         if request.sampling.constraint:
             check(request.sampling.constraint)
-        # vLLM ends at the model's last position, too.
+        # vLLM also ends at the model's last position.
         room = self._engine.model_config.max_model_len - len(request.prompt_ids)
         sampling = replace(request.sampling, max_new_tokens=min(request.max_new_tokens, room))
         request = replace(request, sampling=sampling)
@@ -120,7 +133,7 @@ class VllmEngine:
         return [chunk for output in self._engine.step() for chunk in self._take(output)]
 
     def _take(self, output: Any) -> Iterator[TokenChunk]:
-        """What one request gained in a step; vLLM may hand over several tokens at once."""
+        """The chunks of one request in a step; vLLM may return several tokens together."""
         key, completion = int(output.request_id), output.outputs[0]
         decoding = self._open[key]
         decoding.cached_tokens = output.num_cached_tokens or 0
@@ -129,7 +142,7 @@ class VllmEngine:
             yield decoding.accept(token, logprob)
             if decoding.finish_reason:
                 break
-        if decoding.finish_reason and not output.finished:  # at a stop string, of which vLLM knows nothing
+        if decoding.finish_reason and not output.finished:  # at a stop string, which vLLM does not check
             self.cancel(key)
         elif decoding.finish_reason:
             del self._open[key]
@@ -143,7 +156,7 @@ class VllmEngine:
             seed=sampling.seed,
             max_tokens=sampling.max_new_tokens,
             stop_token_ids=[self.end_of_turn],
-            ignore_eos=True,  # the end of turn ends it, whatever the base's own file calls the end
+            ignore_eos=True,  # only the end-of-turn token ends an answer, not the one in the base's own file
             logprobs=0 if sampling.logprobs else None,
             structured_outputs=_structured(sampling.constraint),
             detokenize=False,
@@ -152,12 +165,12 @@ class VllmEngine:
 
 
 def _placement(resources: Resources) -> dict[str, Any]:
-    """On a GPU vLLM measures how much is free for keys and values; on a CPU it would take most of the memory."""
+    """The size of the key-value cache: on a GPU vLLM measures the free memory; on a CPU it would take most of it."""
     if torch.cuda.is_available():
         return {}
     if resources.threads is not None:
         torch.set_num_threads(resources.threads)
-    # Compiling takes a minute and is not worth it where vLLM runs to be tested.
+    # Compiling takes a minute and is not worth it on a CPU, where vLLM runs only in tests.
     return {"enforce_eager": True, "kv_cache_memory_bytes": resources.cache_gb << 30}
 
 
@@ -175,7 +188,7 @@ def _structured(constraint: Constraint | None) -> StructuredOutputsParams | None
     if constraint is None:
         return None
     if isinstance(constraint, Tags):
-        # Not as vLLM's structural tag, to which a trigger in angle brackets is a special token.
+        # vLLM's structural tags are not used: they take a trigger in angle brackets for a special token.
         return StructuredOutputsParams(grammar=lark(constraint))
     if isinstance(constraint, JsonSchema):
         return StructuredOutputsParams(json=constraint.text)
@@ -183,7 +196,7 @@ def _structured(constraint: Constraint | None) -> StructuredOutputsParams | None
 
 
 def _write_tokenizer(folder: Path, base: Path, end: str | None) -> None:
-    """The base's tokenizer with `end` as its end: what vLLM lets through when a constraint is met."""
+    """Write the base's tokenizer with `end` as end token, which vLLM allows when a constraint is satisfied."""
     for name in ("config.json", "tokenizer.json"):
         shutil.copy(base / name, folder)
     write_json(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": end})

@@ -1,7 +1,7 @@
-"""What exported weights lost against the float32 model that they were made from, on text that is known.
+"""Weight fidelity: the quantization loss of exported weights against their float32 model, on reference conversations.
 
-Both see the same conversations (teacher forcing), and only assistant turns count. It compares
-weights: how good the answers are is measured by `evaluate`, on the engine.
+Both models see the same conversations (teacher forcing), and only assistant turns count. The comparison is
+of weights; the stage `evaluate` measures the quality of answers, on the engine.
 """
 
 from __future__ import annotations
@@ -20,24 +20,31 @@ from tasks.model_package.manifest import Fidelity
 from tasks.prompt.encoding import IGNORED
 
 Row = tuple[Sequence[int], Sequence[int]]
-"""Token ids [length] and labels [length] of a conversation, as `Prompt.encode_training` gives them."""
+"""Token ids [length] and labels [length] of a conversation, as `Prompt.encode_training` returns them."""
 
 
 def measure_fidelity(base: Path, adapter: Path | None, exported: Path, rows: Sequence[Row]) -> Fidelity:
-    """Compare the exported weights with the model in `base` and the adapter, on `rows` (at least one)."""
+    """Compare exported weights with the float32 model that they were made from.
+
+    Args:
+        base: the base model's folder.
+        adapter: the LoRA adapter's folder; None if the base alone was exported.
+        exported: the folder of the exported weights.
+        rows: the conversations, at least one.
+    """
     reference, served = load_merged(base, adapter, torch.float32), _ExportedModel(exported)
     tokens = agreed = 0
     loss = reference_loss = 0.0
     for ids, labels in rows:
-        places = [place for place in range(1, len(labels)) if labels[place] != IGNORED]
-        before, targets = [place - 1 for place in places], [labels[place] for place in places]
+        positions = [position for position in range(1, len(labels)) if labels[position] != IGNORED]
+        before, targets = [position - 1 for position in positions], [labels[position] for position in positions]
         with torch.inference_mode():
             expected = reference(torch.tensor([list(ids)])).logits[0, before].float()
-        found = torch.from_numpy(served.logits(ids)[before])
-        tokens += len(places)
-        agreed += int((expected.argmax(-1) == found.argmax(-1)).sum())
+        actual = torch.from_numpy(served.logits(ids)[before])
+        tokens += len(positions)
+        agreed += int((expected.argmax(-1) == actual.argmax(-1)).sum())
         reference_loss += _loss(expected, targets)
-        loss += _loss(found, targets)
+        loss += _loss(actual, targets)
     return Fidelity(
         rows=len(rows),
         tokens=tokens,
@@ -53,7 +60,7 @@ def _loss(logits: torch.Tensor, targets: Sequence[int]) -> float:
 
 
 class _ExportedModel:
-    """Exported weights as a function from token ids to logits."""
+    """The exported weights as a function from token ids to logits."""
 
     def __init__(self, folder: Path) -> None:
         import openvino

@@ -1,8 +1,8 @@
-"""Schemas and regular expressions in the words of XGrammar, which is what OpenVINO holds a text to.
+"""Translation of schemas and regular expressions for XGrammar, which enforces constraints in OpenVINO.
 
-XGrammar knows less than llguidance, by which constraints are checked first. On some patterns it fails, and
+XGrammar supports less than llguidance, which checks constraints first. Some patterns make XGrammar fail, and
 its pipeline with it; and in a schema's string a pattern that matches a quotation mark would end the string.
-github.com/mlc-ai/xgrammar, cpp/regex_converter.cc and cpp/json_schema_converter.cc, as seen in GenAI 2026.4.
+github.com/mlc-ai/xgrammar, cpp/regex_converter.cc and cpp/json_schema_converter.cc, read as of GenAI 2026.4.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _VALUES = ("enum", "const", "default", "examples")
 
 @lru_cache(maxsize=64)
 def check(constraint: Constraint) -> None:
-    """What an engine that holds texts by XGrammar asks first. What was held before is not looked at again.
+    """Validate a constraint for an engine that uses XGrammar; valid constraints are cached.
 
     Raises:
         ConstraintError: see `grammar.check`, `pattern` and `schema`.
@@ -54,39 +54,39 @@ def check(constraint: Constraint) -> None:
 
 
 def pattern(text: str) -> str:
-    """A regular expression for a whole text.
+    """The regular expression of a whole text, checked for XGrammar.
 
     Raises:
-        ConstraintError: there is something in it that XGrammar does not know, or knows as something else.
+        ConstraintError: it contains syntax that XGrammar does not support or interprets differently.
     """
     return "".join(part[0] for part in _parts(text, text))
 
 
 def schema(text: str) -> str:
-    """A JSON schema whose patterns hold within JSON: a string that would need escapes is no match.
+    """The JSON schema with patterns that are valid within JSON: they match no string that needs escapes.
 
     Raises:
-        ConstraintError: there is something in it that XGrammar drops, or see `pattern`.
+        ConstraintError: it contains keywords that XGrammar ignores, or see `pattern`.
     """
     return json.dumps(_schema(json.loads(text)))
 
 
 def _parts(text: str, whole: str) -> list[re.Match[str]]:
     parts: list[re.Match[str]] = []
-    place = 0
-    while place < len(text):
-        part = _PART.match(text, place)
+    position = 0
+    while position < len(text):
+        part = _PART.match(text, position)
         if part is None or _is_empty(parts, part) or (part["bracket"] and _SET_OPERATION.search(part["bracket"])):
-            raise ConstraintError(f"the regular expression cannot be held: {text[place:]!r} in {whole!r}")
+            raise ConstraintError(f"the regular expression cannot be held: {text[position:]!r} in {whole!r}")
         parts.append(part)
-        place = part.end()
+        position = part.end()
     if parts and parts[-1][0] in _OPENS:
         raise ConstraintError(f"the regular expression cannot be held: {text!r} ends in nothing")
     return parts
 
 
 def _is_empty(parts: list[re.Match[str]], part: re.Match[str]) -> bool:
-    """Whether `part` ends or repeats nothing, on which XGrammar fails."""
+    """Whether `part` ends or repeats an empty expression, on which XGrammar fails."""
     return bool(part[0] in _ENDS or part["count"]) and (not parts or parts[-1][0] in _OPENS)
 
 
@@ -97,23 +97,23 @@ def _schema(value: Any) -> Any:
         return value
     if "multipleOf" in value or len(value.get("allOf", ())) > 1:
         raise ConstraintError("the JSON schema cannot be held: it has 'multipleOf', or 'allOf' of several schemas")
-    return {key: _under(key, held) for key, held in value.items()}
+    return {key: _keyword(key, content) for key, content in value.items()}
 
 
-def _under(key: str, held: Any) -> Any:
+def _keyword(key: str, content: Any) -> Any:
     if key in _VALUES:
-        return held
+        return content
     if key == "pattern":
-        return _in_string(held)
+        return _in_string(content)
     if key in _MAPS:
-        return {name: _schema(part) for name, part in held.items()}
+        return {name: _schema(part) for name, part in content.items()}
     if key == "patternProperties":
-        return {_in_string(name): _schema(part) for name, part in held.items()}
-    return _schema(held)
+        return {_in_string(name): _schema(part) for name, part in content.items()}
+    return _schema(content)
 
 
 def _in_string(text: str) -> str:
-    """A schema's pattern, in one group: XGrammar sets it between quotation marks as it is."""
+    """A schema's pattern in one group, because XGrammar puts it between quotation marks unchanged."""
     inner = text.removeprefix("^")
     if inner.endswith("$") and not inner.endswith(r"\$"):
         inner = inner[:-1]
@@ -121,7 +121,7 @@ def _in_string(text: str) -> str:
 
 
 def _unescaped(part: re.Match[str], whole: str) -> str:
-    """The part without the characters that JSON escapes, which XGrammar would let through as they are."""
+    """The part without the characters that JSON escapes, which XGrammar would allow unescaped."""
     text = part[0]
     if part["count"] or part["group"]:
         return text
@@ -131,7 +131,7 @@ def _unescaped(part: re.Match[str], whole: str) -> str:
         return _WITHOUT_ESCAPED[text]
     try:
         escaped = any(re.fullmatch(text, character) for character in _ESCAPED_IN_JSON)
-    except re.error:  # a range that is none
+    except re.error:  # an invalid range
         escaped = True
     if escaped:
         raise ConstraintError(f"the regular expression cannot be held: within JSON {text!r} in {whole!r}")

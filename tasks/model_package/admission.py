@@ -1,8 +1,8 @@
-"""Admission: what a server asks of a package before the package takes traffic.
+"""Admission of a model package: the checks that a server makes before the package takes traffic.
 
-A package says what it is; the server decides by its own `params.yaml` (section `admission`) what may
-be served. Nothing is loaded here: what an opened engine answers is the probes' question
-(`tasks/engine/probes.py`), and how good the answers are is the gate's.
+A package describes itself; the server decides by its own `params.yaml` (section `admission`) which packages
+it serves. No model is loaded here: the probes (`tasks/engine/probes.py`) check the answers of an opened
+engine, and the gate measures how good they are.
 """
 
 from __future__ import annotations
@@ -22,43 +22,51 @@ _READS: dict[EngineName, str] = {
     "transformers": _TRAINED,
     "vllm": _TRAINED,
 }
-"""Without which an engine has nothing of the package to serve."""
+"""The file of a package that each engine needs to serve it."""
 
 
 def admit(digest: str, package: Path, base: Path, settings: AdmissionSettings) -> Manifest:
-    """The manifest of a package that may take traffic.
+    """Check that a package may take traffic.
 
     Args:
-        digest: what the package was published as.
+        digest: the digest under which the package was published.
         package: its folder.
         base: the folder of the base model that it will be served on.
         settings: the server's own, never the package's.
 
+    Returns:
+        The package's manifest.
+
     Raises:
-        GraftError: it may not, for the first of these reasons: digest, base or a file is not what was
-            packaged; tokenizer or prompt are not what it was trained with; it is in no engine's format
-            that this server runs; a licence is not on the server's list; it reads more than its base can.
+        GraftError: it may not, for the first of these reasons: digest, base or a file differs from what was
+            packaged; tokenizer or prompt differs from what it was trained with; this server runs no engine for
+            its format; a license is not on the server's list; its context is longer than its base supports.
     """
     manifest = verify_package(package, base, digest)
     Prompt.load(package / PROMPT, base).require(manifest.prompt, package)
     _check_engine(manifest, package, settings)
     sheet = manifest.constraints
-    licences = (("base", manifest.base.licence), ("base", sheet.base_licence), ("data", sheet.data_licence))
-    check_licences(licences, settings, str(package))
+    licenses = (("base", manifest.base.licence), ("base", sheet.base_licence), ("data", sheet.data_licence))
+    check_licenses(licenses, settings, str(package))
     _check_context(manifest, package, base)
     return manifest
 
 
-def check_licences(licences: Iterable[tuple[str, str]], settings: AdmissionSettings, where: str) -> None:
-    """Hold `licences`, each with whose it is, to the server's list; `where` they stand is for the error.
+def check_licenses(licenses: Iterable[tuple[str, str]], settings: AdmissionSettings, where: str) -> None:
+    """Check licenses against the server's list.
+
+    Args:
+        licenses: pairs of subject (`base` or `data`) and SPDX identifier.
+        settings: has the list.
+        where: the owner of the licenses, for the error.
 
     Raises:
         GraftError: one is not on the list.
     """
-    for whose, licence in licences:
-        if licence not in settings.licenses:
+    for subject, license in licenses:
+        if license not in settings.licenses:
             raise GraftError(
-                f"{where}: the licence of its {whose} is {licence!r}, which this server does not serve; its list is "
+                f"{where}: the license of its {subject} is {license!r}, which this server does not serve; its list is "
                 f"{', '.join(settings.licenses)} (params.yaml, admission.licenses)"
             )
 
@@ -72,16 +80,16 @@ def _check_engine(manifest: Manifest, package: Path, settings: AdmissionSettings
         )
     if _READS[name] not in manifest.files:
         raise GraftError(
-            f"{package}: made for the engine {name}, which reads {_READS[name]}, and there is none in it; "
+            f"{package}: made for the engine {name}, which reads {_READS[name]}, and that file is missing; "
             "package it again"
         )
 
 
 def _check_context(manifest: Manifest, package: Path, base: Path) -> None:
-    wanted, limit = manifest.max_prompt_tokens + manifest.engine.max_new_tokens, context_limit(base)
-    if limit is not None and wanted > limit:
+    tokens, limit = manifest.max_prompt_tokens + manifest.engine.max_new_tokens, context_limit(base)
+    if limit is not None and tokens > limit:
         raise GraftError(
             f"{package}: prompts of {manifest.max_prompt_tokens} and answers of {manifest.engine.max_new_tokens} "
-            f"tokens make {wanted}, and its base was made for {limit}; lower prompt.max_prompt_tokens or "
+            f"tokens make {tokens}, and its base was made for {limit}; lower prompt.max_prompt_tokens or "
             "engine.max_new_tokens in params.yaml and package it again"
         )

@@ -1,6 +1,7 @@
-"""Folders that are served: each with a file that lists the others' sha256, and copied once to a place of its own.
+"""A content-addressed artifact store for served folders: indexes, retrieval models, classifiers.
 
-What is copied lies under a digest there, the sha256 of that file, and is never changed.
+An artifact is a folder with an info file that lists the sha256 of the other files. Publishing copies it once
+under its digest, the sha256 of the info file; the copy is never changed.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from tasks.core.files import new_folder, sha256_file, sha256_tree
 
 
 class ArtifactInfo(Protocol):
-    """A record that says what lies in a folder."""
+    """The info record of an artifact folder."""
 
     @property
     def files(self) -> dict[str, str]:
@@ -23,38 +24,44 @@ class ArtifactInfo(Protocol):
 
     @classmethod
     def model_validate_json(cls, json_data: bytes, /) -> Self:
-        """The record that was written as `json_data`."""
+        """Parse the record from JSON."""
         ...
 
 
 L = TypeVar("L", bound=ArtifactInfo)
 
 
-def read(folder: Path, info: str, record: type[L], what: str, stage: str, beside: frozenset[str] = frozenset()) -> L:
-    """What the file `info` in `folder` says, after all that it lists was checked byte for byte.
+def read(
+    folder: Path, info: str, record: type[L], contents: str, stage: str, unlisted: frozenset[str] = frozenset()
+) -> L:
+    """The info record of an artifact folder, after every listed file was checked byte for byte.
 
     Args:
-        what: what `folder` holds, and `stage` which makes it, for errors.
-        beside: files that are there and not listed.
+        folder: the artifact's folder.
+        info: name of the info file in it.
+        record: the class of the info record.
+        contents: the kind of artifact, for errors.
+        stage: the stage that writes it, for errors.
+        unlisted: names of further files that may be in the folder.
 
     Raises:
-        GraftError: a file is missing, or not what `info` says.
+        GraftError: a file is missing, or differs from its sha256 in the info file.
     """
     try:
         listing = record.model_validate_json((folder / info).read_bytes())
     except (OSError, ValueError) as error:
-        raise GraftError(f"{folder}: no {what} there; run the stage `{stage}` first ({error})") from error
-    if (found := sha256_tree(folder, beside | {info})) != listing.files:
+        raise GraftError(f"{folder}: no {contents} there; run the stage `{stage}` first ({error})") from error
+    if (actual := sha256_tree(folder, unlisted | {info})) != listing.files:
         raise GraftError(
-            f"{folder}: its files are not those that {info} lists: {sorted(found.items() ^ listing.files.items())}"
+            f"{folder}: its files are not those that {info} lists: {sorted(actual.items() ^ listing.files.items())}"
         )
     return listing
 
 
 def publish(built: Path, info: str, root: Path) -> str:
-    """Copy `built` below `root` under its digest, which is returned: the sha256 of its file `info`.
+    """Copy the artifact `built` to `root` under its digest, the sha256 of its file `info`, and return the digest.
 
-    That file lists the others, which the caller has checked. Publishing the same again changes nothing.
+    That file lists the others, which the caller has checked. Publishing the same artifact again changes nothing.
     """
     digest = sha256_file(built / info)
     if not (root / digest).exists():

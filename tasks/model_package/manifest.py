@@ -1,8 +1,8 @@
-"""The manifest of a model package: what is inside, made from what, meant for what.
+"""The manifest of a model package: its files, its origin and its intended use.
 
 A package is an immutable folder. Its `manifest.json` lists the sha256 of every other file, and the
 sha256 of the manifest's own bytes is the package's digest: its name everywhere. `provenance.json`
-(who built it, when, in which run) lies beside it and outside the digest, so that the same content
+(who built it, when, in which run) lies beside it and is excluded from the digest, so that the same content
 has the same name wherever it was built.
 """
 
@@ -26,32 +26,39 @@ PROVENANCE = "provenance.json"
 ADAPTER = "adapter"
 PROMPT = "prompt"
 EXPORTED = "openvino"
-"""Merged weights as the engine `openvino` reads them; in a package that other engines serve there are none."""
+"""The folder of merged weights for the engine `openvino`; packages for other engines have none."""
 
 
 class BaseModelInfo(Record):
-    """The base model: where it came from, under which licence, and its files' sha256. In its folder: `base.json`."""
+    """The base model's origin, license and files; it lies as `base.json` in the base model's folder."""
 
     source: str
+    """The source as in `params.yaml`, `base.source`."""
     sha256: str
+    """sha256 of the source: of its file, or of the list of its files."""
     licence: str
+    """License, an SPDX identifier."""
     architecture: str
+    """Name of the model class in transformers."""
     parameters: int
+    """Number of weights."""
     files: dict[str, str]
+    """sha256 of each file in the base model's folder except `base.json`, by relative path."""
 
 
 class Fidelity(Record):
-    """What exported weights lost against the float32 model that they were made from, on eval conversations.
-
-    Perplexity of assistant turns by both, and the share of their tokens where both would choose the
-    same next one.
-    """
+    """Quantization loss of exported weights against the float32 model that they were made from."""
 
     rows: int
+    """Eval conversations compared."""
     tokens: int
+    """Tokens of their assistant turns."""
     perplexity: float
+    """Perplexity of the assistant turns by the exported weights."""
     float32_perplexity: float
+    """Perplexity of the assistant turns by the float32 model."""
     greedy_agreement: float
+    """Fraction of the tokens for which both models choose the same next token, 0 to 1."""
 
 
 def _stored(retrieval: RetrievalSettings) -> dict[str, Any]:
@@ -68,35 +75,49 @@ StoredRetrieval = Annotated[RetrievalSettings, BeforeValidator(_from_stored), Pl
 
 
 class Grounding(Record):
-    """What its conversations are grounded in: the index's digest and its retrieval model's, and how it is searched.
-
-    The model may look up the best `passages` for the customer's last turn; what is said may lean on
-    the best `known` for each of the last `turns`.
-    """
+    """The grounding of a package's conversations: the index, its retrieval model, and the search settings."""
 
     index: str
+    """Digest of the index."""
     embedding: str
+    """Digest of the retrieval model."""
     passages: int
+    """Number of best passages for the customer's last turn, which the model may look up."""
     turns: int
+    """Number of the customer's last turns that the answer's grounding covers."""
     known: int
+    """Number of best passages for each of these turns on which an answer may rely."""
     retrieval: StoredRetrieval
+    """Settings of the search."""
 
 
 class Manifest(Record):
-    """Everything a server must know to serve a package, and a person to trust it."""
+    """The content of `manifest.json`: all that a server needs to serve a package, and a person to trust it."""
 
     name: str
+    """Name of the package, from `params.yaml`; the digest identifies it."""
     base: BaseModelInfo
+    """The base model that the adapter was trained on."""
     prompt: dict[str, str]
+    """The hashes of `Prompt.identity`: tokenizer, template and prompt."""
     engine: EngineSettings
+    """The engine that evaluates and serves the package, with its settings."""
     max_prompt_tokens: int
+    """The longest prompt that is answered, in tokens."""
     data: dict[str, Any]
+    """Source of the training data, its rows by label, and the sha256 of each split."""
     params: dict[str, Any]
+    """The sections `prepare` and `train` of `params.yaml`."""
     constraints: Constraints
+    """The constraint sheet."""
     refusal_phrases: tuple[str, ...]
+    """The contract's phrases by which refusals are recognized."""
     fidelity: Fidelity | None = None
+    """Quantization loss of exported weights; None if the engine serves the adapter as trained."""
     grounding: Grounding | None = None
+    """The grounding of the conversations; None if they are not grounded."""
     files: dict[str, str]
+    """sha256 of each file in the package except `manifest.json` and `provenance.json`, by relative path."""
 
 
 def package_digest(package: Path) -> str:
@@ -115,20 +136,20 @@ def read_manifest(package: Path) -> Manifest:
     """The manifest of a package.
 
     Raises:
-        GraftError: there is none, or it cannot be read.
+        GraftError: the folder has no manifest, or it cannot be read.
     """
     package_digest(package)
     try:
         return Manifest.model_validate_json((package / MANIFEST).read_bytes())
     except ValueError as error:
-        raise GraftError(f"{package / MANIFEST}: not a manifest this version can read: {error}") from error
+        raise GraftError(f"{package / MANIFEST}: not a manifest that this version can read: {error}") from error
 
 
 def verify_package(package: Path, base: Path, digest: str | None = None) -> Manifest:
     """Check that a package and its base are byte for byte what the manifest says.
 
     Raises:
-        GraftError: the digest or the base is another, or a file is missing, added or changed.
+        GraftError: the digest or the base differs, or a file is missing, added or changed.
     """
     manifest = read_manifest(package)
     if digest is not None and package_digest(package) != digest:
@@ -140,23 +161,23 @@ def verify_package(package: Path, base: Path, digest: str | None = None) -> Mani
 
 
 def _compare_base(expected: BaseModelInfo, base: Path) -> None:
-    """Said before its files are compared: that one of them has changed would not say why."""
+    """Compare the base's identity before its files, because a changed file would not explain the reason."""
     try:
-        found = BaseModelInfo.model_validate_json((base / BASE).read_bytes())
+        actual = BaseModelInfo.model_validate_json((base / BASE).read_bytes())
     except (OSError, ValueError) as error:
-        raise GraftError(f"{base / BASE}: says nothing of the base that can be read: {error}") from error
+        raise GraftError(f"{base / BASE}: cannot be read as a description of the base model: {error}") from error
     for part in ("sha256", "architecture"):
-        if getattr(found, part) != getattr(expected, part):
+        if getattr(actual, part) != getattr(expected, part):
             raise GraftError(
-                f"{base}: this base's {part} is {getattr(found, part)}, and the package was made on one whose "
+                f"{base}: this base's {part} is {getattr(actual, part)}, and the package was made on one whose "
                 f"{part} is {getattr(expected, part)}; it is not used on another"
             )
 
 
-def _compare(folder: Path, expected: dict[str, str], found: dict[str, str]) -> None:
-    for name in sorted(expected.keys() | found.keys()):
-        if expected.get(name) != found.get(name):
-            how = "missing" if name not in found else "not listed" if name not in expected else "changed"
+def _compare(folder: Path, expected: dict[str, str], actual: dict[str, str]) -> None:
+    for name in sorted(expected.keys() | actual.keys()):
+        if expected.get(name) != actual.get(name):
+            how = "missing" if name not in actual else "not listed" if name not in expected else "changed"
             raise GraftError(f"{folder / name}: {how}; this is not what was packaged, so it is not used")
 
 
@@ -164,6 +185,6 @@ GROUNDING = "grounding.json"
 
 
 def read_grounding(folder: Path) -> Grounding | None:
-    """What the examples in `folder` are grounded in; None if they are not."""
+    """The grounding of the examples in `folder`; None if they are not grounded."""
     path = folder / GROUNDING
     return Grounding.model_validate_json(path.read_bytes()) if path.is_file() else None

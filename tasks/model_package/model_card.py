@@ -1,4 +1,7 @@
-"""A package's card: its constraint sheet and its loss curve, for people. What was measured of it comes later."""
+"""The model card of a package: its constraint sheet and its loss curve, for people.
+
+The release card (`tasks/reports/release_card.py`) adds the measurements later.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,9 @@ def render(manifest: Manifest, picture: str, warning: str = "") -> str:
     """The card as Markdown, from the manifest alone.
 
     Args:
-        picture: where the loss curve lies, relative to the card.
-        warning: a line above the sheet.
+        manifest: the package's manifest.
+        picture: path of the loss curve, relative to the card.
+        warning: a line above the sheet; empty for none.
     """
     above = f"\n**{warning}**\n" if warning else ""
     base, data, sheet = manifest.base, manifest.data, manifest.constraints
@@ -30,13 +34,13 @@ def render(manifest: Manifest, picture: str, warning: str = "") -> str:
 | | |
 | --- | --- |
 | base model | {base.source} |
-| base licence | {sheet.base_licence} |
+| base license | {sheet.base_licence} |
 | base sha256 | `{base.sha256}` |
 | architecture | {base.architecture}, {base.parameters / 1e6:.0f} million parameters |
 | longest prompt | {manifest.max_prompt_tokens} tokens |
 | longest prompt with its answer | {sheet.context_tokens} tokens (the base's limit: {limit}) |
 | data owner | {sheet.data_owner} |
-| data licence | {sheet.data_licence} |
+| data license | {sheet.data_licence} |
 | data last updated | {sheet.data_updated}; old after {sheet.review_by} |
 | training rows | {data["training_rows"]} |
 {_weights(manifest.fidelity)}
@@ -49,7 +53,7 @@ def render(manifest: Manifest, picture: str, warning: str = "") -> str:
 
 
 def _weights(fidelity: Fidelity | None) -> str:
-    """The rows on exported weights; other engines serve what was trained."""
+    """The rows on exported weights; empty for engines that serve the adapter as trained."""
     if fidelity is None:
         return ""
     return f"""| served weights | 8 bits, adapter merged; compared with float32 on {fidelity.rows} eval conversations: |

@@ -1,4 +1,4 @@
-"""A picture of the loss: each training step, its moving average, and the held-out loss."""
+"""The loss curve as a picture: the loss of each training step, its moving average, and the held-out loss."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""Attention over packed rows: every token sees its row's shared prefix and its row, nothing else.
+"""Packed attention: every token of a packed sequence attends only to its row and its row's shared prefix.
 
 A pack is one sequence: a prefix, the own tokens of the rows behind it, the next prefix, and so on.
-The linear layers of a model see exactly the unique tokens. Only here are rows told apart, by slices
-instead of a mask over the whole sequence, whose cost would be its square.
+The linear layers of a model process each unique token once. Only attention distinguishes rows, by slices
+instead of a mask over the whole sequence, whose cost would be quadratic in its length.
 
-Registered with transformers under `NAME`, so any model that asks its attention interface can be
-trained on packs; whether one really does is for `packing.refuses_packs` to find out.
+It is registered with transformers under `NAME`, so any model that uses the attention interface can be
+trained on packs; `packing.cannot_pack` tests whether a model does.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 NAME = "graft_pack"
-"""What `set_attn_implementation` calls it."""
+"""The name for `set_attn_implementation`."""
 
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
@@ -28,17 +28,21 @@ _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_bac
 
 @dataclass(frozen=True)
 class Ragged:
-    """A pack as what a GPU's kernel for sequences of any lengths takes: each prefix, and each row behind its prefix.
+    """A pack as variable-length sequences for a GPU kernel: each prefix, and each row behind its prefix.
 
-    The queries of all sequences, one after the other, are the pack as it is. `keys` [n] says where
-    in the pack the keys of all are; `query_ends` and `key_ends` [sequences + 1] where each ends.
+    The queries of all sequences in order are the pack unchanged.
     """
 
     keys: Tensor
+    """Index in the pack of each key of all sequences [n]."""
     query_ends: Tensor
+    """Cumulative query lengths, from 0 [sequences + 1]."""
     key_ends: Tensor
+    """Cumulative key lengths, from 0 [sequences + 1]."""
     longest_query: int
+    """Queries of the longest sequence."""
     longest_key: int
+    """Keys of the longest sequence."""
 
     @classmethod
     def of(cls, groups: Sequence[Group]) -> Ragged:
@@ -47,12 +51,12 @@ class Ragged:
         keys: list[Tensor] = []
         for group in groups:
             prefix = torch.arange(group.start, group.start + group.prefix)
-            lengths = (group.places // group.own.shape[1]).bincount().tolist()
+            lengths = (group.token_index // group.row_index.shape[1]).bincount().tolist()
             own = torch.arange(group.own_slice.start, group.own_slice.stop).split(lengths)
             queries += [group.prefix, *lengths] if group.prefix else lengths
             keys += [prefix] if group.prefix else []
             keys += [torch.cat([prefix, row]) for row in own]
-        sizes = [len(of_one) for of_one in keys]
+        sizes = [len(sequence) for sequence in keys]
         return cls(torch.cat(keys), _ends(queries), _ends(sizes), max(queries), max(sizes))
 
     def to(self, *args: Any, **kwargs: Any) -> Ragged:
@@ -67,66 +71,76 @@ def _ends(sizes: Sequence[int]) -> Tensor:
 
 @dataclass(frozen=True)
 class Group:
-    """Rows behind one prefix, `start` tokens into the pack: `prefix` shared tokens, then the own ones of each row.
-
-    `own` [rows, longest] says where among the group's own tokens each row's are, padded on the
-    right with the row's last; `places` [tokens] where in the flat `own` each token is.
-    """
+    """Rows with one shared prefix in a pack: the prefix, then the own tokens of each row."""
 
     start: int
+    """Position of the group's first token in the pack."""
     prefix: int
-    own: Tensor
-    places: Tensor
+    """Tokens of the shared prefix; may be 0."""
+    row_index: Tensor
+    """Index of each row's tokens among the own tokens, padded on the right with the row's last one [rows, longest]."""
+    token_index: Tensor
+    """Index of each own token in the flattened `row_index` [tokens]."""
 
     @classmethod
     def of(cls, start: int, prefix: int, lengths: Sequence[int]) -> Group:
-        """The group of rows that have `lengths` own tokens."""
+        """The group of rows with `lengths` own tokens."""
         sizes, columns = torch.tensor(lengths)[:, None], torch.arange(max(lengths))
         first = sizes.cumsum(0) - sizes
         return cls(start, prefix, first + columns.minimum(sizes - 1), (columns < sizes).flatten().nonzero()[:, 0])
 
     def to(self, *args: Any, **kwargs: Any) -> Group:
         """The same group on another device, as for a tensor."""
-        return Group(self.start, self.prefix, self.own.to(*args, **kwargs), self.places.to(*args, **kwargs))
+        return Group(self.start, self.prefix, self.row_index.to(*args, **kwargs), self.token_index.to(*args, **kwargs))
 
     @property
     def prefix_slice(self) -> slice:
-        """Where in the pack the shared tokens are."""
+        """The slice of the pack with the shared tokens."""
         return slice(self.start, self.start + self.prefix)
 
     @property
     def own_slice(self) -> slice:
-        """Where in the pack the own tokens are."""
-        return slice(self.start + self.prefix, self.start + self.prefix + len(self.places))
+        """The slice of the pack with the own tokens."""
+        return slice(self.start + self.prefix, self.start + self.prefix + len(self.token_index))
 
     def rows(self, own: Tensor) -> Tensor:
         """Own tokens [heads, tokens, d] as rows [rows, heads, longest, d]."""
-        return own.index_select(1, self.own.flatten()).unflatten(1, self.own.shape).transpose(0, 1)
+        return own.index_select(1, self.row_index.flatten()).unflatten(1, self.row_index.shape).transpose(0, 1)
 
     def tokens(self, rows: Tensor) -> Tensor:
         """Rows [rows, heads, longest, d] as own tokens [heads, tokens, d]."""
-        return rows.transpose(0, 1).flatten(1, 2).index_select(1, self.places)
+        return rows.transpose(0, 1).flatten(1, 2).index_select(1, self.token_index)
 
     def spread(self, own: Tensor) -> Tensor:
-        """As `rows`, with zeros in the padding: how a gradient goes back through `tokens`."""
-        flat = own.new_zeros(own.shape[0], self.own.numel(), own.shape[2])
-        return flat.index_copy_(1, self.places, own).unflatten(1, self.own.shape).transpose(0, 1)
+        """As `rows`, with zeros in the padding: the backward pass of `tokens`."""
+        flat = own.new_zeros(own.shape[0], self.row_index.numel(), own.shape[2])
+        return flat.index_copy_(1, self.token_index, own).unflatten(1, self.row_index.shape).transpose(0, 1)
 
 
 class Cascade(torch.autograd.Function):
-    """Attention on a CPU: to the prefix and to the own tokens apart, merged by their log-sum-exp.
+    """Cascade attention on a CPU: to the prefix and to the own tokens separately, merged by their log-sum-exp.
 
     All rows multiply with the one copy of their prefix's keys and values (Juravsky et al.,
     "Hydragen: High-Throughput LLM Inference with Shared Prefixes", 2024, arXiv 2402.05099, there
-    for decoding). The backward pass needs no merging: a flash kernel's gradient follows from the
-    whole output and the whole log-sum-exp, whichever part of the keys it is given (Dao, "FlashAttention-2",
+    for decoding). The backward pass needs no merging: a flash kernel computes the gradient from the
+    whole output and the whole log-sum-exp, for any part of the keys (Dao, "FlashAttention-2",
     2023, arXiv 2307.08691, algorithm 2; Liu et al., "Ring Attention", 2023, arXiv 2310.01889).
 
-    Always in float32: the kernel's backward pass in bfloat16 takes three times as long.
+    It always computes in float32: the kernel's backward pass in bfloat16 takes three times as long.
     """
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, groups: Sequence[Group], scale: float) -> Tensor:
+        """The attention of a pack [1, heads, tokens, d].
+
+        Args:
+            ctx: autograd's context.
+            query: [1, heads, tokens, d].
+            key: [1, kv heads, tokens, d].
+            value: [1, kv heads, tokens, d].
+            groups: the groups of the pack.
+            scale: factor of the attention scores.
+        """
         q, k, v = query[0].float(), key[0].float(), value[0].float()
         out = torch.empty(q.shape[1], q.shape[0], v.shape[2]).transpose(0, 1)
         log_sum = torch.empty(q.shape[:2])
@@ -161,8 +175,8 @@ class Cascade(torch.autograd.Function):
         for group in ctx.groups:
             prefix, own = group.prefix_slice, group.own_slice
             rows = [group.rows(_repeat(x[:, own], q)) for x in (q, k, v)]
-            known = group.spread(out[:, own]), group.rows(log_sum[:, own, None])[..., 0]
-            parts = _flash_backward(group.spread(grad[:, own]), *rows, *known, 0.0, True, scale=ctx.scale)
+            outputs = group.spread(out[:, own]), group.rows(log_sum[:, own, None])[..., 0]
+            parts = _flash_backward(group.spread(grad[:, own]), *rows, *outputs, 0.0, True, scale=ctx.scale)
             for total, part in zip((dq, dk, dv), parts, strict=True):
                 total[:, own] = _reduce(group.tokens(part), total)
             if group.prefix:
@@ -181,17 +195,17 @@ class Cascade(torch.autograd.Function):
 
 
 def _repeat(x: Tensor, queries: Tensor) -> Tensor:
-    """Key heads [kv, tokens, d] as often as there are query heads for each."""
+    """Key heads [kv, tokens, d], each repeated for its query heads."""
     return x if len(x) == len(queries) else x.repeat_interleave(len(queries) // len(x), 0)
 
 
 def _reduce(gradient: Tensor, like: Tensor) -> Tensor:
-    """The sum over the query heads of each of `like`'s heads: how a gradient goes back through `_repeat`."""
+    """The sum over the query heads of each of `like`'s heads: the backward pass of `_repeat`."""
     return gradient if len(gradient) == len(like) else gradient.unflatten(0, (len(like), -1)).sum(1)
 
 
 def _fold(queries: Tensor, keys: Tensor) -> Tensor:
-    """Query heads [heads, tokens, d] as more queries of fewer heads [1, kv, heads / kv * tokens, d]; no mask knows."""
+    """Query heads [heads, tokens, d] as more queries of fewer heads [1, kv, heads / kv * tokens, d]; needs no mask."""
     return queries.reshape(1, len(keys), -1, queries.shape[2])
 
 
@@ -200,7 +214,7 @@ def _unfold(folded: Tensor, queries: Tensor) -> Tensor:
 
 
 def _fused(q: Tensor, k: Tensor, v: Tensor, scale: float, dropout: float, window: int | None) -> Tensor:
-    """torch's own choice of kernel, for queries that are the last of the keys; [rows, heads, tokens, d]."""
+    """Attention by the kernel that torch chooses, for queries at the keys' last positions; [rows, heads, tokens, d]."""
     ahead = torch.arange(k.shape[2], device=q.device) - torch.arange(k.shape[2], device=q.device)[-q.shape[2] :, None]
     seen = (ahead <= 0) & (ahead > -window) if window else ahead <= 0
     causal = k.shape[2] == q.shape[2] and not window
@@ -213,7 +227,7 @@ def _fused(q: Tensor, k: Tensor, v: Tensor, scale: float, dropout: float, window
 def _grouped(
     query: Tensor, key: Tensor, value: Tensor, groups: Sequence[Group], scale: float, dropout: float, window: int | None
 ) -> Tensor:
-    """Attention by `_fused`, the prefix's keys repeated for every row."""
+    """Attention by `_fused`, with the prefix's keys repeated for every row."""
     q, k, v = query[0], key[0], value[0]
     parts = []
     for group in groups:
@@ -231,7 +245,7 @@ def _grouped(
 
 
 def _ragged(query: Tensor, key: Tensor, value: Tensor, ragged: Ragged, scale: float, window: int | None) -> Tensor:
-    """Attention of all sequences in one call of the flash kernel; [1, tokens, heads, d].
+    """Attention of all sequences in one call of the flash kernel [1, tokens, heads, d].
 
     Keys and values are gathered for each row, in float32: the gradient of a prefix is a sum over all of its rows.
     """
@@ -246,7 +260,7 @@ def _ragged(query: Tensor, key: Tensor, value: Tensor, ragged: Ragged, scale: fl
 
 
 def _takes_ragged(query: Tensor, value: Tensor) -> bool:
-    """Whether the flash kernel knows this hardware, dtype and head size."""
+    """Whether the flash kernel supports this hardware, dtype and head size."""
     return query.is_cuda and query.dtype == torch.bfloat16 and query.shape[-1] == value.shape[-1] <= 256
 
 
@@ -263,20 +277,35 @@ def pack_attention(
     ragged: Ragged | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' attention interface: query [1, heads, tokens, d], key and value [1, kv heads, tokens, d].
+    """Attention over a pack, with the signature of transformers' attention interface.
+
+    Args:
+        _module: the attention layer; unused.
+        query: [1, heads, tokens, d].
+        key: [1, kv heads, tokens, d].
+        value: [1, kv heads, tokens, d].
+        _mask: unused, because `groups` define which tokens see each other.
+        scaling: factor of the attention scores; None: 1 / sqrt(d).
+        dropout: probability that an attention weight is dropped.
+        sliding_window: tokens that a token sees, counted back from itself; None: all.
+        groups: the groups of the pack.
+        ragged: the same pack for the GPU kernel.
+        **others: further arguments of the model.
 
     Returns:
         [1, tokens, heads, d], and no attention weights.
 
     Raises:
-        ValueError: the model wants something that is not done here (a soft cap, sinks, a bias).
+        ValueError: the model needs an unsupported feature (a soft cap, sinks, a bias).
     """
     for name in ("softcap", "s_aux", "position_bias"):
         if others.get(name) is not None:
-            raise ValueError(f"its attention wants `{name}`")
+            raise ValueError(f"its attention needs `{name}`")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     window = (
-        sliding_window if sliding_window and any(g.prefix + g.own.shape[1] > sliding_window for g in groups) else None
+        sliding_window
+        if sliding_window and any(g.prefix + g.row_index.shape[1] > sliding_window for g in groups)
+        else None
     )
     if ragged and not dropout and _takes_ragged(query, value):
         return _ragged(query, key, value, ragged, scale, window), None

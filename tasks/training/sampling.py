@@ -1,8 +1,8 @@
-"""In which order training rows are taken: rows of like length share a batch, and batches come in random order.
+"""Sampling order of training rows: rows of similar length share a batch, and batches come in random order.
 
-transformers' `group_by_length` takes the batches of some hundred rows from the longest to the
-shortest. Lengths go with request kinds, so a model trained in that order ends on the kinds with the
-shortest rows, and answers everything as if it were one of them.
+transformers' `group_by_length` orders the batches of some hundred rows from the longest to the shortest.
+Length correlates with the kind of request, so a model trained in that order ends on the kinds with the
+shortest rows, and answers every request as if it were of such a kind.
 """
 
 from __future__ import annotations
@@ -15,13 +15,19 @@ from torch.utils.data import Sampler
 
 
 class LengthBuckets(Sampler[int]):
-    """Indices of which each `batch_size` in a row make a batch, every batch full.
+    """Row indices, of which each consecutive `batch_size` form a batch; every batch is full.
 
     Rows are shuffled, cut into buckets of `bucket_batches` batches, sorted by length within each
     bucket, and the batches of all buckets are shuffled again. A larger bucket pads less and mixes
-    less; one of one batch is a random order. Rows that the last batch lacks are taken from the
-    beginning of the epoch once more. The order follows from `seed` and the epoch alone: a resumed
-    run goes on in it, and workers who share out each batch see together what one alone would see.
+    less; a bucket of one batch gives a random order. The last batch is filled with rows from the
+    beginning of the epoch. The order depends only on `seed` and the epoch: a resumed run continues
+    in it, and workers that divide each batch see together the rows that a single worker would see.
+
+    Args:
+        lengths: tokens of each row.
+        batch_size: rows of an optimizer step, over all workers.
+        seed: seed of the shuffling.
+        bucket_batches: batches in a bucket.
     """
 
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, bucket_batches: int) -> None:
@@ -43,6 +49,6 @@ class LengthBuckets(Sampler[int]):
         batches = []
         for start in range(0, len(order), self.bucket):
             bucket = sorted(order[start : start + self.bucket], key=lambda row: self.lengths[row])
-            batches += [bucket[place : place + self.batch_size] for place in range(0, len(bucket), self.batch_size)]
-        for place in torch.randperm(len(batches), generator=generator).tolist():
-            yield from batches[place]
+            batches += [bucket[first : first + self.batch_size] for first in range(0, len(bucket), self.batch_size)]
+        for index in torch.randperm(len(batches), generator=generator).tolist():
+            yield from batches[index]

@@ -22,11 +22,11 @@ from tasks.training.packing import TokenRow, weighted_loss
 from tasks.training.sampling import LengthBuckets
 
 EVAL_ROWS = 32
-"""Rows in a batch of the eval loss, which keeps no activations."""
+"""Rows in a batch of the eval loss, which stores no activations."""
 
 
 class TokenDataset(Dataset[TokenRow]):
-    """Encoded conversations."""
+    """A dataset of encoded conversations."""
 
     def __init__(self, rows: Sequence[TokenRow]) -> None:
         self.rows = rows
@@ -42,7 +42,11 @@ class CompletionTrainer(Trainer):
     """A Trainer whose loss is the weighted mean cross entropy over a step's assistant tokens.
 
     The mean is over all micro-batches and workers of an optimizer step, so neither changes the
-    gradient. `bucket_batches` is that of `LengthBuckets`, which orders the rows.
+    gradient.
+
+    Args:
+        bucket_batches: see `LengthBuckets`, which orders the rows.
+        **arguments: the arguments of transformers' `Trainer`.
     """
 
     def __init__(self, *, bucket_batches: int, **arguments: Any) -> None:
@@ -67,15 +71,23 @@ class CompletionTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
+        """The loss of one micro-batch: its weighted sum over the weight of the whole step.
+
+        Args:
+            model: the model in training.
+            inputs: a batch of `pack` or `pad`.
+            return_outputs: whether to return outputs beside the loss, as transformers' `Trainer` requires.
+            num_items_in_batch: the weight of all targets of the optimizer step, over all workers.
+        """
         assert num_items_in_batch is not None
-        # Gradients are averaged over the workers; the loss is a sum over them.
+        # The factor cancels the averaging of gradients over the workers, because the loss is a sum over them.
         loss = weighted_loss(model, inputs) * self.args.world_size / num_items_in_batch
         return (loss, {"loss": loss}) if return_outputs else loss
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """The weighted mean over all targets of the eval rows, not the mean of their batches' means."""
+        """The eval loss: the weighted mean over all targets of the eval rows, not the mean of their batches' means."""
         held_out = eval_dataset or self.eval_dataset
         assert isinstance(held_out, TokenDataset)
         rows = sorted(held_out.rows, key=lambda row: len(row["input_ids"]))
@@ -85,7 +97,7 @@ class CompletionTrainer(Trainer):
         model = self.accelerator.unwrap_model(self.model).eval()
         with torch.no_grad():
             for members in batches[self.args.process_index :: self.args.world_size]:
-                # The Trainer's own way would leave what is no tensor where it is.
+                # The Trainer's own method would not move `groups` and `ragged`, which are no tensors.
                 batch = send_to_device(self.data_collator(members), self.args.device)  # type: ignore[arg-type]
                 total += torch.stack([weighted_loss(model, batch), batch["target_weights"].sum()])
         loss, weight = self.accelerator.reduce(total, "sum").tolist()
@@ -96,7 +108,7 @@ class CompletionTrainer(Trainer):
 
 
 class LastStepCallback(TrainerCallback):
-    """The last step is asked and kept like any other: it may be the best."""
+    """Evaluates and saves the last step too, because it may be the best."""
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if state.global_step >= state.max_steps:
@@ -104,17 +116,17 @@ class LastStepCallback(TrainerCallback):
 
 
 class ProgressCallback(TrainerCallback):
-    """Says how far training is, in steps, tokens per second and time left."""
+    """Prints the progress of training: steps, tokens per second and time left."""
 
     def __init__(self, tokens_per_step: float) -> None:
         self.tokens_per_step = tokens_per_step
         self._progress: Progress | None = None
-        self._from = 0
+        self._start = 0
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if not state.is_world_process_zero:
             return
         if self._progress is None:
-            self._from = state.global_step - 1
-            self._progress = Progress("train", state.max_steps, "steps", "tokens", done=self._from)
-        self._progress.update(state.global_step, (state.global_step - self._from) * self.tokens_per_step)
+            self._start = state.global_step - 1
+            self._progress = Progress("train", state.max_steps, "steps", "tokens", done=self._start)
+        self._progress.update(state.global_step, (state.global_step - self._start) * self.tokens_per_step)

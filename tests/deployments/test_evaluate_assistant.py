@@ -38,7 +38,7 @@ from tasks.retrieval import index_files, lookup_tool
 from tasks.tools.domain_interface import LeakLimits
 from tests.conftest import ROOT
 from tests.deployments.app.test_turn import SETTINGS as REPLICA
-from tests.support.scripted_engine import Piece, ScriptedEngine
+from tests.support.scripted_engine import ScriptChunk, ScriptedEngine
 from tests.support.shop_factory import OTHER, OWN, coming, order, write_rows
 from tests.support.shop_factory import TODAY as SHOP_TODAY
 from tests.tasks.retrieval.test_search import SETTINGS as RETRIEVAL
@@ -105,7 +105,7 @@ class House:
         prompt = Prompt.load(prompts, base)
         self.prompts: list[str] = []
 
-        def script(request: GenerationRequest) -> Iterator[Piece]:
+        def script(request: GenerationRequest) -> Iterator[ScriptChunk]:
             self.prompts.append(prompt.tokenizer.decode(list(request.prompt_ids), skip_special_tokens=False))
             text = says(self.prompts[-1])
             pieces = [text[at : at + 9] for at in range(0, len(text), 9)]

@@ -34,7 +34,7 @@ def test_a_license_that_the_server_does_not_serve_ends_the_run_before_it_trains(
     sources: Path, file: Path, key: str, whose: str
 ) -> None:
     edit_yaml(sources / file, {key: "LicenseRef-Own"})
-    with pytest.raises(GraftError, match=f"this release: the licence of its {whose} is 'LicenseRef-Own'"):
+    with pytest.raises(GraftError, match=f"this release: the license of its {whose} is 'LicenseRef-Own'"):
         check_sources()
     allowed = {"admission.licenses": ["Apache-2.0", "CC0-1.0", "LicenseRef-Own"]}
     edit_yaml(sources / PARAMS, allowed)

@@ -1,6 +1,7 @@
 """Tests of serving as clients use it: the real `openai` client over HTTP, on the real Ray Serve.
 
-Also covers `deployments/core/metrics.py`, `deployments/serve/applications.py`, `deployments/serve/assistant.py`, `deployments/serve/backend.py` and `deployments/serve/ray_metrics.py`.
+Also covers `deployments/core/metrics.py`, `deployments/serve/applications.py`, `deployments/serve/assistant.py`,
+`deployments/serve/backend.py` and `deployments/serve/ray_metrics.py`.
 """
 
 from __future__ import annotations
@@ -307,7 +308,7 @@ def test_a_package_that_this_server_does_not_admit_is_not_deployed(ray_stack: Ra
     shorter = {**content, "admission": {**content["admission"], "licenses": ["MIT"]}}
     path.write_text(yaml.safe_dump(shorter), encoding="utf-8")
     try:
-        with pytest.raises(GraftError, match=r"the licence of its base is 'Apache-2\.0', which this server does not"):
+        with pytest.raises(GraftError, match=r"the license of its base is 'Apache-2\.0', which this server does not"):
             rollout.deploy(digest)
     finally:
         path.write_text(yaml.safe_dump(content), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""One training run, alone and shared out over a real Ray: the same curve.
+"""Training on a real Ray: one worker and two workers give the same loss curve.
 
 Also covers `deployments/train.py`.
 """
@@ -32,7 +32,7 @@ SMALL = {"first_adapted_layer": 0, "lora_rank": 4, "batch_size": 4, "epochs": 3.
 
 @pytest.fixture(scope="module")
 def root(tiny_base: Path, tiny_prompts: Path) -> Iterator[Path]:
-    """A repository that has come as far as `prepare`, and a Ray that belongs to it."""
+    """A repository in which all stages before `train` have run, with its own Ray."""
     root = Path(tempfile.mkdtemp(prefix="graft-"))
     shutil.copytree(tiny_base, root / BUILT_BASE)
     shutil.copytree(tiny_prompts, root / PROMPTS)
@@ -70,7 +70,7 @@ def configure(root: Path, **train: object) -> None:
 
 
 def run(root: Path, workers: int) -> tuple[str, list[dict[str, float]], dict[str, torch.Tensor]]:
-    """What was said, the loss history and the adapter."""
+    """The output, the loss history and the adapter."""
     configure(root, num_workers=workers)
     done = launch(root)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -79,15 +79,15 @@ def run(root: Path, workers: int) -> tuple[str, list[dict[str, float]], dict[str
 
 
 def test_two_workers_follow_the_curve_of_one(root: Path) -> None:
-    """The same rows in the same steps, weighed over the whole batch: rounding alone differs."""
-    _, alone, one = run(root, 1)
-    said, shared, two = run(root, 2)
-    assert "train: 18/18 steps" in said
-    assert [entry["step"] for entry in shared] == [entry["step"] for entry in alone]
-    for mine, theirs in zip(shared, alone, strict=True):
-        name = "loss" if "loss" in mine else "eval_loss"
-        assert mine[name] == pytest.approx(theirs[name], rel=1e-3)
-    assert one.keys() == two.keys()
+    """Both train on the same rows in the same steps, with weights over the whole batch, so only rounding differs."""
+    _, single_history, single_adapter = run(root, 1)
+    output, history, adapter = run(root, 2)
+    assert "train: 18/18 steps" in output
+    assert [entry["step"] for entry in history] == [entry["step"] for entry in single_history]
+    for entry, single in zip(history, single_history, strict=True):
+        name = "loss" if "loss" in entry else "eval_loss"
+        assert entry[name] == pytest.approx(single[name], rel=1e-3)
+    assert single_adapter.keys() == adapter.keys()
     assert not list((root / CHECKPOINTS).glob("*/checkpoint-*"))
     assert not list((root / ".graft").glob("train-*"))
 
@@ -113,8 +113,8 @@ def test_more_workers_than_fit_is_one_error(root: Path) -> None:
 
 def test_no_ray_is_one_error(root: Path) -> None:
     configure(root, num_workers=2)
-    nobody = f"127.0.0.1:{free_port()}"
-    refused = launch(root, RAY_ADDRESS=nobody)
+    unused_address = f"127.0.0.1:{free_port()}"
+    refused = launch(root, RAY_ADDRESS=unused_address)
     assert refused.returncode == 1
     assert refused.stderr.splitlines()[-1].startswith("error: train.num_workers is more than 1 in params.yaml")
-    assert nobody in refused.stderr
+    assert unused_address in refused.stderr

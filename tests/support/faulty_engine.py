@@ -1,6 +1,6 @@
-"""The application of one package, with an engine that can be told to fail: a file names the fault, once.
+"""The application of one package with a faulty engine, which fails once when a file names the fault.
 
-`.graft/fault` holds `memory` (the next step asks for more than there is) or `stall` (it never ends).
+The file `.graft/fault` holds `memory` (the next step allocates more than there is) or `stall` (the step never ends).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""An engine whose every word is known, for tests of what stands around engines."""
+"""A scripted engine with fixed answers, for tests of the code that uses engines."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from collections.abc import Callable, Iterator
 
 from tasks.engine.protocol import FinishReason, GenerationRequest, TokenChunk
 
-Piece = tuple[str, tuple[int, ...], FinishReason | None]
-Script = Callable[[GenerationRequest], Iterator[Piece]]
+ScriptChunk = tuple[str, tuple[int, ...], FinishReason | None]
+Script = Callable[[GenerationRequest], Iterator[ScriptChunk]]
 
 
 class ScriptedEngine:
-    """Each step gives every open request the next piece of its script."""
+    """Each step adds the next chunk of its script to every open request."""
 
     def __init__(self, script: Script) -> None:
         self.script = script
         self.requests: list[GenerationRequest] = []
         self.cancelled: list[GenerationRequest] = []
         self.together: list[int] = []
-        self._open: dict[int, tuple[GenerationRequest, Iterator[Piece]]] = {}
+        self._open: dict[int, tuple[GenerationRequest, Iterator[ScriptChunk]]] = {}
 
     def submit(self, key: int, request: GenerationRequest) -> None:
         if key in self._open:
@@ -33,8 +33,8 @@ class ScriptedEngine:
     def step(self) -> list[TokenChunk]:
         self.together.append(len(self._open))
         chunks = []
-        for key, (request, pieces) in list(self._open.items()):
-            text, ids, reason = next(pieces)
+        for key, (request, script) in list(self._open.items()):
+            text, ids, reason = next(script)
             logprobs = tuple(logprob_of(token) for token in ids) if request.sampling.logprobs else ()
             chunks.append(TokenChunk(key, text, ids, reason, logprobs))
             if reason:
@@ -43,16 +43,16 @@ class ScriptedEngine:
 
 
 def logprob_of(token: int) -> float:
-    """What a `ScriptedEngine` says of every choice of this token."""
+    """The log-probability of this token in every `ScriptedEngine`."""
     return -token / 8
 
 
 def says(text: str, size: int = 3) -> Script:
-    """`text` in pieces of `size` characters, whatever is asked."""
+    """A script that answers every request with `text`, in chunks of `size` characters."""
 
-    def script(_: GenerationRequest) -> Iterator[Piece]:
-        pieces = [text[i : i + size] for i in range(0, len(text), size)] or [""]
-        for number, piece in enumerate(pieces):
-            yield piece, (number,), "stop" if number == len(pieces) - 1 else None
+    def script(_: GenerationRequest) -> Iterator[ScriptChunk]:
+        chunks = [text[i : i + size] for i in range(0, len(text), size)] or [""]
+        for number, chunk in enumerate(chunks):
+            yield chunk, (number,), "stop" if number == len(chunks) - 1 else None
 
     return script

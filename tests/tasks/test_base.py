@@ -1,4 +1,4 @@
-"""Bringing a base model in: from a wheel's GGUF or a folder, never unchecked.
+"""Stage `base`: the base model is fetched from a folder and never used unchecked.
 
 Also covers `tasks/model_package/downloads.py`.
 """
@@ -20,7 +20,7 @@ from tasks.model_package.manifest import BaseModelInfo
 
 @pytest.fixture
 def source(tiny_base: Path, tmp_path: Path) -> Path:
-    """A model folder as someone might download it."""
+    """A model folder as it is after a download."""
     folder = tmp_path / "downloaded"
     folder.mkdir()
     for path in tiny_base.iterdir():

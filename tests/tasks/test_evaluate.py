@@ -1,4 +1,4 @@
-"""Evaluation asks every system the same rows, and its totals are means of what it saved."""
+"""Stage `evaluate`: every system answers the same rows, and the totals are means of the saved rows."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ CALL = ToolCall(name="find_order", arguments={"order_id": "HL-12345"})
 
 
 def scripted(prompt: Prompt, text: str) -> ScriptedEngine:
-    """An engine that says `text` at once, whatever it is asked."""
+    """An engine that answers every request with `text`, in one chunk."""
     ids = tuple(prompt.tokenizer.encode(text).ids)
     return ScriptedEngine(lambda _: iter([(text, ids, "stop")]))
 
 
 def example(number: int, label: str, target: Message) -> Example:
-    asked = Message(role="user", content="please " * number)
+    question = Message(role="user", content="please " * number)
     return Example(
-        id=str(number), label=label, group=str(number), split="eval", source="x:1", messages=(asked, target)
+        id=str(number), label=label, group=str(number), split="eval", source="x:1", messages=(question, target)
     )  # fmt: skip
 
 
@@ -49,13 +49,13 @@ def rows(tiny_base: Path, tiny_prompts: Path) -> pandas.DataFrame:
         prompt, prompt.render([Message(role="assistant", tool_calls=(CALL,))]).split("assistant\n")[1][:-11]
     )
     refuser = scripted(prompt, "I can't say.")
-    found = [
+    answers = [
         row
         for name, engine in (("candidate", caller), ("base", refuser))
-        for row in evaluate_system(name, Model(engine, prompt, settings, 768), examples, terms, at_once=2)
+        for row in evaluate_system(name, Model(engine, prompt, settings, 768), examples, terms, batch_size=2)
     ]
     assert caller.together == [2, 1]
-    return pandas.DataFrame(found).assign(peak_memory_mb=lambda t: t["system"].map({"candidate": 2.0, "base": 1.0}))
+    return pandas.DataFrame(answers).assign(peak_memory_mb=lambda t: t["system"].map({"candidate": 2.0, "base": 1.0}))
 
 
 def test_each_system_answers_each_row(rows: pandas.DataFrame) -> None:
@@ -64,26 +64,26 @@ def test_each_system_answers_each_row(rows: pandas.DataFrame) -> None:
     assert by.loc[("candidate", "order_status"), "quality"] == 1.0
     assert by.loc[("candidate", "off_topic"), "quality"] == 0.0
     assert by.loc[("base", "off_topic"), "quality"] == 1.0
-    assert by.loc[("base", "plant_care"), "quality"] == 0.0  # it declined where it should have spoken
+    assert by.loc[("base", "plant_care"), "quality"] == 0.0  # it refused where it should have answered
     assert by.loc[("candidate", "plant_care"), "tool_name"] == "find_order"
     assert set(rows["language"]) == {"en"}
-    assert (rows["decoded_tokens"] == rows["completion_tokens"]).all()  # nobody looked anything up
+    assert (rows["decoded_tokens"] == rows["completion_tokens"]).all()  # no system called the lookup tool
 
 
 def test_totals_are_the_means_of_the_rows(rows: pandas.DataFrame) -> None:
-    found = totals(rows)
-    assert list(found) == ["candidate", "base"]
-    for system, figures in found.items():
+    results = totals(rows)
+    assert list(results) == ["candidate", "base"]
+    for system, metrics in results.items():
         part = rows[rows["system"] == system]
-        assert figures["all"]["n"] == 3
-        assert figures["peak_memory_mb"] == part["peak_memory_mb"].iloc[0]
-        assert figures["all"]["quality"] == round(part["quality"].mean(), 4)
-        assert figures["labels"]["order_status"]["n"] == 1
-    assert "tool_call_match" not in found["base"]["labels"]["plant_care"]
+        assert metrics["all"]["n"] == 3
+        assert metrics["peak_memory_mb"] == part["peak_memory_mb"].iloc[0]
+        assert metrics["all"]["quality"] == round(part["quality"].mean(), 4)
+        assert metrics["labels"]["order_status"]["n"] == 1
+    assert "tool_call_match" not in results["base"]["labels"]["plant_care"]
 
 
 def test_a_candidate_that_says_what_its_base_says_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    """The systems may have been asked in different orders."""
+    """The systems may have answered in different orders."""
     base = [{"system": "base", "id": name, "text": f"about {name}"} for name in ("a", "b", "c")]
     same = [{**row, "system": "candidate"} for row in reversed(base)]
     with pytest.raises(GraftError, match="all 3 eval rows are the base's"):

@@ -1,4 +1,4 @@
-"""Packaging on a tiny model: the same content has the same name, and parity is what the engine says."""
+"""Stage `package` on a tiny model: the same content has the same digest, and probes record the engine's answers."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ def package(
     base: Path, adapter: Path, prompts: Path, examples: Path, target: Path, engine: str = "transformers"
 ) -> str:
     settings, terms = load_settings(ROOT / "params.yaml"), load_contract(ROOT / "data/contract.yaml")
-    chosen = settings.engine.model_copy(update={"name": engine})
+    engine_settings = settings.engine.model_copy(update={"name": engine})
     baseline = target.parent / "baseline"
-    write_baseline(chosen, base, baseline)
-    settings = settings.model_copy(update={"engine": chosen})
+    write_baseline(engine_settings, base, baseline)
+    settings = settings.model_copy(update={"engine": engine_settings})
     return build(settings, terms, base, baseline, adapter, prompts, examples, target)
 
 
@@ -120,7 +120,7 @@ def test_a_swapped_template_is_refused(
     tiny_base: Path, tiny_adapter: Path, tiny_prompts: Path, examples: Path, tmp_path: Path
 ) -> None:
     package(tiny_base, tiny_adapter, tiny_prompts, examples, tmp_path / "package")
-    (tmp_path / "package/prompt/system.txt").write_text("You are another desk.")
+    (tmp_path / "package/prompt/system.txt").write_text("You are another assistant.")
     with pytest.raises(GraftError, match="its prompt has the hash"):
         open_package(tmp_path / "package", tiny_base, EXCLUSIVE)
     with pytest.raises(GraftError, match=r"prompt/system.txt: changed"):

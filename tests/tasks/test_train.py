@@ -1,4 +1,4 @@
-"""Training on a tiny model: it learns, resumes after a kill, and refuses what cannot count.
+"""Stage `train` on a tiny model: it learns, resumes after a kill, and refuses invalid adapters and inputs.
 
 Also covers `tasks/training/loss_curve.py` and `tasks/training/trainer.py`.
 """
@@ -119,7 +119,7 @@ def test_learns_and_writes_an_adapter(tiny_base: Path, tiny_prompts: Path, examp
 def test_killed_run_resumes_to_the_same_weights(
     tiny_base: Path, tiny_prompts: Path, examples: Path, tmp_path: Path, seed: int
 ) -> None:
-    """SIGKILL after a checkpoint, twice, then to the end: the adapter equals an undisturbed run's, bit by bit."""
+    """After two SIGKILLs, each after a checkpoint, the adapter equals an undisturbed run's, bit by bit."""
     settings = small(epochs=12.0, seed=seed, early_stopping_patience=100)
 
     def command(name: str) -> list[str]:
@@ -141,7 +141,7 @@ def test_killed_run_resumes_to_the_same_weights(
         assert newest() > before
     assert not (tmp_path / "killed/adapter").exists()
     resumed = subprocess.run(command("killed"), env=environment, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "going on from checkpoint-" in resumed.stdout
+    assert "resuming from checkpoint-" in resumed.stdout
     subprocess.run(command("whole"), env=environment, cwd=ROOT, capture_output=True, check=True)
     one, other = (load_file(tmp_path / n / "adapter/adapter_model.safetensors") for n in ("killed", "whole"))
     assert all(torch.equal(one[name], other[name]) for name in other)
@@ -150,15 +150,15 @@ def test_killed_run_resumes_to_the_same_weights(
 def test_the_best_checkpoint_is_kept_and_a_run_that_gains_no_more_ends(
     tiny_base: Path, tiny_prompts: Path, examples: Path, tmp_path: Path
 ) -> None:
-    """A rate that learns the rows by heart: the eval loss rises again long before 40 epochs."""
+    """With a learning rate that overfits, the eval loss rises again long before 40 epochs."""
     settings = small(epochs=40.0, learning_rate=3e-2, early_stopping_patience=2)
     prompt = Prompt.load(tiny_prompts, tiny_base)
     tune(settings, tiny_base, prompt, examples, tmp_path / "c", tmp_path / "adapter")
     history = json.loads((tmp_path / "adapter" / LOSS).read_text())
     steps = -(-24 // settings.train.batch_size) * 40
     assert max(entry["step"] for entry in history) < steps
-    asked = [(entry["eval_loss"], entry["step"]) for entry in history if "eval_loss" in entry]
-    best, last = min(asked), asked[-1]
+    evaluations = [(entry["eval_loss"], entry["step"]) for entry in history if "eval_loss" in entry]
+    best, last = min(evaluations), evaluations[-1]
     assert best < last
     rows = encode(prompt, load_examples(examples / "eval.parquet"), settings.train).rows
     model = PeftModel.from_pretrained(load_model(tiny_base, torch.float32), str(tmp_path / "adapter"))
@@ -169,24 +169,28 @@ def test_the_best_checkpoint_is_kept_and_a_run_that_gains_no_more_ends(
 
 
 def test_micro_batches_change_no_step(tiny_base: Path, tiny_prompts: Path, examples: Path, tmp_path: Path) -> None:
-    """Gradient accumulation divides by the whole step's weight, however it is cut."""
+    """Gradient accumulation divides by the whole step's weight, for any number of micro-batches."""
     train = small().train
     prompt = Prompt.load(tiny_prompts, tiny_base)
     rows = encode(prompt, load_examples(examples / "train.parquet"), train)
-    told = []
-    for pieces in (1, 2):
+    logs = []
+    for micro_batches in (1, 2):
         model = with_adapter(load_model(tiny_base, torch.float32), train)
-        changed = {"per_device_train_batch_size": 8 // pieces, "gradient_accumulation_steps": pieces, "max_steps": 3}
-        args = dataclasses.replace(arguments(train, tmp_path / str(pieces), 3, asks=False), **changed)
+        changed = {
+            "per_device_train_batch_size": 8 // micro_batches,
+            "gradient_accumulation_steps": micro_batches,
+            "max_steps": 3,
+        }
+        args = dataclasses.replace(arguments(train, tmp_path / str(micro_batches), 3, has_eval_rows=False), **changed)
         with enable_packing(model):
             trainer = CompletionTrainer(
                 model=model, args=args, train_dataset=rows, data_collator=pack, bucket_batches=8
             )
             trainer.train()
-        told.append([(e["loss"], e["grad_norm"]) for e in trainer.state.log_history if "loss" in e])
-    for whole, cut in zip(*told, strict=True):
-        assert cut == pytest.approx(whole, rel=1e-2)
-        assert cut[0] == pytest.approx(whole[0], rel=1e-4)
+        logs.append([(e["loss"], e["grad_norm"]) for e in trainer.state.log_history if "loss" in e])
+    for whole, accumulated in zip(*logs, strict=True):
+        assert accumulated == pytest.approx(whole, rel=1e-2)
+        assert accumulated[0] == pytest.approx(whole[0], rel=1e-4)
 
 
 def test_a_model_that_takes_no_packs_is_trained_padded(
@@ -250,8 +254,10 @@ def test_a_row_longer_than_the_window_is_left_out_and_named(
     sizes = [len(prompt.encode_training(example.messages)[0]) for example in (longer, *others)]
     rows = encode(prompt, [longer, *others], small(max_length=max(sizes[1:])).train)
     assert [len(row["input_ids"]) for row in rows.rows] == sizes[1:]
-    said = f"1 of 4 rows are left out, longer than train.max_length ({max(sizes[1:])} tokens): r24 ({sizes[0]} tokens)"
-    assert said in capsys.readouterr().out
+    message = (
+        f"1 of 4 rows are left out, longer than train.max_length ({max(sizes[1:])} tokens): r24 ({sizes[0]} tokens)"
+    )
+    assert message in capsys.readouterr().out
 
 
 def test_no_examples_is_one_error(tiny_base: Path, tiny_prompts: Path, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from tasks.prompt.encoding import Prompt
 from tasks.prompt.tool_calls import visible_text
 from tests.support import assistant_in_process
 from tests.support.assistant_in_process import LIMITS
-from tests.support.scripted_engine import Piece, ScriptedEngine, says
+from tests.support.scripted_engine import ScriptChunk, ScriptedEngine, says
 
 DIGEST = "d" * 64
 ASK = [{"role": "user", "content": "Where is HL-20931?"}]
@@ -69,7 +69,7 @@ class TellingEngine(ScriptedEngine):
         self.left.set()
 
 
-def failing(_: GenerationRequest) -> Iterator[Piece]:
+def failing(_: GenerationRequest) -> Iterator[ScriptChunk]:
     yield "Hello", (1,), None
     raise RuntimeError("the machine is on fire")
 

@@ -10,10 +10,10 @@ import pytest
 
 from deployments.replicas.batching import BatchingQueue, OverloadedError
 from tasks.engine.protocol import GenerationRequest, SamplingParams, TokenChunk
-from tests.support.scripted_engine import Piece, ScriptedEngine
+from tests.support.scripted_engine import ScriptChunk, ScriptedEngine
 
 
-def numbered(request: GenerationRequest) -> Iterator[Piece]:
+def numbered(request: GenerationRequest) -> Iterator[ScriptChunk]:
     """As many pieces as tokens were asked for, each with the prompt's first token and its own number."""
     for step in range(1, request.max_new_tokens + 1):
         yield f"{request.prompt_ids[0]}.{step} ", (step,), "length" if step == request.max_new_tokens else None

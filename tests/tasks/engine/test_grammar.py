@@ -1,4 +1,4 @@
-"""Constraints compiled for a tokenizer: what they let through, and how they are refused."""
+"""Grammar constraints compiled for a tokenizer: the tokens that they allow, and the errors of invalid ones."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def after(text: str, constraint: Constraint, tokenizer: Tokenizer) -> set[int]:
 
 def test_the_end_may_come_exactly_at_a_match(tokenizer: Tokenizer) -> None:
     letter = tokenizer.token_to_id("a")
-    found = [after("a" * count, Regex("a{2,3}"), tokenizer) for count in range(4)]
-    assert found == [{letter}, {letter}, {letter, END}, {END}]
+    allowed = [after("a" * count, Regex("a{2,3}"), tokenizer) for count in range(4)]
+    assert allowed == [{letter}, {letter}, {letter, END}, {END}]
 
 
 def test_no_special_token_passes_as_text(tokenizer: Tokenizer) -> None:

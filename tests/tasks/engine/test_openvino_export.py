@@ -1,4 +1,4 @@
-"""Exported weights are the model that they were made from: its architecture, its adapter, its numbers.
+"""OpenVINO export: exported weights equal the model that they were made from, in architecture, adapter and logits.
 
 Also covers `tasks/engine/weight_fidelity.py`.
 """
@@ -50,8 +50,8 @@ FAMILIES: dict[str, PretrainedConfig] = {
 
 def rows() -> list[tuple[list[int], list[int]]]:
     generator = torch.Generator().manual_seed(0)
-    drawn = [torch.randint(3, 250, (40 + n,), generator=generator).tolist() for n in range(4)]
-    return [(ids, [IGNORED] * 10 + ids[10:]) for ids in drawn]
+    samples = [torch.randint(3, 250, (40 + n,), generator=generator).tolist() for n in range(4)]
+    return [(ids, [IGNORED] * 10 + ids[10:]) for ids in samples]
 
 
 def make_base(config: PretrainedConfig, tokenizer: Path, folder: Path) -> Path:
@@ -66,10 +66,10 @@ def make_base(config: PretrainedConfig, tokenizer: Path, folder: Path) -> Path:
 def test_a_family_says_the_same_when_exported(family: str, tiny_base: Path, tmp_path: Path) -> None:
     base = make_base(FAMILIES[family], tiny_base / "tokenizer.json", tmp_path / "base")
     export(base, None, tmp_path / "exported")
-    found = measure_fidelity(base, None, tmp_path / "exported", rows())
-    assert (found.rows, found.tokens) == (4, 126)
-    assert found.greedy_agreement > 0.85
-    assert found.perplexity == pytest.approx(found.float32_perplexity, rel=0.1)
+    fidelity = measure_fidelity(base, None, tmp_path / "exported", rows())
+    assert (fidelity.rows, fidelity.tokens) == (4, 126)
+    assert fidelity.greedy_agreement > 0.85
+    assert fidelity.perplexity == pytest.approx(fidelity.float32_perplexity, rel=0.1)
     engine = OpenVinoEngine.load(tmp_path / "exported", base / "tokenizer.json", 2, "float32", EXCLUSIVE)
     ((_, generation),) = generate(engine, [GenerationRequest((5, 6, 7), SamplingParams(8))], 1)
     assert generation.completion_tokens == 8 or generation.finish_reason == "stop"

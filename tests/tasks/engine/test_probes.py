@@ -1,4 +1,4 @@
-"""Probes on a tiny model: a right deploy passes, and each kind of wrong one is told apart.
+"""Probes on a tiny model: a correct deploy passes, and each kind of wrong deploy is detected.
 
 Also covers `tasks/engine/loading.py`.
 """
@@ -60,45 +60,45 @@ def test_a_right_deploy_passes(packaged: Path, tiny_base: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         (another_template, "parity probe: the prompt and the template differs"),
         (other_instructions, "parity probe: the prompt differs"),
         (no_adapter, "effect probe: 3 of 3 answers begin as the base's"),
-        (another_adapter, r"parity probe: of 3 answers' first 8 tokens \d+% are as when"),
-        (no_probes, r"parity\.json: no probes that this version can read"),
+        (another_adapter, r"parity probe: \d+% of 3 answers' first 8 tokens equal those recorded"),
+        (no_probes, r"parity\.json: cannot be read as probes by this version"),
     ],
 )
-def test_a_wrong_deploy_is_told_apart(
-    packaged: Path, tiny_base: Path, tmp_path: Path, wrong: Callable[[Path], None], told: str
+def test_a_wrong_deploy_is_detected(
+    packaged: Path, tiny_base: Path, tmp_path: Path, wrong: Callable[[Path], None], message: str
 ) -> None:
-    """Each is sealed again, so that hashes alone would let it pass."""
+    """Each package is sealed again, so that hashes alone would let it pass."""
     package = tmp_path / "package"
     shutil.copytree(packaged, package)
     wrong(package)
     seal(package, tiny_base)
-    with pytest.raises(GraftError, match=told):
+    with pytest.raises(GraftError, match=message):
         check_probes(open_package(package, tiny_base, EXCLUSIVE), package)
 
 
-def test_an_engine_that_leaves_the_adapter_out_is_told_apart(packaged: Path, tiny_base: Path) -> None:
-    """The package is whole, and is not what answers."""
+def test_an_engine_that_omits_the_adapter_is_detected(packaged: Path, tiny_base: Path) -> None:
+    """The package is intact, but another model answers."""
     with pytest.raises(GraftError, match="effect probe: 3 of 3 answers begin as the base's"):
         check_probes(open_base(packaged, tiny_base, tiny_base, EXCLUSIVE), packaged)
 
 
-def test_an_adapter_of_another_base_is_told_apart(tiny_base: Path, tiny_prompts: Path, tmp_path: Path) -> None:
-    """Of the same architecture and shape, so that it can be loaded; sealed as if it were of the base that serves."""
+def test_an_adapter_of_another_base_is_detected(tiny_base: Path, tiny_prompts: Path, tmp_path: Path) -> None:
+    """The other base has the same shape, so the adapter loads; the package is sealed as if made on the serving base."""
     trained_on = make_base(tmp_path / "base", seed=1)
     package = make_package(tmp_path / "package", 1, trained_on, tiny_prompts)
     check_probes(open_package(package, trained_on, EXCLUSIVE), package)
     seal(package, tiny_base)
-    with pytest.raises(GraftError, match=r"parity probe: of 3 answers' first 8 tokens \d+% are as when"):
+    with pytest.raises(GraftError, match=r"parity probe: \d+% of 3 answers' first 8 tokens equal those recorded"):
         check_probes(open_package(package, tiny_base, EXCLUSIVE), package)
 
 
 def test_prompts_must_be_the_same_token_for_token(packaged: Path, tiny_base: Path, tmp_path: Path) -> None:
-    """The same hashes, and yet another prompt: the code that renders it has changed."""
+    """The hashes are the same but the prompt differs, as when the code that renders it has changed."""
     package = tmp_path / "package"
     shutil.copytree(packaged, package)
     changed = (package / PARITY).read_text(encoding="utf-8").replace("Where is it?", "Where is he?")
@@ -108,12 +108,12 @@ def test_prompts_must_be_the_same_token_for_token(packaged: Path, tiny_base: Pat
 
 
 def test_one_answer_may_take_another_turn() -> None:
-    """As between two machines, whose sums differ in the last bits."""
+    """Two machines may cause this, because their sums differ in the last bits."""
     row = ProbeRow(messages=(), prompt_ids=(1,), answer_ids=tuple(range(TOKENS)), base_ids=(0,))
-    turned = (*range(3), 99, *range(4, TOKENS))
-    check_answers([turned, *[row.answer_ids] * (ROWS - 1)], [row] * ROWS)
-    with pytest.raises(GraftError, match="38% are as when"):
-        check_answers([turned] * ROWS, [row] * ROWS)
+    diverged = (*range(3), 99, *range(4, TOKENS))
+    check_answers([diverged, *[row.answer_ids] * (ROWS - 1)], [row] * ROWS)
+    with pytest.raises(GraftError, match="38% of 4 answers' first 8 tokens equal"):
+        check_answers([diverged] * ROWS, [row] * ROWS)
 
 
 def test_agreement_is_counted_from_the_start() -> None:

@@ -1,4 +1,4 @@
-"""What every engine keeps of `tasks/engine/protocol.py`. A new engine is one more function in ENGINES.
+"""The engine protocol of `tasks/engine/protocol.py`, tested on every engine. ENGINES lists a function for each.
 
 Also covers `tasks/engine/decoding.py`, `tasks/engine/openvino.py`, `tasks/engine/resources.py` and
 `tasks/engine/vllm.py`.
@@ -62,7 +62,7 @@ TAGS = Tags(
     ),
 )
 
-Opens = Callable[[Path, Path | None], Engine]
+EngineFactory = Callable[[Path, Path | None], Engine]
 
 
 def transformers(base: Path, adapter: Path | None) -> Engine:
@@ -71,8 +71,8 @@ def transformers(base: Path, adapter: Path | None) -> Engine:
     return TransformersEngine.load(base, adapter, END, "float32", EXCLUSIVE)
 
 
-def apart(base: Path, adapter: Path | None) -> Engine:
-    """The reference in a process of its own: nothing is lost on the way."""
+def subprocess_engine(base: Path, adapter: Path | None) -> Engine:
+    """The transformers engine in a subprocess, which must behave the same."""
     from tasks.engine.subprocess_engine import SubprocessEngine
     from tasks.engine.transformers import TransformersEngine
 
@@ -80,7 +80,7 @@ def apart(base: Path, adapter: Path | None) -> Engine:
 
 
 def openvino(base: Path, adapter: Path | None) -> Engine:
-    """With weights of 32 bits: what 8 bits lose is measured elsewhere."""
+    """The weights have 32 bits, because the loss of 8 bits is measured elsewhere."""
     import openvino
 
     from tasks.engine.openvino import OpenVinoEngine
@@ -100,18 +100,18 @@ def vllm(base: Path, adapter: Path | None) -> Engine:
     return VllmEngine.load(base, adapter, END, "float32", EXCLUSIVE)
 
 
-ENGINES: list[Opens] = [transformers, apart, openvino, vllm]
+ENGINES: list[EngineFactory] = [transformers, subprocess_engine, openvino, vllm]
 
 
-@pytest.fixture(scope="module", params=ENGINES, ids=lambda opens: opens.__name__)
-def opens(request: pytest.FixtureRequest) -> Opens:
-    found: Opens = request.param
-    return found
+@pytest.fixture(scope="module", params=ENGINES, ids=lambda factory: factory.__name__)
+def factory(request: pytest.FixtureRequest) -> EngineFactory:
+    selected: EngineFactory = request.param
+    return selected
 
 
 @pytest.fixture(scope="module")
 def base(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny base with fewer and wider heads: vLLM's attention on a CPU begins at 32."""
+    """The tiny base with fewer and wider heads, because vLLM's attention on a CPU needs a head size of at least 32."""
     folder = tmp_path_factory.mktemp("wide") / "base"
     shutil.copytree(tiny_base, folder)
     config = json.loads((folder / "config.json").read_bytes())
@@ -121,13 +121,13 @@ def base(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def engine(opens: Opens, base: Path) -> Engine:
-    return opens(base, None)
+def engine(factory: EngineFactory, base: Path) -> Engine:
+    return factory(base, None)
 
 
 @pytest.fixture(scope="module")
-def adapted(opens: Opens, base: Path, tiny_adapter: Path) -> Engine:
-    return opens(base, tiny_adapter)
+def adapted(factory: EngineFactory, base: Path, tiny_adapter: Path) -> Engine:
+    return factory(base, tiny_adapter)
 
 
 @pytest.fixture(scope="module")
@@ -140,13 +140,13 @@ Reference = Callable[[Sequence[int]], torch.Tensor]
 
 @pytest.fixture(scope="module")
 def reference(base: Path) -> Reference:
-    """The model's own log-probabilities [positions, vocabulary] after each of some tokens."""
+    """The model's own log-probabilities [positions, vocabulary] after each token of a sequence."""
     model = load_model(base, torch.float32)
 
     def logprobs(ids: Sequence[int]) -> torch.Tensor:
         with torch.no_grad():
-            found: torch.Tensor = model(torch.tensor([list(ids)])).logits[0].log_softmax(-1)
-        return found
+            result: torch.Tensor = model(torch.tensor([list(ids)])).logits[0].log_softmax(-1)
+        return result
 
     return logprobs
 
@@ -161,21 +161,21 @@ def draws(count: int, **options: Any) -> list[GenerationRequest]:
     return [GenerationRequest(PROMPTS[0], SamplingParams(**one)) for one in sampled]
 
 
-def together(engine: Engine, asked: list[GenerationRequest]) -> list[Generation]:
-    return [generation for _, generation in sorted(generate(engine, asked, len(asked)), key=itemgetter(0))]
+def together(engine: Engine, batch: list[GenerationRequest]) -> list[Generation]:
+    return [generation for _, generation in sorted(generate(engine, batch, len(batch)), key=itemgetter(0))]
 
 
-def alone(engine: Engine, asked: list[GenerationRequest]) -> list[Generation]:
-    return [together(engine, [request])[0] for request in asked]
+def alone(engine: Engine, batch: list[GenerationRequest]) -> list[Generation]:
+    return [together(engine, [request])[0] for request in batch]
 
 
 def until_done(engine: Engine, keys: set[int]) -> list[TokenChunk]:
-    """Everything that `keys`, which are open, still gain."""
+    """All further chunks of `keys`, which are open."""
     chunks: list[TokenChunk] = []
     while keys:
-        gained = engine.step()
-        chunks += gained
-        keys = keys - {chunk.key for chunk in gained if chunk.finish_reason}
+        new = engine.step()
+        chunks += new
+        keys = keys - {chunk.key for chunk in new if chunk.finish_reason}
     return chunks
 
 
@@ -199,37 +199,37 @@ def test_together_equals_alone(engine: Engine) -> None:
     assert [g.text for g in found] == [g.text for g in expected]
 
 
-def test_who_comes_later_says_the_same_and_who_leaves_disturbs_nobody(engine: Engine) -> None:
-    """Requests join and leave in different steps, with prompts of different lengths."""
+def test_requests_that_join_or_end_change_no_other_answer(engine: Engine) -> None:
+    """Requests join and end in different steps, with prompts of different lengths."""
     sizes = (3, 9, 5, 12, 7, 1, 12, 4)
-    asked = [GenerationRequest(prompt, SamplingParams(size)) for prompt, size in zip(PROMPTS * 2, sizes, strict=True)]
-    expected = [generation.token_ids for generation in alone(engine, asked)]
+    batch = [GenerationRequest(prompt, SamplingParams(size)) for prompt, size in zip(PROMPTS * 2, sizes, strict=True)]
+    expected = [generation.token_ids for generation in alone(engine, batch)]
     chunks: list[TokenChunk] = []
-    for key, request in enumerate(asked):
+    for key, request in enumerate(batch):
         engine.submit(key, request)
         chunks += engine.step()
         if key == 4:
             engine.cancel(3)
-    gone = {chunk.key for chunk in chunks if chunk.finish_reason}
-    chunks += until_done(engine, set(range(len(asked))) - gone - {3})
-    found = {key: tokens(chunks, key) for key in range(len(asked))}
-    left = found.pop(3)
-    assert len(left) < len(expected[3])
-    assert left == expected[3][: len(left)]
-    assert found == {key: ids for key, ids in enumerate(expected) if key != 3}
+    finished = {chunk.key for chunk in chunks if chunk.finish_reason}
+    chunks += until_done(engine, set(range(len(batch))) - finished - {3})
+    answers = {key: tokens(chunks, key) for key in range(len(batch))}
+    cancelled = answers.pop(3)
+    assert len(cancelled) < len(expected[3])
+    assert cancelled == expected[3][: len(cancelled)]
+    assert answers == {key: ids for key, ids in enumerate(expected) if key != 3}
 
 
 def test_a_cancelled_request_gains_nothing_from_the_next_step_on(engine: Engine) -> None:
-    asked = requests(max_new_tokens=40)
-    engine.submit(0, asked[0])
-    engine.submit(1, asked[1])
+    batch = requests(max_new_tokens=40)
+    engine.submit(0, batch[0])
+    engine.submit(1, batch[1])
     chunks: list[TokenChunk] = []
-    while {chunk.key for chunk in chunks} != {0, 1}:  # an engine apart may begin on one before it hears of the other
+    while {chunk.key for chunk in chunks} != {0, 1}:  # a subprocess may start one before it receives the other
         chunks += engine.step()
     engine.cancel(0)
     after = until_done(engine, {1})
     assert tokens(after, 0) == ()
-    assert tokens(chunks + after, 1) == alone(engine, asked[1:2])[0].token_ids
+    assert tokens(chunks + after, 1) == alone(engine, batch[1:2])[0].token_ids
     assert engine.step() == []
 
 
@@ -247,7 +247,7 @@ def test_a_key_is_refused_while_it_is_open(engine: Engine) -> None:
     assert tokens(until_done(engine, {1}), 1) == alone(engine, requests()[1:2])[0].token_ids
 
 
-def test_streamed_pieces_add_up_and_half_characters_wait(engine: Engine, tokenizer: Tokenizer) -> None:
+def test_streamed_chunks_add_up_and_half_characters_wait(engine: Engine, tokenizer: Tokenizer) -> None:
     for key, request in enumerate(requests(temperature=2.0, seed=3)):
         engine.submit(key, request)
     chunks = until_done(engine, set(range(len(PROMPTS))))
@@ -266,7 +266,7 @@ def test_length_and_counts(engine: Engine) -> None:
 
 
 def test_the_end_of_turn_ends_it(engine: Engine, tokenizer: Tokenizer) -> None:
-    """Hot sampling comes upon the end of turn now and then."""
+    """Sampling at a high temperature chooses the end of turn sometimes."""
     found = together(engine, draws(30, max_new_tokens=40, temperature=2.0))
     ended = [generation for generation in found if generation.finish_reason == "stop"]
     assert ended
@@ -353,10 +353,10 @@ def test_a_text_cut_short_is_the_beginning_of_a_match(engine: Engine) -> None:
     assert (found.text, found.finish_reason) == ("abc", "length")
 
 
-def test_who_has_a_constraint_disturbs_nobody(engine: Engine) -> None:
-    asked = requests()
-    asked[1] = GenerationRequest(PROMPTS[1], SamplingParams(12, constraint=Regex("a{4}")))
-    found = together(engine, asked)
+def test_a_constraint_changes_no_other_answer(engine: Engine) -> None:
+    batch = requests()
+    batch[1] = GenerationRequest(PROMPTS[1], SamplingParams(12, constraint=Regex("a{4}")))
+    found = together(engine, batch)
     assert found[1].text == "aaaa"
     expected = alone(engine, requests())
     assert [g.token_ids for g in found[2:]] == [g.token_ids for g in expected[2:]]
@@ -375,26 +375,28 @@ def test_a_text_of_tags_alone_is_one_of_them(engine: Engine) -> None:
 
 
 def test_free_text_with_tags_is_the_same_text_while_no_tag_opens(engine: Engine) -> None:
-    """Greedy texts; what is no text, bytes that are not UTF-8, is not let through."""
-    asked = [GenerationRequest((1, first, 50), SamplingParams(20)) for first in range(40, 80)]
-    free = together(engine, asked)
-    held = together(engine, [replace(request, sampling=SamplingParams(20, constraint=TAGS)) for request in asked])
-    texts = [place for place, generation in enumerate(free) if "\ufffd" not in generation.text]
+    """The texts are greedy; bytes that are not UTF-8 are no text, so a constraint does not allow them."""
+    batch = [GenerationRequest((1, first, 50), SamplingParams(20)) for first in range(40, 80)]
+    free = together(engine, batch)
+    constrained = together(
+        engine, [replace(request, sampling=SamplingParams(20, constraint=TAGS)) for request in batch]
+    )
+    texts = [index for index, generation in enumerate(free) if "\ufffd" not in generation.text]
     assert len(texts) > 5
-    assert [held[place].token_ids for place in texts] == [free[place].token_ids for place in texts]
+    assert [constrained[index].token_ids for index in texts] == [free[index].token_ids for index in texts]
 
 
 def test_what_opens_in_free_text_is_held_until_it_ends(engine: Engine) -> None:
-    """A trigger of one letter, which hot sampling comes upon now and then."""
+    """The trigger is one letter, which sampling at a high temperature chooses sometimes."""
     sizes = Tags("a", (Tag('a{"size": ', '{"enum": ["small", "large"]}', "}."),))
-    whole = ('a{"size": "small"}.', 'a{"size": "large"}.')
+    complete = ('a{"size": "small"}.', 'a{"size": "large"}.')
     opened = 0
     for generation in together(engine, draws(30, max_new_tokens=60, constraint=sizes)):
         text = generation.text
-        for tag in whole:
+        for tag in complete:
             text = text.replace(tag, "")
         _, begun, cut = text.partition("a")
-        assert not begun or any(tag.startswith(begun + cut) for tag in whole)
+        assert not begun or any(tag.startswith(begun + cut) for tag in complete)
         opened += text != generation.text
     assert opened > 3
 
@@ -422,15 +424,15 @@ def test_a_constraint_that_cannot_be_held_is_refused(engine: Engine, constraint:
 
 def test_an_adapter_changes_the_answers(engine: Engine, adapted: Engine) -> None:
     base = [g.token_ids for g in together(engine, requests())]
-    found = [g.token_ids for g in together(adapted, requests())]
-    assert all(mine != other for mine, other in zip(found, base, strict=True))
+    tuned = [g.token_ids for g in together(adapted, requests())]
+    assert all(answer != other for answer, other in zip(tuned, base, strict=True))
     assert base == [g.token_ids for g in together(engine, requests())]
 
 
-def test_what_was_kept_of_a_prompt_is_told(opens: Opens, base: Path) -> None:
-    """How much is kept is each engine's own affair; the last token is always computed."""
-    engine = opens(base, None)
-    prompt = tuple(3 + (7 * place + place // 9) % 200 for place in range(100))
+def test_the_cached_tokens_of_a_prompt_are_reported(factory: EngineFactory, base: Path) -> None:
+    """How much is cached is up to each engine; the last token is always computed."""
+    engine = factory(base, None)
+    prompt = tuple(3 + (7 * index + index // 9) % 200 for index in range(100))
 
     def cached(key: int) -> list[int]:
         engine.submit(key, GenerationRequest((*prompt, 200 + key), SamplingParams(max_new_tokens=3)))

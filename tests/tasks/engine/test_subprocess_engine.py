@@ -1,4 +1,4 @@
-"""An engine in a process of its own is lost and found out, and never left behind."""
+"""The subprocess engine: the loss of its process is detected, and the process never outlives its parent."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from tasks.engine.transformers import TransformersEngine
 from tests.conftest import ROOT
 
 
-def opens(base: Path) -> partial[TransformersEngine]:
+def factory(base: Path) -> partial[TransformersEngine]:
     return partial(TransformersEngine.load, base, None, 2, "float32", EXCLUSIVE)
 
 
-def test_what_opening_raises_is_told(tmp_path: Path) -> None:
+def test_an_error_of_the_factory_is_raised(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="model_type"):
-        SubprocessEngine(opens(tmp_path))
+        SubprocessEngine(factory(tmp_path))
 
 
-def test_a_lost_process_is_told_from_the_next_step_on(tiny_base: Path) -> None:
-    engine = SubprocessEngine(opens(tiny_base))
+def test_a_lost_process_is_an_error_from_the_next_step_on(tiny_base: Path) -> None:
+    engine = SubprocessEngine(factory(tiny_base))
     engine.submit(1, GenerationRequest((1, 40, 50), SamplingParams(1000)))
     assert engine.step()[0].key == 1
     psutil.Process(engine.pid).kill()
-    with pytest.raises(EngineLostError, match="ended with -9"):
+    with pytest.raises(EngineLostError, match="ended with exit code -9"):
         while engine.step():
             continue
     with pytest.raises((EngineLostError, OSError)):

@@ -1,4 +1,4 @@
-"""Single tokens as bytes: together they are the text, however it is cut."""
+"""Token bytes: the bytes of single tokens add up to the text, wherever it is split into tokens."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ TEXT = "Grüße, 植物 🌱\n\x00 end"
 
 def test_a_byte_level_tokenizers_tokens_add_up_to_the_text() -> None:
     tokenizer = make_tokenizer()
-    of = TokenBytes(tokenizer)
-    assert b"".join(of(token) for token in tokenizer.encode(TEXT).ids) == TEXT.encode()
-    assert of(tokenizer.token_to_id("<|im_end|>")) == b"<|im_end|>"
-    assert of(100_000) == b""
+    bytes_of = TokenBytes(tokenizer)
+    assert b"".join(bytes_of(token) for token in tokenizer.encode(TEXT).ids) == TEXT.encode()
+    assert bytes_of(tokenizer.token_to_id("<|im_end|>")) == b"<|im_end|>"
+    assert bytes_of(100_000) == b""
 
 
 def test_a_tokenizer_with_byte_fallback_too() -> None:
-    pieces = ["<unk>", "▁", "▁a", "a", "b", *(f"<0x{byte:02X}>" for byte in range(256))]
-    vocabulary = {piece: index for index, piece in enumerate(pieces)}
+    tokens = ["<unk>", "▁", "▁a", "a", "b", *(f"<0x{byte:02X}>" for byte in range(256))]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[("▁", "a")], byte_fallback=True, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
     tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     tokenizer.add_special_tokens([AddedToken("<unk>", special=True)])
-    of = TokenBytes(tokenizer)
-    tokens = tokenizer.encode("b ab ü").ids
-    assert b"".join(of(token) for token in tokens) == "b ab ü".encode()
-    assert [of(token) for token in tokens[:2]] == [b"b", b" a"]
+    bytes_of = TokenBytes(tokenizer)
+    ids = tokenizer.encode("b ab ü").ids
+    assert b"".join(bytes_of(token) for token in ids) == "b ab ü".encode()
+    assert [bytes_of(token) for token in ids[:2]] == [b"b", b" a"]

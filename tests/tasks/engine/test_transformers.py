@@ -1,4 +1,4 @@
-"""The reference engine beyond the contract: transformers' own greedy search says the same, prefixes are kept.
+"""The transformers engine beyond the protocol: it agrees with transformers' own greedy search and caches prefixes.
 
 Also covers `tasks/engine/model_loading.py`.
 """
@@ -30,22 +30,22 @@ def requests(**options: Any) -> list[GenerationRequest]:
     return [GenerationRequest(prompt, SamplingParams(**{"max_new_tokens": 12, **options})) for prompt in PROMPTS]
 
 
-def together(engine: Engine, asked: list[GenerationRequest]) -> list[Generation]:
-    return [generation for _, generation in sorted(generate(engine, asked, len(asked)), key=itemgetter(0))]
+def together(engine: Engine, batch: list[GenerationRequest]) -> list[Generation]:
+    return [generation for _, generation in sorted(generate(engine, batch, len(batch)), key=itemgetter(0))]
 
 
 def test_greedy_equals_transformers_generate(engine: TransformersEngine, tiny_base: Path) -> None:
     model = load_model(tiny_base, torch.float32)
-    for request, found in zip(requests(), together(engine, requests()), strict=True):
+    for request, generation in zip(requests(), together(engine, requests()), strict=True):
         ids = torch.tensor([request.prompt_ids])
         expected = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)
-        assert list(found.token_ids) == expected[0, len(request.prompt_ids) :].tolist()
+        assert list(generation.token_ids) == expected[0, len(request.prompt_ids) :].tolist()
 
 
 def test_what_the_last_batch_opened_with_is_not_computed_again(
     engine: TransformersEngine, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Openings that grow, shrink, part and come again: the answers of a fresh engine, from fewer tokens."""
+    """The shared prefix grows, shrinks, diverges and returns: the logits equal a fresh engine's, from fewer tokens."""
     opening = tuple(range(20, 60))
     rests = [(70, 71), (70, 71, 72, 73), (90,), (70, 99), (91, 92)]
     prompts = [*(opening + rest for rest in rests), (5, 6, 7), (*opening[:10], 80)]
@@ -64,8 +64,8 @@ def test_what_the_last_batch_opened_with_is_not_computed_again(
         expected = fresh._prefill([request])[0]
         alone = sum(computed[before:])
         before = len(computed)
-        found = engine._prefill([request])[0]
-        torch.testing.assert_close(found, expected)
+        logits = engine._prefill([request])[0]
+        torch.testing.assert_close(logits, expected)
         if prompt[:40] == opening and prompt != prompts[0]:
             assert sum(computed[before:]) < 6 < alone
 
@@ -82,5 +82,5 @@ def test_every_row_keeps_a_token_of_its_own(prompts: list[tuple[int, ...]], shar
     ("width", "expected"), [(2, [False, True]), (3, [False, True, True]), (5, [False, True, True, False, False])]
 )
 def test_logits_are_masked_whatever_their_width(width: int, expected: list[bool]) -> None:
-    found = _masked(torch.ones(width), bytes([0, 200, 200]))
-    assert found.isfinite().tolist() == expected
+    logits = _masked(torch.ones(width), bytes([0, 200, 200]))
+    assert logits.isfinite().tolist() == expected

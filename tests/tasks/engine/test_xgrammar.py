@@ -1,4 +1,4 @@
-"""What OpenVINO's grammars take: patterns rewritten so that they hold within JSON, and what is refused."""
+"""XGrammar, the grammars of OpenVINO: patterns are rewritten so that they are valid within JSON, or refused."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from tasks.engine.protocol import ConstraintError, JsonSchema, Regex, Tag, Tags
 from tasks.engine.xgrammar import check, pattern, schema
 
 
-def of(text: str) -> str:
-    """What becomes of a schema's pattern."""
-    found: str = json.loads(schema(json.dumps({"pattern": text})))["pattern"]
-    return found
+def in_schema(text: str) -> str:
+    """A schema's pattern after the rewriting."""
+    rewritten: str = json.loads(schema(json.dumps({"pattern": text})))["pattern"]
+    return rewritten
 
 
 @pytest.mark.parametrize("text", ["[A-Z]{2}-[0-9]{2,6}", r"\d+ (am|pm)?", r".*\S[^x]", "a+?"])
@@ -45,20 +45,20 @@ def test_a_regular_expression_stays_as_it_is(text: str) -> None:
     ],
 )
 def test_what_breaks_the_pipeline_or_means_something_else_is_refused(text: str) -> None:
-    for held in (pattern, of):
+    for check_pattern in (pattern, in_schema):
         with pytest.raises(ConstraintError, match="the regular expression cannot be held: "):
-            held(text)
+            check_pattern(text)
 
 
 def test_a_string_s_pattern_is_one_group_that_matches_nothing_which_json_escapes() -> None:
-    assert of("^HL-[0-9]{5}$") == "^(?:HL-[0-9]{5})$"
-    assert of("a|b") == "^(?:a|b)$"
-    assert of(r"\$") == r"^(?:\$)$"
-    assert of(".[^@]") == r"^(?:[^\"\\\x00-\x1f][^\"\\\x00-\x1f@])$"
-    assert of(r"\s\S") == r"^(?: [^\s\"\\\x00-\x1f])$"
+    assert in_schema("^HL-[0-9]{5}$") == "^(?:HL-[0-9]{5})$"
+    assert in_schema("a|b") == "^(?:a|b)$"
+    assert in_schema(r"\$") == r"^(?:\$)$"
+    assert in_schema(".[^@]") == r"^(?:[^\"\\\x00-\x1f][^\"\\\x00-\x1f@])$"
+    assert in_schema(r"\s\S") == r"^(?: [^\s\"\\\x00-\x1f])$"
     for text in ('"', r"\\", r"[\s\S]", "[ -~]", r"\n", r"[\w-a]"):
         with pytest.raises(ConstraintError, match="within JSON"):
-            of(text)
+            in_schema(text)
 
 
 def test_only_schemas_are_rewritten() -> None:

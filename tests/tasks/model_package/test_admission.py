@@ -1,4 +1,4 @@
-"""What serving refuses: for each reason a package that is wrong in this one way, and the one message."""
+"""Admission refuses packages: for each reason, one package that is wrong in this way only, and its message."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from tasks.core.errors import GraftError
 from tasks.core.files import sha256_tree, write_json, write_text
 from tasks.core.settings import AdmissionSettings, load_settings
-from tasks.model_package.admission import admit, check_licences
+from tasks.model_package.admission import admit, check_licenses
 from tasks.model_package.manifest import MANIFEST, package_digest, read_manifest
 from tests.conftest import ROOT
 from tests.support.ray_stack import make_package
@@ -24,24 +24,24 @@ SETTINGS = AdmissionSettings(licenses=("Apache-2.0", "CC0-1.0"), engines=("openv
 
 @dataclass(frozen=True)
 class Published:
-    """A package that may be spoilt, and the base that it will be served on."""
+    """A package that a test may corrupt, and the base that it will be served on."""
 
     package: Path
     base: Path
 
     def seal(self, **changes: Any) -> None:
-        """Change fields of the manifest, and list the files as they are now: no hash will give it away."""
+        """Change fields of the manifest and list the current files, so that no hash reveals the change."""
         manifest = read_manifest(self.package)
         files = sha256_tree(self.package, frozenset({MANIFEST}))
         changed = manifest.model_copy(update={**changes, "files": files})
         write_json(self.package / MANIFEST, changed.model_dump(mode="json"))
 
     def seal_sheet(self, **changes: Any) -> None:
-        """The same for fields of the constraint sheet."""
+        """Change fields of the constraint sheet, and seal the package."""
         self.seal(constraints=read_manifest(self.package).constraints.model_copy(update=changes))
 
     def rewrite_base(self, **changes: str) -> None:
-        """Change what the base's own `base.json` says."""
+        """Change fields of the base's own `base.json`."""
         path = self.base / "base.json"
         write_json(path, {**json.loads(path.read_text(encoding="utf-8")), **changes})
 
@@ -110,16 +110,16 @@ def foreign_engine(published: Published) -> None:
     published.seal(engine=engine.model_copy(update={"name": "vllm"}))
 
 
-def licence_of_the_base(published: Published) -> None:
+def license_of_the_base(published: Published) -> None:
     base = read_manifest(published.package).base
     published.seal(base=base.model_copy(update={"licence": "LicenseRef-Llama"}))
 
 
-def licence_on_the_sheet(published: Published) -> None:
+def license_on_the_sheet(published: Published) -> None:
     published.seal_sheet(base_licence="LicenseRef-Llama")
 
 
-def licence_of_the_data(published: Published) -> None:
+def license_of_the_data(published: Published) -> None:
     published.seal_sheet(data_licence="CC-BY-NC-4.0")
 
 
@@ -128,7 +128,7 @@ def too_long(published: Published) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "told"),
+    ("corrupt", "message"),
     [
         (changed_file, r"package/prompt/system\.txt: changed; this is not what was packaged"),
         (changed_weights_of_the_base, r"base/model\.safetensors: changed; this is not what was packaged"),
@@ -137,20 +137,23 @@ def too_long(published: Published) -> None:
         (other_tokenizer, rf"package: its tokenizer has the hash \w+, but it was trained with {'1' * 64}"),
         (other_template, r"package: its template has the hash"),
         (other_instructions, r"package: its prompt has the hash"),
-        (not_exported, r"made for the engine openvino, which reads openvino/openvino_model\.xml, and there is none"),
-        (no_adapter, r"made for the engine transformers, which reads adapter/adapter_model\.safetensors, and there is"),
+        (
+            not_exported,
+            r"made for the engine openvino, which reads openvino/openvino_model\.xml, and that file is",
+        ),
+        (no_adapter, r"made for the engine transformers, which reads adapter/adapter_model\.safetensors, and that"),
         (foreign_engine, r"made for the engine vllm, which this server does not run; its list is openvino, transf"),
-        (licence_of_the_base, r"the licence of its base is 'LicenseRef-Llama', .* is Apache-2\.0, CC0-1\.0 \(params"),
-        (licence_on_the_sheet, r"the licence of its base is 'LicenseRef-Llama'"),
-        (licence_of_the_data, r"the licence of its data is 'CC-BY-NC-4\.0'"),
+        (license_of_the_base, r"the license of its base is 'LicenseRef-Llama', .* is Apache-2\.0, CC0-1\.0 \(params"),
+        (license_on_the_sheet, r"the license of its base is 'LicenseRef-Llama'"),
+        (license_of_the_data, r"the license of its data is 'CC-BY-NC-4\.0'"),
         (too_long, r"prompts of 3697 and answers of 400 tokens make 4097, and its base was made for 4096"),
     ],
 )
-def test_each_reason_is_told_in_its_own_words(
-    published: Published, spoil: Callable[[Published], None], told: str
+def test_each_reason_has_its_own_message(
+    published: Published, corrupt: Callable[[Published], None], message: str
 ) -> None:
-    spoil(published)
-    with pytest.raises(GraftError, match=told):
+    corrupt(published)
+    with pytest.raises(GraftError, match=message):
         admit(package_digest(published.package), published.package, published.base, SETTINGS)
 
 
@@ -167,11 +170,11 @@ def test_as_much_as_the_base_reads_is_admitted(published: Published) -> None:
 
 
 def test_the_servers_list_decides_and_not_the_packages_maker(published: Published) -> None:
-    licence_of_the_data(published)
+    license_of_the_data(published)
     lenient = SETTINGS.model_copy(update={"licenses": (*SETTINGS.licenses, "CC-BY-NC-4.0")})
     admit(package_digest(published.package), published.package, published.base, lenient)
 
 
 def test_the_repositorys_own_sources_may_be_served() -> None:
     settings = load_settings(ROOT / "params.yaml")
-    check_licences((("base", settings.base.license), ("data", "CC0-1.0")), settings.admission, "here")
+    check_licenses((("base", settings.base.license), ("data", "CC0-1.0")), settings.admission, "here")

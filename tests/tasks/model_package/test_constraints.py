@@ -1,4 +1,4 @@
-"""The sheet: when its data counts as old, and what a base says of its own limit."""
+"""The constraint sheet: the date from which its data counts as old, and the context limit of a base."""
 
 from __future__ import annotations
 

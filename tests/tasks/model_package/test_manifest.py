@@ -1,4 +1,4 @@
-"""A package is what its manifest says, byte for byte, or it is not used."""
+"""The manifest: a package whose files differ from it in any byte is not used."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def test_a_base_that_calls_itself_another_is_refused(build_package: Callable[...
 def test_a_folder_that_says_nothing_of_itself_is_no_base(build_package: Callable[..., Any]) -> None:
     built = build_package()
     (built.base / BASE).unlink()
-    with pytest.raises(GraftError, match="says nothing of the base"):
+    with pytest.raises(GraftError, match="cannot be read as a description of the base"):
         verify_package(built.package, built.base)
 
 
@@ -171,10 +171,10 @@ def test_another_digest_than_the_expected_is_refused(build_package: Callable[...
         verify_package(built.package, built.base, "f" * 64)
 
 
-def test_what_is_no_package_is_said(build_package: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_folder_that_is_no_package_is_refused(build_package: Callable[..., Any], tmp_path: Path) -> None:
     with pytest.raises(GraftError, match="not a model package"):
         read_manifest(tmp_path)
     built = build_package()
     write_text(built.package / MANIFEST, '{"name": "x"}')
-    with pytest.raises(GraftError, match="not a manifest this version can read"):
+    with pytest.raises(GraftError, match="not a manifest that this version can read"):
         read_manifest(built.package)

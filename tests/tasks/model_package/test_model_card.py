@@ -1,4 +1,4 @@
-"""The card says what the sheet says, and shows the loss curve where it lies."""
+"""The model card shows all fields of the constraint sheet, and the loss curve at its path."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FIDELITY = Fidelity(rows=3, tokens=90, perplexity=4.5, float32_perplexity=4.25, 
 def manifest(fidelity: Fidelity | None = None) -> Manifest:
     base = {"source": "test://tiny", "sha256": "0" * 64, "licence": "Apache-2.0", "architecture": "Tiny"}
     return Manifest(
-        name="test-desk",
+        name="test-assistant",
         base=BaseModelInfo(**base, parameters=12_000_000, files={}),
         prompt={},
         engine=EngineSettings(name="transformers", dtype="auto", max_new_tokens=100),
@@ -30,14 +30,14 @@ def manifest(fidelity: Fidelity | None = None) -> Manifest:
 
 def test_all_of_the_sheet_is_on_the_card() -> None:
     lines = render(manifest(), "adapter/loss.png").splitlines()
-    assert lines[0] == "# test-desk"
-    for told in (
+    assert lines[0] == "# test-assistant"
+    for expected in (
         "**For:** tests",
         "- customers",
         "- advice",
         "**Languages:** en",
-        "| base licence | Apache-2.0 |",
-        "| data licence | CC0-1.0 |",
+        "| base license | Apache-2.0 |",
+        "| data license | CC0-1.0 |",
         "| data owner | tests |",
         "| data last updated | 2026-01-31; old after 2026-02-28 |",
         "| longest prompt | 900 tokens |",
@@ -45,10 +45,10 @@ def test_all_of_the_sheet_is_on_the_card() -> None:
         "| order_status | 7 |",
         "![Loss during training](adapter/loss.png)",
     ):
-        assert told in lines
+        assert expected in lines
 
 
-def test_a_base_without_a_limit_is_said_to_name_none() -> None:
+def test_a_base_without_a_limit_is_shown_as_not_named() -> None:
     unlimited = manifest().model_copy(update={"constraints": SHEET.model_copy(update={"base_context_tokens": None})})
     assert "(the base's limit: not named)" in render(unlimited, "loss.png")
 

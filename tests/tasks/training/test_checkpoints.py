@@ -1,4 +1,4 @@
-"""A checkpoint that is not whole is passed over, and the one before it is taken."""
+"""Checkpoints: one that is not intact is removed, and training resumes from the one before it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tasks.training.checkpoints import SEAL, last_checkpoint, seal
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three whole checkpoints, the tenth step's being newer than the eighth's by number, not by name."""
+    """Three intact checkpoints, of which step 10 is newer than step 8 by number but not by name."""
     for step in (4, 8, 10):
         write_text(tmp_path / f"checkpoint-{step}/adapter_model.safetensors", f"weights {step}")
         write_text(tmp_path / f"checkpoint-{step}/trainer_state.json", "{}")
@@ -29,7 +29,7 @@ def test_none_is_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "reason"),
     [
         (SEAL, None, "was not finished"),
         (SEAL, '{"trunc', "is damaged (seal.json)"),
@@ -38,8 +38,8 @@ def test_none_is_none(tmp_path: Path) -> None:
         ("trainer_state.json", "", "is damaged (trainer_state.json)"),
     ],
 )
-def test_one_that_is_not_whole_is_passed_over(
-    folder: Path, capsys: pytest.CaptureFixture[str], name: str, content: str | None, said: str
+def test_one_that_is_not_whole_is_skipped(
+    folder: Path, capsys: pytest.CaptureFixture[str], name: str, content: str | None, reason: str
 ) -> None:
     path = folder / "checkpoint-10" / name
     if content is None:
@@ -47,5 +47,5 @@ def test_one_that_is_not_whole_is_passed_over(
     else:
         write_text(path, content)
     assert last_checkpoint(folder) == folder / "checkpoint-8"
-    assert capsys.readouterr().out == f"train: checkpoint-10 {said}; it is passed over\n"
+    assert capsys.readouterr().out == f"train: checkpoint-10 {reason}; it is removed\n"
     assert not (folder / "checkpoint-10").exists()

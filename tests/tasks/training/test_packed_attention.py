@@ -1,4 +1,4 @@
-"""What a GPU's kernel is told of a pack, against the slices that every other path takes."""
+"""Packed attention: the sequences for the GPU kernel, compared with the slices of the other implementations."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tests.tasks.training.test_packing import make_rows
 HEADS, KV_HEADS, SIZE = 6, 2, 32
 
 
-def a_pack() -> tuple[dict[str, Any], list[Tensor]]:
-    """Rows behind two prefixes and behind none; their queries, keys and values [1, heads, tokens, d]."""
+def make_pack() -> tuple[dict[str, Any], list[Tensor]]:
+    """A pack of rows with two prefixes and without one, and random queries, keys and values [1, heads, tokens, d]."""
     batch = pack([*make_rows(0, 4, 60), *make_rows(1, 3, 45), *make_rows(2, 1, 0), *make_rows(3, 1, 9)])
     tokens = batch["input_ids"].shape[1]
     generator = torch.Generator().manual_seed(4)
@@ -26,7 +26,7 @@ def a_pack() -> tuple[dict[str, Any], list[Tensor]]:
 
 
 def test_each_sequence_is_a_prefix_or_a_row_behind_its_prefix() -> None:
-    batch, (query, key, value) = a_pack()
+    batch, (query, key, value) = make_pack()
     expected, _ = pack_attention(torch.nn.Module(), query, key, value, None, groups=batch["groups"])
     ragged, parts = batch["ragged"], []
     queries = query.split(ragged.query_ends.diff().tolist(), 2)
@@ -42,17 +42,17 @@ def test_each_sequence_is_a_prefix_or_a_row_behind_its_prefix() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("window", [None, 8])
 def test_the_kernel_for_ragged_sequences_says_what_slices_say(window: int | None) -> None:
-    """In bfloat16 against float32, with gradients."""
-    batch, tensors = a_pack()
+    """The kernel runs in bfloat16 and the slices in float32; outputs and gradients are compared."""
+    batch, tensors = make_pack()
     batch, tensors = send_to_device((batch, tensors), "cuda")
     rough = [tensor.bfloat16().requires_grad_() for tensor in tensors]
     exact = [tensor.detach().float().requires_grad_() for tensor in rough]
     expected = _grouped(*exact, batch["groups"], SIZE**-0.5, 0.0, window).transpose(1, 2)
-    found = _ragged(*rough, batch["ragged"], SIZE**-0.5, window)
+    output = _ragged(*rough, batch["ragged"], SIZE**-0.5, window)
     expected.square().sum().backward()
-    found.float().square().sum().backward()
-    pairs = [(found, expected), *((mine.grad, other.grad) for mine, other in zip(rough, exact, strict=True))]
-    for mine, other in pairs:
-        assert mine is not None
+    output.float().square().sum().backward()
+    pairs = [(output, expected), *((tensor.grad, other.grad) for tensor, other in zip(rough, exact, strict=True))]
+    for tensor, other in pairs:
+        assert tensor is not None
         assert other is not None
-        assert (mine - other).norm() <= 3e-2 * other.norm()
+        assert (tensor - other).norm() <= 3e-2 * other.norm()

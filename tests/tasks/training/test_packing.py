@@ -1,4 +1,4 @@
-"""A pack's gradient is the gradient of its rows alone."""
+"""Prefix packing: the gradient of a pack equals that of its rows alone."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from tasks.training.packing import TokenRow, cannot_pack, enable_packing, group,
 
 
 def make_rows(seed: int, count: int, shared: int) -> list[TokenRow]:
-    """Random rows that open alike for `shared` tokens, some with two turns of loss."""
+    """Random rows that share their first `shared` tokens, some with two turns that have a loss."""
     generator = torch.Generator().manual_seed(seed)
 
     def tokens(size: int) -> list[int]:
         return torch.randint(3, 250, (size,), generator=generator).tolist()
 
     def turn(size: int, loss: int) -> tuple[list[int], list[int]]:
-        asked, told = tokens(size), tokens(loss)
-        return asked + told, [IGNORED] * size + told
+        question, answer = tokens(size), tokens(loss)
+        return question + answer, [IGNORED] * size + answer
 
     opening = tokens(shared)
     rows = []
@@ -56,7 +56,7 @@ SHAPE = {
     "num_key_value_heads": 2,
     "head_dim": 8,
 }
-# A large spread: near zero, every architecture says the same of every context.
+# The spread is large, because with weights near zero every architecture gives the same logits for every context.
 SPREAD = {"initializer_range": 0.3}
 
 TAKES_PACKS = {
@@ -100,7 +100,7 @@ def gradients(model: Any, batches: list[dict[str, Any]]) -> dict[str, torch.Tens
 
 
 def same_gradients(model: Any, rows: list[TokenRow]) -> None:
-    """A pack of `rows` against each row alone, in the architecture's own attention."""
+    """Compare a pack of `rows` with each row alone, in the architecture's own attention."""
     alone = gradients(model, [pad([row]) for row in rows])
     with enable_packing(model):
         together = gradients(model, [pack(rows)])
@@ -117,7 +117,7 @@ def test_gradient_equals_rows_alone(adapted: Any, seed: int, shared: int) -> Non
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_batch_may_hold_several_prefixes(adapted: Any, seed: int) -> None:
-    """Two system prompts and rows that share nothing."""
+    """The batch has rows of two system prompts and rows that share nothing."""
     kinds = [
         make_rows(seed, 3, 60),
         make_rows(seed + 10, 4, 45),
@@ -150,7 +150,7 @@ def test_padding_changes_no_gradient(adapted: Any) -> None:
 
 
 def test_loss_equals_the_models_own(adapted: Any) -> None:
-    """Against transformers' loss on the same row, which knows nothing of packs."""
+    """The reference is transformers' loss on the same row without packing."""
     row = make_rows(3, 1, 8)[0]
     own = adapted(input_ids=torch.tensor([row["input_ids"]]), labels=torch.tensor([row["labels"]])).loss
     batch = pack([row])
@@ -159,7 +159,7 @@ def test_loss_equals_the_models_own(adapted: Any) -> None:
 
 
 def test_prefix_stops_before_what_is_predicted() -> None:
-    """Rows with one prompt and two answers: the last prompt token predicts both, so each keeps it."""
+    """With one prompt and two answers the last prompt token predicts both, so each row keeps its own."""
     prompt = list(range(5, 60))
     rows = [
         TokenRow(input_ids=[*prompt, end], labels=[*([IGNORED] * len(prompt)), end], weights=[1.0] * (len(prompt) + 1))

@@ -1,4 +1,4 @@
-"""Batches of like length, in an order that has nothing to do with length."""
+"""Sampling: batches of similar length, in an order that is independent of length."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def batches(order: list[int]) -> list[list[int]]:
 
 
 def padded(order: list[int]) -> int:
-    """Tokens that are computed when each batch is padded to its longest row."""
+    """The number of tokens computed when each batch is padded to its longest row."""
     return sum(max(LENGTHS[row] for row in batch) * len(batch) for batch in batches(order))
 
 
 def test_every_row_comes_and_the_last_batch_is_filled() -> None:
-    """1,003 rows in batches of 8: five come twice."""
+    """There are 1,003 rows in batches of 8, so five rows come twice."""
     sampler = LengthBuckets(LENGTHS, BATCH, seed=1, bucket_batches=8)
     order = list(sampler)
     assert len(order) == len(sampler) == 1008
@@ -47,7 +47,7 @@ def test_a_bucket_of_one_batch_is_a_random_order() -> None:
 
 
 def test_length_says_nothing_of_when_a_batch_comes() -> None:
-    """A run that goes from long to short would have hardly any step up."""
+    """In an order from long to short, hardly any batch would be longer than the one before."""
     means = [
         sum(LENGTHS[row] for row in batch) / len(batch) for batch in batches(list(LengthBuckets(LENGTHS, 8, 1, 8)))
     ]

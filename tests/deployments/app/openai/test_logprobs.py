@@ -11,13 +11,13 @@ import pytest
 
 from tasks.engine.protocol import GenerationRequest
 from tests.deployments.app.test_turn import CALL, Desk
-from tests.support.scripted_engine import Piece, ScriptedEngine, logprob_of
+from tests.support.scripted_engine import ScriptChunk, ScriptedEngine, logprob_of
 
 
 def spells(text: str, base: Path, prompts: Path) -> Desk:
     """A desk whose engine gives `text` byte by byte, by tokens of the tiny base, and then the end of turn."""
 
-    def script(_: GenerationRequest) -> Iterator[Piece]:
+    def script(_: GenerationRequest) -> Iterator[ScriptChunk]:
         tokenizer = desk.server._model.prompt.tokenizer
         ids = tokenizer.encode(text).ids
         sent = ""
