@@ -94,9 +94,9 @@ def check_sources() -> None:
     Raises:
         GraftError: the license of the base or of the data is not on the server's list.
     """
-    settings, terms = load_settings(), load_contract()
-    licences = (("base", settings.base.license), ("data", terms.license))
-    check_licenses(licences, settings.admission, "this release")
+    settings, contract = load_settings(), load_contract()
+    licenses = (("base", settings.base.license), ("data", contract.license))
+    check_licenses(licenses, settings.admission, "this release")
 
 
 def serve(digest: str, production: str | None) -> None:

@@ -89,7 +89,7 @@ def prepare(rows: Sequence[dict[str, Any]], settings: PrepareSettings) -> Prepar
 def _split_groups(rows: Sequence[dict[str, Any]]) -> list[str]:
     """For each row the name of its split group: the union of its conversation group and its near-duplicates.
 
-    The column `twin` names the cluster of near-duplicates (`tasks.data.check_table.STORED`).
+    The cluster of near-duplicates is a column of `tasks.data.check_table.STORED`.
     """
     clusters = Clusters(len(rows))
     first: dict[tuple[str, str], int] = {}

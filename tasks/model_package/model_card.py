@@ -34,13 +34,13 @@ def render(manifest: Manifest, picture: str, warning: str = "") -> str:
 | | |
 | --- | --- |
 | base model | {base.source} |
-| base license | {sheet.base_licence} |
+| base licence | {sheet.base_licence} |
 | base sha256 | `{base.sha256}` |
 | architecture | {base.architecture}, {base.parameters / 1e6:.0f} million parameters |
 | longest prompt | {manifest.max_prompt_tokens} tokens |
 | longest prompt with its answer | {sheet.context_tokens} tokens (the base's limit: {limit}) |
 | data owner | {sheet.data_owner} |
-| data license | {sheet.data_licence} |
+| data licence | {sheet.data_licence} |
 | data last updated | {sheet.data_updated}; old after {sheet.review_by} |
 | training rows | {data["training_rows"]} |
 {_weights(manifest.fidelity)}

@@ -3,6 +3,8 @@
 Another test stalls a canary: production answers its users, and canary analysis rolls it back.
 
 `make bench-release` runs these tests, and reads the counts from the file of the variable GRAFT_FAULTS.
+
+Also covers `flows/release_steps/approval.py`.
 """
 
 from __future__ import annotations
