@@ -1,4 +1,4 @@
-"""Launcher of the stage `train`: in this process, or as `train.workers` processes on a Ray cluster.
+"""Launcher of the stage `train`: in this process, or as `train.num_workers` processes on a Ray cluster.
 
 Both run `tasks.train`; Ray Train gives each worker its rank and the process group that accelerate uses.
 The workers share one folder with the same files and the same checkpoints.

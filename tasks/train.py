@@ -30,6 +30,7 @@ from tasks.core.errors import GraftError, run_main
 from tasks.core.files import new_folder, sha256_file, write_json
 from tasks.core.paths import BUILT_ADAPTER, BUILT_BASE, BUILT_GROUNDING, CHECKPOINTS, PROMPTS
 from tasks.core.records import Example
+from tasks.core.renamed_keys import old_names
 from tasks.core.settings import Settings, TrainSettings, load_settings
 from tasks.data.examples import load_examples
 from tasks.engine.model_loading import load_model, load_quantized, training_dtype
@@ -70,9 +71,12 @@ def encode(prompt: Prompt, examples: Sequence[Example], train: TrainSettings) ->
 
 
 def run_key(settings: Settings, base: Path, examples: Path) -> str:
-    """A hash of the inputs of a training run: a run resumes only from checkpoints with the same hash."""
+    """A hash of the inputs of a training run: a run resumes only from checkpoints with the same hash.
+
+    It is the name of a folder on disk, so it covers the settings under their names of version 0.1.
+    """
     inputs = [
-        settings.train.model_dump(mode="json"),
+        old_names("train", settings.train.model_dump(mode="json")),
         sha256_file(base / "base.json"),
         sha256_file(examples / "train.parquet"),
         *(sha256_file(path) for path in sorted(PROMPTS.iterdir()) if path.is_file()),

@@ -229,7 +229,7 @@ def test_four_bits_without_bitsandbytes_is_one_error(
 def test_a_batch_that_cannot_be_shared_out_is_one_error(
     tiny_base: Path, tiny_prompts: Path, examples: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(GraftError, match=r"batch_size 4 is no multiple of train\.workers 3"):
+    with pytest.raises(GraftError, match=r"batch_size 4 is no multiple of train\.num_workers 3"):
         tune(small(num_workers=3), tiny_base, Prompt.load(tiny_prompts, tiny_base), examples, tmp_path, tmp_path / "a")
 
 
