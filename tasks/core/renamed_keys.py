@@ -35,6 +35,8 @@ RENAMED_KEYS = {
     "train.workers": "train.num_workers",
     "tools.rounds": "tools.max_tool_rounds",
     "tools.unfinished": "tools.unfinished_message",
+    "tools.now": "shop.now",
+    "tools.refund_limit_pence": "shop.refund_limit_pence",
     "admission.licences": "admission.licenses",
     "evaluate.at_once": "evaluate.batch_size",
     "evaluate_assistant.at_once": "evaluate_assistant.concurrency",

@@ -61,5 +61,5 @@ def test_a_replica_does_not_open_what_the_server_does_not_admit(
     shutil.copy(ROOT / REGISTRY_YAML, tmp_path / "deployments")
     digest = LocalRegistry(tmp_path / REGISTRY).publish(package, tiny_base, tmp_path / "evaluation")
     admission = {"licenses": ["MIT"], "engines": ["transformers"]}
-    with pytest.raises(GraftError, match=r"the licence of its base is 'Apache-2\.0', which this server does not serve"):
+    with pytest.raises(GraftError, match=r"the license of its base is 'Apache-2\.0', which this server does not serve"):
         EngineReplica(digest, str(tmp_path), SETTINGS.model_dump(), admission)

@@ -37,7 +37,10 @@ def with_old_key(file: str, old: str, new: str) -> dict[str, Any] | None:
     section = section_of(content, new)
     if section is None or section_of(content, old) is not None:
         return None
-    section[old.rpartition(".")[2]] = section.pop(new.rpartition(".")[2])
+    target = content
+    for parent in old.split(".")[:-1]:
+        target = target[parent]
+    target[old.rpartition(".")[2]] = section.pop(new.rpartition(".")[2])
     return dict(content)
 
 
