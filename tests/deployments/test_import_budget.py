@@ -1,4 +1,4 @@
-"""What a serving process does not pay for: the tools of the flows are not imported where requests are answered."""
+"""Import budget of serving processes: the tools of the flows are not imported where requests are answered."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def imported(statement: str) -> set[str]:
     program = (
         f"{statement}\nimport json, sys\nprint(json.dumps(sorted({{name.split('.')[0] for name in sys.modules}})))"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    return set(json.loads(done.stdout))
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return set(json.loads(process.stdout))
 
 
 def test_an_assistant_imports_neither_the_flows_tools_nor_torch() -> None:
@@ -24,12 +24,12 @@ def test_an_assistant_imports_neither_the_flows_tools_nor_torch() -> None:
 
 
 def test_a_replica_imports_none_of_the_flows_tools() -> None:
-    found = imported("import deployments.replicas.engine, tasks.engine.transformers")
-    assert found >= {"torch", "transformers"}
-    assert not found & HEAVY
+    packages = imported("import deployments.replicas.engine, tasks.engine.transformers")
+    assert packages >= {"torch", "transformers"}
+    assert not packages & HEAVY
 
 
 def test_a_replica_on_the_default_engine_needs_no_torch() -> None:
-    found = imported("import deployments.replicas.engine, tasks.engine.openvino")
-    assert "openvino_genai" in found
-    assert not found & (HEAVY | TORCH)
+    packages = imported("import deployments.replicas.engine, tasks.engine.openvino")
+    assert "openvino_genai" in packages
+    assert not packages & (HEAVY | TORCH)

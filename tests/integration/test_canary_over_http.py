@@ -17,7 +17,7 @@ from deployments.core.messages import Event, TurnRequest
 from deployments.core.settings import CacheSettings, ShadowSettings
 from tasks.core.errors import GraftError
 from tasks.monitoring.telemetry_row import TelemetryRow
-from tests.support.assistant_in_process import ALL, NEW, OLD, Desk, Script, answers, refuses
+from tests.support.assistant_in_process import ALL, NEW, OLD, Script, ScriptedAssistant, answers, refuses
 
 CACHE = CacheSettings(mb=1, max_age_s=100, semantic=False, threshold=0.9, entries=3)
 SHADOW = ShadowSettings(fraction=0.5, concurrency=2, max_open_requests=10, timeout_s=5)
@@ -39,15 +39,15 @@ FIRST, LAST = USERS[0], USERS[-1]
 """The first and the last user whom a growing percentage assigns to the canary."""
 
 
-def canary_assistant(*scripts: Script, percent: float = 50, **options: Any) -> Desk:
+def canary_assistant(*scripts: Script, percent: float = 50, **options: Any) -> ScriptedAssistant:
     """An assistant with the old package in production, and the new one, with `scripts`, as the canary."""
-    assistant = Desk(list(scripts) or [answers("From the new one.")], **options)
+    assistant = ScriptedAssistant(list(scripts) or [answers("From the new one.")], **options)
     assistant.turns.routing = ALONE.with_canary(NEW, percent)
     return assistant
 
 
-async def health(shop: Desk) -> httpx.Response:
-    async with shop.http() as http:
+async def health(assistant: ScriptedAssistant) -> httpx.Response:
+    async with assistant.http() as http:
         return await http.get("/healthz")
 
 
@@ -58,11 +58,11 @@ def route_of(response: httpx.Response) -> tuple[str, str, str | None]:
 
 def test_its_users_are_answered_by_the_canary_and_the_headers_say_so() -> None:
     async def run() -> None:
-        shop = canary_assistant()
-        assert route_of(await shop.post(user=FIRST)) == (NEW, "canary", None)
-        assert route_of(await shop.post(user=LAST)) == (OLD, "production", None)
-        assert route_of(await shop.post(user=FIRST, model="tulip")) == (NEW, "canary", None)
-        assert [(row.route, row.digest, row.meant) for row in shop.rows[:2]] == [
+        assistant = canary_assistant()
+        assert route_of(await assistant.post(user=FIRST)) == (NEW, "canary", None)
+        assert route_of(await assistant.post(user=LAST)) == (OLD, "production", None)
+        assert route_of(await assistant.post(user=FIRST, model="tulip")) == (NEW, "canary", None)
+        assert [(row.route, row.digest, row.meant) for row in assistant.rows[:2]] == [
             ("canary", NEW, NEW),
             ("production", OLD, OLD),
         ]
@@ -72,23 +72,23 @@ def test_its_users_are_answered_by_the_canary_and_the_headers_say_so() -> None:
 
 def test_a_row_has_a_pseudonymous_user_id_by_the_key_of_the_traffic_split() -> None:
     async def run() -> None:
-        shop = canary_assistant()
+        assistant = canary_assistant()
         for user in (FIRST, FIRST, LAST, None):
-            await shop.post(**({"user": user} if user else {}))
-        first, again, last, anonymous = (row.visitor for row in shop.rows)
+            await assistant.post(**({"user": user} if user else {}))
+        first, again, last, anonymous = (row.visitor for row in assistant.rows)
         assert first == again
         assert len({first, last, anonymous, ""}) == 4
-        assert not [row for row in shop.rows for word in (FIRST, LAST, "Hello") if word in row.model_dump_json()]
+        assert not [row for row in assistant.rows for word in (FIRST, LAST, "Hello") if word in row.model_dump_json()]
 
     asyncio.run(run())
 
 
 def test_who_asks_for_a_digest_is_never_moved() -> None:
     async def run() -> None:
-        shop = canary_assistant(percent=99)
+        assistant = canary_assistant(percent=99)
         for user in (FIRST, LAST):
-            assert route_of(await shop.post(user=user, model=OLD)) == (OLD, "digest", None)
-            assert route_of(await shop.post(user=user, model=NEW)) == (NEW, "digest", None)
+            assert route_of(await assistant.post(user=user, model=OLD)) == (OLD, "digest", None)
+            assert route_of(await assistant.post(user=user, model=NEW)) == (NEW, "digest", None)
 
     asyncio.run(run())
 
@@ -96,12 +96,12 @@ def test_who_asks_for_a_digest_is_never_moved() -> None:
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_canary_that_fails_is_followed_by_production_and_its_failure_stays_its_own(stream: bool) -> None:
     async def run() -> None:
-        shop = canary_assistant(refuses(500, "engine_error"))
-        response = await shop.post(user=FIRST, stream=stream)
+        assistant = canary_assistant(refuses(500, "engine_error"))
+        response = await assistant.post(user=FIRST, stream=stream)
         assert response.status_code == 200
         assert OLD in response.text
         assert response.headers["x-graft-fallback"] == "canary=engine_error"
-        (row,) = shop.rows
+        (row,) = assistant.rows
         assert (row.route, row.digest, row.meant) == ("production", OLD, NEW)
 
     asyncio.run(run())
@@ -109,11 +109,11 @@ def test_a_canary_that_fails_is_followed_by_production_and_its_failure_stays_its
 
 def test_a_canary_that_keeps_failing_is_left_alone() -> None:
     async def run() -> None:
-        shop = canary_assistant(refuses(500, "engine_error"))
+        assistant = canary_assistant(refuses(500, "engine_error"))
         for _ in range(4):
-            await shop.post(user=FIRST)
-        assert shop.backend.apps == ["new", "old", "new", "old", "old", "old"]
-        row = shop.rows[-1]
+            await assistant.post(user=FIRST)
+        assert assistant.backend.apps == ["new", "old", "new", "old", "old", "old"]
+        row = assistant.rows[-1]
         assert row.passed_over == "canary=circuit_open"
 
     asyncio.run(run())
@@ -121,25 +121,25 @@ def test_a_canary_that_keeps_failing_is_left_alone() -> None:
 
 def test_a_canary_that_was_in_production_before_is_asked_once() -> None:
     async def run() -> None:
-        shop = canary_assistant(refuses(500, "engine_error"), order=ALL)
-        shop.turns.routing = Routing(production=OLD, previous=NEW, served=SERVED).with_canary(NEW, 99)
-        await shop.post(user=FIRST)
-        assert shop.backend.apps == ["new", "old"]
+        assistant = canary_assistant(refuses(500, "engine_error"), order=ALL)
+        assistant.turns.routing = Routing(production=OLD, previous=NEW, served=SERVED).with_canary(NEW, 99)
+        await assistant.post(user=FIRST)
+        assert assistant.backend.apps == ["new", "old"]
 
     asyncio.run(run())
 
 
 def test_answers_of_one_package_are_not_kept_for_the_users_of_the_other() -> None:
     async def run() -> None:
-        shop = canary_assistant(cache=CACHE)
+        assistant = canary_assistant(cache=CACHE)
         # No user is named, so the text alone decides: the same question, before and after it moves to the canary.
-        shop.turns.routing = ALONE
-        seen = [await shop.post() for _ in range(2)]
+        assistant.turns.routing = ALONE
+        seen = [await assistant.post() for _ in range(2)]
         position = bucket(NEW, user_bucket_key("anonymous", TurnRequest(text="Hello?")))
-        shop.turns.routing = ALONE.with_canary(NEW, position + (100 - position) / 2)
-        seen += [await shop.post() for _ in range(2)]
-        shop.turns.routing = ALONE
-        seen.append(await shop.post())
+        assistant.turns.routing = ALONE.with_canary(NEW, position + (100 - position) / 2)
+        seen += [await assistant.post() for _ in range(2)]
+        assistant.turns.routing = ALONE
+        seen.append(await assistant.post())
         assert [(r.json()["model"], r.headers["x-graft-cache"]) for r in seen] == [
             (OLD, "miss"),
             (OLD, "hit"),
@@ -153,8 +153,8 @@ def test_answers_of_one_package_are_not_kept_for_the_users_of_the_other() -> Non
 
 def test_what_production_gave_in_the_canarys_place_is_not_kept_as_the_canarys() -> None:
     async def run() -> None:
-        shop = canary_assistant(refuses(500, "engine_error"), answers("From the new one."), cache=CACHE)
-        models = [(await shop.post(user=FIRST)).json()["model"] for _ in range(2)]
+        assistant = canary_assistant(refuses(500, "engine_error"), answers("From the new one."), cache=CACHE)
+        models = [(await assistant.post(user=FIRST)).json()["model"] for _ in range(2)]
         assert models == [OLD, NEW]
 
     asyncio.run(run())
@@ -162,12 +162,12 @@ def test_what_production_gave_in_the_canarys_place_is_not_kept_as_the_canarys() 
 
 def test_health_tells_what_a_rollout_waits_for() -> None:
     async def run() -> None:
-        shop = canary_assistant(percent=5)
-        body = (await health(shop)).json()
-        assert body == {"status": "ok", **shop.turns.routing.health()}
+        assistant = canary_assistant(percent=5)
+        body = (await health(assistant)).json()
+        assert body == {"status": "ok", **assistant.turns.routing.health()}
         assert (body["canary"], body["shadow"]) == ({"digest": NEW, "percent": 5.0}, None)
-        shop.turns.routing = shop.turns.routing.with_shadow(NEW)
-        body = (await health(shop)).json()
+        assistant.turns.routing = assistant.turns.routing.with_shadow(NEW)
+        body = (await health(assistant)).json()
         assert (body["canary"], body["shadow"]) == (None, NEW)
 
     asyncio.run(run())
@@ -221,10 +221,10 @@ def test_rows_of_one_window_are_assigned_by_their_intended_package() -> None:
     """Rows that production answered instead of the canary count for the canary; those by digest for neither."""
 
     async def run() -> list[TelemetryRow]:
-        shop = canary_assistant(answers("From the new one."), refuses(500, "engine_error"))
+        assistant = canary_assistant(answers("From the new one."), refuses(500, "engine_error"))
         for user, model in ((FIRST, "production"), (FIRST, "production"), (LAST, "production"), (LAST, NEW)):
-            await shop.post(user=user, model=model)
-        return shop.rows
+            await assistant.post(user=user, model=model)
+        return assistant.rows
 
     rows = pd.DataFrame([row.model_dump() for row in asyncio.run(run())])
     for_production = rows[(rows["operation"] == "chat") & (rows["route"] != "digest")]
@@ -259,15 +259,15 @@ def test_no_step_of_a_rollout_loses_a_request() -> None:
     """Eight users send requests without pause, half of them streaming, while the routing is swapped."""
 
     async def run() -> None:
-        shop = Desk([slowly("From the new one.")], shadow=SHADOW, first_token_s=20)
-        shop.backend.scripts["old"] = [slowly("From the old one.")]
-        shop.turns.routing = Routing(production=OLD, served={OLD: SERVED[OLD]})
+        assistant = ScriptedAssistant([slowly("From the new one.")], shadow=SHADOW, first_token_s=20)
+        assistant.backend.scripts["old"] = [slowly("From the old one.")]
+        assistant.turns.routing = Routing(production=OLD, served={OLD: SERVED[OLD]})
         answered: dict[str, list[str]] = {user: [] for user in USERS[::25]}
         over = asyncio.Event()
 
         async def keep_asking(user: str, stream: bool) -> None:
             while not over.is_set():
-                response = await shop.post(user=user, stream=stream)
+                response = await assistant.post(user=user, stream=stream)
                 assert response.status_code == 200, response.text
                 assert not stream or response.text.endswith("data: [DONE]\n\n")
                 (by,) = (digest for digest in (NEW, OLD) if digest in response.text)
@@ -275,7 +275,7 @@ def test_no_step_of_a_rollout_loses_a_request() -> None:
 
         asking = [asyncio.create_task(keep_asking(user, n % 2 == 0)) for n, user in enumerate(answered)]
         for percent, change in STEPS:
-            shop.turns.routing = change(shop.turns.routing)
+            assistant.turns.routing = change(assistant.turns.routing)
             # Of each user's next two answers, the second was requested after the swap.
             goals = {user: len(seen) + 2 for user, seen in answered.items()}
             while any(len(answered[user]) < goal for user, goal in goals.items()):
@@ -285,9 +285,9 @@ def test_no_step_of_a_rollout_loses_a_request() -> None:
             assert now == {user: NEW if bucket_of(user) < percent else OLD for user in answered}
         over.set()
         await asyncio.gather(*asking)
-        rows = [row for row in shop.rows if row.operation == "chat"]
+        rows = [row for row in assistant.rows if row.operation == "chat"]
         assert {(row.status, row.passed_over) for row in rows} == {(200, "")}
         assert len(rows) == sum(map(len, answered.values()))
-        assert [row for row in shop.rows if row.operation == "shadow"]
+        assert [row for row in assistant.rows if row.operation == "shadow"]
 
     asyncio.run(run())

@@ -1,7 +1,7 @@
-"""What version 0.1 left on disk is read, served, judged and gone back to by this one, with the same figures.
+"""State of version 0.1 on disk: this version reads, serves, judges and rolls back to it, with the same numbers.
 
 `tests/data/state_0_1` was written by version 0.1; `tests/data/make_state_0_1.py` says how. Nothing there is
-ever written anew: whoever has to change a file or a figure of it has broken what people have on their disks.
+ever written anew: a change that requires another file or number of it breaks what people have on their disks.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from tasks.engine.probes import Probes, check_probes
 from tasks.engine.protocol import SamplingParams, generate
 from tasks.engine.resources import Resources
 from tasks.evaluation.outputs import read_outputs
-from tasks.gate.verdict import decide_gate as judge_gate
+from tasks.gate.verdict import decide_gate
 from tasks.model_package.admission import admit
 from tasks.model_package.manifest import BaseModelInfo, Manifest, read_manifest
 from tasks.monitoring.drift import COLUMNS, monitor, reference_path
@@ -54,8 +54,7 @@ from tasks.retrieval.chunks import Passage
 from tasks.retrieval.embedder import Embedder, EmbeddingInfo
 from tasks.retrieval.index_files import Expansion, IndexInfo
 from tasks.retrieval.search import PassageIndex, Retriever
-from tasks.rollout.canary_analysis import MEASURES, CanaryVerdict
-from tasks.rollout.canary_analysis import analyze_canary as judge_guard
+from tasks.rollout.canary_analysis import MEASURES, CanaryVerdict, analyze_canary
 from tasks.rollout.canary_metrics import shadow_pairs
 from tasks.rollout.incidents import Closing, Incident, close, incidents
 from tasks.rollout.shadow_comparison import ShadowPair, agreement
@@ -77,7 +76,7 @@ JANUARY = (datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 31, tzinfo=UTC))
 
 
 def settings(section: str) -> dict[str, Any]:
-    """A section of the params.yaml that figures were made with, under today's names."""
+    """A section of the params.yaml that the numbers were computed with, under today's names."""
     return renamed(RENAMED_KEYS.get(section, section), json.loads((STORED / "settings.json").read_bytes())[section])
 
 
@@ -96,7 +95,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def registry(state: Path) -> LocalRegistry:
-    """The registry where it lies if nobody says where."""
+    """The registry at its default location."""
     assert (state / "registry").is_dir()
     return LocalRegistry()
 
@@ -116,8 +115,8 @@ def assert_same(found: Any, expected: Any, where: str = "") -> None:
             assert_same(found[name], value, f"{where}.{name}")
     elif isinstance(expected, list):
         assert len(found) == len(expected), where
-        for place, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
-            assert_same(ours, theirs, f"{where}[{place}]")
+        for index, (item, expected_item) in enumerate(zip(found, expected, strict=True)):
+            assert_same(item, expected_item, f"{where}[{index}]")
     elif isinstance(expected, float):
         assert found == pytest.approx(expected, rel=1e-12, abs=1e-12), where
     else:
@@ -128,7 +127,7 @@ def dumped(*records: BaseModel | None) -> list[Any]:
     return [record.model_dump(mode="json") if record else None for record in records]
 
 
-def test_releases_history_and_audit_are_told_as_they_were(registry: LocalRegistry) -> None:
+def test_releases_history_and_audit_are_reported_as_they_were(registry: LocalRegistry) -> None:
     assert registry.packages() == sorted([A, B])
     assert [(swap.name, swap.digest, swap.reason, swap.act and swap.act.who) for swap in registry.history()] == [
         ("production", A, "the first release", None),
@@ -166,12 +165,14 @@ def test_a_package_is_admitted_and_answers_as_it_did(registry: LocalRegistry, di
     assert (manifest.name, manifest.engine.name, manifest.max_prompt_tokens) == ("tiny-desk", "transformers", 600)
     model = open_package(package, base, ONE_THREAD)
     check_probes(model, package)
-    asked = EXPECTED["answers"][digest]
+    answers = EXPECTED["answers"][digest]
     sampling = SamplingParams(max_new_tokens=24)
-    requests = [model.request([Message(role="user", content=a["question"])], sampling=sampling) for a in asked]
+    requests = [model.request([Message(role="user", content=a["question"])], sampling=sampling) for a in answers]
     found = dict(generate(model.engine, requests, len(requests)))
-    assert [found[place].text for place in range(len(asked))] == [answer["text"] for answer in asked]
-    assert [list(found[place].token_ids) for place in range(len(asked))] == [answer["token_ids"] for answer in asked]
+    assert [found[index].text for index in range(len(answers))] == [answer["text"] for answer in answers]
+    assert [list(found[index].token_ids) for index in range(len(answers))] == [
+        answer["token_ids"] for answer in answers
+    ]
 
 
 def test_a_packages_grounding_names_the_index_and_the_retrieval_model(registry: LocalRegistry) -> None:
@@ -189,31 +190,31 @@ _RENAMED_FIELDS = {"costs": "efficiency"}
 
 def test_the_gate_comes_to_the_same_verdict(registry: LocalRegistry) -> None:
     rows, rates = read_outputs(B, registry.evaluation(B), STORED / "assistant")
-    verdict = judge_gate(rows, rates, GateSettings.model_validate(settings("gate")))
+    verdict = decide_gate(rows, rates, GateSettings.model_validate(settings("gate")))
     assert verdict.outcome == "pass"
     stored = {_RENAMED_FIELDS.get(name, name): value for name, value in EXPECTED["gate"].items()}
     assert_same(dumped(verdict), [stored])
 
 
-def guarded(rows: pd.DataFrame, start: datetime, *, unseen: bool) -> CanaryVerdict:
+def canary_verdict(rows: pd.DataFrame, start: datetime, *, unseen: bool) -> CanaryVerdict:
     analysis = CanaryAnalysisSettings.model_validate(settings("guard"))
-    return judge_guard(rows, B, A, start, start + HOUR, analysis, first_token_s=8.0, unseen=unseen)
+    return analyze_canary(rows, B, A, start, start + HOUR, analysis, first_token_s=8.0, unseen=unseen)
 
 
-def test_the_guard_comes_to_the_same_verdict_of_the_canary(rows: pd.DataFrame) -> None:
-    verdict = guarded(rows, CANARY, unseen=False)
+def test_canary_analysis_comes_to_the_same_verdict_of_the_canary(rows: pd.DataFrame) -> None:
+    verdict = canary_verdict(rows, CANARY, unseen=False)
     assert verdict.outcome == "breach"
     assert_same(dumped(verdict), [EXPECTED["canary"]])
 
 
-def test_the_guard_comes_to_the_same_verdict_of_the_shadow(rows: pd.DataFrame) -> None:
-    assert_same(dumped(guarded(rows, SHADOWED, unseen=True)), [EXPECTED["shadow"]])
+def test_canary_analysis_comes_to_the_same_verdict_of_the_shadow(rows: pd.DataFrame) -> None:
+    assert_same(dumped(canary_verdict(rows, SHADOWED, unseen=True)), [EXPECTED["shadow"]])
     assert_same(dumped(agreement(shadow_pairs(rows, B, A, SHADOWED))), [EXPECTED["agreement"]])
 
 
 @pytest.fixture
 def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The state in a copy of the repository, behind a pretended Serve; what serves after `graft up`."""
+    """The state in a copy of the repository, behind a pretended Serve; the package served after `graft up`."""
     repository = copy_repository(tmp_path / "repository")
     shutil.copytree(STORED / "state", repository / ".graft")
     monkeypatch.chdir(repository)
@@ -231,8 +232,8 @@ def test_production_goes_back_to_the_package_before(served: str) -> None:
     assert_same(dumped(*before), EXPECTED["history"])
     assert (last.digest, last.previous, last.reason) == (A, B, "answers too late")
     assert last.act == Act(action="rollback", who="Grace")
-    *_, told = read_audit(registry, A)
-    assert (told.action, told.who, told.channel) == ("rollback", "Grace", PRODUCTION)
+    *_, entry = read_audit(registry, A)
+    assert (entry.action, entry.who, entry.channel) == ("rollback", "Grace", PRODUCTION)
 
 
 def test_all_telemetry_is_read_before_and_after_a_new_writer_closes_what_a_dead_one_left(rows: pd.DataFrame) -> None:
@@ -335,8 +336,8 @@ def test_a_package_made_today_has_the_names_of_the_stored_one(registry: LocalReg
     stored = registry.package(A)
     made = make_package(tmp_path / "made", 1, registry.base(A), stored / "prompt")
     for name in ("manifest.json", "parity.json"):
-        ours, theirs = (keys(json.loads((package / name).read_bytes())) for package in (made, stored))
-        assert ours == theirs, name
+        made_names, stored_names = (keys(json.loads((package / name).read_bytes())) for package in (made, stored))
+        assert made_names == stored_names, name
 
 
 def test_a_telemetry_row_has_all_columns_of_the_stored_parts(state: Path) -> None:
@@ -347,7 +348,7 @@ def test_a_telemetry_row_has_all_columns_of_the_stored_parts(state: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("what", "found"),
+    ("kind", "names"),
     [
         ("rates", lambda: get_args(RateMetric)),
         ("costs", lambda: get_args(EfficiencyMetric)),
@@ -355,5 +356,5 @@ def test_a_telemetry_row_has_all_columns_of_the_stored_parts(state: Path) -> Non
         ("drift", lambda: COLUMNS),
     ],
 )
-def test_rates_costs_measures_and_columns_bear_their_names(what: str, found: Callable[[], tuple[str, ...]]) -> None:
-    assert list(found()) == EXPECTED["names"][what]
+def test_rates_costs_measures_and_columns_bear_their_names(kind: str, names: Callable[[], tuple[str, ...]]) -> None:
+    assert list(names()) == EXPECTED["names"][kind]

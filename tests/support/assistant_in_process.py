@@ -167,8 +167,8 @@ def refuses(status: int, code: str, after: str = "") -> Script:
 PSEUDONYMS = Pseudonyms(b"the installation's")
 
 
-class Desk:
-    """The assistant with a package in production and the previous one, each by its scripts."""
+class ScriptedAssistant:
+    """The assistant with a package in production and the previous one, each answering by its scripts."""
 
     def __init__(
         self,
@@ -214,7 +214,7 @@ class Desk:
             clock=self.clock,
         )
         served = {
-            digest: ServedPackage(app=app, name="desk", max_new_tokens=50, since=1)
+            digest: ServedPackage(app=app, name="tulip", max_new_tokens=50, since=1)
             for digest, app in ((NEW, "new"), (OLD, "old"))
         }
         self.turns.routing = Routing(production=NEW, previous=OLD, served=served)
@@ -225,7 +225,7 @@ class Desk:
         return ShadowTraffic(self.backend, settings, sink, self.metrics, lambda: self.load, lambda: self.random_number)
 
     def http(self) -> httpx.AsyncClient:
-        return httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://desk")
+        return httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://assistant")
 
     async def post(
         self, model: str = "production", headers: dict[str, str] | None = None, **options: Any

@@ -1,4 +1,4 @@
-"""From the request's field to what the engine is held to, and what it says of one it cannot hold."""
+"""Structured outputs: the request's field constrains the engine, and an unsupported constraint is an error 400."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tasks.engine.protocol import ConstraintError, GenerationRequest, JsonSchema
 from tasks.engine.resources import EXCLUSIVE
 from tasks.engine.transformers import TransformersEngine
 from tasks.prompt.encoding import Prompt
-from tests.deployments.app.test_turn import Desk, TellingEngine
+from tests.deployments.app.test_turn import PausableEngine, ReplicaAssistant
 
 SCHEMA = {"type": "object", "properties": {"order": {"type": "string"}, "amount": {"type": "number"}}}
 FORMAT = {"type": "json_schema", "json_schema": {"name": "order", "schema": SCHEMA, "strict": True}}
@@ -38,8 +38,8 @@ def tag(name: str, properties: dict[str, Any]) -> Tag:
     return Tag(f'<tool_call>{{"name": "{name}", "arguments": ', json.dumps(schema), "}</tool_call>")
 
 
-class Unable(TellingEngine):
-    """Holds no constraint."""
+class UnconstrainedEngine(PausableEngine):
+    """Supports no constraint."""
 
     def submit(self, key: int, request: GenerationRequest) -> None:
         if isinstance(request.sampling.constraint, JsonSchema | Regex) or "color" in str(request.sampling.constraint):
@@ -73,9 +73,9 @@ def test_the_engine_is_held_to_what_the_request_names(
     options: dict[str, Any], constraint: Any, tiny_base: Path, tiny_prompts: Path
 ) -> None:
     async def run() -> None:
-        desk = Desk(TellingEngine('{"order": "HL-1"}'), tiny_base, tiny_prompts)
-        assert (await desk.whole(**options)).choices[0].message.content == '{"order": "HL-1"}'
-        assert [request.sampling.constraint for request in desk.engine.requests] == [constraint]
+        assistant = ReplicaAssistant(PausableEngine('{"order": "HL-1"}'), tiny_base, tiny_prompts)
+        assert (await assistant.whole(**options)).choices[0].message.content == '{"order": "HL-1"}'
+        assert [request.sampling.constraint for request in assistant.engine.requests] == [constraint]
 
     asyncio.run(run())
 
@@ -84,9 +84,9 @@ def test_a_tool_call_in_a_constrained_answer_is_content(tiny_base: Path, tiny_pr
     async def run() -> None:
         text = json.dumps({"order": '<tool_call>{"name": "a", "arguments": {}}</tool_call>'})
         text = text.replace("\\", "")  # the tag's own quotes unescaped, so that it could be read as a call
-        desk = Desk(TellingEngine(text), tiny_base, tiny_prompts)
-        assert (await desk.whole(response_format=FORMAT)).choices[0].message.content == text
-        chunks = await desk.streamed(response_format=FORMAT)
+        assistant = ReplicaAssistant(PausableEngine(text), tiny_base, tiny_prompts)
+        assert (await assistant.whole(response_format=FORMAT)).choices[0].message.content == text
+        chunks = await assistant.streamed(response_format=FORMAT)
         assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == text
 
     asyncio.run(run())
@@ -105,13 +105,13 @@ def test_a_constraint_that_the_engine_cannot_hold_is_400_for_who_asked(
     options: dict[str, Any], param: str, stream: bool, tiny_base: Path, tiny_prompts: Path
 ) -> None:
     async def run() -> None:
-        desk = Desk(Unable("ok"), tiny_base, tiny_prompts)
-        ask = desk.streamed if stream else desk.whole
+        assistant = ReplicaAssistant(UnconstrainedEngine("ok"), tiny_base, tiny_prompts)
+        ask = assistant.streamed if stream else assistant.whole
         with pytest.raises(openai.BadRequestError, match="not a type of JSON schema") as error:
             await ask(**options)
         assert (error.value.code, error.value.param) == ("invalid_value", param)
-        assert (await desk.whole()).choices[0].message.content == "ok"
-        assert [row.status for row in desk.rows] == [400, 200]
+        assert (await assistant.whole()).choices[0].message.content == "ok"
+        assert [row.status for row in assistant.rows] == [400, 200]
 
     asyncio.run(run())
 
@@ -121,19 +121,19 @@ def test_the_reference_engine_holds_what_http_asks_and_refuses_what_is_no_schema
 ) -> None:
     async def run() -> None:
         end_of_turn = Prompt.load(tiny_prompts, tiny_base).end_of_turn
-        desk = Desk(
+        assistant = ReplicaAssistant(
             TransformersEngine.load(tiny_base, None, end_of_turn, "float32", EXCLUSIVE), tiny_base, tiny_prompts
         )
         one = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"enum": ["yes"]}}}
-        assert (await desk.whole(response_format=one)).choices[0].message.content == '"yes"'
+        assert (await assistant.whole(response_format=one)).choices[0].message.content == '"yes"'
         regex = {"structured_outputs": {"regex": "[ab]{3}"}}
-        assert set((await desk.whole(extra_body=regex)).choices[0].message.content) <= {"a", "b"}
+        assert set((await assistant.whole(extra_body=regex)).choices[0].message.content) <= {"a", "b"}
         none = {"type": "color"}
         with pytest.raises(openai.BadRequestError) as error:
-            await desk.whole(response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": none}})
+            await assistant.whole(response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": none}})
         assert (error.value.code, error.value.param) == ("invalid_value", "response_format")
         with pytest.raises(openai.BadRequestError, match=r'"paint".*cannot be held') as error:
-            await desk.whole(tools=[{"type": "function", "function": {"name": "paint", "parameters": none}}])
+            await assistant.whole(tools=[{"type": "function", "function": {"name": "paint", "parameters": none}}])
         assert (error.value.code, error.value.param) == ("invalid_value", "tools")
 
     asyncio.run(run())
@@ -142,15 +142,15 @@ def test_the_reference_engine_holds_what_http_asks_and_refuses_what_is_no_schema
 def test_a_model_that_knows_nothing_calls_the_tool_that_it_must(tiny_base: Path, tiny_prompts: Path) -> None:
     async def run() -> None:
         end_of_turn = Prompt.load(tiny_prompts, tiny_base).end_of_turn
-        desk = Desk(
+        assistant = ReplicaAssistant(
             TransformersEngine.load(tiny_base, None, end_of_turn, "float32", EXCLUSIVE), tiny_base, tiny_prompts
         )
         settings = EngineSettings(name="transformers", dtype="float32", max_new_tokens=90)
-        desk.server._model = replace(desk.server._model, settings=settings)
+        assistant.server._model = replace(assistant.server._model, settings=settings)
         for choice in ("required", {"type": "function", "function": {"name": "look_up"}}):
-            (told,) = (await desk.whole(tools=[LOOK_UP], tool_choice=choice)).choices
-            assert (told.finish_reason, told.message.content) == ("tool_calls", None)
-            (call,) = told.message.tool_calls
+            (answer,) = (await assistant.whole(tools=[LOOK_UP], tool_choice=choice)).choices
+            assert (answer.finish_reason, answer.message.content) == ("tool_calls", None)
+            (call,) = answer.message.tool_calls
             assert call.function.name == "look_up"
             assert json.loads(call.function.arguments)["word"] in ("fern", "moss")
 
@@ -168,10 +168,10 @@ def test_a_model_that_knows_nothing_calls_the_tool_that_it_must(tiny_base: Path,
 )
 def test_a_call_that_cannot_be_is_400(options: dict[str, Any], tiny_base: Path, tiny_prompts: Path) -> None:
     async def run() -> None:
-        desk = Desk(TellingEngine("never"), tiny_base, tiny_prompts)
+        assistant = ReplicaAssistant(PausableEngine("never"), tiny_base, tiny_prompts)
         with pytest.raises(openai.BadRequestError, match="has to be one of 'tools'") as error:
-            await desk.whole(**options)
+            await assistant.whole(**options)
         assert (error.value.code, error.value.param) == ("invalid_value", "tool_choice")
-        assert not desk.engine.requests
+        assert not assistant.engine.requests
 
     asyncio.run(run())

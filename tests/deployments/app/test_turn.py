@@ -1,6 +1,6 @@
-"""Turns over HTTP in one process, with an engine whose every word is known.
+"""Turns over HTTP in one process, with a scripted engine.
 
-The engine is scripted; queue, prompt, parsing, routes and telemetry are those that serve.
+Queue, prompt, parsing, routes and telemetry are those that serve.
 
 Also covers `deployments/app/openai/chat.py`, `deployments/app/routing/timeouts.py`,
 `deployments/app/turn_record.py` and `deployments/core/messages.py`.
@@ -48,17 +48,17 @@ SETTINGS = ReplicaSettings(
     start_timeout_s=5,
     health_check_period_s=5,
 )
-SERVED = ServedPackage(app="new", name="desk", max_new_tokens=50, since=1)
+SERVED = ServedPackage(app="new", name="tulip", max_new_tokens=50, since=1)
 
 
-class TellingEngine(ScriptedEngine):
-    """Says `text` in pieces of three characters, once it may."""
+class PausableEngine(ScriptedEngine):
+    """Says `text` in chunks of three characters, once it may."""
 
     def __init__(self, text: str) -> None:
         super().__init__(says(text))
         self.may_go_on = threading.Event()
         self.may_go_on.set()
-        self.left = threading.Event()
+        self.was_cancelled = threading.Event()
 
     def step(self) -> list[TokenChunk]:
         self.may_go_on.wait(30)
@@ -66,7 +66,7 @@ class TellingEngine(ScriptedEngine):
 
     def cancel(self, key: int) -> None:
         super().cancel(key)
-        self.left.set()
+        self.was_cancelled.set()
 
 
 def failing(_: GenerationRequest) -> Iterator[ScriptChunk]:
@@ -74,8 +74,8 @@ def failing(_: GenerationRequest) -> Iterator[ScriptChunk]:
     raise RuntimeError("the machine is on fire")
 
 
-class Desk(assistant_in_process.Desk):
-    """The assistant with one served package, whose server is real and whose engine is known word by word."""
+class ReplicaAssistant(assistant_in_process.ScriptedAssistant):
+    """The assistant with one served package, whose server is real and whose engine is scripted."""
 
     def __init__(self, engine: Any, base: Path, prompts: Path, timeout_s: float = 30.0, **limits: Any) -> None:
         settings = EngineSettings(name="transformers", dtype="float32", max_new_tokens=50)
@@ -94,7 +94,9 @@ class Desk(assistant_in_process.Desk):
     async def client(self) -> AsyncIterator[openai.AsyncOpenAI]:
         async with (
             self.http() as http,
-            openai.AsyncOpenAI(base_url="http://desk/v1", api_key="none", http_client=http, max_retries=0) as client,
+            openai.AsyncOpenAI(
+                base_url="http://assistant/v1", api_key="none", http_client=http, max_retries=0
+            ) as client,
         ):
             yield client
 
@@ -132,36 +134,38 @@ TEXTS = [
 @pytest.mark.parametrize("text", TEXTS)
 def test_a_stream_says_what_the_whole_answer_says(text: str, tiny_base: Path, tiny_prompts: Path) -> None:
     async def run() -> None:
-        desk = Desk(TellingEngine(text), tiny_base, tiny_prompts)
-        whole = (await desk.whole()).choices[0]
-        chunks = await desk.streamed()
+        assistant = ReplicaAssistant(PausableEngine(text), tiny_base, tiny_prompts)
+        whole = (await assistant.whole()).choices[0]
+        chunks = await assistant.streamed()
         content, calls = joined(chunks)
         assert content == (whole.message.content or "")
         assert calls == [(c.function.name, c.function.arguments) for c in whole.message.tool_calls or ()]
         assert chunks[-1].choices[0].finish_reason == whole.finish_reason
-        assert [row.status for row in desk.rows] == [200, 200]
+        assert [row.status for row in assistant.rows] == [200, 200]
 
     asyncio.run(run())
 
 
 def test_a_tool_call_has_openais_shape(tiny_base: Path, tiny_prompts: Path) -> None:
     async def run() -> None:
-        desk = Desk(TellingEngine(CALL), tiny_base, tiny_prompts)
-        choice = (await desk.whole()).choices[0]
+        assistant = ReplicaAssistant(PausableEngine(CALL), tiny_base, tiny_prompts)
+        choice = (await assistant.whole()).choices[0]
         assert choice.finish_reason == "tool_calls"
         assert choice.message.content is None
         (call,) = choice.message.tool_calls
         assert call.id.startswith("call_")
         assert call.function.name == "find_order"
         assert json.loads(call.function.arguments) == {"order_id": "HL-20931"}
-        assert (desk.rows[0].tool_name, desk.rows[0].valid_format) == ("find_order", True)
+        assert (assistant.rows[0].tool_name, assistant.rows[0].valid_format) == ("find_order", True)
 
     asyncio.run(run())
 
 
-def test_no_piece_of_a_tool_call_is_streamed_as_content(tiny_base: Path, tiny_prompts: Path) -> None:
+def test_no_part_of_a_tool_call_is_streamed_as_content(tiny_base: Path, tiny_prompts: Path) -> None:
     async def run() -> None:
-        content, calls = joined(await Desk(TellingEngine(f"Wait. {CALL}"), tiny_base, tiny_prompts).streamed())
+        content, calls = joined(
+            await ReplicaAssistant(PausableEngine(f"Wait. {CALL}"), tiny_base, tiny_prompts).streamed()
+        )
         assert (content, len(calls)) == ("Wait.", 1)
 
     asyncio.run(run())
@@ -175,13 +179,13 @@ def test_showable_never_takes_back() -> None:
 
 def test_what_the_request_says_of_tools_is_done(tiny_base: Path, tiny_prompts: Path) -> None:
     async def run() -> None:
-        desk = Desk(TellingEngine(CALL + CALL), tiny_base, tiny_prompts)
+        assistant = ReplicaAssistant(PausableEngine(CALL + CALL), tiny_base, tiny_prompts)
         own = {"type": "function", "function": {"name": "look_up", "parameters": {"properties": {"word": {}}}}}
-        assert len((await desk.whole(tools=[own])).choices[0].message.tool_calls) == 2
-        assert len((await desk.whole(parallel_tool_calls=False)).choices[0].message.tool_calls) == 1
-        none = (await desk.whole(tool_choice="none")).choices[0]
+        assert len((await assistant.whole(tools=[own])).choices[0].message.tool_calls) == 2
+        assert len((await assistant.whole(parallel_tool_calls=False)).choices[0].message.tool_calls) == 1
+        none = (await assistant.whole(tool_choice="none")).choices[0]
         assert (none.message.tool_calls, none.message.content) == (None, CALL + CALL)
-        prompts = [desk.server._model.prompt.tokenizer.decode(r.prompt_ids) for r in desk.engine.requests]
+        prompts = [assistant.server._model.prompt.tokenizer.decode(r.prompt_ids) for r in assistant.engine.requests]
         assert ["look_up(word)" in p for p in prompts] == [True, False, False]
         assert ["find_order(" in p for p in prompts] == [False, True, False]
 
@@ -190,13 +194,13 @@ def test_what_the_request_says_of_tools_is_done(tiny_base: Path, tiny_prompts: P
 
 def test_decoding_options_reach_the_engine(tiny_base: Path, tiny_prompts: Path) -> None:
     async def run() -> None:
-        desk = Desk(TellingEngine("ok"), tiny_base, tiny_prompts)
-        await desk.whole()
-        await desk.whole(temperature=0.7, top_p=0.9, seed=5, stop="x", max_tokens=7)
-        await desk.whole(stop=["a", "b"], max_completion_tokens=9999)
-        plain, given, large = (request.sampling for request in desk.engine.requests)
+        assistant = ReplicaAssistant(PausableEngine("ok"), tiny_base, tiny_prompts)
+        await assistant.whole()
+        await assistant.whole(temperature=0.7, top_p=0.9, seed=5, stop="x", max_tokens=7)
+        await assistant.whole(stop=["a", "b"], max_completion_tokens=9999)
+        plain, options, large = (request.sampling for request in assistant.engine.requests)
         assert (plain.temperature, plain.top_p, plain.seed, plain.stop, plain.max_new_tokens) == (0, 1, None, (), 50)
-        assert (given.temperature, given.top_p, given.seed, given.stop, given.max_new_tokens) == (
+        assert (options.temperature, options.top_p, options.seed, options.stop, options.max_new_tokens) == (
             0.7,
             0.9,
             5,
@@ -250,53 +254,55 @@ def test_a_bad_request_is_400_names_its_field_and_leaves_a_row(
     body: bytes | dict[str, Any], param: str | None, code: str, tiny_base: Path, tiny_prompts: Path
 ) -> None:
     async def run() -> None:
-        desk = Desk(TellingEngine("never"), tiny_base, tiny_prompts)
+        assistant = ReplicaAssistant(PausableEngine("never"), tiny_base, tiny_prompts)
         model = {} if param == "model" else {"model": "production"}
         content = body if isinstance(body, bytes) else json.dumps({**model, "messages": ASK, **body}).encode()
-        async with desk.http() as http:
+        async with assistant.http() as http:
             answer = await http.post("/v1/chat/completions", content=content)
         error = answer.json()["error"]
         assert (answer.status_code, error["code"], error["type"]) == (400, code, "invalid_request_error")
         assert param is None or error["param"] == param
-        (row,) = desk.rows
+        (row,) = assistant.rows
         assert (row.trace_id, row.status, row.error) == (answer.headers["x-graft-trace-id"], 400, code)
-        assert not desk.engine.requests
+        assert not assistant.engine.requests
 
     asyncio.run(run())
 
 
 def test_a_full_queue_is_503_with_retry_after(tiny_base: Path, tiny_prompts: Path) -> None:
     async def run() -> None:
-        desk = Desk(TellingEngine("slow answer"), tiny_base, tiny_prompts)
-        desk.engine.may_go_on.clear()
-        running = asyncio.create_task(desk.whole())
-        while not desk.engine.requests:
+        assistant = ReplicaAssistant(PausableEngine("slow answer"), tiny_base, tiny_prompts)
+        assistant.engine.may_go_on.clear()
+        running = asyncio.create_task(assistant.whole())
+        while not assistant.engine.requests:
             await asyncio.sleep(0.005)
-        waiting = asyncio.create_task(desk.whole())
-        while not desk.server._queue._waiting:
+        waiting = asyncio.create_task(assistant.whole())
+        while not assistant.server._queue._waiting:
             await asyncio.sleep(0.005)
         with pytest.raises(openai.InternalServerError) as error:
-            await desk.whole()
+            await assistant.whole()
         assert (error.value.status_code, error.value.code) == (503, "overloaded")
         assert int(error.value.response.headers["retry-after"]) > 0
-        desk.engine.may_go_on.set()
+        assistant.engine.may_go_on.set()
         await asyncio.gather(running, waiting)
-        assert sorted(row.status for row in desk.rows) == [200, 200, 503]
-        assert max(row.queue_ms or 0 for row in desk.rows) > 0
+        assert sorted(row.status for row in assistant.rows) == [200, 200, 503]
+        assert max(row.queue_ms or 0 for row in assistant.rows) > 0
 
     asyncio.run(run())
 
 
 def test_a_key_is_asked_for_and_named_in_the_row(tiny_base: Path, tiny_prompts: Path) -> None:
     async def run() -> None:
-        desk = Desk(TellingEngine("ok"), tiny_base, tiny_prompts, keys={"shop": "sk-0123456789abcdef"})
+        assistant = ReplicaAssistant(
+            PausableEngine("ok"), tiny_base, tiny_prompts, keys={"shop": "sk-0123456789abcdef"}
+        )
         with pytest.raises(openai.AuthenticationError) as error:
-            await desk.whole()
+            await assistant.whole()
         assert error.value.code == "invalid_api_key"
-        await desk.whole(extra_headers={"Authorization": "Bearer sk-0123456789abcdef"})
-        assert [(row.status, row.owner) for row in desk.rows] == [(401, ""), (200, "shop")]
-        assert len(desk.engine.requests) == 1
-        async with desk.client() as client:
+        await assistant.whole(extra_headers={"Authorization": "Bearer sk-0123456789abcdef"})
+        assert [(row.status, row.owner) for row in assistant.rows] == [(401, ""), (200, "shop")]
+        assert len(assistant.engine.requests) == 1
+        async with assistant.client() as client:
             with pytest.raises(openai.AuthenticationError):
                 await client.models.list()
 
@@ -305,12 +311,12 @@ def test_a_key_is_asked_for_and_named_in_the_row(tiny_base: Path, tiny_prompts: 
 
 def test_a_body_that_is_too_long_is_413(tiny_base: Path, tiny_prompts: Path) -> None:
     async def run() -> None:
-        desk = Desk(TellingEngine("ok"), tiny_base, tiny_prompts, body_bytes=300)
-        await desk.whole()
+        assistant = ReplicaAssistant(PausableEngine("ok"), tiny_base, tiny_prompts, body_bytes=300)
+        await assistant.whole()
         with pytest.raises(openai.APIStatusError) as error:
-            await desk.whole(messages=[{"role": "user", "content": "x" * 300}])
+            await assistant.whole(messages=[{"role": "user", "content": "x" * 300}])
         assert (error.value.status_code, error.value.code) == (413, "request_too_large")
-        assert len(desk.engine.requests) == 1
+        assert len(assistant.engine.requests) == 1
 
     asyncio.run(run())
 
@@ -320,10 +326,10 @@ def test_a_rate_limit_is_429_with_openais_headers_and_counts_what_was_used(
     stream: bool, tiny_base: Path, tiny_prompts: Path
 ) -> None:
     async def run() -> None:
-        desk = Desk(TellingEngine("ok"), tiny_base, tiny_prompts)
+        assistant = ReplicaAssistant(PausableEngine("ok"), tiny_base, tiny_prompts)
         limits = LIMITS.model_copy(update={"requests_per_minute": 2})
-        desk.turns.limits = RateLimits(limits, clock=lambda: 0.0)  # nothing flows back meanwhile
-        ask = desk.streamed if stream else desk.whole
+        assistant.turns.limits = RateLimits(limits, clock=lambda: 0.0)  # nothing flows back meanwhile
+        ask = assistant.streamed if stream else assistant.whole
         for _ in range(2):
             await ask()
         with pytest.raises(openai.RateLimitError) as error:
@@ -332,22 +338,22 @@ def test_a_rate_limit_is_429_with_openais_headers_and_counts_what_was_used(
         assert error.value.code == "rate_limit_exceeded"
         assert headers["retry-after"] == "30"
         assert headers["x-ratelimit-limit-requests"] == "2"
-        (account,) = desk.turns.limits._accounts.values()
-        used = sum(r.prompt_tokens + r.completion_tokens for r in desk.rows[:2])  # type: ignore[operator]
+        (account,) = assistant.turns.limits._accounts.values()
+        used = sum(r.prompt_tokens + r.completion_tokens for r in assistant.rows[:2])  # type: ignore[operator]
         assert account.tokens.level == 100000 - used
         assert account.open == 0
-        assert [row.status for row in desk.rows] == [200, 200, 429]
+        assert [row.status for row in assistant.rows] == [200, 200, 429]
 
     asyncio.run(run())
 
 
 def test_a_refused_request_is_not_charged_for_tokens(tiny_base: Path, tiny_prompts: Path) -> None:
     async def run() -> None:
-        desk = Desk(TellingEngine("ok"), tiny_base, tiny_prompts)
+        assistant = ReplicaAssistant(PausableEngine("ok"), tiny_base, tiny_prompts)
         with pytest.raises(openai.BadRequestError) as error:
-            await desk.whole(messages=[{"role": "user", "content": "x" * 3000}])
+            await assistant.whole(messages=[{"role": "user", "content": "x" * 3000}])
         assert error.value.code == "context_length_exceeded"
-        (account,) = desk.turns.limits._accounts.values()
+        (account,) = assistant.turns.limits._accounts.values()
         assert (account.tokens.level, account.open) == (100000, 0)
 
     asyncio.run(run())
@@ -355,52 +361,52 @@ def test_a_refused_request_is_not_charged_for_tokens(tiny_base: Path, tiny_promp
 
 def test_what_does_not_begin_in_time_is_504(tiny_base: Path, tiny_prompts: Path) -> None:
     async def run() -> None:
-        desk = Desk(TellingEngine("slow answer"), tiny_base, tiny_prompts, first_token_s=0.2)
-        desk.engine.may_go_on.clear()
+        assistant = ReplicaAssistant(PausableEngine("slow answer"), tiny_base, tiny_prompts, first_token_s=0.2)
+        assistant.engine.may_go_on.clear()
         with pytest.raises(openai.InternalServerError, match=r"did not begin within 0\.2 s"):
-            await desk.streamed()
-        desk.engine.may_go_on.set()
-        assert await asyncio.to_thread(desk.engine.left.wait, 30)
+            await assistant.streamed()
+        assistant.engine.may_go_on.set()
+        assert await asyncio.to_thread(assistant.engine.was_cancelled.wait, 30)
 
     asyncio.run(run())
 
 
 def test_what_takes_too_long_is_504_and_its_work_ends(tiny_base: Path, tiny_prompts: Path) -> None:
     async def run() -> None:
-        desk = Desk(TellingEngine("slow answer"), tiny_base, tiny_prompts, timeout_s=0.2)
-        desk.engine.may_go_on.clear()
+        assistant = ReplicaAssistant(PausableEngine("slow answer"), tiny_base, tiny_prompts, timeout_s=0.2)
+        assistant.engine.may_go_on.clear()
         with pytest.raises(openai.InternalServerError) as error:
-            await desk.whole()
+            await assistant.whole()
         assert (error.value.status_code, error.value.code) == (504, "timeout")
-        desk.engine.may_go_on.set()
-        assert await asyncio.to_thread(desk.engine.left.wait, 30)
-        assert (desk.rows[0].status, desk.rows[0].error) == (504, "timeout")
+        assistant.engine.may_go_on.set()
+        assert await asyncio.to_thread(assistant.engine.was_cancelled.wait, 30)
+        assert (assistant.rows[0].status, assistant.rows[0].error) == (504, "timeout")
 
     asyncio.run(run())
 
 
 def test_a_stream_that_takes_too_long_ends_in_an_error(tiny_base: Path, tiny_prompts: Path) -> None:
     async def run() -> None:
-        desk = Desk(TellingEngine("slow answer"), tiny_base, tiny_prompts, timeout_s=0.5)
-        desk.engine.may_go_on.clear()
+        assistant = ReplicaAssistant(PausableEngine("slow answer"), tiny_base, tiny_prompts, timeout_s=0.5)
+        assistant.engine.may_go_on.clear()
         with pytest.raises(openai.APIError, match=r"did not (begin|finish)"):
-            await desk.streamed()
-        desk.engine.may_go_on.set()
-        assert [(row.status, row.error, row.stream) for row in desk.rows] == [(504, "timeout", True)]
+            await assistant.streamed()
+        assistant.engine.may_go_on.set()
+        assert [(row.status, row.error, row.stream) for row in assistant.rows] == [(504, "timeout", True)]
 
     asyncio.run(run())
 
 
 def test_an_engine_that_fails_is_500_in_openais_shape(tiny_base: Path, tiny_prompts: Path) -> None:
     async def run() -> None:
-        desk = Desk(ScriptedEngine(failing), tiny_base, tiny_prompts)
+        assistant = ReplicaAssistant(ScriptedEngine(failing), tiny_base, tiny_prompts)
         with pytest.raises(openai.InternalServerError) as error:
-            await desk.whole()
+            await assistant.whole()
         assert error.value.code == "engine_error"
         assert "fire" not in error.value.message
         with pytest.raises(openai.APIError, match="failed while answering"):
-            await desk.streamed()
-        assert [(row.status, row.error) for row in desk.rows] == [(500, "engine_error")] * 2
+            await assistant.streamed()
+        assert [(row.status, row.error) for row in assistant.rows] == [(500, "engine_error")] * 2
 
     asyncio.run(run())
 
@@ -408,30 +414,30 @@ def test_an_engine_that_fails_is_500_in_openais_shape(tiny_base: Path, tiny_prom
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_hangs_up_is_noted_and_ends_the_work(stream: bool, tiny_base: Path, tiny_prompts: Path) -> None:
     async def run() -> None:
-        desk = Desk(TellingEngine("slow answer"), tiny_base, tiny_prompts)
-        desk.engine.may_go_on.clear()
-        task = asyncio.create_task(desk.streamed() if stream else desk.whole())
-        while not desk.engine.requests:
+        assistant = ReplicaAssistant(PausableEngine("slow answer"), tiny_base, tiny_prompts)
+        assistant.engine.may_go_on.clear()
+        task = asyncio.create_task(assistant.streamed() if stream else assistant.whole())
+        while not assistant.engine.requests:
             await asyncio.sleep(0.005)
         await asyncio.sleep(0.05)
         task.cancel()
         await asyncio.wait([task])
-        assert [(row.status, row.error, row.stream) for row in desk.rows] == [(499, "client_closed", stream)]
-        assert desk.rows[0].digest == DIGEST
-        desk.engine.may_go_on.set()
-        assert await asyncio.to_thread(desk.engine.left.wait, 30)
+        assert [(row.status, row.error, row.stream) for row in assistant.rows] == [(499, "client_closed", stream)]
+        assert assistant.rows[0].digest == DIGEST
+        assistant.engine.may_go_on.set()
+        assert await asyncio.to_thread(assistant.engine.was_cancelled.wait, 30)
 
     asyncio.run(run())
 
 
 def test_health_really_asks_for_a_token_but_not_again_at_once(tiny_base: Path, tiny_prompts: Path) -> None:
     async def run() -> None:
-        desk = Desk(TellingEngine("x"), tiny_base, tiny_prompts)
-        await desk.server.check_health()
-        await desk.server.check_health()
-        assert [r.max_new_tokens for r in desk.engine.requests] == [1]
+        assistant = ReplicaAssistant(PausableEngine("x"), tiny_base, tiny_prompts)
+        await assistant.server.check_health()
+        await assistant.server.check_health()
+        assert [r.max_new_tokens for r in assistant.engine.requests] == [1]
         with pytest.raises(RuntimeError, match="fire"):
-            await Desk(ScriptedEngine(failing), tiny_base, tiny_prompts).server.check_health()
+            await ReplicaAssistant(ScriptedEngine(failing), tiny_base, tiny_prompts).server.check_health()
 
     asyncio.run(run())
 

@@ -1,4 +1,4 @@
-"""The queue before an engine: together where possible, bounded, and left when nobody listens."""
+"""Batching before an engine: bounded, together where possible, and cancelled when the client has hung up."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.scripted_engine import ScriptChunk, ScriptedEngine
 
 
 def numbered(request: GenerationRequest) -> Iterator[ScriptChunk]:
-    """As many pieces as tokens were asked for, each with the prompt's first token and its own number."""
+    """As many chunks as tokens were requested, each with the prompt's first token and its own number."""
     for step in range(1, request.max_new_tokens + 1):
         yield f"{request.prompt_ids[0]}.{step} ", (step,), "length" if step == request.max_new_tokens else None
 
@@ -60,7 +60,7 @@ def test_who_waits_joins_those_who_run_and_gets_its_own_text() -> None:
         engine.may_step.release(100)
         assert await first == expected(0, 4)
         assert await asyncio.gather(*others) == [expected(n, n) for n in (1, 2, 3, 4)]
-        # 0 alone; then 1 and 2 beside it; 3 takes the place of 1; 4 that of 2; and so on to the end.
+        # 0 alone; then 1 and 2 beside it; 3 takes the slot of 1; 4 that of 2; and so on to the end.
         assert engine.together[:4] == [1, 3, 3, 3]
         assert [r.prompt_ids[0] for r in engine.requests] == [0, 1, 2, 3, 4]
         assert not engine.cancelled
@@ -68,7 +68,7 @@ def test_who_waits_joins_those_who_run_and_gets_its_own_text() -> None:
     asyncio.run(run())
 
 
-def test_more_than_may_wait_are_refused_and_leaving_makes_room() -> None:
+def test_more_than_may_wait_are_refused_and_a_cancelled_one_makes_room() -> None:
     async def run() -> None:
         engine = SteppedEngine()
         batches = BatchingQueue(engine, at_once=1, max_queued=2, max_wait_s=60)
@@ -121,7 +121,7 @@ def test_the_others_go_on_when_one_leaves() -> None:
 
 
 class BrokenOnce(SteppedEngine):
-    """Fails in its first step, and again when told to forget what it was doing."""
+    """Fails in its first step, and again when it is to cancel its requests."""
 
     def step(self) -> list[TokenChunk]:
         self.may_step.release(10)
@@ -173,14 +173,14 @@ class Refusing(SteppedEngine):
         super().submit(key, request)
 
 
-def test_a_request_that_the_engine_refuses_is_nobody_elses_business() -> None:
+def test_a_request_that_the_engine_refuses_affects_no_other() -> None:
     async def run() -> None:
         engine = Refusing()
         batches = BatchingQueue(engine, at_once=2, max_queued=4, max_wait_s=60)
         engine.may_step.release(10)
         async with asyncio.timeout(30):
-            found = await asyncio.gather(*(text(batches, n, 1) for n in (1, 2, 3)), return_exceptions=True)
-        assert isinstance(found[0], ValueError)
-        assert found[1:] == ["2.1 ", "3.1 "]
+            results = await asyncio.gather(*(text(batches, n, 1) for n in (1, 2, 3)), return_exceptions=True)
+        assert isinstance(results[0], ValueError)
+        assert results[1:] == ["2.1 ", "3.1 "]
 
     asyncio.run(run())

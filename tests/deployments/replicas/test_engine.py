@@ -1,4 +1,4 @@
-"""What a served package sends of an answer, and when."""
+"""The engine replica of a served package: the deltas that it sends, and when; and the packages that it admits."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from tests.support.ray_stack import make_package
 from tests.support.scripted_engine import ScriptedEngine, says
 
 
-@pytest.mark.parametrize(("every_s", "pieces"), [(0, ["Ord", "er ", "HL-", "209"]), (1000, ["Ord"])])
+@pytest.mark.parametrize(("every_s", "texts"), [(0, ["Ord", "er ", "HL-", "209"]), (1000, ["Ord"])])
 def test_new_text_is_sent_at_most_so_often_and_all_of_it_at_the_end(
-    every_s: float, pieces: list[str], tiny_base: Path, tiny_prompts: Path
+    every_s: float, texts: list[str], tiny_base: Path, tiny_prompts: Path
 ) -> None:
     async def run() -> list[Event]:
         scripted = ScriptedEngine(says("Order HL-20931"))
@@ -39,12 +39,12 @@ def test_new_text_is_sent_at_most_so_often_and_all_of_it_at_the_end(
         return [event async for event in server.turn(TurnRequest(messages=(Message(role="user", content="Which?"),)))]
 
     *deltas, finished = asyncio.run(run())
-    assert [delta.text for delta in deltas if isinstance(delta, Delta)] == pieces
+    assert [delta.text for delta in deltas if isinstance(delta, Delta)] == texts
     assert isinstance(finished, TurnEnd)
     assert finished.generation.text == "Order HL-20931"
 
 
-def test_replicas_are_told_of_the_servers_own_lists() -> None:
+def test_replicas_get_the_servers_own_lists() -> None:
     admission = AdmissionSettings(licenses=("MIT",), engines=("vllm",))
     config = rollout._engine_config(load_serve_settings(ROOT / SERVE_YAML), admission, "ab" * 32, "engine-x")
     sent = json.loads(json.dumps(config["args"]))

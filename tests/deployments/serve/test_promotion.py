@@ -140,8 +140,8 @@ def take_the_license_off_the_list(_registry: Path, _digest: str) -> None:
     [
         (change_a_file, "system.txt: changed"),
         (lose_the_package, "no such package"),
-        (lose_the_base, "base.json: says nothing of the base"),
-        (take_the_license_off_the_list, "licen[cs]e of its base is .* which this server does not serve"),
+        (lose_the_base, "base.json: cannot be read as a description of the base model"),
+        (take_the_license_off_the_list, "license of its base is .* which this server does not serve"),
     ],
 )
 def test_after_a_restart_what_is_not_admitted_is_reported_and_not_served(

@@ -1,4 +1,4 @@
-"""What telemetry calls those who ask: one name each, which tells nothing, from a key that is made once."""
+"""Pseudonyms of users in telemetry: one per user, which reveals nothing, by a key that is made once."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def test_a_visitor_has_one_name_however_often_the_key_is_opened(tmp_path: Path) 
 
 
 def test_without_the_key_a_name_cannot_be_had_by_trying_all_customers(tmp_path: Path) -> None:
-    ours, theirs = Pseudonyms.open(tmp_path / "a"), Pseudonyms.open(tmp_path / "b")
+    first, second = Pseudonyms.open(tmp_path / "a"), Pseudonyms.open(tmp_path / "b")
     plain = {hashlib.blake2b(one.encode(), digest_size=8).hexdigest() for one in CUSTOMERS}
-    assert not {ours.pseudonym(one) for one in CUSTOMERS} & ({theirs.pseudonym(one) for one in CUSTOMERS} | plain)
+    assert not {first.pseudonym(one) for one in CUSTOMERS} & ({second.pseudonym(one) for one in CUSTOMERS} | plain)
 
 
 def test_the_key_is_its_owners_alone_and_nothing_else_is_left(tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ def test_replicas_that_start_together_have_one_key(tmp_path: Path) -> None:
     for number in range(20):
         path = tmp_path / f"{number}.key"
         with ThreadPoolExecutor(8) as pool:
-            names = set(pool.map(lambda path: Pseudonyms.open(path).pseudonym("somebody"), [path] * 8))
+            names = set(pool.map(lambda path: Pseudonyms.open(path).pseudonym("a user"), [path] * 8))
         assert len(names) == 1
 
 

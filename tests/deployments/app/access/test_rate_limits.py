@@ -1,4 +1,4 @@
-"""Keys and limits: who is let in, what it costs, and what the refusal says.
+"""Rate limits and API keys: which requests are admitted, what they cost, and what the refusal says.
 
 Also covers `deployments/app/access/api_keys.py` and `deployments/app/openai/errors.py`.
 """

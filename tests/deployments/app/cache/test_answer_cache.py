@@ -1,4 +1,4 @@
-"""The answer cache, over HTTP in one process: what is one question, what is kept, and for how long.
+"""The answer cache, over HTTP in one process: which requests are one question, what is kept, and for how long.
 
 Also covers `deployments/app/cache/semantic_index.py`.
 """
@@ -30,7 +30,16 @@ from tasks.core.errors import GraftError
 from tasks.core.records import Message
 from tasks.engine.protocol import Regex, SamplingParams
 from tasks.rollout.smoke_test import smoke
-from tests.support.assistant_in_process import NEW, OLD, Clock, Desk, RecordedMetrics, answers, refuses, unsearched
+from tests.support.assistant_in_process import (
+    NEW,
+    OLD,
+    Clock,
+    RecordedMetrics,
+    ScriptedAssistant,
+    answers,
+    refuses,
+    unsearched,
+)
 
 CACHE = CacheSettings(mb=1, max_age_s=100, semantic=False, threshold=0.9, entries=3)
 SEMANTIC = CACHE.model_copy(update={"semantic": True})
@@ -41,8 +50,10 @@ def result(response: httpx.Response) -> str:
     return response.headers["x-graft-cache"]
 
 
-def desk(text: str = "It left on Tuesday.", cache: CacheSettings = CACHE, **options: Any) -> Desk:
-    return Desk([answers(text)], cache=cache, **options)
+def cached_assistant(
+    text: str = "It left on Tuesday.", cache: CacheSettings = CACHE, **options: Any
+) -> ScriptedAssistant:
+    return ScriptedAssistant([answers(text)], cache=cache, **options)
 
 
 def content(response: httpx.Response) -> str:
@@ -58,20 +69,20 @@ def content(response: httpx.Response) -> str:
 @pytest.mark.parametrize("options", [{}, {"temperature": 0}, SEEDED])
 def test_what_repeats_itself_is_computed_once(options: dict[str, Any]) -> None:
     async def run() -> None:
-        shop = desk()
-        first, second = await shop.post(**options), await shop.post(**options)
+        assistant = cached_assistant()
+        first, second = await assistant.post(**options), await assistant.post(**options)
         assert (result(first), result(second)) == ("miss", "hit")
         assert content(first) == content(second)
         assert second.json()["model"] == NEW
         assert second.headers["x-graft-route"] == "production"
         details = [r.json()["usage"]["prompt_tokens_details"]["cached_tokens"] for r in (first, second)]
         assert details == [0, first.json()["usage"]["prompt_tokens"]]
-        assert len(shop.backend.apps) == 1
-        assert [(row.cache, row.queue_ms, row.completion_tokens) for row in shop.rows] == [
+        assert len(assistant.backend.apps) == 1
+        assert [(row.cache, row.queue_ms, row.completion_tokens) for row in assistant.rows] == [
             ("miss", 3.0, 5),
             ("hit", 0.0, 5),
         ]
-        lookups = [event[1] for event in shop.metrics.events if event[0] == "cache_lookup"]
+        lookups = [event[1] for event in assistant.metrics.events if event[0] == "cache_lookup"]
         assert lookups == ["miss", "hit"]
 
     asyncio.run(run())
@@ -81,10 +92,10 @@ def test_what_repeats_itself_is_computed_once(options: dict[str, Any]) -> None:
 @pytest.mark.parametrize("second", [False, True])
 def test_a_stream_and_a_whole_answer_are_one_question(first: bool, second: bool) -> None:
     async def run() -> None:
-        shop = desk()
-        told = [await shop.post(stream=first), await shop.post(stream=second)]
-        assert [content(response) for response in told] == ["It left on Tuesday."] * 2
-        assert result(told[1]) == "hit"
+        assistant = cached_assistant()
+        responses = [await assistant.post(stream=first), await assistant.post(stream=second)]
+        assert [content(response) for response in responses] == ["It left on Tuesday."] * 2
+        assert result(responses[1]) == "hit"
 
     asyncio.run(run())
 
@@ -99,17 +110,17 @@ def test_a_stream_and_a_whole_answer_are_one_question(first: bool, second: bool)
 )
 def test_what_varies_or_must_be_fresh_is_neither_looked_up_nor_kept(options: dict[str, Any]) -> None:
     async def run() -> None:
-        shop = desk()
-        assert [result(await shop.post(**options)) for _ in range(2)] == ["off", "off"]
-        assert len(shop.backend.apps) == 2
+        assistant = cached_assistant()
+        assert [result(await assistant.post(**options)) for _ in range(2)] == ["off", "off"]
+        assert len(assistant.backend.apps) == 2
 
     asyncio.run(run())
 
 
 def test_zero_megabytes_are_no_cache() -> None:
     async def run() -> None:
-        shop = desk(cache=CACHE.model_copy(update={"mb": 0}))
-        assert [result(await shop.post()) for _ in range(2)] == ["off", "off"]
+        assistant = cached_assistant(cache=CACHE.model_copy(update={"mb": 0}))
+        assert [result(await assistant.post()) for _ in range(2)] == ["off", "off"]
 
     asyncio.run(run())
 
@@ -150,15 +161,15 @@ def test_greedy_decoding_ignores_seed_and_nucleus() -> None:
     assert fingerprint(ask) == fingerprint(replace(ask, sampling=SamplingParams(seed=1, top_p=0.5)))
 
 
-def test_nobody_gets_what_was_said_to_another_or_by_another() -> None:
+def test_no_client_gets_an_answer_to_another_key_or_of_another_package() -> None:
     async def run() -> None:
         keys = {"shop": "sk-0123456789abcdef", "batch": "sk-fedcba9876543210"}
-        shop = desk(keys=keys)
+        assistant = cached_assistant(keys=keys)
         for key in keys.values():
             for model in ("production", OLD):
-                response = await shop.post(model=model, headers={"Authorization": f"Bearer {key}"})
+                response = await assistant.post(model=model, headers={"Authorization": f"Bearer {key}"})
                 assert result(response) == "miss"
-        response = await shop.post(model=NEW, headers={"Authorization": f"Bearer {keys['shop']}"})
+        response = await assistant.post(model=NEW, headers={"Authorization": f"Bearer {keys['shop']}"})
         assert result(response) == "hit"
 
     asyncio.run(run())
@@ -166,22 +177,22 @@ def test_nobody_gets_what_was_said_to_another_or_by_another() -> None:
 
 def test_a_promotion_is_followed_by_its_own_answers_and_what_is_retired_is_forgotten() -> None:
     async def run() -> None:
-        shop = desk()
-        await shop.post()
-        before = shop.turns.routing
-        shop.turns.routing = before.promoted(OLD)
-        response = await shop.post()
+        assistant = cached_assistant()
+        await assistant.post()
+        before = assistant.turns.routing
+        assistant.turns.routing = before.promoted(OLD)
+        response = await assistant.post()
         assert (result(response), content(response)) == ("miss", "From the old one.")
-        assert result(await shop.post(model=NEW)) == "hit"
-        shop.turns.routing = shop.turns.routing.only(set())
-        assert {key.digest for key in shop.turns._steps.answer_cache._answers} == {OLD}
-        shop.turns.routing = before
-        assert result(await shop.post(model=NEW)) == "miss"
+        assert result(await assistant.post(model=NEW)) == "hit"
+        assistant.turns.routing = assistant.turns.routing.only(set())
+        assert {key.digest for key in assistant.turns._steps.answer_cache._answers} == {OLD}
+        assistant.turns.routing = before
+        assert result(await assistant.post(model=NEW)) == "miss"
 
     asyncio.run(run())
 
 
-class Stale(AnswerCache):
+class StaleAnswerCache(AnswerCache):
     """Knows one package, the old one, and gives its answers for all; heeds no `no-cache`."""
 
     async def look_up(self, tenant: str, digest: str, ask: TurnRequest, cache_control: str) -> CacheLookup:
@@ -189,9 +200,9 @@ class Stale(AnswerCache):
 
 
 @contextmanager
-def listening(shop: Desk) -> Iterator[str]:
-    """`shop` on a port of its own, as the smoke test meets it."""
-    app = create_app(shop.turns, EmbeddingService(shop.turns, shop.backend))
+def listening(assistant: ScriptedAssistant) -> Iterator[str]:
+    """The URL of `assistant` on a port of its own, as the smoke test meets it."""
+    app = create_app(assistant.turns, EmbeddingService(assistant.turns, assistant.backend))
     port = free_port()
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning"))
     thread = threading.Thread(target=server.run)
@@ -207,22 +218,22 @@ def listening(shop: Desk) -> Iterator[str]:
 
 
 @pytest.mark.parametrize(
-    ("cache", "caught"), [(AnswerCache, False), (Stale, True)], ids=["by package", "one for all packages"]
+    ("cache", "caught"), [(AnswerCache, False), (StaleAnswerCache, True)], ids=["by package", "one for all packages"]
 )
 def test_a_deploy_behind_a_stale_cache_is_caught_by_its_smoke_test(cache: type[AnswerCache], caught: bool) -> None:
-    """Before the new package was deployed somebody asked the old one what the smoke test asks."""
-    shop = desk("From the new one.")
-    answer_cache = cache(CACHE, shop.metrics, shop.clock, None)
-    shop.turns._steps = replace(shop.turns._steps, answer_cache=answer_cache)
+    """Before the new package was deployed, a client asked the old one the question of the smoke test."""
+    assistant = cached_assistant("From the new one.")
+    answer_cache = cache(CACHE, assistant.metrics, assistant.clock, None)
+    assistant.turns._steps = replace(assistant.turns._steps, answer_cache=answer_cache)
     answer_cache.keep({NEW, OLD})
-    asked = {"messages": [{"role": "user", "content": "Hello?"}], "logprobs": True}
-    with listening(shop) as url:
-        before = httpx.post(f"{url}/chat/completions", json={"model": OLD, **asked})
-        again = httpx.post(f"{url}/chat/completions", json={"model": OLD, **asked})
+    body = {"messages": [{"role": "user", "content": "Hello?"}], "logprobs": True}
+    with listening(assistant) as url:
+        before = httpx.post(f"{url}/chat/completions", json={"model": OLD, **body})
+        again = httpx.post(f"{url}/chat/completions", json={"model": OLD, **body})
         assert (result(before), result(again), content(again)) == ("miss", "hit", "From the old one.")
         prompts = {"answer question": [Message(role="user", content="Hello?")]}
         if caught:
-            stale = httpx.post(f"{url}/chat/completions", json={"model": NEW, **asked}).json()
+            stale = httpx.post(f"{url}/chat/completions", json={"model": NEW, **body}).json()
             assert (stale["model"], stale["choices"][0]["message"]["content"]) == (NEW, "From the old one.")
             with pytest.raises(GraftError, match=r"the cache was not bypassed .*: hit"):
                 smoke(url, "none", NEW, prompts, 10.0)
@@ -232,14 +243,14 @@ def test_a_deploy_behind_a_stale_cache_is_caught_by_its_smoke_test(cache: type[A
 
 def test_an_answer_that_ends_after_its_package_was_retired_is_not_kept() -> None:
     async def run() -> None:
-        shop = desk()
-        cache, before = shop.turns._steps.answer_cache, shop.turns.routing
+        assistant = cached_assistant()
+        cache, before = assistant.turns._steps.answer_cache, assistant.turns.routing
         ask = TurnRequest(messages=(Message(role="user", content="Hello?"),))
         lookup = await cache.look_up("anonymous", NEW, ask, "")
-        shop.turns.routing = before.promoted(OLD).only(set())
-        async for _ in cache.keeping(lookup, NEW, shop.backend.stream("new", ask), unsearched()):
+        assistant.turns.routing = before.promoted(OLD).only(set())
+        async for _ in cache.keeping(lookup, NEW, assistant.backend.stream("new", ask), unsearched()):
             pass
-        shop.turns.routing = before
+        assistant.turns.routing = before
         assert (await cache.look_up("anonymous", NEW, ask, "")).result == "miss"
 
     asyncio.run(run())
@@ -247,11 +258,11 @@ def test_an_answer_that_ends_after_its_package_was_retired_is_not_kept() -> None
 
 @pytest.mark.parametrize("script", [refuses(500, "engine_error"), refuses(500, "engine_error", after="It ")])
 @pytest.mark.parametrize("stream", [False, True])
-def test_only_whole_answers_of_the_package_that_was_meant_are_kept(stream: bool, script: Any) -> None:
+def test_only_whole_answers_of_the_intended_package_are_kept(stream: bool, script: Any) -> None:
     async def run() -> None:
-        shop = Desk([script, answers("Better now.")], cache=CACHE)
-        await shop.post(stream=stream)
-        response = await shop.post(stream=stream)
+        assistant = ScriptedAssistant([script, answers("Better now.")], cache=CACHE)
+        await assistant.post(stream=stream)
+        response = await assistant.post(stream=stream)
         assert (result(response), content(response)) == ("miss", "Better now.")
 
     asyncio.run(run())
@@ -259,33 +270,33 @@ def test_only_whole_answers_of_the_package_that_was_meant_are_kept(stream: bool,
 
 def test_answers_age() -> None:
     async def run() -> None:
-        shop = desk()
-        await shop.post()
-        shop.clock.now += 99
-        assert result(await shop.post()) == "hit"
-        shop.clock.now += 2
-        assert result(await shop.post()) == "miss"
+        assistant = cached_assistant()
+        await assistant.post()
+        assistant.clock.now += 99
+        assert result(await assistant.post()) == "hit"
+        assistant.clock.now += 2
+        assert result(await assistant.post()) == "miss"
 
     asyncio.run(run())
 
 
 def test_what_was_not_asked_for_longest_makes_room_and_what_is_too_large_is_not_kept() -> None:
     async def run() -> None:
-        shop = desk("x" * 1_100_000)
+        assistant = cached_assistant("x" * 1_100_000)
 
         async def ask(words: str) -> str:
-            return result(await shop.post(messages=[{"role": "user", "content": words}]))
+            return result(await assistant.post(messages=[{"role": "user", "content": words}]))
 
         assert [await ask("one") for _ in range(2)] == ["miss", "miss"]
-        shop = desk("x" * 260_000)
-        told = [await ask(words) for words in ("one", "two", "three", "one", "four", "five", "one", "two")]
-        assert told == ["miss", "miss", "miss", "hit", "miss", "miss", "hit", "miss"]
+        assistant = cached_assistant("x" * 260_000)
+        results = [await ask(words) for words in ("one", "two", "three", "one", "four", "five", "one", "two")]
+        assert results == ["miss", "miss", "miss", "hit", "miss", "miss", "hit", "miss"]
 
     asyncio.run(run())
 
 
 async def by_first_letter(texts: Sequence[str]) -> Vectors:
-    """Texts that begin alike are alike."""
+    """Texts with the same first letter have the same vector."""
     return np.stack([np.eye(26, dtype=np.float32)[ord(text[0].lower()) - 97] for text in texts])
 
 
@@ -296,12 +307,12 @@ def asks(*words: str) -> dict[str, Any]:
 
 def test_the_same_question_in_other_words_is_answered_and_shown_as_such() -> None:
     async def run() -> None:
-        shop = desk(cache=SEMANTIC, embed=by_first_letter)
-        await shop.post(**asks("Where is my parcel HL-20931?"))
-        response = await shop.post(**asks("Where has hl20931 gone?"))
+        assistant = cached_assistant(cache=SEMANTIC, embed=by_first_letter)
+        await assistant.post(**asks("Where is my parcel HL-20931?"))
+        response = await assistant.post(**asks("Where has hl20931 gone?"))
         assert (result(response), content(response)) == ("semantic", "It left on Tuesday.")
         assert response.json()["usage"]["prompt_tokens_details"]["cached_tokens"] > 0
-        assert result(await shop.post(**asks("Has HL-20931 gone?"))) == "miss"
+        assert result(await assistant.post(**asks("Has HL-20931 gone?"))) == "miss"
 
     asyncio.run(run())
 
@@ -320,19 +331,21 @@ def test_the_same_question_in_other_words_is_answered_and_shown_as_such() -> Non
 )
 def test_a_question_that_differs_in_more_than_words_is_another(other: dict[str, Any]) -> None:
     async def run() -> None:
-        shop = desk(cache=SEMANTIC, embed=by_first_letter)
-        await shop.post(**asks("Which two roses may not freeze, HL-20931?"))
-        assert result(await shop.post(**asks("Which 2 roses mustn't freeze, HL-20931?"))) == "semantic"
-        assert result(await shop.post(**other)) == "miss"
+        assistant = cached_assistant(cache=SEMANTIC, embed=by_first_letter)
+        await assistant.post(**asks("Which two roses may not freeze, HL-20931?"))
+        assert result(await assistant.post(**asks("Which 2 roses mustn't freeze, HL-20931?"))) == "semantic"
+        assert result(await assistant.post(**other)) == "miss"
 
     asyncio.run(run())
 
 
 def test_an_answer_of_another_route_is_never_found_by_likeness() -> None:
     async def run() -> None:
-        shop = Desk([refuses(500, "engine_error"), answers("Better now.")], cache=SEMANTIC, embed=by_first_letter)
-        await shop.post(**asks("Where is it?"))
-        assert content(await shop.post(**asks("Where has it gone?"))) == "Better now."
+        assistant = ScriptedAssistant(
+            [refuses(500, "engine_error"), answers("Better now.")], cache=SEMANTIC, embed=by_first_letter
+        )
+        await assistant.post(**asks("Where is it?"))
+        assert content(await assistant.post(**asks("Where has it gone?"))) == "Better now."
 
     asyncio.run(run())
 
@@ -342,8 +355,8 @@ def test_an_embedder_that_fails_fails_no_turn() -> None:
         raise RuntimeError("the embedder is on fire")
 
     async def run() -> None:
-        shop = desk(cache=SEMANTIC, embed=fails)
-        assert [result(await shop.post()) for _ in range(2)] == ["miss", "hit"]
+        assistant = cached_assistant(cache=SEMANTIC, embed=fails)
+        assert [result(await assistant.post()) for _ in range(2)] == ["miss", "hit"]
 
     asyncio.run(run())
 

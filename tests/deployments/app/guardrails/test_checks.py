@@ -1,4 +1,4 @@
-"""Running checks: their order, what each leaves to the next, and what happens when one fails."""
+"""Guardrail checks: their order, the text that each passes on to the next, and the result when one fails."""
 
 from __future__ import annotations
 
@@ -60,13 +60,13 @@ def test_the_first_block_ends_it() -> None:
     assert outcomes(checked.findings) == [("a", "block")]
 
 
-def test_an_open_check_that_raises_is_told_and_passed_over() -> None:
+def test_a_check_that_fails_open_is_reported_and_skipped() -> None:
     checked = run_checks([Broken(), Replace("a", "rose")], "before", "rose", NOTHING, {"broken": "open"})
     assert (checked.text, checked.blocked) == ("<a>", False)
     assert outcomes(checked.findings) == [("broken", "failed"), ("a", "redact")]
 
 
-def test_a_closed_check_that_raises_blocks_and_so_does_one_that_nothing_is_said_of() -> None:
+def test_a_check_that_fails_closed_blocks_and_so_does_one_without_a_setting() -> None:
     for on_failure in ({"broken": "closed"}, {"other": "open"}):
         checked = run_checks([Broken(), Replace("a", "rose")], "before", "rose", NOTHING, on_failure)  # type: ignore[arg-type]
         assert checked.blocked

@@ -1,4 +1,4 @@
-"""Answers: what carries the instructions, a foreign link or somebody else's data does not leave as it is."""
+"""Output guardrails: an answer with the instructions, a foreign link or other people's data is not sent as it is."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ OTHERS = DataLeakageCheck(find_spans)
 
 def answers() -> list[str]:
     rows = [line.row for line in read_folder(ROOT / RAW) if line.row]
-    said = [m.content for row in rows for m in row.messages if m.role == "assistant" and m.content]
-    return said + paragraphs(ROOT / KNOWLEDGE)
+    texts = [m.content for row in rows for m in row.messages if m.role == "assistant" and m.content]
+    return texts + paragraphs(ROOT / KNOWLEDGE)
 
 
 def test_no_answer_of_the_shop_is_stopped() -> None:
@@ -96,8 +96,8 @@ def test_images_and_foreign_links_are_blocked(text: str) -> None:
 def test_others_data_is_redacted_and_the_customers_own_is_not() -> None:
     text = "We will write to jo@example.org and ring 07911 123456."
     assert OTHERS(text, CheckContext()).text == "We will write to <EMAIL> and ring <PHONE>."
-    said = CheckContext(user_messages=("I'm Jo@Example.org",), results=('{"phone": "07911-123456"}',))
-    assert OTHERS(text, said).outcome == "pass"
+    known = CheckContext(user_messages=("I'm Jo@Example.org",), results=('{"phone": "07911-123456"}',))
+    assert OTHERS(text, known).outcome == "pass"
     half = OTHERS(text, CheckContext(user_messages=("jo@example.org",)))
     assert (half.outcome, half.text) == ("redact", "We will write to jo@example.org and ring <PHONE>.")
     assert half.reason == "telephone number"

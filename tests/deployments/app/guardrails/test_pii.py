@@ -1,4 +1,4 @@
-"""Redaction: each kind by its placeholder, and not one of the shop's own texts is changed."""
+"""PII redaction: each kind by its placeholder, and not one of the shop's own texts is changed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Presidio finds what this repository's recognisers find, offline, and is not imported until it is asked for."""
+"""Presidio finds what this repository's recognizers find, offline, and is not imported until it is asked for."""
 
 from __future__ import annotations
 

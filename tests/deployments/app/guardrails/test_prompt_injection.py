@@ -1,4 +1,4 @@
-"""Attacks in the customer's words are refused; in data only they are left out, and its shape stays."""
+"""Prompt injection: attacks in a customer's words are refused; in data only they are left out, and its shape stays."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def test_an_attack_broken_over_lines_is_left_out_too(tiny_classifier: Path) -> N
     classifier = open_classifier(tiny_classifier)
     broken = ATTACKS[0].replace(" ", "\n")
     assert classifier.is_attack(broken)
-    left = IndirectInjectionCheck(classifier)(broken, CheckContext()).text
-    assert WITHHELD in left
-    assert not classifier.is_attack(left)
+    redacted = IndirectInjectionCheck(classifier)(broken, CheckContext()).text
+    assert WITHHELD in redacted
+    assert not classifier.is_attack(redacted)
 
 
 def test_a_poisoned_order_note_leaves_the_order_readable(tiny_classifier: Path) -> None:
@@ -67,7 +67,9 @@ def test_of_all_the_shops_texts_hardly_any_is_taken_for_an_attack() -> None:
     classifier = open_classifier(ROOT / BUILT_PROMPT_INJECTION)
     own = load_settings(ROOT / "params.yaml").prompt_injection.own_attacks
     rows = [line.row for line in read_folder(ROOT / RAW) if line.row]
-    asked = [m.content for row in rows if not {row.id, row.label} & set(own) for m in row.messages if m.role == "user"]
-    assert sum(map(classifier.is_attack, asked)) <= 0.01 * len(asked)
+    questions = [
+        m.content for row in rows if not {row.id, row.label} & set(own) for m in row.messages if m.role == "user"
+    ]
+    assert sum(map(classifier.is_attack, questions)) <= 0.01 * len(questions)
     articles = paragraphs(ROOT / KNOWLEDGE)
     assert sum(map(classifier.is_attack, articles)) <= 0.01 * len(articles)

@@ -1,4 +1,4 @@
-"""Refusals are recognised as such by the contract, and do not say what was found."""
+"""Refusals are recognized as such by the contract, and do not reveal what was found."""
 
 from __future__ import annotations
 

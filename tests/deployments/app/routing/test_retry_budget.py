@@ -9,14 +9,14 @@ from tests.support.assistant_in_process import Clock
 SETTINGS = RetrySettings(attempts=2, backoff_s=0.001, ratio=0.25, per_minute=6)
 
 
-def spent(clock: Clock) -> RetryBudget:
+def spent_budget(clock: Clock) -> RetryBudget:
     budget = RetryBudget(SETTINGS, clock)
     assert [budget.spend() for _ in range(7)] == [True] * 6 + [False]
     return budget
 
 
 def test_requests_earn_their_share_of_retries() -> None:
-    budget = spent(Clock())
+    budget = spent_budget(Clock())
     earned = 0
     for _ in range(40):
         budget.deposit()
@@ -26,7 +26,7 @@ def test_requests_earn_their_share_of_retries() -> None:
 
 def test_a_few_retries_come_back_without_requests() -> None:
     clock = Clock()
-    budget = spent(clock)
+    budget = spent_budget(clock)
     clock.now += 20
     assert [budget.spend() for _ in range(3)] == [True, True, False]
 

@@ -1,4 +1,4 @@
-"""A sentence cites the passage that it used, and one that used none cites none."""
+"""Citations: a sentence cites the passage that it used, and one that used none cites none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may leave: whole and streamed, checked and held to rules, over HTTP with a model that answers by a script."""
+"""Output checks of whole and streamed answers, answer rules included, over HTTP with a scripted model."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ from tasks.prompt.tool_calls import ParsedAnswer
 from tasks.text.pii import find_spans
 from tasks.tools.domain_interface import TurnEvidence
 from tasks.tools.policy import Decision
-from tests.support.assistant_in_process import Desk, Script, guards
+from tests.support.assistant_in_process import Script, ScriptedAssistant, guards
 
 SAFETY = Guardrails(
     (PromptLeakageCheck(8), LinkCheck(["shop.example"]), DataLeakageCheck(find_spans)),
     {"instructions": "closed", "links": "closed", "others_data": "closed"},
 )
-TOLD = "Never speak of the golden spade that lies below the old oak tree."
-NO = "The desk promises nothing."
+INSTRUCTIONS = "Never speak of the golden spade that lies below the old oak tree."
+NO = "The shop guarantees nothing."
 
 
 TRUE = "Your parcel has left."
 
 
 def judge(text: str, facts: TurnEvidence) -> tuple[Decision, ...]:
-    """No promises, unless a passage makes them; and no denials of what is true."""
+    """No guarantees, unless a passage makes them; and no denials of what is true."""
     if "cannot" in text:
-        denied = Decision(rule="no_denials", owner="desk", outcome="refuse", code="", reason=NO, instead=TRUE)
+        denied = Decision(rule="no_denials", owner="support team", outcome="refuse", code="", reason=NO, instead=TRUE)
         return (denied,)
-    bold = "promise" in text and not any("promise" in passage for passage in facts.passages or ())
-    outcome = "refuse" if bold else "allow"
-    reason = NO if bold else ""
-    return (Decision(rule="no_promises", owner="desk", outcome=outcome, code="", reason=reason),)
+    unfounded = "promise" in text and not any("promise" in passage for passage in facts.passages or ())
+    outcome = "refuse" if unfounded else "allow"
+    reason = NO if unfounded else ""
+    return (Decision(rule="no_guarantees", owner="support team", outcome=outcome, code="", reason=reason),)
 
 
-def pieces(text: str, size: int = 3) -> Script:
-    """`text` piece by piece."""
+def as_chunks(text: str, size: int = 3) -> Script:
+    """`text` in deltas of `size` characters."""
 
     async def script(ask: TurnRequest) -> AsyncGenerator[Event]:
         ends = range(size, len(text) + size, size)
@@ -58,28 +58,28 @@ def pieces(text: str, size: int = 3) -> Script:
     return script
 
 
-def desk(text: str) -> Desk:
-    return Desk([pieces(text)], around=guards(SAFETY, judge, [TOLD]))
+def checked_assistant(text: str) -> ScriptedAssistant:
+    return ScriptedAssistant([as_chunks(text)], around=guards(SAFETY, judge, [INSTRUCTIONS]))
 
 
-async def streamed(desk: Desk, **options: object) -> tuple[list[str], str]:
-    """The pieces of content that a client was shown, and why it ended."""
-    response = await desk.post(stream=True, **options)
+async def streamed(assistant: ScriptedAssistant, **options: object) -> tuple[list[str], str]:
+    """The deltas of content that a client received, and the finish reason."""
+    response = await assistant.post(stream=True, **options)
     lines = [line.removeprefix("data: ") for line in response.text.splitlines() if line]
     choices = [json.loads(line)["choices"][0] for line in lines[:-1]]
     shown = [choice["delta"]["content"] for choice in choices if choice["delta"].get("content")]
     return shown, choices[-1]["finish_reason"]
 
 
-def test_a_stream_leaves_sentence_by_sentence_and_adds_up() -> None:
+def test_a_stream_is_sent_sentence_by_sentence_and_adds_up() -> None:
     async def run() -> None:
         text = "It costs £6.95. That is for plants, e.g. roses! Is that all?"
-        shown, reason = await streamed(desk(text))
+        shown, reason = await streamed(checked_assistant(text))
         assert (shown, reason) == (
             ["It costs £6.95.", " That is for plants, e.g.", " roses!", " Is that all?"],
             "stop",
         )
-        assert (await desk(text).whole())[1] == text
+        assert (await checked_assistant(text).whole())[1] == text
 
     asyncio.run(run())
 
@@ -87,21 +87,21 @@ def test_a_stream_leaves_sentence_by_sentence_and_adds_up() -> None:
 @pytest.mark.parametrize(
     ("bad", "blocked_by", "words"),
     [
-        ("I promise you a tree.", "no_promises", NO),
+        ("I promise you a tree.", "no_guarantees", NO),
         ("See https://evil.example/?a=b now.", "links", ANSWER),
         ("Never speak of the golden spade that lies there.", "instructions", ANSWER),
         ("![](https://evil.example/a.png)", "links", ANSWER),
     ],
 )
-def test_what_is_not_allowed_never_leaves(bad: str, blocked_by: str, words: str) -> None:
+def test_a_forbidden_text_is_never_sent(bad: str, blocked_by: str, words: str) -> None:
     async def run() -> None:
         text = f"Good morning. {bad} Goodbye."
-        whole = desk(text)
+        whole = checked_assistant(text)
         choice = (await whole.post()).json()["choices"][0]
         assert choice["finish_reason"] == "content_filter"
         assert words in choice["message"]["content"]
         assert bad not in choice["message"]["content"] and "Good morning" not in choice["message"]["content"]
-        stream = desk(text)
+        stream = checked_assistant(text)
         shown, reason = await streamed(stream)
         assert reason == "content_filter"
         assert shown[0] == "Good morning." and words in "".join(shown)
@@ -116,10 +116,10 @@ def test_what_is_not_allowed_never_leaves(bad: str, blocked_by: str, words: str)
 def test_where_a_rule_knows_what_is_true_that_is_the_answer() -> None:
     async def run() -> None:
         text = "One moment. I cannot say. Sorry."
-        whole = desk(text)
+        whole = checked_assistant(text)
         choice = (await whole.post()).json()["choices"][0]
         assert (choice["message"]["content"], choice["finish_reason"]) == (TRUE, "stop")
-        stream = desk(text)
+        stream = checked_assistant(text)
         assert await streamed(stream) == (["One moment.", f"\n{TRUE}"], "stop")
         for row in (*whole.rows, *stream.rows):
             assert row.blocked_by == "no_denials" and TRUE not in row.model_dump_json()
@@ -130,40 +130,40 @@ def test_where_a_rule_knows_what_is_true_that_is_the_answer() -> None:
 def test_what_spans_two_sentences_is_seen() -> None:
     async def run() -> None:
         text = "Never speak of. The golden spade! That lies below it."
-        shown, reason = await streamed(desk(text))
+        shown, reason = await streamed(checked_assistant(text))
         assert reason == "content_filter" and "below" not in "".join(shown)
 
     asyncio.run(run())
 
 
-def test_data_of_others_is_taken_out_and_the_rest_leaves() -> None:
+def test_data_of_others_is_redacted_and_the_rest_is_sent() -> None:
     async def run() -> None:
         text = "Write to mo@example.org about it. Bye."
-        assert (await desk(text).whole())[1] == "Write to <EMAIL> about it. Bye."
-        shown, reason = await streamed(desk(text))
+        assert (await checked_assistant(text).whole())[1] == "Write to <EMAIL> about it. Bye."
+        shown, reason = await streamed(checked_assistant(text))
         assert ("".join(shown), reason) == ("Write to <EMAIL> about it. Bye.", "stop")
         body = {"messages": [{"role": "user", "content": "I am mo@example.org"}]}
-        assert (await desk(text).post(**body)).json()["choices"][0]["message"]["content"] == text
+        assert (await checked_assistant(text).post(**body)).json()["choices"][0]["message"]["content"] == text
 
     asyncio.run(run())
 
 
 def test_an_answer_with_scores_waits_for_its_end_and_a_refused_one_has_none() -> None:
     async def run() -> None:
-        shown, _ = await streamed(desk("One. Two. Three."), logprobs=True)
+        shown, _ = await streamed(checked_assistant("One. Two. Three."), logprobs=True)
         assert shown == ["One. Two. Three."]
-        choice = (await desk("I promise.").post(logprobs=True)).json()["choices"][0]
+        choice = (await checked_assistant("I promise.").post(logprobs=True)).json()["choices"][0]
         assert choice["logprobs"]["content"] == []
 
     asyncio.run(run())
 
 
-def test_who_brings_tools_answers_for_their_deeds_and_not_for_leaks() -> None:
+def test_with_the_clients_own_tools_answer_rules_do_not_apply_and_leak_checks_do() -> None:
     async def run() -> None:
         tools = [{"type": "function", "function": {"name": "gift", "parameters": {"type": "object"}}}]
-        choice = (await desk("I promise you a tree.").post(tools=tools)).json()["choices"][0]
+        choice = (await checked_assistant("I promise you a tree.").post(tools=tools)).json()["choices"][0]
         assert choice["finish_reason"] == "stop"
-        choice = (await desk("See https://evil.example/").post(tools=tools)).json()["choices"][0]
+        choice = (await checked_assistant("See https://evil.example/").post(tools=tools)).json()["choices"][0]
         assert choice["finish_reason"] == "content_filter"
 
     asyncio.run(run())
@@ -171,14 +171,14 @@ def test_who_brings_tools_answers_for_their_deeds_and_not_for_leaks() -> None:
 
 def test_what_was_found_is_in_the_row_without_words() -> None:
     async def run() -> None:
-        told = desk("Write to mo@example.org. I promise.")
-        await streamed(told)
-        (row,) = told.rows
+        assistant = checked_assistant("Write to mo@example.org. I promise.")
+        await streamed(assistant)
+        (row,) = assistant.rows
         findings = {found["check"]: found for found in json.loads(row.findings)}
         assert findings["others_data"]["outcome"] == "redact"
         assert findings["links"]["outcome"] == "pass" and findings["links"]["ms"] > 0
         (decision,) = json.loads(row.decisions)
-        assert (decision["rule"], decision["outcome"]) == ("no_promises", "refuse")
+        assert (decision["rule"], decision["outcome"]) == ("no_guarantees", "refuse")
         assert "mo@example" not in row.model_dump_json()
 
     asyncio.run(run())

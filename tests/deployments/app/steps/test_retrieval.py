@@ -1,4 +1,4 @@
-"""Passages in a turn: a real index, read by the package that names it, cited, and cleaned of attacks."""
+"""Retrieval in a turn: passages of a real index, read by the package that names it, cited, and cleaned of attacks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tasks.safety.injection_classifier import open_classifier
 from tasks.tools.domain_interface import ToolAnswer
 from tests.conftest import ROOT
 from tests.deployments.app.steps.test_tool_loop import calls
-from tests.support.assistant_in_process import NEW, NO_CACHE, Desk, Script, answers, guards
+from tests.support.assistant_in_process import NEW, NO_CACHE, Script, ScriptedAssistant, answers, guards
 from tests.support.attack_texts import ATTACKS
 from tests.tasks.retrieval.test_search import SETTINGS, make_embedder, write
 
@@ -44,7 +44,7 @@ ASKED = "ferns\nWater the fronds twice weekly."
 
 
 class Documents:
-    """A published index of two documents, one of them poisoned, and what embeds."""
+    """A published index of two documents, one of them poisoned, and the retrieval model."""
 
     def __init__(self, embedding: Path, classifier: Path, root: Path) -> None:
         self.embedder: Embedder = make_embedder(embedding, root / "embedding")
@@ -73,14 +73,14 @@ class Documents:
     async def read(self, ask: TurnRequest) -> FoundPassages:
         return await self.retrieval.begin(self.grounding, ask).wait()
 
-    def desk(self, *scripts: Script, cache: CacheSettings = NO_CACHE) -> Desk:
+    def assistant(self, *scripts: Script, cache: CacheSettings = NO_CACHE) -> ScriptedAssistant:
         tools = load_settings(ROOT / "params.yaml").tools
         around = replace(guards(), passage_search=self.retrieval)
-        desk = Desk(list(scripts), around=around, run_tool=no_tool, tools=tools, cache=cache)
-        routing = desk.turns.routing
+        assistant = ScriptedAssistant(list(scripts), around=around, run_tool=no_tool, tools=tools, cache=cache)
+        routing = assistant.turns.routing
         served = {NEW: routing.served[NEW].model_copy(update={"grounding": self.grounding})}
-        desk.turns.routing = routing.model_copy(update={"served": {**routing.served, **served}})
-        return desk
+        assistant.turns.routing = routing.model_copy(update={"served": {**routing.served, **served}})
+        return assistant
 
 
 @pytest.fixture
@@ -92,15 +92,15 @@ def test_a_served_turn_finds_what_training_found(documents: Documents) -> None:
     async def run() -> None:
         talk = (Message(role="user", content="Hello"), Message(role="assistant", content="Yes?"))
         more = (*talk, Message(role="user", content=ASKED))
-        read = await documents.read(TurnRequest(messages=more))
+        found = await documents.read(TurnRequest(messages=more))
         tables = documents.root / "tables"
         retriever = Retriever(PassageIndex(documents.root / "index", tables, SETTINGS), documents.embedder)
         row = Example(id="a", label="l", group="a", split="train", source="x:1", messages=(*more, talk[1]))
         trained = add_context(row, lambda query: [hit.chunk for hit in retriever.search(query, 1)])
-        served = with_context(more, read.shown)
+        served = with_context(more, found.shown)
         assert served == trained.messages[:3]
         assert "Water the fronds" in read_message(served).content
-        assert {chunk.source for chunk in read.grounding} == {"ferns.txt", "roses.txt"}
+        assert {chunk.source for chunk in found.grounding} == {"ferns.txt", "roses.txt"}
 
     asyncio.run(run())
 
@@ -110,17 +110,17 @@ LOOKS = calls("look_up")
 
 def test_what_is_looked_up_is_read_and_cited_whole_and_streamed(documents: Documents) -> None:
     async def run() -> None:
-        desk = documents.desk(LOOKS, answers("Twice weekly, some water for the fronds."))
-        message = (await desk.post(messages=talk)).json()["choices"][0]["message"]
+        assistant = documents.assistant(LOOKS, answers("Twice weekly, some water for the fronds."))
+        message = (await assistant.post(messages=talk)).json()["choices"][0]["message"]
         assert message["content"] == "Twice weekly, some water for the fronds."
         (cited,) = message["annotations"]
         assert cited["url_citation"]["url"].startswith("ferns.txt#")
-        assert "Water the fronds" in desk.backend.requests[1].messages[-1].content
-        (row,) = desk.rows
+        assert "Water the fronds" in assistant.backend.requests[1].messages[-1].content
+        (row,) = assistant.rows
         assert any(name.startswith("ferns.txt") for name in json.loads(row.passages))
         assert [step["outcome"] for step in json.loads(row.steps)] == ["ok"]
-        desk = documents.desk(LOOKS, answers("Twice weekly, some water for the fronds."))
-        response = await desk.post(messages=talk, stream=True)
+        assistant = documents.assistant(LOOKS, answers("Twice weekly, some water for the fronds."))
+        response = await assistant.post(messages=talk, stream=True)
         *_, last, done = [line.removeprefix("data: ") for line in response.text.splitlines() if line]
         assert json.loads(last)["choices"][0]["delta"]["annotations"] == [cited]
         assert done == "[DONE]"
@@ -131,8 +131,8 @@ def test_what_is_looked_up_is_read_and_cited_whole_and_streamed(documents: Docum
 
 def test_who_looked_nothing_up_cites_nothing(documents: Documents) -> None:
     async def run() -> None:
-        desk = documents.desk(answers("Twice weekly, some water for the fronds."))
-        message = (await desk.post(messages=[{"role": "user", "content": "ferns"}])).json()
+        assistant = documents.assistant(answers("Twice weekly, some water for the fronds."))
+        message = (await assistant.post(messages=[{"role": "user", "content": "ferns"}])).json()
         assert "annotations" not in message["choices"][0]["message"]
 
     asyncio.run(run())
@@ -140,9 +140,9 @@ def test_who_looked_nothing_up_cites_nothing(documents: Documents) -> None:
 
 def test_an_instruction_in_an_article_is_left_out(documents: Documents) -> None:
     async def run() -> None:
-        asked = Message(role="user", content=f"roses\nPrune.\n{ATTACKS[0]}")
-        read = await documents.read(TurnRequest(messages=(asked,)))
-        (chunk,) = read.shown
+        question = Message(role="user", content=f"roses\nPrune.\n{ATTACKS[0]}")
+        found = await documents.read(TurnRequest(messages=(question,)))
+        (chunk,) = found.shown
         context = chunk.text
         assert chunk.source == "roses.txt"
         assert "Prune." in context and ATTACKS[0] not in context and "[left out]" in context
@@ -167,17 +167,17 @@ def test_without_a_search_a_turn_goes_on_without_passages(documents: Documents) 
 
 def test_the_model_does_not_wait_for_the_search_and_its_words_do(documents: Documents) -> None:
     async def run() -> None:
-        desk = documents.desk(answers("Twice weekly, some water for the fronds."))
+        assistant = documents.assistant(answers("Twice weekly, some water for the fronds."))
         documents.may_embed.clear()
-        turn = asyncio.create_task(desk.post(messages=[{"role": "user", "content": "ferns"}]))
+        turn = asyncio.create_task(assistant.post(messages=[{"role": "user", "content": "ferns"}]))
         async with asyncio.timeout(10):
-            while not desk.backend.requests:
+            while not assistant.backend.requests:
                 await asyncio.sleep(0.01)
         await asyncio.sleep(0.1)
         assert not turn.done()
         documents.may_embed.set()
         assert (await turn).status_code == 200
-        assert json.loads(desk.rows[0].passages)
+        assert json.loads(assistant.rows[0].passages)
 
     asyncio.run(run())
 
@@ -187,13 +187,13 @@ def test_an_answer_that_is_kept_is_not_searched_for_and_one_without_its_search_i
 ) -> None:
     async def run() -> None:
         cache = CacheSettings(mb=1, max_age_s=60, semantic=False, threshold=1, entries=1)
-        desk = documents.desk(answers("Twice weekly."), cache=cache)
+        assistant = documents.assistant(answers("Twice weekly."), cache=cache)
         documents.fails = True
         for searched in (1, 2, 2):
-            await desk.post(messages=[{"role": "user", "content": "ferns"}])
+            await assistant.post(messages=[{"role": "user", "content": "ferns"}])
             assert documents.embedded == searched
             documents.fails = False
-        assert [row.cache for row in desk.rows] == ["miss", "miss", "hit"]
+        assert [row.cache for row in assistant.rows] == ["miss", "miss", "hit"]
 
     asyncio.run(run())
 

@@ -140,7 +140,7 @@ def test_promised_deed(text: str, tool: str, result: str) -> None:
         "Could you say whether your order has been cancelled?",
     ],
 )
-def test_what_is_not_said_to_be_done_is_no_deed(text: str) -> None:
+def test_what_is_not_said_to_be_done_needs_no_tool_call(text: str) -> None:
     assert "promised_deed" not in applied(text, facts())
 
 
