@@ -186,14 +186,21 @@ def test_a_packages_grounding_names_the_index_and_the_retrieval_model(registry: 
 
 _RENAMED_FIELDS = {"costs": "efficiency"}
 """Fields of a verdict, which is nowhere kept, by their names in 0.1 and today."""
+_SENTENCES = ("reasons", "sentences")
+"""Fields of a verdict with sentences for a person, which may be worded anew: only their number is compared."""
+
+
+def in_numbers(verdict: dict[str, Any]) -> dict[str, Any]:
+    """A verdict under today's names of its fields, with the number of its sentences in their place."""
+    fields = {_RENAMED_FIELDS.get(name, name): value for name, value in verdict.items()}
+    return fields | {name: len(fields[name]) for name in _SENTENCES if name in fields}
 
 
 def test_the_gate_comes_to_the_same_verdict(registry: LocalRegistry) -> None:
     rows, rates = read_outputs(B, registry.evaluation(B), STORED / "assistant")
     verdict = decide_gate(rows, rates, GateSettings.model_validate(settings("gate")))
     assert verdict.outcome == "pass"
-    stored = {_RENAMED_FIELDS.get(name, name): value for name, value in EXPECTED["gate"].items()}
-    assert_same(dumped(verdict), [stored])
+    assert_same([in_numbers(*dumped(verdict))], [in_numbers(EXPECTED["gate"])])
 
 
 def canary_verdict(rows: pd.DataFrame, start: datetime, *, unseen: bool) -> CanaryVerdict:
@@ -204,11 +211,11 @@ def canary_verdict(rows: pd.DataFrame, start: datetime, *, unseen: bool) -> Cana
 def test_canary_analysis_comes_to_the_same_verdict_of_the_canary(rows: pd.DataFrame) -> None:
     verdict = canary_verdict(rows, CANARY, unseen=False)
     assert verdict.outcome == "breach"
-    assert_same(dumped(verdict), [EXPECTED["canary"]])
+    assert_same([in_numbers(*dumped(verdict))], [in_numbers(EXPECTED["canary"])])
 
 
 def test_canary_analysis_comes_to_the_same_verdict_of_the_shadow(rows: pd.DataFrame) -> None:
-    assert_same(dumped(canary_verdict(rows, SHADOWED, unseen=True)), [EXPECTED["shadow"]])
+    assert_same([in_numbers(*dumped(canary_verdict(rows, SHADOWED, unseen=True)))], [in_numbers(EXPECTED["shadow"])])
     assert_same(dumped(agreement(shadow_pairs(rows, B, A, SHADOWED))), [EXPECTED["agreement"]])
 
 
