@@ -151,7 +151,7 @@ async def run(
     expected = expectations(examples)
     eval_turns = [(eval_turn(example, expected[example.id]), False) for example in examples]
     eval_turns += [(attack_turn(attack), True) for attack in attacks]
-    progress = Progress("assistant", len(eval_turns), "turns", "turns")
+    progress = Progress("evaluate_assistant", len(eval_turns), "turns", "turns")
     observed: dict[int, ObservedTurn] = {}
     async for index, turn in harness.run_turns(eval_turns, at_once):
         observed[index] = turn
@@ -179,7 +179,7 @@ def main() -> None:
     scores = write(rows, package_digest(BUILT_PACKAGE), others, BUILT_EVALUATE_ASSISTANT)
     report(rows, print)
     for name, rate in scores["rates"].items():
-        print(f"assistant: {name} {rate['value']} of {rate['n']}")
+        print(f"evaluate_assistant: {name} {rate['value']} of {rate['n']}")
 
 
 if __name__ == "__main__":

@@ -49,9 +49,9 @@ NAMED = 5
 
 
 def encode(prompt: Prompt, examples: Sequence[Example], train: TrainSettings) -> TokenDataset:
-    """Conversations as token rows, with decision tokens weighted `decision_weight` times.
+    """Conversations as token rows, with decision tokens weighted `decision_token_weight` times.
 
-    A conversation of more than `window` tokens is omitted and named, never truncated, because the
+    A conversation of more than `max_length` tokens is omitted and named, never truncated, because the
     truncation could remove its answer.
     """
     rows: list[TokenRow] = []

@@ -1,7 +1,7 @@
 """Guardrails: the protocol of a check, and running checks on the input, on retrieved data and on the answer.
 
 Outcomes are data, for telemetry and for tests; this module does not answer requests. A check that
-fails has not passed: `params.yaml` (`safety.on_failure`) says for each check whether the turn goes on
+fails has not passed: `params.yaml` (`guardrails.on_failure`) says for each check whether the turn goes on
 without it.
 """
 
@@ -61,7 +61,7 @@ class Check(Protocol):
 
     @property
     def name(self) -> str:
-        """The check's key in `safety.on_failure`."""
+        """The check's key in `guardrails.on_failure`."""
 
     @property
     def when(self) -> When:
