@@ -71,7 +71,7 @@ class InProcessEngine(PackageServer):
             yield event
 
 
-def engine(package: Path, base: Path, at_once: int) -> InProcessEngine:
+def engine(package: Path, base: Path, max_num_seqs: int) -> InProcessEngine:
     """The package's own engine, in a subprocess where its steps would block this process.
 
     Raises:
@@ -81,7 +81,7 @@ def engine(package: Path, base: Path, at_once: int) -> InProcessEngine:
     settings = ReplicaSettings(
         threads=1,
         cache_gb=2,
-        max_num_seqs=at_once,
+        max_num_seqs=max_num_seqs,
         stream_every_s=0.1,
         max_queued=10**6,
         health_check_period_s=3600.0,
@@ -92,7 +92,7 @@ def engine(package: Path, base: Path, at_once: int) -> InProcessEngine:
 
 
 @contextmanager
-def candidate(settings: Settings, at_once: int) -> Iterator[AssistantHarness]:
+def candidate(settings: Settings, concurrency: int) -> Iterator[AssistantHarness]:
     """The candidate from `build/`, in the whole assistant.
 
     Raises:
@@ -115,7 +115,7 @@ def candidate(settings: Settings, at_once: int) -> Iterator[AssistantHarness]:
         limits = LeakLimits(package.instructions, settings.guardrails.leaked_words, settings.guardrails.link_hosts)
         sandbox = Sandbox(load_domain(settings.tools.domain), settings.shop, SHOP_SEED, folder / "states", limits)
         yield AssistantHarness(
-            engine(BUILT_PACKAGE, BUILT_BASE, at_once), package, knowledge, sandbox, guardrails, settings.tools
+            engine(BUILT_PACKAGE, BUILT_BASE, concurrency), package, knowledge, sandbox, guardrails, settings.tools
         )
 
 
@@ -134,7 +134,7 @@ async def run(
     examples: Sequence[Example],
     attacks: Sequence[Attack],
     settings: Settings,
-    at_once: int,
+    concurrency: int,
 ) -> list[Json]:
     """Run the turns of eval rows and attacks; one scored row for each, in their order.
 
@@ -145,7 +145,7 @@ async def run(
         examples: the eval rows.
         attacks: the attacks.
         settings: all settings.
-        at_once: turns that run at a time.
+        concurrency: turns that run at a time.
     """
     terms, unfinished = load_contract(CONTRACT), settings.tools.unfinished_message
     expected = expectations(examples)
@@ -153,7 +153,7 @@ async def run(
     eval_turns += [(attack_turn(attack), True) for attack in attacks]
     progress = Progress("evaluate_assistant", len(eval_turns), "turns", "turns")
     observed: dict[int, ObservedTurn] = {}
-    async for index, turn in harness.run_turns(eval_turns, at_once):
+    async for index, turn in harness.run_turns(eval_turns, concurrency):
         observed[index] = turn
         progress.update(len(observed), len(observed))
     turns = [observed[index] for index in range(len(eval_turns))]
@@ -172,9 +172,9 @@ def main() -> None:
         raise GraftError(
             f"{BUILT_EXAMPLES / 'eval.parquet'}: no eval examples; raise prepare.eval_fraction in params.yaml"
         )
-    at_once = settings.evaluate_assistant.concurrency
-    with candidate(settings, at_once) as harness:
-        rows = asyncio.run(run(harness, examples, read_attacks(REDTEAM), settings, at_once))
+    concurrency = settings.evaluate_assistant.concurrency
+    with candidate(settings, concurrency) as harness:
+        rows = asyncio.run(run(harness, examples, read_attacks(REDTEAM), settings, concurrency))
     others = other_stage_rates(BUILT_PROMPT_INJECTION / SCORES, BUILT_EVALUATE_RETRIEVAL / SCORES)
     scores = write(rows, package_digest(BUILT_PACKAGE), others, BUILT_EVALUATE_ASSISTANT)
     report(rows, print)

@@ -192,15 +192,15 @@ class AssistantHarness:
         )
 
     async def run_turns(
-        self, eval_turns: Sequence[tuple[EvalTurn, bool]], at_once: int
+        self, eval_turns: Sequence[tuple[EvalTurn, bool]], concurrency: int
     ) -> AsyncIterator[tuple[int, ObservedTurn]]:
         """Run turns concurrently, each with its index, as it ends.
 
         Args:
             eval_turns: the turns, each with whether it is streamed.
-            at_once: turns that run at a time.
+            concurrency: turns that run at a time.
         """
-        slots = asyncio.Semaphore(at_once)
+        slots = asyncio.Semaphore(concurrency)
 
         async def run(index: int, eval_turn: EvalTurn, stream: bool) -> tuple[int, ObservedTurn]:
             async with slots:

@@ -56,15 +56,15 @@ class BatchingQueue:
 
     Args:
         engine: decodes.
-        at_once: requests in the engine at a time.
+        max_num_seqs: requests in the engine at a time.
         max_queued: requests that may wait.
         max_wait_s: the longest estimated wait, in seconds, above which a request is refused.
     """
 
-    def __init__(self, engine: Engine, *, at_once: int, max_queued: int, max_wait_s: float) -> None:
+    def __init__(self, engine: Engine, *, max_num_seqs: int, max_queued: int, max_wait_s: float) -> None:
         self._engine = engine
         self._max_wait_s = max_wait_s
-        self._at_once = at_once
+        self._max_num_seqs = max_num_seqs
         self._max_queued = max_queued
         self._waiting: deque[Ticket] = deque()
         self._working: dict[int, Ticket] = {}
@@ -82,8 +82,8 @@ class BatchingQueue:
     @property
     def expected_wait_s(self) -> float:
         """Estimated wait of one more request for a slot, from the time that the last requests held theirs."""
-        ahead = len(self._waiting) + len(self._working) - self._at_once + 1
-        return max(0, ahead) * self._slot_s / self._at_once
+        ahead = len(self._waiting) + len(self._working) - self._max_num_seqs + 1
+        return max(0, ahead) * self._slot_s / self._max_num_seqs
 
     def admit(self, request: GenerationRequest) -> Ticket:
         """Queue a request. The caller must `follow` it, in the same event loop.
@@ -153,7 +153,7 @@ class BatchingQueue:
             self._drop_cancelled()
             while not self._waiting and not self._working:
                 self._changed.wait()
-            slots = self._at_once - len(self._working)
+            slots = self._max_num_seqs - len(self._working)
             tickets = {next(self._keys): self._waiting.popleft() for _ in range(min(slots, len(self._waiting)))}
         now = time.monotonic()
         for ticket in tickets.values():

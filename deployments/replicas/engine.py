@@ -61,7 +61,7 @@ class PackageServer:
         self._settings = settings
         self._queue = BatchingQueue(
             model.engine,
-            at_once=settings.max_num_seqs,
+            max_num_seqs=settings.max_num_seqs,
             max_queued=settings.max_queued,
             max_wait_s=settings.first_token_timeout_s,
         )

@@ -11,7 +11,7 @@ from prefect.runtime import flow_run
 from deployments.app.access.api_keys import VARIABLE, read_keys
 from deployments.serve import rollout
 from deployments.stack.prefect_api import PrefectApi
-from flows.release_steps.publish import _today
+from flows.release_steps.publish import today
 from flows.release_steps.summary import ReleaseSummary, render
 from tasks.core.paths import (
     BUILT_CONTRACT,
@@ -51,7 +51,7 @@ def show_card(digest: str) -> None:
     """Keep the release card as an artifact in Prefect, with the data's age today; the loss curve stays on disk."""
     registry = open_registry()
     package, measured = registry.package(digest), registry.evaluation(digest)
-    card = release_card(package, measured, load_settings().gate, _today())
+    card = release_card(package, measured, load_settings().gate, today())
     page = card.replace(f"({PICTURE})", f"({(measured / PICTURE).as_uri()})")
     create_markdown_artifact(page, key=CARD_KEY, description=digest)
 

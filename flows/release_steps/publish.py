@@ -56,7 +56,7 @@ def publish(digest: str) -> None:
     registry = open_registry()
     with tempfile.TemporaryDirectory(prefix="graft-publish-") as folder:
         evaluation = Path(folder) / "evaluation"
-        gather(BUILT_PACKAGE, BUILT_EVALUATION, BUILT_EVALUATE_ASSISTANT, evaluation, load_settings().gate, _today())
+        gather(BUILT_PACKAGE, BUILT_EVALUATION, BUILT_EVALUATE_ASSISTANT, evaluation, load_settings().gate, today())
         registry.publish(BUILT_PACKAGE, BUILT_BASE, evaluation)
     append_entry(registry, "publish", digest, "passed the gate", by_run(), flow_run.name)
     print(f"publish: {digest}")
@@ -79,5 +79,5 @@ def keep_reference(digest: str) -> State | str:
     return str(write_reference(digest, open_registry()))
 
 
-def _today() -> date:
+def today() -> date:
     return datetime.now(UTC).date()

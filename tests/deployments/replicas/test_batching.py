@@ -52,7 +52,7 @@ def expected(number: int, tokens: int) -> str:
 def test_who_waits_joins_those_who_run_and_gets_its_own_text() -> None:
     async def run() -> None:
         engine = SteppedEngine()
-        batches = BatchingQueue(engine, at_once=3, max_queued=10, max_wait_s=60)
+        batches = BatchingQueue(engine, max_num_seqs=3, max_queued=10, max_wait_s=60)
         first = asyncio.create_task(text(batches, 0, 4))
         await until(lambda: engine.requests)
         others = [asyncio.create_task(text(batches, n, n)) for n in (1, 2, 3, 4)]
@@ -71,7 +71,7 @@ def test_who_waits_joins_those_who_run_and_gets_its_own_text() -> None:
 def test_more_than_may_wait_are_refused_and_a_cancelled_one_makes_room() -> None:
     async def run() -> None:
         engine = SteppedEngine()
-        batches = BatchingQueue(engine, at_once=1, max_queued=2, max_wait_s=60)
+        batches = BatchingQueue(engine, max_num_seqs=1, max_queued=2, max_wait_s=60)
         running = asyncio.create_task(text(batches, 0, 1))
         await until(lambda: engine.requests)
         waiting = [asyncio.create_task(text(batches, n, 1)) for n in (1, 2)]
@@ -91,7 +91,7 @@ def test_more_than_may_wait_are_refused_and_a_cancelled_one_makes_room() -> None
 def test_hanging_up_ends_the_work_within_one_step() -> None:
     async def run() -> None:
         engine = SteppedEngine()
-        batches = BatchingQueue(engine, at_once=1, max_queued=2, max_wait_s=60)
+        batches = BatchingQueue(engine, max_num_seqs=1, max_queued=2, max_wait_s=60)
         chunks = batches.follow(batches.admit(request(0, 1000)))
         engine.may_step.release()
         await anext(chunks)
@@ -106,7 +106,7 @@ def test_hanging_up_ends_the_work_within_one_step() -> None:
 def test_the_others_go_on_when_one_leaves() -> None:
     async def run() -> None:
         engine = SteppedEngine()
-        batches = BatchingQueue(engine, at_once=2, max_queued=4, max_wait_s=60)
+        batches = BatchingQueue(engine, max_num_seqs=2, max_queued=4, max_wait_s=60)
         leaves, stays = (asyncio.create_task(text(batches, n, 5)) for n in (1, 2))
         await until(lambda: len(engine.requests) > 0)
         engine.may_step.release(2)
@@ -137,7 +137,7 @@ class BrokenOnce(SteppedEngine):
 
 def test_an_engines_failure_reaches_who_asked_and_the_next_is_served() -> None:
     async def run() -> None:
-        batches = BatchingQueue(BrokenOnce(), at_once=2, max_queued=4, max_wait_s=60)
+        batches = BatchingQueue(BrokenOnce(), max_num_seqs=2, max_queued=4, max_wait_s=60)
         with pytest.raises(RuntimeError, match=r"^out of memory"):
             await text(batches, 1, 1)
         assert await text(batches, 2, 1) == "2.1 "
@@ -148,7 +148,7 @@ def test_an_engines_failure_reaches_who_asked_and_the_next_is_served() -> None:
 def test_who_would_wait_too_long_is_refused_at_once() -> None:
     async def run() -> None:
         engine = SteppedEngine()
-        batches = BatchingQueue(engine, at_once=1, max_queued=10, max_wait_s=0.5)
+        batches = BatchingQueue(engine, max_num_seqs=1, max_queued=10, max_wait_s=0.5)
         engine.may_step.release()
         await text(batches, 0, 1)
         assert batches._slot_s > 0  # measured; from here on a known one
@@ -176,7 +176,7 @@ class Refusing(SteppedEngine):
 def test_a_request_that_the_engine_refuses_affects_no_other() -> None:
     async def run() -> None:
         engine = Refusing()
-        batches = BatchingQueue(engine, at_once=2, max_queued=4, max_wait_s=60)
+        batches = BatchingQueue(engine, max_num_seqs=2, max_queued=4, max_wait_s=60)
         engine.may_step.release(10)
         async with asyncio.timeout(30):
             results = await asyncio.gather(*(text(batches, n, 1) for n in (1, 2, 3)), return_exceptions=True)
