@@ -62,9 +62,9 @@ class Steps:
     passage_search: PassageSearch
     """Retrieval, which runs beside the model."""
     backend: PackageBackend
-    """The served packages, behind load shedding and the tool loop."""
+    """The served packages, behind the tool loop, and in service behind load shedding."""
     output_guard: OutputGuard
-    """Guardrails and answer rules on every answer."""
+    """Guardrails and answer rules on every answer of a model."""
     shadow_traffic: ShadowTraffic | None = None
     """Copies of answered requests for the shadow; None: there is none."""
 

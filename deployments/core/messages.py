@@ -111,7 +111,7 @@ class TurnEnd:
     answer: ParsedAnswer
     """The parsed text: content and tool calls."""
     features: ResponseFeatures | None
-    """Measured features of the response; None where no model ran."""
+    """Measured features of the response; None where a guardrail refused before the model ran."""
     queue_ms: float
     """Time in the engine's queue, in milliseconds."""
     logprobs: tuple[TokenLogprob, ...] = ()
@@ -121,7 +121,7 @@ class TurnEnd:
     steps: tuple[ToolStep, ...] = ()
     """The tool calls of the turn, in order."""
     tool_results: tuple[ToolResult, ...] = ()
-    """The results of those calls."""
+    """The results of those calls, without the lookup tool's."""
     citations: tuple[Citation, ...] = ()
     """The passages that the answer used."""
     first_round: TurnEnd | None = None

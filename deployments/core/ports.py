@@ -1,4 +1,4 @@
-"""Free TCP ports, for stacks that share a machine: those of the benchmarks and the tests."""
+"""TCP ports: the check that a configured port is free, and free ports for the stacks of benchmarks and tests."""
 
 from __future__ import annotations
 

@@ -146,7 +146,7 @@ class HttpReplicaSettings(Section):
     """Section `assistant`: a replica of the HTTP side."""
 
     max_ongoing: Positive
-    """Open requests, streams included; more are refused."""
+    """Open requests, streams included, that one replica takes; more wait at Ray Serve's proxy."""
     health_check_period_s: Seconds
     """Seconds between health checks."""
 

@@ -95,12 +95,13 @@ class Assistant:
     def __init__(self, arguments: AssistantArguments) -> None:
         stay_on_loopback()
         root = Path(arguments.root)
+        keys = ApiKeys(read_keys())  # first: a malformed variable is the quickest error
         metrics, sink = _observability(arguments)
         self._backend = ServeBackend()
-        guardrails = _guardrails(arguments)
-        self._passage_search = PassageSearch(root / INDEXES, root / INDEX_TABLES, self._embed, guardrails)
         domain = load_domain(arguments.tools.domain)
         tool_service = domain.open_tool_service(arguments.shop, root / SHOP, root / SHOP_SEED)
+        guardrails = _guardrails(arguments)
+        self._passage_search = PassageSearch(root / INDEXES, root / INDEX_TABLES, self._embed, guardrails)
         tool_loop = ToolLoop(self._backend, tool_service.call, arguments.tools, guardrails)
         load_shedding = LoadShedding(tool_loop, arguments.room)
         instructions = Instructions(open_registry(root))
@@ -116,7 +117,7 @@ class Assistant:
         self._chat_service = ChatService(
             settings=ChatServiceSettings(arguments.limits, arguments.timeouts, arguments.fallback),
             steps=steps,
-            keys=ApiKeys(read_keys()),
+            keys=keys,
             pseudonyms=Pseudonyms.open(root / VISITORS_KEY),
             sink=sink,
             metrics=metrics,

@@ -1,6 +1,6 @@
 """PII redaction: personal data is replaced by a placeholder before a text reaches the model or anything else.
 
-`tasks/text/pii.py` finds it, the same code that keeps it out of training data; `safety.redact`
+`tasks/text/pii.py` finds it, the same code that keeps it out of training data; `guardrails.redact`
 chooses the kinds that are replaced. Order numbers and prices are no personal data.
 """
 

@@ -40,7 +40,7 @@ class CheckLog:
     decisions: tuple[Decision, ...] = ()
     """Decisions of the answer rules."""
     blocked_by: str = ""
-    """The check or rule because of which fixed words replace the answer, or the rest of it."""
+    """The check or rule because of which other text replaces the answer, or the rest of it."""
 
 
 class OutputGuard:
