@@ -49,7 +49,9 @@ def save(result: ContractResult, spec: ContractSpec, today: date, shown: int, fo
             "checked_on": today.isoformat(),
             "lines": result.lines,
             "rows": len(result.rows),
-            "rules": [{"verdict": rule.verdict, **rule.model_dump(mode="json")} for rule in result.results],
+            "rules": [
+                {"verdict": rule.verdict, **rule.model_dump(mode="json", by_alias=True)} for rule in result.results
+            ],
         },
     )
     write_text(folder / REPORT, html_page(result.results, spec, result.lines, today, shown))

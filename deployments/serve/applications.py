@@ -41,7 +41,7 @@ class EmbeddingArguments(Section):
     """The arguments of the retrieval model's application."""
 
     served: ServedEmbedding
-    """The retrieval model and its index."""
+    """The retrieval model."""
     root: str
     """Absolute path of the repository."""
     embedding: EmbedderSettings

@@ -40,7 +40,7 @@ def show_contract() -> None:
     lines = ["# Contract: " + ("kept" if result["ok"] else "broken"), "", f"{result['lines']} lines", ""]
     lines += ["| rule | severity | verdict | violations | allowed | first |", "| --- | --- | --- | ---: | --- | --- |"]
     for rule in result["rules"]:
-        first = "; ".join(f"{o['source']} {o['reason']}" for o in rule["violations"][:1]).replace("|", "\\|")
+        first = "; ".join(f"{o['source']} {o['reason']}" for o in rule["offending"][:1]).replace("|", "\\|")
         cells = (rule["rule"], rule["severity"], rule["verdict"], str(rule["count"]), rule["limit"], first)
         lines.append(f"| {' | '.join(cells)} |")
     page = "\n".join([*lines, "", f"Page: {(BUILT_CONTRACT / REPORT).resolve()}"])

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pandas as pd
+from pydantic import Field
 
 from tasks.core.records import Record
 from tasks.data.contract_spec import BalanceRule, ContractSpec, Rules, Severity
@@ -45,8 +46,8 @@ class ContractRuleResult(Record):
     """The number of lines that were checked."""
     limit: str
     """The limit that the rule sets, in words."""
-    violations: tuple[Violation, ...]
-    """The violations, tolerated ones included, in the order of the lines."""
+    violations: tuple[Violation, ...] = Field(serialization_alias="offending")
+    """The violations, tolerated ones included, in the order of the lines; `offending` in `result.json`."""
 
     @property
     def verdict(self) -> str:

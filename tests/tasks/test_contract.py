@@ -115,7 +115,7 @@ def test_a_faulty_row_is_named(data_set: DataSet, rule: str, row: Row, reason: s
     message, broken = data_set.refused()
     assert list(broken) == [rule]
     assert broken[rule]["count"] == 1
-    (violation,) = broken[rule]["violations"]
+    (violation,) = broken[rule]["offending"]
     assert violation["source"] == f"{path.as_posix()}:13"
     assert reason in violation["reason"]
     assert f"{path.as_posix()}:13  {violation['reason'][:40]}" in message
@@ -128,7 +128,7 @@ def test_a_tools_arguments_are_checked_against_its_schema(data_set: DataSet, tin
     data_set.prompt = Prompt(source, make_tokenizer())
     data_set.write(call("any news of order 7?", "7"))
     _, broken = data_set.refused()
-    assert "find_order: '7' does not match" in broken["tools"]["violations"][0]["reason"]
+    assert "find_order: '7' does not match" in broken["tools"]["offending"][0]["reason"]
 
 
 def test_only_the_first_offending_rows_are_shown(data_set: DataSet) -> None:
@@ -150,7 +150,7 @@ def test_stale_data_stops_the_run_if_its_severity_says_so(data_set: DataSet) -> 
     data_set.write()
     _, broken = data_set.refused(contract_spec(cadence_days=18))
     assert list(broken) == ["freshness"]
-    assert broken["freshness"]["violations"][0]["reason"] == "updated 2031-05-01, 19 days ago"
+    assert broken["freshness"]["offending"][0]["reason"] == "updated 2031-05-01, 19 days ago"
 
 
 def test_stale_data_warns_if_its_severity_says_so(data_set: DataSet, capsys: pytest.CaptureFixture[str]) -> None:
@@ -169,8 +169,8 @@ def test_fresh_to_the_day_is_fresh(data_set: DataSet) -> None:
 def test_too_little_data(data_set: DataSet) -> None:
     write_rows(data_set.raw / "chats.jsonl", [sound_rows()[n] for n in (0, 1, 6)])
     _, broken = data_set.refused()
-    assert broken["volume"]["violations"][0]["reason"] == "3 readable rows"
-    rare = {violation["source"]: violation["reason"] for violation in broken["balance"]["violations"]}
+    assert broken["volume"]["offending"][0]["reason"] == "3 readable rows"
+    rare = {violation["source"]: violation["reason"] for violation in broken["balance"]["offending"]}
     assert rare == {"label private": "0 rows", "label order": "1 rows", "label care": "2 rows"}
 
 
