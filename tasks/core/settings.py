@@ -231,7 +231,7 @@ class EngineSettings(Section):
     name: EngineName
     """`openvino`: CPUs, 8 bits per weight; `transformers`: any model; `vllm`: GPUs."""
     dtype: Literal[Dtype, "float16"]
-    """`auto`: bfloat16 where the hardware multiplies it, else float32."""
+    """`auto`: bfloat16 where the hardware multiplies it (transformers and vllm: only on GPUs), else float32."""
     max_new_tokens: Positive
     """Limit of generated tokens per answer."""
 

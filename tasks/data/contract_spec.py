@@ -83,7 +83,7 @@ class Rules(Section):
     near_duplicates: ShareRule
     """Rows that are close to another row."""
     personal_data: ContractRule
-    """No email addresses, telephone, card or bank account numbers."""
+    """No email addresses, API keys, telephone, card or bank account numbers."""
     balance: BalanceRule
     """Rows per label."""
 

@@ -30,7 +30,7 @@ from tasks.reports.prompt_versions import SHOWN_DIGITS, PromptVersion, published
 EXAMPLE = (
     Message(role="user", content="A CUSTOMER'S QUESTION"),
     Message(role="assistant", tool_calls=(ToolCall(name="A_TOOL", arguments={"argument": "VALUE"}),)),
-    Message(role="tool", content='{"result": "THE RESULT OF THE TOOL"}'),
+    Message(role="tool", content='{"result": "WHAT THE TOOL GAVE"}'),
     Message(role="assistant", content="THE ANSWER"),
     Message(role="user", content="ANOTHER QUESTION"),
 )

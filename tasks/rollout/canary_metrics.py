@@ -123,9 +123,8 @@ def shadow_samples(rows: pd.DataFrame, shadow: str, production: str, start: date
     if absent := [column for column in (*_COLUMNS, "shadow") if column not in rows]:
         raise GraftError(f"telemetry rows: no column {', '.join(absent)}; read them with telemetry_store.read_window")
     copies = _copies(rows, shadow, start)
-    failed = (
-        copies["status"] != 200
-    )  # whether production's answers could be parsed is not known, so that counts for neither
+    # A parse failure counts for neither, because it is not known for production's answers.
+    failed = copies["status"] != 200
     pairs = shadow_pairs(rows, shadow, production, start)
     slow_ms = None
     if len(pairs) >= reference:

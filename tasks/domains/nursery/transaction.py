@@ -76,7 +76,7 @@ class ShopTransaction:
         )
 
     def add_return(self, order_id: str, done: Return) -> int:
-        """Add a return; the number of the new row, as with the other methods that add one."""
+        """Add a return; returns the number of the new row, as `add_claim`, `add_refund` and `add_ticket` do."""
         return self._insert("returns", order_id=order_id, **done.model_dump(mode="json"))
 
     def add_claim(self, order_id: str, claim: Claim) -> int:

@@ -114,7 +114,7 @@ def test_one_change_of_the_template_shows_wherever_it_is_read(registry: LocalReg
     lines = diff(str(tmp_path / "old"), ".", registry).splitlines()
     assert "They differ in chat.jinja. The model reads:" in lines
     assert {
-        '+<|im_start|>tool: {"result": "THE RESULT OF THE TOOL"}<|im_end|>',
+        '+<|im_start|>tool: {"result": "WHAT THE TOOL GAVE"}<|im_end|>',
         "+<|im_start|>system: Be brief.",
     } <= set(lines)
     assert len([line for line in lines if line.startswith("-<|im_start|>")]) == 6  # all but the turn to generate
