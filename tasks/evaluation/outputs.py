@@ -55,7 +55,7 @@ class Rate(Record):
     n: int
     """Number of rows."""
     value: float | None
-    """Fraction of the rows, from 0 to 1 (of `policy_violations`, the number of turns with one); None where there are no rows."""
+    """Fraction of the rows, from 0 to 1 (`policy_violations`: the number of turns with one); None without rows."""
 
 
 def rate_of(hits: Collection[bool]) -> Rate:
