@@ -26,15 +26,19 @@ Text = Annotated[str, Field(min_length=1)]
 class EmbeddingRequest(BaseModel):
     """The body of `POST /v1/embeddings`."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", use_attribute_docstrings=True)
 
     model: str
+    """Name or digest of the served retrieval model."""
     input: Text | Annotated[list[Text], Field(min_length=1, max_length=_MAX_TEXTS)]
+    """A text, or several; token ids are not supported."""
     encoding_format: Literal["float", "base64"] | None = None
+    """Numbers, or base64 of little-endian float32; default: numbers."""
     dimensions: Annotated[int, Field(ge=1)] | None = None
+    """The model's own number of dimensions; any other is refused."""
 
-    # Accepted; without effect here.
     user: Any = None
+    """Without effect."""
 
     @field_validator("input", mode="before")
     @classmethod

@@ -23,12 +23,16 @@ class CompletionRequest(TextRequest):
     """The body of `POST /v1/completions`: one prompt, as text."""
 
     prompt: Text | Annotated[list[Text], Field(min_length=1, max_length=1)]
+    """The text to continue, or a list of one text."""
 
-    # Supported at these values only.
     logprobs: Annotated[int, *only(0)] | None = None
+    """At 0, the log-probability of each token is returned; alternatives are not supported."""
     best_of: Annotated[int, *only(1)] | None = None
+    """Number of answers to choose from."""
     echo: Annotated[bool, *only(False)] | None = None
+    """Not supported."""
     suffix: Annotated[str, *only("")] | None = None
+    """Not supported."""
 
     @field_validator("prompt", mode="before")
     @classmethod

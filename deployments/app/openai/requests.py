@@ -42,35 +42,47 @@ def only(neutral: int | str | dict[str, JsonValue]) -> tuple[AfterValidator, Fie
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, strict=True)
+    model_config = ConfigDict(frozen=True, strict=True, use_attribute_docstrings=True)
 
 
 class TextPart(_Part):
     """Text in a list of contents; images and audio are not supported."""
 
     type: Literal["text"]
+    """The kind of part."""
     text: str
+    """The text."""
 
 
 class FunctionCall(_Part):
+    """The function that was called."""
+
     name: str
+    """Name of the tool."""
     arguments: str
+    """Arguments as the text of a JSON object."""
 
 
 class ToolCallPart(_Part):
     """A call that the assistant made earlier in the conversation."""
 
     id: str | None = None
+    """Id of the call; not shown to the model."""
     type: Literal["function"] = "function"
+    """The kind of tool."""
     function: FunctionCall
+    """The call."""
 
 
 class ChatMessage(_Part):
     """One message. Its other fields (`name`, `refusal`, …) are accepted, and not shown to the model."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
+    """Author of the message; `developer` is read as `system`."""
     content: str | tuple[TextPart, ...] | None = None
+    """Text, or parts of text, which are joined."""
     tool_calls: tuple[ToolCallPart, ...] | None = None
+    """Calls of an assistant's message."""
 
     def to_message(self) -> Message:
         """The message as prompt templates use it.
@@ -85,9 +97,14 @@ class ChatMessage(_Part):
 
 
 class Function(_Part):
+    """A function that the client offers."""
+
     name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+    """Name by which the model calls it."""
     description: str | None = None
+    """Sentence that describes it to the model."""
     parameters: dict[str, Any] | None = None
+    """JSON schema of its arguments."""
 
     @field_validator("parameters")
     @classmethod
@@ -98,8 +115,12 @@ class Function(_Part):
 
 
 class Tool(_Part):
+    """A tool that the client offers, and runs itself."""
+
     type: Literal["function"]
+    """The kind of tool."""
     function: Function
+    """The function."""
 
     def to_schema(self) -> dict[str, Any]:
         """The tool in the format of `data/prompts/tools.json`."""
@@ -109,29 +130,43 @@ class Tool(_Part):
 
 
 class ChosenFunction(_Part):
+    """The function that must be called."""
+
     name: str
+    """Name of one of the request's `tools`."""
 
 
 class ChosenTool(_Part):
     """The tool that must be called."""
 
     type: Literal["function"]
+    """The kind of tool."""
     function: ChosenFunction
+    """The function."""
 
 
 class StreamOptions(_Part):
+    """Options of a stream."""
+
     include_usage: bool | None = None
+    """Whether the last event before `[DONE]` has the `usage`."""
 
 
 class TextFormat(_Part):
+    """Any text."""
+
     type: Literal["text"]
+    """The kind of format."""
 
     def to_constraint(self) -> None:
         """No constraint: any text."""
 
 
 class JsonObjectFormat(_Part):
+    """Any JSON object."""
+
     type: Literal["json_object"]
+    """The kind of format."""
 
     def to_constraint(self) -> JsonSchema:
         """Any JSON object."""
@@ -142,14 +177,22 @@ class NamedSchema(_Part):
     """A JSON schema; it is enforced whether `strict` or not."""
 
     name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+    """Name of the schema; without effect."""
     description: str | None = None
+    """Purpose of the schema; without effect."""
     schema_: Annotated[dict[str, Any], Field(alias="schema")]
+    """The JSON schema."""
     strict: bool | None = None
+    """Without effect."""
 
 
 class JsonSchemaFormat(_Part):
+    """JSON that a schema allows."""
+
     type: Literal["json_schema"]
+    """The kind of format."""
     json_schema: NamedSchema
+    """The schema, with its name."""
 
     def to_constraint(self) -> JsonSchema:
         """JSON that the schema allows, with properties in the schema's order."""
@@ -165,36 +208,47 @@ class StructuredOutputs(_Part):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
     regex: Annotated[str, Field(min_length=1)]
+    """The regular expression."""
 
 
 class TextRequest(BaseModel):
-    """The fields that all requests for text share.
+    """The fields that all requests for text share."""
 
-    `temperature` defaults to 0, greedy decoding, because that is how a package was evaluated. A
-    `max_tokens` above the package's own limit of new tokens is reduced to it, and the answer's
-    `finish_reason` is then `length`. `user` is the customer on whose behalf the shop's tools run; the
-    application that holds the API key vouches for it.
-    """
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, strict=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     model: str
+    """`production`, the name of the package in production, or the digest of a served package."""
     stream: bool | None = None
+    """Whether the answer is a stream of server-sent events."""
     stream_options: StreamOptions | None = None
+    """Options of a stream; refused without `stream`."""
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    """Sampling temperature; default: 0, greedy decoding, because that is how a package was evaluated."""
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Probability mass of the tokens that are sampled from; default: 1."""
     max_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Limit of generated tokens. One above the package's own limit is reduced to it, and the answer's
+    `finish_reason` is then `length`."""
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    """Random seed, which makes sampling repeatable."""
     stop: StopString | Annotated[tuple[StopString, ...], Field(max_length=4)] | None = None
+    """Stop strings: the answer ends before the first that appears."""
     structured_outputs: StructuredOutputs | None = None
+    """A regular expression that the whole answer must match (vLLM's field)."""
 
-    # Supported at these values only.
     n: Annotated[int, *only(1)] | None = None
+    """Number of answers."""
     frequency_penalty: Annotated[float, *only(0)] | None = None
+    """Not supported."""
     presence_penalty: Annotated[float, *only(0)] | None = None
+    """Not supported."""
     logit_bias: Annotated[dict[str, float], *only({})] | None = None
+    """Not supported."""
 
     user: Annotated[str, Field(max_length=256)] | None = None
+    """The customer on whose behalf the shop's tools run; the application that holds the API key vouches for it."""
 
     @property
     def include_usage(self) -> bool:
@@ -230,27 +284,43 @@ class ChatRequest(TextRequest):
     """The body of `POST /v1/chat/completions`."""
 
     messages: Annotated[tuple[ChatMessage, ...], Field(min_length=1)]
+    """The conversation, oldest message first."""
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    """As `max_tokens`, and preferred to it."""
     tools: tuple[Tool, ...] | None = None
+    """The client's tools, whose calls it runs itself; without the field, the shop's tools run on the server."""
     tool_choice: Literal["auto", "none", "required"] | ChosenTool | None = None
+    """Whether a tool may be called (`auto`), may not (`none`), or must be (`required`, or one by name)."""
     parallel_tool_calls: bool | None = None
+    """Whether an answer may call several tools; false: only the first call is returned. Default: true."""
     response_format: ResponseFormat | None = None
+    """Format that the whole answer must have; excludes `structured_outputs`."""
     logprobs: bool | None = None
+    """Whether to return the log-probability of each token."""
 
-    # Supported at these values only.
     top_logprobs: Annotated[int, *only(0)] | None = None
+    """Not supported."""
     modalities: tuple[Literal["text"], ...] | None = None
+    """Kinds of output."""
 
-    # Accepted; without effect here.
     metadata: Any = None
+    """Without effect."""
     store: Any = None
+    """Without effect."""
     service_tier: Any = None
+    """Without effect."""
     safety_identifier: Any = None
+    """Without effect."""
     prompt_cache_key: Any = None
+    """Without effect."""
     prompt_cache_retention: Any = None
+    """Without effect."""
     reasoning_effort: Any = None
+    """Without effect."""
     verbosity: Any = None
+    """Without effect."""
     prediction: Any = None
+    """Without effect."""
 
     @property
     def constraint(self) -> Constraint | None:
