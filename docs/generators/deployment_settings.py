@@ -23,11 +23,10 @@ from tasks.registry.registry import REGISTRY_YAML, RegistrySettings
 INTRODUCTION = """
 # serve.yaml and its neighbors
 
-The files `deployments/*.yaml` hold the settings of where things run, when, and how many; none of them changes an
-answer ([params.yaml](params.md) does that). Every key is required, and unknown keys are refused. A file is read when
-its process starts: `graft up` after `graft down` applies a change of `stack.yaml`, and the next deploy one of
-`serve.yaml`. `deployments/prefect.yaml` is Prefect's own format, with the deployments of the three flows, their
-schedules and their triggers.
+The files `deployments/*.yaml` hold the settings of where things run, when, and how many; settings that change an
+answer are in [params.yaml](params.md). Every key is required, and unknown keys are refused. A change of `serve.yaml`
+takes effect with the next deploy. `deployments/prefect.yaml` is in Prefect's own format: the deployments of the three
+flows, their schedules and their triggers.
 """
 
 FILES: dict[Path, tuple[type[BaseModel], str]] = {

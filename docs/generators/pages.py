@@ -7,7 +7,10 @@ from collections.abc import Callable
 from docs.generators import (
     cli,
     deployment_settings,
+    files_and_state,
     http_api,
+    interfaces,
+    manifest,
     params,
     telemetry_row,
 )
@@ -21,6 +24,9 @@ PAGES: dict[str, Callable[[], str]] = {
     "serve-yaml.md": deployment_settings.page,
     "telemetry-row.md": telemetry_row.page,
     "http-api.md": http_api.page,
+    "manifest.md": manifest.page,
+    "files-and-state.md": files_and_state.page,
+    "interfaces.md": interfaces.page,
 }
 
 

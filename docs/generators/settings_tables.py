@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +32,15 @@ def tables(model: type[BaseModel], values: dict[str, Any], level: int = 2, prefi
         for name in model.model_fields
         if name not in nested
     ]
-    below = [_section(kind, values[name], level, f"{prefix}{name}") for name, kind in nested.items()]
+    below = [
+        sections(
+            f"{'#' * min(level, 6)} {code(prefix + name)}",
+            _purpose(kind) or described[name],
+            tables(kind, values[name], level + 1, f"{prefix}{name}."),
+        )
+        for name, kind in nested.items()
+    ]
     return sections(table(HEAD, rows), *below)
-
-
-def _section(model: type[BaseModel], values: dict[str, Any], level: int, name: str) -> str:
-    heading = f"{'#' * min(level, 6)} {code(name)}"
-    return sections(heading, _purpose(model), tables(model, values, level + 1, f"{name}."))
 
 
 def section(model: type[BaseModel], name: str) -> type[BaseModel] | None:
@@ -85,10 +86,3 @@ def _scalar(value: Any) -> str:
     if isinstance(value, float):
         return repr(value)
     return yaml.safe_dump(value, default_flow_style=True, width=10_000).removesuffix("...\n").strip()
-
-
-def keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """The dotted names of all keys below a section."""
-    for name in model.model_fields:
-        kind = section(model, name)
-        yield from keys(kind, f"{prefix}{name}.") if kind else [f"{prefix}{name}"]
