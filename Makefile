@@ -8,7 +8,7 @@ FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c '$(FITS)' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: run test docs down bench-train bench-serve bench-semantic-cache bench-retrieval bench-assistant bench-guard bench-release
+.PHONY: run test docs reference down bench-train bench-serve bench-semantic-cache bench-retrieval bench-assistant bench-guard bench-release
 
 run: $(INSTALLED)
 	$(BIN)/graft run
@@ -22,7 +22,11 @@ test: $(INSTALLED)
 # The documentation site, into build/site; needs no network. Open build/site/index.html, or, for its search,
 # http://127.0.0.1:8080 after: .venv/bin/python -m http.server 8080 --bind 127.0.0.1 -d build/site
 docs: $(INSTALLED)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# The reference pages that are made from the code; commit them with it.
+reference: $(INSTALLED)
+	$(BIN)/python -m docs.generators
 
 # Training, compared with TRL's SFTTrainer, which nothing else needs; about half an hour. Results: docs/benchmarks.md.
 bench-train: $(INSTALLED)

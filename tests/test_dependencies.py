@@ -39,7 +39,7 @@ def undeclared_imports(root: Path, tops: tuple[str, ...], extras: tuple[str, ...
 
 
 def test_what_is_imported_is_declared() -> None:
-    tools = undeclared_imports(ROOT, ("benchmarks", "tests"), (*PRODUCT_EXTRAS, "bench", "dev"))
+    tools = undeclared_imports(ROOT, ("benchmarks", "docs", "tests"), (*PRODUCT_EXTRAS, "bench", "dev"))
     fail_if(undeclared_imports(ROOT, PROJECT, PRODUCT_EXTRAS) + tools, "add to pyproject.toml:")
 
 

@@ -56,11 +56,11 @@ def example() -> dict[str, Any]:
 
 
 def shortened(value: Any) -> Any:
-    """Hashes cut to eight digits, and lists and mappings of many like entries to two."""
+    """Hashes cut to eight digits, and lists and mappings of many similar entries to two."""
     if isinstance(value, dict):
-        alike = len(value) > 3 and len({type(one) for one in value.values()}) == 1 and _is_data(value)
-        kept = list(value.items())[:2] if alike else list(value.items())
-        return {key: shortened(one) for key, one in kept} | ({"…": "…"} if alike else {})
+        similar = len(value) > 3 and len({type(one) for one in value.values()}) == 1 and _is_data(value)
+        kept = list(value.items())[:2] if similar else list(value.items())
+        return {key: shortened(one) for key, one in kept} | ({"…": "…"} if similar else {})
     if isinstance(value, list):
         return [*map(shortened, value[:2]), "…"] if len(value) > 2 else value
     return f"{value[:8]}…" if isinstance(value, str) and len(value) == 64 and value.isalnum() else value

@@ -1,4 +1,4 @@
-"""Markdown that GitHub and the site both show as meant: tables, code spans, blocks."""
+"""Markdown that GitHub and the site both show in the same way: tables, code spans, blocks."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def _below_state(node: ast.AST) -> list[str]:
     """The path that `STATE / "NAME"` makes, and those of `_FOLDERS` in `deployments/stack/environment.py`."""
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) and isinstance(node.right, ast.Constant):
         if ast.unparse(node.left).endswith("STATE"):
-            return [f"{paths.STATE.as_posix()}/{node.right.value}"]
+            return [f"{paths.STATE.as_posix()}/{node.right.value!s}"]
     elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_FOLDERS":
         return [f"{paths.STATE.as_posix()}/{folder}" for folder in ast.literal_eval(node.value).values()]
     return []

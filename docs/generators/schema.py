@@ -61,7 +61,8 @@ def _kind(schema: Schema) -> str:
         return _mapping(schema)
     if schema.get("format") in {"date", "date-time"}:
         return str(schema["format"])
-    return _NAMES.get(schema.get("type", ""), schema.get("type", "any value"))
+    name = str(schema.get("type", "any value"))
+    return _NAMES.get(name, name)
 
 
 def _items(schema: Schema) -> str:

@@ -66,7 +66,7 @@ def strings_below(body: list[ast.stmt]) -> dict[str, str]:
     """The string that stands below each assignment to a name."""
     found = {}
     for node, below in pairwise(body):
-        target = node.target if isinstance(node, ast.AnnAssign) else None
+        target: ast.expr | None = node.target if isinstance(node, ast.AnnAssign) else None
         if isinstance(node, ast.Assign) and len(node.targets) == 1:
             target = node.targets[0]
         text = below.value.value if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant) else None
