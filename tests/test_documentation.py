@@ -1,4 +1,4 @@
-"""How modules, fields and parameters are documented: the first line, `Attributes:` and `Args:`."""
+"""Documentation of modules, fields and parameters (the first line, `Attributes:`, `Args:`), and the log's index."""
 
 from __future__ import annotations
 
@@ -129,3 +129,36 @@ def test_parameters_without_a_description_are_found(tmp_path: Path) -> None:
         "tasks/shop.py:3 few: no parameter x",
         "tasks/shop.py:20 buy: 4 parameters, no `Args:`",
     ]
+
+
+def slug(heading: str) -> str:
+    """A heading's anchor, as GitHub and Python-Markdown make it."""
+    return re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower())
+
+
+def log_index_findings(log: str) -> list[str]:
+    """Faults of the index by subject in a log, whose sections are the index and then one entry each."""
+    first, *headings = re.findall(r"^## (.+)$", log, re.MULTILINE)
+    index = log.partition("\n## ")[2].partition("\n## ")[0]
+    linked, entries = set(re.findall(r"\]\(#([^)]+)\)", index)), {slug(heading): heading for heading in headings}
+    return [
+        *([] if first == "Index by subject" else [f"the first section is {first!r}, not the index"]),
+        *(f"not in the index: {heading}" for anchor, heading in entries.items() if anchor not in linked),
+        *(f"no such entry: #{anchor}" for anchor in sorted(linked - entries.keys())),
+    ]
+
+
+def test_the_log_opens_with_an_index_that_has_every_entry() -> None:
+    fail_if(log_index_findings((ROOT / "docs/log.md").read_text(encoding="utf-8")), "docs/log.md, its first table:")
+
+
+def test_an_entry_that_the_index_lacks_is_found() -> None:
+    entries = "## 2026-01-01: one, of `a`\n\n## 2026-01-02: a package's two\n"
+    both = "[one](#2026-01-01-one-of-a), [two](#2026-01-02-a-packages-two)"
+    assert log_index_findings(f"# Log\n\n## Index by subject\n\n| x | {both} |\n\n{entries}") == []
+    index = "## Index by subject\n\n| x | [one](#2026-01-01-one-of-a), [three](#2026-01-03-three) |\n"
+    assert log_index_findings(f"# Log\n\n{index}\n{entries}") == [
+        "not in the index: 2026-01-02: a package's two",
+        "no such entry: #2026-01-03-three",
+    ]
+    assert "the first section is '2026-01-01: one, of `a`', not the index" in log_index_findings(entries + index)
