@@ -85,10 +85,10 @@ def wrong_commands(page: Path) -> list[str]:
 
 
 def missing_files(page: Path, root: Path = ROOT) -> list[str]:
-    """The paths in a page's code spans that do not exist; capitals stand for any name."""
-    found = []
+    """The paths in a page's code spans that do not exist, nor are files of the page; capitals stand for any name."""
+    found, own = [], {block.title for block in blocks(page)}
     for line, span in code_spans(page):
-        if not _PATH.fullmatch(span):
+        if not _PATH.fullmatch(span) or span in own:
             continue
         path, _, test = span.partition("::")
         places = [sorted(root.glob(one.rstrip("/"))) for one in alternatives(path)]
@@ -143,7 +143,8 @@ def test_wrong_commands_and_missing_files_are_found_where_they_stand(tmp_path: P
         "`graft gone`, `graft run`, `tasks/gate/b.py`, `tasks/gate/a.py::test_it`, `tasks/gate/a.py::test_no`\n"
         "```console\n$ graft run \\\n  --fast\ngraft is no command here\n```\n"
         "1. x\n   ```sh\n   graft down now\n   ```\n"
-        "```python\ngraft = 1\n```\n`tasks/NAME/*.py`, `tasks/{gate,data}/`, `tasks/none/`, `tasks/gate/{a,c}.py`\n"
+        '```python title="tasks/new.py"\ngraft = 1\n```\n'
+        "`tasks/new.py`, `tasks/NAME/*.py`, `tasks/{gate,data}/`, `tasks/none/`, `tasks/gate/{a,c}.py`\n"
     )
     assert wrong_commands(page) == [
         "page.md:2: graft run --fast: no --fast",
