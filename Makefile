@@ -13,11 +13,21 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 run: $(INSTALLED)
 	$(BIN)/graft run
 
-test: $(INSTALLED)
+test: lint
+	$(BIN)/pytest
+
+.PHONY: format lint
+
+# Rewrites the files; `make lint` only checks them.
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/python -m tests.test_words
 
 # Training, compared with TRL's SFTTrainer, which nothing else needs; about half an hour. Results: docs/benchmarks.md.
 bench-train: $(INSTALLED)
