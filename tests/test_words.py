@@ -1,7 +1,8 @@
 """The words of the repository: the field's own terms, American spelling, and no sentence with a free "what" as subject.
 
 The table of words is `tests/data/words.yaml`; its exemptions are names that other versions, clients or
-files on disk know. `python -m tests.test_words` prints every finding, and counts by folder and by word.
+files on disk know. `python -m tests.test_words`, which `make lint` runs, prints every finding, and counts by
+folder and by word; its exit status is 1 if there is any.
 """
 
 from __future__ import annotations
@@ -29,8 +30,7 @@ from tests.support.code_structure import fail_if, read, write_tree
 ROOT = Path(__file__).parent.parent
 TABLE: dict[str, Any] = yaml.safe_load(read(ROOT / "tests/data/words.yaml"))
 WORDS = {tuple(entry.split()): use for entry, use in (TABLE["words"] | TABLE["british"]).items()}
-CHECKED = ("*.py", "*.yaml", "*.yml", "Makefile", "pyproject.toml", "README.md", "CONTRIBUTING.md", "CHANGELOG.md")
-DOCS = "docs/*.md"
+CHECKED = ("*.md", "*.py", "*.yaml", "*.yml", "Makefile", "pyproject.toml", "CODEOWNERS")
 LEFT_OUT = ("data/*", "tests/data/*", "docs/log.md", "docs/reference/renames-0.2.md")
 
 WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
@@ -171,7 +171,7 @@ def findings(root: Path, paths: list[str], exemptions: list[Exemption]) -> tuple
 def checked_files(root: Path) -> list[str]:
     listing = subprocess.run(["git", "ls-files"], cwd=root, capture_output=True, text=True, check=True)
     paths = [path for path in listing.stdout.splitlines() if (root / path).is_file()]
-    wanted = [p for p in paths if fnmatch(p, DOCS) or any(fnmatch(p.rpartition("/")[2], kind) for kind in CHECKED)]
+    wanted = [path for path in paths if any(fnmatch(path.rpartition("/")[2], kind) for kind in CHECKED)]
     return [path for path in wanted if not any(fnmatch(path, out) for out in LEFT_OUT)]
 
 
@@ -257,14 +257,18 @@ def test_an_exempted_name_is_no_finding_and_its_neighbors_are(tmp_path: Path) ->
     assert lines(files="a.py", word=word) == [("b.py", 1)]
 
 
-def main(root: Path) -> None:
+def main(root: Path) -> bool:
+    """Print the findings, with the word to use instead; returns whether there are any."""
     found, _ = findings(root, checked_files(root), EXEMPTIONS)
-    print(*found, sep="\n")
     folders = Counter("/".join(finding.path.split("/")[:-1][:2]) or "." for finding in found)
+    for finding in found:
+        print(finding)
     for name, counts in (("folder", folders), ("word", Counter(finding.word for finding in found))):
-        print(f"\nby {name}:", *(f"{count:5} {key}" for key, count in counts.most_common()), sep="\n")
-    print(f"\n{len(found)} findings")
+        if counts:
+            print(f"\nby {name}:", *(f"{count:5} {key}" for key, count in counts.most_common()), sep="\n")
+    print(f"words: {len(found)} findings")
+    return bool(found)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT)
+    sys.exit(main(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT))
