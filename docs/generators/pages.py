@@ -34,4 +34,5 @@ def render(name: str) -> str:
     """The text of a page, with a note on where it comes from."""
     page = PAGES[name]
     generator = page.__module__.replace(".", "/") + ".py"
-    return f"<!-- Made by {generator}; `{COMMAND}` writes it anew. -->\n\n{page()}"
+    title, _, rest = page().partition("\n")
+    return f"{title}\n\n<!-- Made by {generator}; `{COMMAND}` writes it anew. -->\n{rest}"
