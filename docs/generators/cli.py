@@ -16,7 +16,7 @@ INTRODUCTION = """
 # Command line
 
 `graft` is installed as `.venv/bin/graft`. It works in any folder of the repository, changes to its root, and reads
-paths on the command line relative to the folder in which it was called. `graft COMMAND --help` shows the text below.
+paths on the command line relative to the folder in which it was called. `--help` after a command shows the text below.
 
 A command that succeeds exits with status 0. An error is one message, `error: …`, on standard error, with status 1: a
 refused or failed run of `graft run` and `graft monitor` too. A command line that cannot be parsed has status 2.
