@@ -22,8 +22,9 @@ import pytest
 from deployments.stack.prefect_api import Json
 from tasks.registry.registry import LocalRegistry
 from tests.conftest import ROOT
-from tests.support.background_users import Customers, base_url, quick_rollout, task_states
+from tests.support.background_users import Customers, base_url, task_states
 from tests.support.prefect_stack import WATCH_EVERY_S, GraftStack, descendants, edit_yaml
+from tests.support.tutorial import Tutorial, addresses
 
 STAGES = ["base", "contract", "prepare", "embedding", "index", "evaluate_retrieval", "grounding"]
 STAGES += ["train", "package", "incumbent", "evaluate", "prompt_injection", "evaluate_assistant"]
@@ -137,21 +138,12 @@ def test_changed_data_leads_to_a_run_and_unchanged_data_to_none(stack: GraftStac
 
 @pytest.mark.usefixtures("released")
 def test_another_package_comes_to_production_by_its_phases_and_no_request_is_lost(stack: GraftStack) -> None:
+    """By the commands of the tutorial, which goes back and forward again, too."""
     before = stack.production()
-    quick_rollout(stack)
-    edit_yaml(stack.root / "params.yaml", {"package.intended_use": "Another sheet, and so another package."})
-    process = stack.start("run")
-    try:
-        with Customers(base_url(stack)) as customers:
-            paused = stack.wait("a run that waits for a person", lambda: stack.releases(("PAUSED",)), 400)
-            assert stack.production() == before
-            decision = {"approve": True, "by": "Ada", "reason": "its answers are as good"}
-            resume = f"{stack.api.url}/api/flow_runs/{next(iter(paused))}/resume"
-            assert httpx.post(resume, json={"run_input": decision}).json()["status"] == "ACCEPT"
-            output, _ = process.communicate(timeout=200)
-    finally:
-        process.kill()
-    assert process.returncode == 0, output
+    page = Tutorial(ROOT / "docs/tutorial/second-release.md", stack.root, addresses(stack), home=stack.home)
+    with Customers(base_url(stack)) as customers:
+        outputs = page.run()
+    assert str(before) in outputs["graft status"]
     after = stack.production()
     assert after != before
     states = task_states(stack, newest(stack)["id"])
@@ -161,17 +153,9 @@ def test_another_package_comes_to_production_by_its_phases_and_no_request_is_los
     assert customers.requests > 20
     verdicts = [a["data"] for a in stack.api.artifacts(newest(stack)["id"]) if a["key"] == "guard"]
     assert verdicts[-1].startswith("# canary 50: healthy")
-    status, output = stack.graft("audit")
-    assert status == 0, output
-    assert str(after)[:12] in output
-    assert "its answers are as good" in output
-
-    status, output = stack.graft("rollback", "--reason", "the test goes back")
-    assert status == 0, output
-    assert stack.production() == before
-    status, output = stack.graft("promote", str(after), "--reason", "and forward again")
-    assert status == 0, output
-    assert stack.production() == after
+    assert str(after)[:12] in outputs["graft audit"]
+    moves = [switch.digest for switch in LocalRegistry(stack.root / ".graft/registry").history()]
+    assert moves[-3:] == [after, before, after]
 
 
 @pytest.mark.usefixtures("released")
