@@ -34,7 +34,7 @@ lint: $(INSTALLED)
 # The documentation site, into build/site; needs no network. Open build/site/index.html, or, for its search,
 # http://127.0.0.1:8080 after: .venv/bin/python -m http.server 8080 --bind 127.0.0.1 -d build/site
 docs: $(INSTALLED)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # The reference pages that are made from the code; commit them with it.
 reference: $(INSTALLED)
