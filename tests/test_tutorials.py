@@ -41,8 +41,9 @@ def tutorial(folder: Path, page: str) -> Tutorial:
     )
 
 
-def test_a_page_is_followed_in_its_terminals(tmp_path: Path) -> None:
-    outputs = tutorial(tmp_path, FILES + PAGE).run()
+@pytest.mark.parametrize("more", ["went…on\nto its end\n", ""])
+def test_a_page_is_followed_in_its_terminals(tmp_path: Path, more: str) -> None:
+    outputs = tutorial(tmp_path, FILES + PAGE.replace("went…on\nto its end\n", more)).run()
     assert "first 1 of 20 rows" in outputs["cat list.txt"]
     assert yaml.safe_load((tmp_path / "settings.yaml").read_text()) == {"a": 2, "b": {"c": 3, "d": [4]}}
 
