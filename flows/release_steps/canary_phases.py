@@ -64,7 +64,7 @@ def go_through(phases: Sequence[Phase], digest: str, production: str | None, set
     first_token_s = load_serve_settings().fallback.first_token_s
     for phase in phases:
         if reason or production is None:
-            step(phase.label, lambda text: cached(text))(reason)
+            step(phase.label, cached)(f"{phase.label}: skipped, because {reason}")
         else:
             step(phase.label, run_phase)(phase, digest, production, settings.canary_analysis, first_token_s)
 
@@ -156,11 +156,11 @@ def markdown(phase: Phase, verdict: CanaryVerdict, rows: pd.DataFrame) -> str:
 def _skip_reason(production: str | None, settings: Settings) -> str | None:
     """The reason to skip the phases; None if they must run."""
     if production is None:
-        return "no package is in production yet, so there is nothing to compare with"
+        return "no package is in production yet to compare with"
     if serve_production():
-        return "the package in production cannot be served (`graft up` shows why), so there is nothing to compare with"
+        return "the package in production cannot be served; `graft up` shows why"
     now = datetime.now(UTC)
     traffic = has_traffic(read_window(now - _BEFORE, now), production)
     if traffic or settings.rollout.without_traffic == "hold":
         return None
-    return "production had no traffic in the last hour, so there is nothing to compare"
+    return "production had no traffic in the last hour"

@@ -47,6 +47,7 @@ def run_gate(digest: str) -> State:
     if verdict.outcome != "pass":
         reasons = "\n".join(f"- {reason}" for reason in verdict.reasons)
         raise RefusedError(f"the gate's verdict is {verdict.outcome}; production is unchanged\n{reasons}")
+    print(f"gate: pass: {verdict.reasons[0]}")
     return Completed(name="Pass", message=verdict.reasons[0])
 
 

@@ -39,7 +39,8 @@ def clone(
     for name in MADE:
         copy = shutil.copytree if (stack.root / name).is_dir() else shutil.copy
         copy(stack.root / name, root / name)
-    shutil.copy(ROOT / ".gitignore", root)
+    for name in (".gitignore", ".dvc/.gitignore"):
+        shutil.copy(ROOT / name, root / name)
     for command in (["add", "--all"], ["commit", "--quiet", "--message", "as cloned"]):
         subprocess.run([*GIT, *command], cwd=root, check=True)
     (folder / "home").mkdir()

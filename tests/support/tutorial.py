@@ -72,6 +72,7 @@ class Terminal:
         assert self._shell.stdout is not None
         self._lines: list[str] = []
         self._shown: list[str] = []
+        self._begun = False
         threading.Thread(target=self._read, args=(self._shell.stdout,), daemon=True).start()
 
     def _read(self, stdout: IO[str]) -> None:
@@ -79,8 +80,11 @@ class Terminal:
             self._lines.append(line.rstrip("\n"))
 
     def start(self, command: str) -> None:
-        """Type a command."""
+        """Type a command, once the one before it has ended."""
         assert self._shell.stdin is not None
+        if self._begun:
+            self.finish()
+        self._begun = True
         self._lines, self._shown = [], []
         self._shell.stdin.write(f"{{ {command}\n}} < /dev/null\nprintf '\\n{_END} %s\\n' $?\n")
         self._shell.stdin.flush()
@@ -104,6 +108,7 @@ class Terminal:
             time.sleep(0.1)
         output = "\n".join(self._lines)
         assert missing_lines(self._shown, self._lines) == [], output
+        self._begun = False
         assert (status != 0) == any(line.startswith("error: ") for line in self._shown), output
         return output
 
