@@ -261,3 +261,7 @@ def show(context: typer.Context, name: Annotated[str, typer.Argument(help=_PROMP
 def main() -> None:
     """Entry point: a `GraftError` is shown as its message, with exit status 1."""
     run_main(app)
+
+
+if __name__ == "__main__":
+    main()

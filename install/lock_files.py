@@ -13,14 +13,18 @@ from __future__ import annotations
 import platform
 import re
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 RUNTIME, DEV = "requirements.lock", "requirements-dev.lock"
 TORCH, CUDA = "requirements-torch.lock", "requirements-cuda.lock"
 PYTHONS = ("3.11", "3.12", "3.13")
 PLATFORMS = ("Linux x86_64", "Linux aarch64", "macOS arm64")
+OLDEST_GLIBC = {"x86_64": 31, "aarch64": 35}
+"""The minor version of the oldest glibc 2 that all wheels for Linux fit."""
+WITHOUT_CUDA, MODELS = ", without CUDA", "models and data of the first release"
+"""In the heads of the locks: suffix of a build of torch, and name of a download."""
 SOURCE_ONLY = frozenset({"antlr4-python3-runtime"})
 """Packages without wheels, which are built here from their source archive; every other one is a wheel."""
 
@@ -42,6 +46,10 @@ class Locked:
     hashes: tuple[str, ...]
     """The sha256 of each file that may be installed."""
 
+    def with_hashes(self, hashes: Iterable[str]) -> Locked:
+        """The same package with other files."""
+        return replace(self, hashes=tuple(hashes))
+
     def lines(self) -> str:
         """The entry as pip reads it."""
         head = f"{self.name}=={self.version}" + (f" ; {self.marker}" if self.marker else "")
@@ -58,7 +66,7 @@ def read_lock(path: Path) -> list[Locked]:
     for line in path.read_text(encoding="utf-8").splitlines():
         if digest := _HASH.fullmatch(line):
             last = found.pop()
-            found.append(Locked(last.name, last.version, last.marker, (*last.hashes, digest[1])))
+            found.append(last.with_hashes((*last.hashes, digest[1])))
         elif entry := _REQUIREMENT.fullmatch(line):
             found.append(Locked(entry["name"], entry["version"], entry["marker"] or "", ()))
         elif line and not line.startswith(("#", "--only-binary ", "--no-binary ")):
@@ -67,7 +75,7 @@ def read_lock(path: Path) -> list[Locked]:
 
 
 def sizes(path: Path) -> dict[str, int]:
-    """The downloads that the head of a lock file lists, in MB, by the name that it gives them."""
+    """The downloads that the head of a lock lists, in MB; most are named like `Linux x86_64, Python 3.11`."""
     return dict(_read_sizes(path))
 
 
@@ -77,7 +85,6 @@ def _read_sizes(path: Path) -> Iterator[tuple[str, int]]:
             yield found[2], int(found[1])
 
 
-def this_target() -> str:
-    """This Python and machine, by the name that the locks' heads have for it."""
-    system = {"darwin": "macOS"}.get(sys.platform, platform.system())
-    return f"{system} {platform.machine()}, Python {sys.version_info.major}.{sys.version_info.minor}"
+def this_platform() -> str:
+    """This machine, by the name that `PLATFORMS` has for it."""
+    return f"{'macOS' if sys.platform == 'darwin' else platform.system()} {platform.machine()}"

@@ -24,11 +24,24 @@ from packaging.requirements import Requirement
 from packaging.tags import Tag, compatible_tags, cpython_tags, mac_platforms
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
-from install.lock_files import CUDA, DEV, PLATFORMS, PYTHONS, RUNTIME, SOURCE_ONLY, TORCH, Locked, read_lock
+from install.lock_files import (
+    CUDA,
+    DEV,
+    MODELS,
+    OLDEST_GLIBC,
+    PLATFORMS,
+    PYTHONS,
+    RUNTIME,
+    SOURCE_ONLY,
+    TORCH,
+    WITHOUT_CUDA,
+    Locked,
+    read_lock,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 DEV_EXTRAS = ("dev", "presidio")
-OLDEST_GLIBC, NEWEST_GLIBC = {"x86_64": 31, "aarch64": 35}, 45
+NEWEST_GLIBC = 45
 OLDEST_MACOS, NEWEST_MACOS = 14, 26
 MB = 1_000_000
 _MODEL = re.compile(r"pypi://([\w.-]+==\d[\w.]*)/")
@@ -175,8 +188,9 @@ def resolve(requirements: Sequence[str], kept: Iterable[Locked] = (), options: S
 
 
 def _uv(arguments: Sequence[str]) -> None:
-    always = ["--universal", "--python-version", PYTHONS[0], "--fork-strategy", "fewest", "--no-annotate", "--no-header"]
-    command = [str(Path(sys.executable).parent / "uv"), "pip", "compile", "--quiet", *always]
+    universal = ["--universal", "--python-version", PYTHONS[0], "--fork-strategy", "fewest"]
+    uv = str(Path(sys.executable).parent / "uv")
+    command = [uv, "pip", "compile", "--quiet", "--no-annotate", "--no-header", *universal]
     subprocess.run([*command, *arguments], check=True)
 
 
@@ -274,9 +288,11 @@ def with_cpu_builds(torch: Resolved) -> Resolved:
 
 
 def torch_lines(torch: Resolved) -> list[str]:
-    """The head's lines with the builds of torch that a target can take."""
-    files = [file for file in torch.files if _usable(file, torch.name, TARGETS)]
-    return [f"{round(file.size / MB)} MB: {file.name}" for file in sorted(files, key=lambda file: file.name)]
+    """The head's lines with the builds of torch that each target can take."""
+    without = {target: target.wheel(file for file in torch.files if "+cpu-" in file.name) for target in TARGETS}
+    lines = [f"{round(file.size / MB)} MB: {target.name}{WITHOUT_CUDA}" for target, file in without.items() if file]
+    index = Resolved(torch.name, torch.version, torch.marker, tuple(f for f in torch.files if "+cpu-" not in f.name))
+    return [*download_lines([index], TARGETS), *lines]
 
 
 def model_sources() -> list[str]:
@@ -309,7 +325,7 @@ def main() -> None:
     linux = [target for target in TARGETS if target.platform.startswith("Linux")]
     write(paths[TORCH], "torch and setuptools, installed first", [torch, by_name["setuptools"]], torch_lines(torch))
     write(paths[CUDA], "The CUDA libraries of PyPI's torch for Linux", cuda, download_lines(cuda, linux))
-    heads = [*download_lines(runtime, TARGETS), f"{round(models / MB)} MB: models and data of the first release"]
+    heads = [*download_lines(runtime, TARGETS), f"{round(models / MB)} MB: {MODELS}"]
     write(paths[RUNTIME], "All that Graft needs to run, but torch", runtime, heads)
     write(paths[DEV], "All that Graft needs to run and to be tested, but torch", dev, download_lines(dev, TARGETS))
 
