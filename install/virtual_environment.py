@@ -19,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 from install.lock_files import PYTHONS
 
 MARKER, UNDER_WAY = "graft-installed.json", "graft-installing"
+MAKE = ("-m", "venv")
 _PROBE = "import importlib.util as u, sys; print(*sys.version_info[:2], sep='.'); print(u.find_spec('pip') is not None)"
 _CUDA_REQUIREMENT = re.compile(r"^Requires-Dist: ((?:nvidia|cuda|triton)[a-z0-9-]*)(?!.*extra ==)", re.MULTILINE)
 _MADE_AT = re.compile(r"^command = .* -m venv (?:--\S+ )*(?P<folder>.+)$", re.MULTILINE)
@@ -91,14 +92,11 @@ class VirtualEnvironment:
 
     def _create(self) -> None:
         python = getattr(sys, "_base_executable", sys.executable)  # outside the environment, where that runs this
-        made = subprocess.run(
-            [python, "-m", "venv", ".venv"], cwd=self.root, capture_output=True, text=True, check=False
-        )
+        command = [python, *MAKE, str(self.folder.resolve())]
+        made = subprocess.run(command, capture_output=True, text=True, check=False)
         if made.returncode != 0:
             reason = " ".join((made.stdout + made.stderr).split())[-300:]
-            raise InstallError(
-                f"{python} could not make a virtual environment (on Debian it needs python3-venv): {reason}"
-            )
+            raise InstallError(f"{python} -m venv failed (Debian has it in the package python3-venv): {reason}")
 
     def site_packages(self) -> Path:
         """The folder of its packages."""

@@ -1,9 +1,9 @@
-"""Write the lock files from pyproject.toml: `make lock`, which runs this in an environment with uv and packaging.
+"""The writer of the lock files: `make lock` runs it in an environment of its own that has uv and packaging.
 
-uv resolves for all Pythons and platforms at once and lists every file with its size and sha256; of these the locks
-keep the ones that a supported environment can take. Versions that are locked stay, as far as pyproject.toml allows
-them; `make lock UPGRADE=1` takes the newest. The command fails where a supported environment finds no wheel of a
-package that is not named in `SOURCE_ONLY`.
+uv resolves pyproject.toml for all Pythons and platforms at once and lists every file with its size and sha256; the
+locks keep those that a supported environment can take. Versions that are locked stay, as far as pyproject.toml allows
+them; `make lock UPGRADE=--upgrade` takes the newest. The command fails, and writes nothing, where a supported
+environment finds no wheel of a package that is not named in `SOURCE_ONLY`.
 """
 
 from __future__ import annotations
@@ -250,23 +250,24 @@ def download(packages: Iterable[Resolved], target: Target) -> int:
     return sum(file.size for file in chosen)
 
 
-def write(path: Path, what: str, packages: Iterable[Resolved], heads: Iterable[str]) -> None:
-    """Write a lock file.
+def lock_text(what: str, packages: Iterable[Resolved], heads: Iterable[str]) -> str:
+    """The content of a lock file.
 
     Args:
-        path: the file.
         what: its content, as a phrase.
         packages: its packages.
         heads: lines of its head, after the first.
+
+    Raises:
+        SystemExit: see `locked`.
     """
     entries = [entry for package in packages if (entry := locked(package))]
-    text = [f"# {what}. Written by `make lock` from pyproject.toml; install/lock_files.py describes the locks.\n"]
+    text = [f"# {what}.\n# Written by `make lock` from pyproject.toml; install/lock_files.py describes the locks.\n"]
     text += [f"# {line}\n" for line in heads]
     named = sorted(SOURCE_ONLY & {entry.name for entry in entries})
     text += ["--only-binary :all:\n", *(f"--no-binary {name}\n" for name in named)]
     text += [entry.lines() for entry in sorted(entries, key=lambda entry: entry.name)]
-    path.write_text("".join(text), encoding="utf-8")
-    print(f"{path.name}: {len(entries)} packages")
+    return "".join(text)
 
 
 def download_lines(packages: Sequence[Resolved], targets: Iterable[Target]) -> list[str]:
@@ -323,11 +324,17 @@ def main() -> None:
     models = sum(download([one], TARGETS[0]) for one in resolve(model_sources(), options=["--no-deps"]))
 
     linux = [target for target in TARGETS if target.platform.startswith("Linux")]
-    write(paths[TORCH], "torch and setuptools, installed first", [torch, by_name["setuptools"]], torch_lines(torch))
-    write(paths[CUDA], "The CUDA libraries of PyPI's torch for Linux", cuda, download_lines(cuda, linux))
+    first = [torch, by_name["setuptools"]]
     heads = [*download_lines(runtime, TARGETS), f"{round(models / MB)} MB: {MODELS}"]
-    write(paths[RUNTIME], "All that Graft needs to run, but torch", runtime, heads)
-    write(paths[DEV], "All that Graft needs to run and to be tested, but torch", dev, download_lines(dev, TARGETS))
+    texts = {
+        TORCH: lock_text("torch, and setuptools, installed first", first, torch_lines(torch)),
+        CUDA: lock_text("The CUDA libraries of PyPI's torch for Linux", cuda, download_lines(cuda, linux)),
+        RUNTIME: lock_text("All that Graft needs to run, but torch", runtime, heads),
+        DEV: lock_text("All that Graft needs to run and to be tested, but torch", dev, download_lines(dev, TARGETS)),
+    }
+    for name, text in texts.items():
+        paths[name].write_text(text, encoding="utf-8")
+        print(f"{name}: {len(read_lock(paths[name]))} packages, with wheels for {len(TARGETS)} Pythons and platforms")
 
 
 if __name__ == "__main__":
