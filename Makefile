@@ -5,6 +5,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --no-cache-dir
 FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 $(BIN)/python; do \
 	$$p -c '$(FITS)' 2>/dev/null && echo $$p && break; done)
+COMMA := ,
+# Loopback is reached without a proxy. No client here can use a SOCKS proxy, and some do not start with one.
+export NO_PROXY := 127.0.0.1,localhost,::1$(addprefix $(COMMA),$(NO_PROXY))
+export no_proxy := $(NO_PROXY)
+$(foreach name,ALL_PROXY all_proxy,$(if $(findstring socks,$($(name))),$(eval unexport $(name))))
 INSTALL = '$(PYTHON)' -m install.install
 
 .PHONY: run test down lock python runtime dev
@@ -27,7 +32,7 @@ dev: python
 	@$(INSTALL) requirements-dev.lock
 
 python:
-	@test -n '$(PYTHON)' && '$(PYTHON)' -c '$(FITS)' || \
+	@test -n '$(PYTHON)' && '$(PYTHON)' -c '$(FITS)' 2>/dev/null || \
 		{ echo 'error: Graft needs Python 3.11 to 3.13; say where: make PYTHON=/path/to/python3.11' >&2; exit 1; }
 
 # All locks from pyproject.toml; versions stay, as far as it allows them, except with `make lock UPGRADE=--upgrade`.

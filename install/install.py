@@ -1,7 +1,7 @@
 """Bring `.venv` to what the lock files say: `python -m install.install requirements.lock`, which the make targets run.
 
 It needs nothing but a supported Python. Where all is installed it ends at once without a word; otherwise it says first
-how much will be downloaded. What is installed is recorded in `.venv` by the digest of its locks.
+how much will be downloaded. A finished installation is recorded in `.venv` by the digest of its locks.
 """
 
 from __future__ import annotations
@@ -143,17 +143,25 @@ def torch_lock(root: Path) -> Iterator[Path]:
 
 
 def pip(environment: VirtualEnvironment, arguments: Sequence[str], hint: str = "") -> None:
-    """Run `pip install` in the environment, with the caller's settings of indexes but not of places.
+    """Run `pip install` in the environment.
 
     Raises:
         InstallError: it failed; it has printed why.
     """
-    options = ["--disable-pip-version-check", "--no-input", "install", "--no-cache-dir"]
-    command = [str(environment.python), "-I", "-m", "pip", *options, *arguments]
-    settings = {key: value for key, value in os.environ.items() if key not in _IGNORED}
-    done = subprocess.run(command, cwd=environment.root, env={**settings, "PIP_USER": "0"}, check=False)
+    command = pip_command(environment, ["--no-input", "install", "--no-cache-dir", *arguments])
+    done = subprocess.run(command, cwd=environment.root, env=pip_settings(), check=False)
     if done.returncode != 0:
         raise InstallError(f"pip could not install {arguments[-1]}; its reason is above. {hint}".strip())
+
+
+def pip_command(environment: VirtualEnvironment, arguments: Sequence[str]) -> list[str]:
+    """A command line of the environment's pip, which sees no packages of other places."""
+    return [str(environment.python), "-I", "-m", "pip", "--disable-pip-version-check", *arguments]
+
+
+def pip_settings() -> dict[str, str]:
+    """The caller's environment variables: pip's indexes and proxies are theirs, the place is not."""
+    return {key: value for key, value in os.environ.items() if key not in _IGNORED} | {"PIP_USER": "0"}
 
 
 def announce(environment: VirtualEnvironment, lock: str) -> None:
@@ -188,8 +196,8 @@ def torch_download(environment: VirtualEnvironment) -> str:
     Raises:
         InstallError: pip finds no torch.
     """
-    command = [str(environment.python), "-I", "-m", "pip", "--disable-pip-version-check", "index", "versions", "torch"]
-    listed = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = pip_command(environment, ["index", "versions", "torch"])
+    listed = subprocess.run(command, env=pip_settings(), capture_output=True, text=True, check=False)
     if listed.returncode != 0:
         reason = listed.stderr.strip().splitlines()[-1:]
         raise InstallError(f"pip finds no torch; can this machine reach its package index? {' '.join(reason)}")

@@ -140,12 +140,12 @@ class VirtualEnvironment:
         return None
 
     def marked(self) -> dict[str, str]:
-        """What was installed completely: the digest of its locks, by the name of its lock."""
+        """The digest of each lock that is installed completely, by the lock's name."""
         marker = self.folder / MARKER
         return dict(json.loads(marker.read_text(encoding="utf-8"))) if marker.is_file() else {}
 
     def mark(self, digests: dict[str, str]) -> None:
-        """Record what is installed completely."""
+        """Record the locks that are installed completely."""
         (self.folder / MARKER).write_text(json.dumps(digests), encoding="utf-8")
         for old in self.folder.glob("installed-*"):  # the marker files of 0.1
             old.unlink()

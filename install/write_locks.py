@@ -319,8 +319,8 @@ def main() -> None:
     torch = with_cpu_builds(by_name["torch"])
     of_torch = resolve([f"torch=={torch.version}"], pins)
     cuda = [one for one in of_torch if not any(target.platform == "macOS arm64" for target in needed_by(one))]
-    apart = {"torch", *(one.name for one in cuda)}
-    runtime, dev = ([one for one in packages if one.name not in apart] for packages in (runtime, dev))
+    separate = {"torch", *(one.name for one in cuda)}
+    runtime, dev = ([one for one in packages if one.name not in separate] for packages in (runtime, dev))
     models = sum(download([one], TARGETS[0]) for one in resolve(model_sources(), options=["--no-deps"]))
 
     linux = [target for target in TARGETS if target.platform.startswith("Linux")]

@@ -71,7 +71,7 @@ def test_running_needs_no_tool_of_a_developer() -> None:
     assert versions(DEV).keys() >= ONLY_FOR_DEVELOPERS
 
 
-def test_torch_is_apart_and_setuptools_comes_with_it() -> None:
+def test_torch_has_a_lock_of_its_own_and_setuptools_comes_with_it() -> None:
     """setuptools builds the package that has no wheel, so it is there before the main lock is read."""
     first, cuda = versions(TORCH), versions(CUDA)
     assert first.keys() == {"torch", "setuptools"}

@@ -36,7 +36,7 @@ def add(environment: VirtualEnvironment, name: str, metadata: str = "") -> Path:
 
 @pytest.fixture(autouse=True)
 def without_pip(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is made anew has no pip: its installation takes ten seconds on a busy machine."""
+    """A new environment has no pip here: its installation takes ten seconds on a busy machine."""
     monkeypatch.setattr(virtual_environment, "MAKE", ("-m", "venv", "--without-pip"))
 
 
@@ -144,7 +144,7 @@ def test_after_a_kill_packages_in_part_are_forgotten_and_nothing_is_marked(envir
     with pytest.raises(KeyboardInterrupt), environment.under_way():
         raise KeyboardInterrupt
     assert environment.marked() == {}
-    assert in_part.exists(), "nobody knew before that it was killed"
+    assert in_part.exists(), "the kill is found at the next start"
     with environment.under_way():
         assert [folder.exists() for folder in (whole, without_list, in_part)] == [True, False, False]
         assert not (environment.site_packages() / "~orch").exists()
