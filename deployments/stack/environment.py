@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -69,7 +70,7 @@ def stack_environment(root: Path) -> dict[str, str]:
         "PYTHONWARNINGS": "ignore::FutureWarning",  # of transformers, about itself
         "TQDM_DISABLE": "1",  # its bars redraw a line, and a log has no line to redraw
         "GRAFT_ROOT": str(root),
-        "GRAFT_PYTHON": sys.executable,
+        "GRAFT_PYTHON": shlex.quote(sys.executable),  # in a command line of deployments/prefect.yaml
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH", "")])),
         "PYTHONUNBUFFERED": "1",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import subprocess
 import sys
@@ -39,6 +40,16 @@ def test_python_in_a_stage_is_the_one_that_runs_graft() -> None:
     shown = ["python", "-c", "import sys, tasks; print(sys.executable)"]
     done = subprocess.run(shown, env=environment, cwd="/", capture_output=True, text=True, check=True)
     assert Path(done.stdout.strip()).parent == Path(sys.executable).parent
+
+
+def test_a_python_in_a_folder_with_spaces_stays_one_word_of_a_flow_runs_command(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/a folder/it's/bin/python")
+    command = f"{stack_environment(ROOT)['GRAFT_PYTHON']} -m prefect.engine"
+    assert shlex.split(command) == ["/a folder/it's/bin/python", "-m", "prefect.engine"], (
+        "as Prefect's worker splits it"
+    )
 
 
 def test_telemetry_of_dependencies_is_off() -> None:
