@@ -2,9 +2,12 @@
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --no-cache-dir
-FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
-PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 $(BIN)/python; do \
-	$$p -c '$(FITS)' 2>/dev/null && echo $$p && break; done)
+FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13) or 't' in sys.abiflags \
+	or sys.implementation.name != 'cpython')
+ifndef PYTHON
+PYTHON := $(shell for p in python3.11 python3.12 python3.13 python3 $(BIN)/python; do \
+	$$p -c "$(FITS)" 2>/dev/null && echo $$p && break; done)
+endif
 COMMA := ,
 # Loopback is reached without a proxy. No client here can use a SOCKS proxy, and some do not start with one.
 export NO_PROXY := 127.0.0.1,localhost,::1$(addprefix $(COMMA),$(NO_PROXY))
@@ -32,7 +35,7 @@ dev: python
 	@$(INSTALL) requirements-dev.lock
 
 python:
-	@test -n '$(PYTHON)' && '$(PYTHON)' -c '$(FITS)' 2>/dev/null || \
+	@test -n '$(PYTHON)' && '$(PYTHON)' -c "$(FITS)" 2>/dev/null || \
 		{ echo 'error: Graft needs Python 3.11 to 3.13; say where: make PYTHON=/path/to/python3.11' >&2; exit 1; }
 
 # All locks from pyproject.toml; versions stay, as far as it allows them, except with `make lock UPGRADE=--upgrade`.

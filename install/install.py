@@ -84,6 +84,7 @@ def install(root: Path, lock: str) -> None:
     Raises:
         InstallError: it failed; pip's own reason was printed before.
     """
+    require_supported_system()
     environment = VirtualEnvironment(root)
     with only_one(root):
         environment.make_usable()
@@ -93,7 +94,6 @@ def install(root: Path, lock: str) -> None:
         own = source == root or (source is not None and environment.folder.is_symlink())
         if own and digests.items() <= environment.marked().items():
             return
-        require_supported_system()
         announce(environment, lock)
         with environment.under_way():
             install_packages(environment, lock)
@@ -220,6 +220,8 @@ def main(lock: str) -> None:
         sys.exit(f"error: {error}")
     except OSError as error:
         sys.exit(f"error: {ROOT}: cannot install here: {error}")
+    except KeyboardInterrupt:
+        sys.exit("install: stopped; the next start goes on from here")
 
 
 if __name__ == "__main__":

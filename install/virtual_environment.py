@@ -45,10 +45,11 @@ class VirtualEnvironment:
         """The reason why it cannot be used; None where it can."""
         if not self.python.exists():
             return "its Python is gone" if self.python.is_symlink() else "it has no bin/python"
-        probe = subprocess.run([self.python, "-I", "-c", _PROBE], capture_output=True, text=True, check=False)
-        if probe.returncode != 0:
-            return f"its Python does not run: {' '.join(probe.stderr.split())[-200:]}"
-        version, has_pip = probe.stdout.split()
+        try:
+            command = [str(self.python), "-I", "-c", _PROBE]
+            version, has_pip = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+        except (OSError, subprocess.SubprocessError) as error:
+            return f"its Python does not run: {' '.join((getattr(error, 'stderr', '') or str(error)).split())[-200:]}"
         if version not in PYTHONS:
             return f"its Python is {version}, and Graft needs {PYTHONS[0]} to {PYTHONS[-1]}"
         if has_pip != "True":
@@ -92,6 +93,7 @@ class VirtualEnvironment:
 
     def _create(self) -> None:
         python = getattr(sys, "_base_executable", sys.executable)  # outside the environment, where that runs this
+        print(f"install: making .venv with {python}", flush=True)
         command = [python, *MAKE, str(self.folder.resolve())]
         made = subprocess.run(command, capture_output=True, text=True, check=False)
         if made.returncode != 0:

@@ -73,6 +73,12 @@ def break_python(environment: VirtualEnvironment) -> None:
     environment.python.chmod(0o755)
 
 
+def become_foreign(environment: VirtualEnvironment) -> None:
+    environment.python.unlink()
+    environment.python.write_bytes(bytes(64))
+    environment.python.chmod(0o755)
+
+
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
@@ -80,6 +86,7 @@ def break_python(environment: VirtualEnvironment) -> None:
         (lose_pip, "it has no pip"),
         (become_old, "its Python is 3.9"),
         (break_python, "its Python does not run: no libpython"),
+        (become_foreign, "its Python does not run: [Errno 8] Exec format error"),
     ],
 )
 def test_a_broken_one_is_made_anew(
