@@ -196,11 +196,13 @@ def torch_download(environment: VirtualEnvironment) -> str:
     Raises:
         InstallError: pip finds no torch.
     """
-    command = pip_command(environment, ["index", "versions", "torch"])
+    command = pip_command(environment, ["--retries", "1", "index", "versions", "torch"])
     listed = subprocess.run(command, env=pip_settings(), capture_output=True, text=True, check=False)
     if listed.returncode != 0:
         reason = listed.stderr.strip().splitlines()[-1:]
-        raise InstallError(f"pip finds no torch; can this machine reach its package index? {' '.join(reason)}")
+        raise InstallError(
+            f"pip finds no torch; does its index answer (PIP_INDEX_URL, HTTPS_PROXY)? {' '.join(reason)}"
+        )
     if os.environ.get(HASHES_VARIABLE):
         return f"torch as {HASHES_VARIABLE} names it"
     [version] = [entry.version for entry in read_lock(environment.root / TORCH) if entry.name == "torch"]

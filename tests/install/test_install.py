@@ -171,7 +171,7 @@ def test_an_index_without_torch_is_named_before_anything_is_downloaded(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("INDEX")
-    with pytest.raises(InstallError, match=r"can this machine reach its package index\? ERROR: no matching"):
+    with pytest.raises(InstallError, match=r"does its index answer .*ERROR: no matching"):
         install(root, RUNTIME)
     assert asked(root) == []
 
