@@ -38,7 +38,10 @@ def enter(context: typer.Context) -> None:
     """Change to the repository root and load the stack's environment; keep the caller's working directory."""
     context.obj = Path.cwd()
     os.chdir(find_root(Path.cwd()))
-    os.environ.update(stack_environment(Path.cwd()))
+    environment = stack_environment(Path.cwd())
+    for name in os.environ.keys() - environment.keys():
+        del os.environ[name]
+    os.environ.update(environment)
 
 
 @app.command()
@@ -261,3 +264,7 @@ def show(context: typer.Context, name: Annotated[str, typer.Argument(help=_PROMP
 def main() -> None:
     """Entry point: a `GraftError` is shown as its message, with exit status 1."""
     run_main(app)
+
+
+if __name__ == "__main__":
+    main()

@@ -190,12 +190,20 @@ def record_parity(package: Path, base: Path, baseline: Path, examples: Sequence[
 
 def provenance() -> dict[str, str | None]:
     """The build time, git revision and flow run of a package; they are not part of its digest."""
-    revision = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     return {
         "built_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "git_revision": revision.stdout.strip() or None,
+        "git_revision": _git_revision(),
         "flow_run_id": os.environ.get("GRAFT_FLOW_RUN_ID"),
     }
+
+
+def _git_revision() -> str | None:
+    """The commit that is checked out; None outside a git repository, or where git is not installed."""
+    try:
+        found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
+    return found.stdout.strip() or None
 
 
 def main() -> None:

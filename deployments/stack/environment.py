@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from deployments.stack.stack_settings import STACK_YAML, load_stack_settings
@@ -29,6 +31,12 @@ _TELEMETRY_OFF = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
 
+DVC_WITHOUT_GIT = Path("deployments/dvc_without_git")
+"""A folder of DVC's settings with which it needs no git repository, as in a downloaded archive of the source."""
+LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
+_NO_PROXY = ("NO_PROXY", "no_proxy")
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy")
+
 
 def stack_environment(root: Path) -> dict[str, str]:
     """The whole environment of a child process; paths are absolute.
@@ -46,9 +54,10 @@ def stack_environment(root: Path) -> dict[str, str]:
     settings = load_stack_settings(root)
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")}
     return {
-        **inherited,
+        **with_direct_loopback(inherited, settings.prefect.host),
         **_TELEMETRY_OFF,
         **{key: str(root / STATE / folder) for key, folder in _FOLDERS.items()},
+        **({} if _in_git(root) else {"DVC_GLOBAL_CONFIG_DIR": str(root / DVC_WITHOUT_GIT)}),
         "PREFECT_API_URL": settings.prefect.api_url,
         "PREFECT_SERVER_API_HOST": settings.prefect.host,
         "PREFECT_SERVER_API_PORT": str(settings.prefect.port),
@@ -61,11 +70,36 @@ def stack_environment(root: Path) -> dict[str, str]:
         "PYTHONWARNINGS": "ignore::FutureWarning",  # of transformers, about itself
         "TQDM_DISABLE": "1",  # its bars redraw a line, and a log has no line to redraw
         "GRAFT_ROOT": str(root),
-        "GRAFT_PYTHON": sys.executable,
+        "GRAFT_PYTHON": shlex.quote(sys.executable),  # in a command line of deployments/prefect.yaml
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH", "")])),
         "PYTHONUNBUFFERED": "1",
     }
+
+
+def with_direct_loopback(environment: Mapping[str, str], *hosts: str) -> dict[str, str]:
+    """An environment whose proxies, which downloads go through, are not asked for hosts of the stack.
+
+    A proxy that is not HTTP is left out: httpx, which Graft and Prefect use, refuses to start with one, even where
+    it is to be bypassed.
+
+    Args:
+        environment: the environment to start from.
+        hosts: hosts of the stack, beside loopback.
+    """
+    kept = {key: value for key, value in environment.items() if not _is_unusable_proxy(key, value)}
+    listed = [host for key in _NO_PROXY for host in kept.get(key, "").split(",") if host]
+    direct = ",".join(dict.fromkeys([*listed, *LOOPBACK_HOSTS, *hosts]))
+    return {**kept, **dict.fromkeys(_NO_PROXY, direct)}
+
+
+def _is_unusable_proxy(key: str, value: str) -> bool:
+    scheme, found, _ = value.partition("://")
+    return key.lower() in _PROXIES and bool(found) and scheme not in ("http", "https")
+
+
+def _in_git(root: Path) -> bool:
+    return any((folder / ".git").exists() for folder in (root, *root.parents))
 
 
 def find_root(start: Path) -> Path:

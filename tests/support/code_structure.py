@@ -17,7 +17,7 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 PROJECT = ("tasks", "deployments", "flows")
-OWN_NAMES = {*PROJECT, "benchmarks", "docs", "tests"}
+OWN_NAMES = {*PROJECT, "benchmarks", "docs", "install", "tests"}
 DOMAIN_LOADER = "tasks/domains/loader.py"
 COMPUTED = "<computed>"
 """Stands for an imported name that cannot be read from the source."""

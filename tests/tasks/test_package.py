@@ -18,7 +18,7 @@ from tasks.engine.loading import open_base, open_package
 from tasks.engine.probes import PARITY, TOKENS, Probes
 from tasks.engine.resources import EXCLUSIVE
 from tasks.model_package.manifest import MANIFEST, PROVENANCE, package_digest, read_manifest, verify_package
-from tasks.package import build
+from tasks.package import build, provenance
 from tests.conftest import ROOT
 
 
@@ -146,3 +146,9 @@ def test_a_long_prompt_is_refused_not_cut(
     with pytest.raises(GraftError, match=f"at most {limit} are allowed"):
         open_package(tmp_path / "package", tiny_base, EXCLUSIVE).request([Message(role="user", content="x" * limit)])
     assert (tmp_path / "package" / MANIFEST).is_file()
+
+
+def test_a_package_is_built_where_git_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert provenance()["git_revision"], "the checkout of the tests is a git repository"
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert provenance()["git_revision"] is None

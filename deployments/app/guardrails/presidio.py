@@ -10,16 +10,26 @@ MB. So it is imported when a detector is constructed, not with this module.
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any, cast
 
 from deployments.app.guardrails.pii import Detect
+from tasks.core.errors import GraftError
 from tasks.text.pii import FINDERS, PiiType, Span, settle
 
 _LANGUAGE = "en"
 
 
 def presidio_detector(kinds: frozenset[PiiType]) -> Detect:
-    """A thread-safe detector of `kinds`."""
+    """A thread-safe detector of `kinds`.
+
+    Raises:
+        GraftError: Presidio is not installed.
+    """
+    if find_spec("presidio_analyzer") is None:
+        raise GraftError(
+            "params.yaml: guardrails.detector presidio needs Presidio: .venv/bin/pip install -e '.[presidio]'"
+        )
     from presidio_analyzer import AnalyzerEngine, RecognizerRegistry
 
     registry = RecognizerRegistry(recognizers=[_recognizer(kind) for kind in sorted(kinds)])

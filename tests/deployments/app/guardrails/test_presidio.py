@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from deployments.app.guardrails import presidio
+from tasks.core.errors import GraftError
 from tasks.text.pii import FINDERS, find_spans
 
 TEXTS = (
@@ -20,10 +22,14 @@ TEXTS = (
 
 def test_it_finds_the_same_as_without_it() -> None:
     pytest.importorskip("presidio_analyzer", reason="the extra `presidio` is not installed")
-    from deployments.app.guardrails.presidio import presidio_detector
-
-    detect = presidio_detector(frozenset(FINDERS))
+    detect = presidio.presidio_detector(frozenset(FINDERS))
     assert [tuple(detect(text)) for text in TEXTS] == [find_spans(text, frozenset(FINDERS)) for text in TEXTS]
+
+
+def test_its_absence_is_named_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(presidio, "find_spec", lambda name: None)
+    with pytest.raises(GraftError, match=r"install -e '\.\[presidio\]'"):
+        presidio.presidio_detector(frozenset(FINDERS))
 
 
 def test_the_checks_do_not_import_it_unless_it_is_chosen() -> None:
