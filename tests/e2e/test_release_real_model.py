@@ -31,9 +31,10 @@ from tests.support.tutorial import Tutorial, addresses
 pytestmark = pytest.mark.e2e
 RUN_LIMIT_S = 2400.0
 SIZES = {
-    "prepare.eval_fraction": 0.03,
-    "train.epochs": 0.1,
-    "engine.max_new_tokens": 48,
+    "prepare.eval_fraction": 0.015,
+    "train.epochs": 0.03,
+    "engine.max_new_tokens": 32,
+    "package.compared_rows": 8,
     # A few training steps show that a release works, not its quality, which `make run` measures.
     "gate.min_rows": 20,
     "gate.min_gain": -1.0,

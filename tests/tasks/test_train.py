@@ -8,12 +8,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
+import multiprocessing
 import shutil
 import signal
-import subprocess
-import sys
 import time
+from contextlib import redirect_stdout
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -35,15 +35,25 @@ from tasks.training.trainer import CompletionTrainer
 from tests.conftest import ROOT
 from tests.support.examples import write_examples
 
-RUN = """
-import sys
-from pathlib import Path
-from tasks.prompt.encoding import Prompt
-from tasks.core.settings import Settings
-from tasks.train import tune
-base, prompts, examples, checkpoints, target = map(Path, sys.argv[2:])
-tune(Settings.model_validate_json(sys.argv[1]), base, Prompt.load(prompts, base), examples, checkpoints, target)
-"""
+
+
+def tune_process(settings: Settings, base: Path, prompts: Path, examples: Path, folder: Path) -> BaseProcess:
+    """A process that trains into `folder` and writes what it prints to `output.txt` there.
+
+    The processes are forks of one server that has imported the trainer and computed nothing, so that
+    each begins at once and as a fresh one would.
+    """
+    folder.mkdir(exist_ok=True)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tasks.train", "tasks.training.trainer"])
+    process = context.Process(target=train_into, args=(settings, base, prompts, examples, folder))
+    process.start()
+    return process
+
+
+def train_into(settings: Settings, base: Path, prompts: Path, examples: Path, folder: Path) -> None:
+    with (folder / "output.txt").open("w", encoding="utf-8") as output, redirect_stdout(output):
+        tune(settings, base, Prompt.load(prompts, base), examples, folder / "checkpoints", folder / "adapter")
 
 
 def small(**changes: object) -> Settings:
@@ -122,27 +132,28 @@ def test_killed_run_resumes_to_the_same_weights(
     """After two SIGKILLs, each after a checkpoint, the adapter equals an undisturbed run's, bit by bit."""
     settings = small(epochs=12.0, seed=seed, early_stopping_patience=100)
 
-    def command(name: str) -> list[str]:
-        paths = [tiny_base, tiny_prompts, examples, tmp_path / name / "checkpoints", tmp_path / name / "adapter"]
-        return [sys.executable, "-c", RUN, settings.model_dump_json(), *map(str, paths)]
+    def begin(name: str) -> BaseProcess:
+        return tune_process(settings, tiny_base, tiny_prompts, examples, tmp_path / name)
 
     def newest() -> int:
         sealed = (tmp_path / "killed/checkpoints").glob(f"checkpoint-*/{SEAL}")
         return max((int(seal.parent.name.rpartition("-")[2]) for seal in sealed), default=0)
 
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     for _ in range(2):
         before = newest()
-        killed = subprocess.Popen(command("killed"), env=environment, cwd=ROOT, stdout=subprocess.DEVNULL)
-        while killed.poll() is None and newest() == before:
+        killed = begin("killed")
+        while killed.is_alive() and newest() == before:
             time.sleep(0.01)
-        killed.send_signal(signal.SIGKILL)
-        assert killed.wait() == -signal.SIGKILL
+        killed.kill()
+        killed.join()
+        assert killed.exitcode == -signal.SIGKILL
         assert newest() > before
     assert not (tmp_path / "killed/adapter").exists()
-    resumed = subprocess.run(command("killed"), env=environment, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "resuming from checkpoint-" in resumed.stdout
-    subprocess.run(command("whole"), env=environment, cwd=ROOT, capture_output=True, check=True)
+    for name in ("killed", "whole"):
+        process = begin(name)
+        process.join()
+        assert process.exitcode == 0
+    assert "resuming from checkpoint-" in (tmp_path / "killed/output.txt").read_text(encoding="utf-8")
     one, other = (load_file(tmp_path / n / "adapter/adapter_model.safetensors") for n in ("killed", "whole"))
     assert all(torch.equal(one[name], other[name]) for name in other)
 
