@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 
-pytest_plugins = ("tests.support.prefect_stack",)
+pytest_plugins = ("tests.support.prefect_stack", "tests.support.scheduling")
+
+# The tiny models compute no faster with more threads, and the processes of pytest-xdist would wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def make_tokenizer() -> Tokenizer:
@@ -98,6 +102,16 @@ def tiny_adapter(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     folder = tmp_path_factory.mktemp("adapter") / "adapter"
     adapted.save_pretrained(str(folder))
     (folder / "README.md").unlink()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_export(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny base, exported for the engine `openvino`."""
+    from tasks.engine.openvino_export import export
+
+    folder = tmp_path_factory.mktemp("export") / "openvino"
+    export(tiny_base, None, folder)
     return folder
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -55,6 +57,21 @@ def package(
     return build(settings, terms, base, baseline, adapter, prompts, examples, target)
 
 
+@pytest.fixture(scope="module")
+def packages(
+    tiny_base: Path, tiny_adapter: Path, tiny_prompts: Path, examples: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
+    """The package of an engine, which the tests only read."""
+
+    @cache
+    def packaged(engine: str) -> Path:
+        target = tmp_path_factory.mktemp(engine) / "package"
+        package(tiny_base, tiny_adapter, tiny_prompts, examples, target, engine)
+        return target
+
+    return packaged
+
+
 def test_same_content_has_the_same_digest(
     tiny_base: Path, tiny_adapter: Path, tiny_prompts: Path, examples: Path, tmp_path: Path
 ) -> None:
@@ -67,12 +84,10 @@ def test_same_content_has_the_same_digest(
     assert {"card.md", PARITY, "prompt/chat.jinja", "adapter/adapter_model.safetensors"} <= manifest.files.keys()
 
 
-def test_the_sheet_is_what_params_contract_and_base_say(
-    tiny_base: Path, tiny_adapter: Path, tiny_prompts: Path, examples: Path, tmp_path: Path
-) -> None:
-    package(tiny_base, tiny_adapter, tiny_prompts, examples, tmp_path / "package")
+def test_the_sheet_is_what_params_contract_and_base_say(packages: Callable[[str], Path]) -> None:
+    folder = packages("transformers")
     settings, terms = load_settings(ROOT / "params.yaml"), load_contract(ROOT / "data/contract.yaml")
-    manifest = read_manifest(tmp_path / "package")
+    manifest = read_manifest(folder)
     sheet = manifest.constraints
     assert (sheet.base_licence, sheet.data_licence) == ("Apache-2.0", terms.license)
     assert (sheet.data_owner, sheet.data_updated) == (terms.owner, terms.updated)
@@ -82,19 +97,19 @@ def test_the_sheet_is_what_params_contract_and_base_say(
     assert sheet.languages == settings.package.languages
     assert sheet.context_tokens == manifest.max_prompt_tokens + manifest.engine.max_new_tokens
     assert sheet.base_context_tokens == 4096
-    card = (tmp_path / "package/card.md").read_text(encoding="utf-8")
+    card = (folder / "card.md").read_text(encoding="utf-8")
     assert "![Loss during training](adapter/loss.png)" in card
 
 
 @pytest.mark.parametrize("engine", ["openvino", "transformers"])
 def test_parity_is_what_the_opened_package_answers(
-    engine: str, tiny_base: Path, tiny_adapter: Path, tiny_prompts: Path, examples: Path, tmp_path: Path
+    engine: str, tiny_base: Path, packages: Callable[[str], Path]
 ) -> None:
-    package(tiny_base, tiny_adapter, tiny_prompts, examples, tmp_path / "package", engine)
-    probes = Probes.model_validate_json((tmp_path / "package" / PARITY).read_bytes())
+    folder = packages(engine)
+    probes = Probes.model_validate_json((folder / PARITY).read_bytes())
     assert len(probes.rows) == 3
-    tuned = open_package(tmp_path / "package", tiny_base, EXCLUSIVE)
-    base = open_base(tmp_path / "package", tiny_base, tmp_path / "baseline", EXCLUSIVE)
+    tuned = open_package(folder, tiny_base, EXCLUSIVE)
+    base = open_base(folder, tiny_base, folder.parent / "baseline", EXCLUSIVE)
     assert probes.prompt == tuned.prompt.identity
     for row in probes.rows:
         assert tuned.request(row.messages).prompt_ids == row.prompt_ids
@@ -103,15 +118,12 @@ def test_parity_is_what_the_opened_package_answers(
     assert any(row.answer_ids != row.base_ids for row in probes.rows), "the adapter answers as its base does"
 
 
-def test_exported_weights_come_with_what_they_lost(
-    tiny_base: Path, tiny_adapter: Path, tiny_prompts: Path, examples: Path, tmp_path: Path
-) -> None:
-    package(tiny_base, tiny_adapter, tiny_prompts, examples, tmp_path / "package", "openvino")
-    fidelity = read_manifest(tmp_path / "package").fidelity
+def test_exported_weights_come_with_what_they_lost(packages: Callable[[str], Path]) -> None:
+    fidelity = read_manifest(packages("openvino")).fidelity
     assert fidelity
     assert fidelity.rows == 6
     assert fidelity.greedy_agreement > 0.8
-    card = (tmp_path / "package/card.md").read_text()
+    card = (packages("openvino") / "card.md").read_text()
     assert f"perplexity of assistant turns | {fidelity.perplexity:.3f}" in card
     assert f"{fidelity.greedy_agreement:.1%} of {fidelity.tokens}" in card
 
@@ -138,14 +150,12 @@ def test_another_base_is_refused(
         verify_package(tmp_path / "package", other)
 
 
-def test_a_long_prompt_is_refused_not_cut(
-    tiny_base: Path, tiny_adapter: Path, tiny_prompts: Path, examples: Path, tmp_path: Path
-) -> None:
-    package(tiny_base, tiny_adapter, tiny_prompts, examples, tmp_path / "package")
-    limit = read_manifest(tmp_path / "package").max_prompt_tokens
+def test_a_long_prompt_is_refused_not_cut(tiny_base: Path, packages: Callable[[str], Path]) -> None:
+    folder = packages("transformers")
+    limit = read_manifest(folder).max_prompt_tokens
     with pytest.raises(GraftError, match=f"at most {limit} are allowed"):
-        open_package(tmp_path / "package", tiny_base, EXCLUSIVE).request([Message(role="user", content="x" * limit)])
-    assert (tmp_path / "package" / MANIFEST).is_file()
+        open_package(folder, tiny_base, EXCLUSIVE).request([Message(role="user", content="x" * limit)])
+    assert (folder / MANIFEST).is_file()
 
 
 def test_a_package_is_built_where_git_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,18 +49,14 @@ def steps_to_first_token(engine: Engine, key: int, prompt: list[int], new: int) 
 
 
 def test_openvino_computes_what_is_not_said_to_be_kept(
-    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_base: Path, tiny_export: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tasks.engine import openvino
-    from tasks.engine.openvino_export import export
     from tasks.engine.resources import EXCLUSIVE
 
     monkeypatch.setattr(openvino, "_BATCHED_TOKENS", 1)
-    export(tiny_base, None, tmp_path / "exported")
     unending = 255
-    engine = openvino.OpenVinoEngine.load(
-        tmp_path / "exported", tiny_base / "tokenizer.json", unending, "float32", EXCLUSIVE
-    )
+    engine = openvino.OpenVinoEngine.load(tiny_export, tiny_base / "tokenizer.json", unending, "float32", EXCLUSIVE)
     prompt = [3 + (7 * index + index // 9) % 200 for index in range(100)]
     opening = prompt[:64]
     *_, answer = steps_to_first_token(engine, 0, opening, 40)
