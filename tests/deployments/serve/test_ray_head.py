@@ -96,7 +96,7 @@ def test_a_path_with_spaces_or_quotes_never_reaches_rays_command_lines(
     assert (private / "venv").readlink() == Path(sys.prefix)
 
 
-def test_a_temporary_folder_that_ray_cannot_use_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_temporary_folder_that_ray_cannot_use_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary files"))
     folder = private_dir(tmp_path / "one")
     assert folder.parent == Path("/tmp")
