@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from install.lock_files import (
@@ -34,7 +35,7 @@ from install.lock_files import (
 from install.virtual_environment import InstallError, VirtualEnvironment
 
 ROOT = Path(__file__).resolve().parent.parent
-TOOK = "3 minutes on two cores and a fast network"
+TOOK = "a whole installation without CUDA took 4 minutes on two cores with a fast network"
 HASHES_VARIABLE = "TORCH_HASHES"
 OTHER_BUILDS = (
     f"{TORCH} takes torch from PyPI, and PyTorch's own builds without CUDA. For another build, give its sha256: "
@@ -94,23 +95,31 @@ def install(root: Path, lock: str) -> None:
         own = source == root or (source is not None and environment.folder.is_symlink())
         if own and digests.items() <= environment.marked().items():
             return
-        announce(environment, lock)
+        environment.repair()
+        torch = None if environment.versions().get("torch") == locked_torch(root) else offered_torch(environment)
+        announce(environment, lock, torch)
         with environment.under_way():
-            install_packages(environment, lock)
+            install_packages(environment, lock, torch)
             if not own:
                 pip(environment, ["--no-deps", "--no-build-isolation", "--quiet", "--editable", "."])
         environment.mark(digests)
 
 
-def install_packages(environment: VirtualEnvironment, lock: str) -> None:
+def install_packages(environment: VirtualEnvironment, lock: str, torch: str | None) -> None:
     """Install torch, the lock's packages, and the CUDA libraries if the build of torch needs them.
+
+    Args:
+        environment: the virtual environment.
+        lock: the lock.
+        torch: torch's version, with the local label of its build; None where torch is there.
 
     Raises:
         InstallError: pip failed.
     """
     locked = ["--no-deps", "--require-hashes", "--requirement"]
-    with torch_lock(environment.root) as path:
-        pip(environment, [*locked, str(path)], OTHER_BUILDS)
+    if torch:
+        with torch_lock(environment.root, torch) as path:
+            pip(environment, [*locked, str(path)], OTHER_BUILDS)
     pip(environment, ["--no-build-isolation", *locked, lock])
     needed = environment.cuda_requirements()
     if needed and needed <= {entry.name for entry in read_lock(environment.root / CUDA)}:
@@ -122,24 +131,48 @@ def install_packages(environment: VirtualEnvironment, lock: str) -> None:
 
 
 @contextmanager
-def torch_lock(root: Path) -> Iterator[Path]:
-    """torch's lock file; with the variable `TORCH_HASHES` one that takes those builds and no others.
+def torch_lock(root: Path, version: str) -> Iterator[Path]:
+    """torch's lock file for one build: pip would prefer a wheel whose hash its index tells to one on a disk.
+
+    With the variable `TORCH_HASHES` the build is checked by these hashes and no others.
 
     Raises:
         InstallError: the variable has no sha256.
     """
     given = os.environ.get(HASHES_VARIABLE, "")
-    if not given:
-        yield Path(TORCH)
-        return
     hashes = re.findall(r"\b[0-9a-f]{64}\b", given)
-    if not hashes:
+    if given and not hashes:
         raise InstallError(f"{HASHES_VARIABLE}: has no sha256 of 64 hexadecimal digits: {given}")
-    entries = [entry.with_hashes(hashes) if entry.name == "torch" else entry for entry in read_lock(root / TORCH)]
+    first = {entry.name: entry for entry in read_lock(root / TORCH)}
+    torch = first["torch"]
+    first["torch"] = replace(torch, version=version, hashes=tuple(hashes) or torch.hashes)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / TORCH
-        path.write_text("--only-binary :all:\n" + "".join(entry.lines() for entry in entries), encoding="utf-8")
+        path.write_text("--only-binary :all:\n" + "".join(one.lines() for one in first.values()), encoding="utf-8")
         yield path
+
+
+def offered_torch(environment: VirtualEnvironment) -> str:
+    """The locked version of torch, with the local label of the build that pip's indexes and folders offer.
+
+    Raises:
+        InstallError: pip finds no torch.
+    """
+    command = pip_command(environment, ["--retries", "1", "index", "versions", "torch"])
+    listed = subprocess.run(command, env=pip_settings(), capture_output=True, text=True, check=False)
+    if listed.returncode != 0:
+        reason = listed.stderr.strip().splitlines()[-1:]
+        raise InstallError(
+            f"pip finds no torch; does its index answer (PIP_INDEX_URL, HTTPS_PROXY)? {' '.join(reason)}"
+        )
+    version = locked_torch(environment.root)
+    builds = [one for one in re.split(r"[\s,]+", listed.stdout) if one.partition("+")[0] == version]
+    return builds[0] if builds else version  # the newest is first, and one with a label is newer
+
+
+def locked_torch(root: Path) -> str:
+    """The locked version of torch."""
+    return next(entry.version for entry in read_lock(root / TORCH) if entry.name == "torch")
 
 
 def pip(environment: VirtualEnvironment, arguments: Sequence[str], hint: str = "") -> None:
@@ -164,25 +197,18 @@ def pip_settings() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if key not in _IGNORED} | {"PIP_USER": "0"}
 
 
-def announce(environment: VirtualEnvironment, lock: str) -> None:
-    """Say how much will be downloaded, and how long that took elsewhere; nothing if all packages are there.
-
-    Raises:
-        InstallError: pip finds no torch, as where no index can be reached.
-    """
+def announce(environment: VirtualEnvironment, lock: str, torch: str | None) -> None:
+    """Say how much will be downloaded, and how long that took elsewhere; nothing if all packages are there."""
     entries, present = read_lock(environment.root / lock), environment.versions()
     missing = [one for one in entries if not one.marker and present.get(one.name) != one.version]
-    bare = "torch" not in present
-    if not missing and not bare:
+    if not missing and not torch:
         return
     most = "" if len(missing) > len(entries) // 2 else "at most "
     packages = f"{most}{sizes(environment.root / lock)[target(environment)]} MB of packages"
-    parts = [packages] * bool(missing) + ([torch_download(environment)] if bare else [])
+    parts = [packages] * bool(missing) + ([torch_download(environment, torch)] if torch else [])
     models = sizes(environment.root / RUNTIME)[MODELS]
-    first = f" The first release downloads {models} MB of models and data." if bare else ""
-    print(
-        f"install: downloading {' and '.join(parts)} into .venv; a whole installation took {TOOK}.{first}", flush=True
-    )
+    first = f" The first release downloads {models} MB of models and data." if torch else ""
+    print(f"install: downloading {' and '.join(parts)} into .venv; {TOOK}.{first}", flush=True)
 
 
 def target(environment: VirtualEnvironment) -> str:
@@ -190,25 +216,13 @@ def target(environment: VirtualEnvironment) -> str:
     return f"{this_platform()}, Python {environment.python_version()}"
 
 
-def torch_download(environment: VirtualEnvironment) -> str:
-    """The build of torch that pip takes, with its size.
-
-    Raises:
-        InstallError: pip finds no torch.
-    """
-    command = pip_command(environment, ["--retries", "1", "index", "versions", "torch"])
-    listed = subprocess.run(command, env=pip_settings(), capture_output=True, text=True, check=False)
-    if listed.returncode != 0:
-        reason = listed.stderr.strip().splitlines()[-1:]
-        raise InstallError(
-            f"pip finds no torch; does its index answer (PIP_INDEX_URL, HTTPS_PROXY)? {' '.join(reason)}"
-        )
-    if os.environ.get(HASHES_VARIABLE):
-        return f"torch as {HASHES_VARIABLE} names it"
-    [version] = [entry.version for entry in read_lock(environment.root / TORCH) if entry.name == "torch"]
+def torch_download(environment: VirtualEnvironment, version: str) -> str:
+    """A build of torch, with its size where the locks tell it."""
     here, of_torch, of_cuda = target(environment), sizes(environment.root / TORCH), sizes(environment.root / CUDA)
-    if f"{version}+cpu" in re.split(r"[\s,]+", listed.stdout) and here + WITHOUT_CUDA in of_torch:
+    if version.endswith("+cpu"):
         return f"{of_torch[here + WITHOUT_CUDA]} MB of torch without CUDA"
+    if "+" in version or os.environ.get(HASHES_VARIABLE):
+        return f"torch {version}"
     if here in of_cuda:
         return f"{of_torch[here] + of_cuda[here]} MB of torch with CUDA (README.md tells how to get the small build)"
     return f"{of_torch[here]} MB of torch"

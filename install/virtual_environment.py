@@ -109,8 +109,10 @@ class VirtualEnvironment:
         pairs = (folder.stem.split("-")[:2] for folder in self.site_packages().glob("*-*.dist-info"))
         return {re.sub(r"[_.]+", "-", name).lower(): version.partition("+")[0] for name, version in pairs}
 
-    def drop_damaged(self) -> None:
-        """Forget packages that a killed pip left without some of their files, so that pip installs them again."""
+    def repair(self) -> None:
+        """After a kill: forget packages that lack some of their files, so that pip installs them again."""
+        if not (self.folder / UNDER_WAY).exists():
+            return
         for folder in self.site_packages().glob("*.dist-info"):
             if any(not file.exists() for file in _files(folder)):
                 print(f"install: {folder.stem} was installed in part; it is installed again", flush=True)
@@ -154,10 +156,8 @@ class VirtualEnvironment:
 
     @contextmanager
     def under_way(self) -> Iterator[None]:
-        """While packages change: nothing is marked, and a start after a kill repairs what that left."""
+        """While packages change: nothing is marked, and `repair` knows of a kill."""
         sign = self.folder / UNDER_WAY
-        if sign.exists():
-            self.drop_damaged()
         (self.folder / MARKER).unlink(missing_ok=True)
         sign.touch()
         yield

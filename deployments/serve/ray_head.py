@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import stat
 import sys
 import tempfile
@@ -29,28 +30,63 @@ CODE_ROOT = Path(__file__).resolve().parents[2]
 _LONGEST_TEMP_DIR = 36
 # In bytes. Ray puts sockets at TEMP/session_YYYY-MM-DD_HH-MM-SS_MICROS_PID/sockets/NAME, and Linux
 # cuts such a path at 107 bytes.
+_PLAIN = re.compile(r"[\w./+@=-]+", re.ASCII)
 
 
 def temp_dir(root: Path) -> Path:
-    """Ray's folder for sessions: `.graft/ray`, or a private short one where that path is too long.
+    """Ray's folder for sessions: `.graft/ray`, or a private one where that path is too long or not plain.
 
     Raises:
-        GraftError: the short folder exists and is not private to this user, or is too long itself.
+        GraftError: see `private_dir`.
     """
     default = root.resolve() / STATE / "ray"
-    if len(os.fsencode(default)) <= _LONGEST_TEMP_DIR:
+    if _fits(default):
         default.mkdir(parents=True, exist_ok=True)
         return default
-    name = hashlib.sha256(os.fsencode(default)).hexdigest()[:8]
-    short = Path(tempfile.gettempdir()) / f"graft-{name}"
-    short.mkdir(mode=0o700, exist_ok=True)
-    owner = short.lstat()
+    private = private_dir(root)
+    print(f"ray: {default} is too long or has characters that Ray does not take; its session files go to {private}")
+    return private
+
+
+def private_dir(root: Path) -> Path:
+    """A folder of this user for one root, below `TMPDIR` or `/tmp`, with a short and plain path.
+
+    Raises:
+        GraftError: it exists and is not private to this user, or both folders have too long or odd paths.
+    """
+    name = f"graft-{hashlib.sha256(os.fsencode(root.resolve() / STATE / 'ray')).hexdigest()[:8]}"
+    candidates = [Path(tempfile.gettempdir()) / name, Path("/tmp") / name]
+    private = next((path for path in candidates if _fits(path)), None)
+    if private is None:
+        raise GraftError(f"{candidates[0]}: too long for Ray's sockets; set TMPDIR to a shorter folder such as /tmp")
+    private.mkdir(mode=0o700, exist_ok=True)
+    owner = private.lstat()
     if not stat.S_ISDIR(owner.st_mode) or owner.st_uid != os.getuid() or owner.st_mode & 0o077:
-        raise GraftError(f"{short}: must be a folder that only you can access (mode 0700); remove it and try again")
-    if len(os.fsencode(short)) > _LONGEST_TEMP_DIR:
-        raise GraftError(f"{short}: too long for Ray's sockets; set TMPDIR to a shorter folder such as /tmp")
-    print(f"ray: the path {default} is too long for Ray's sockets; its session files go to {short}", flush=True)
-    return short
+        raise GraftError(f"{private}: must be a folder that only you can access (mode 0700); remove it and try again")
+    return private
+
+
+def _fits(path: Path) -> bool:
+    return len(os.fsencode(path)) <= _LONGEST_TEMP_DIR and _is_plain(path)
+
+
+def _is_plain(path: Path) -> bool:
+    """Whether a path stays one word where Ray writes it into a shell's command line or into LD_PRELOAD, as it is."""
+    return bool(_PLAIN.fullmatch(str(path)))
+
+
+def python_of_ray(root: Path) -> str:
+    """This Python; where its path is not plain, through a link to its environment that is.
+
+    Raises:
+        GraftError: see `private_dir`.
+    """
+    if _is_plain(Path(sys.executable)):
+        return sys.executable
+    link = private_dir(root) / "venv"
+    link.unlink(missing_ok=True)
+    link.symlink_to(sys.prefix)
+    return str(link / Path(sys.executable).relative_to(sys.prefix))
 
 
 def head_command(settings: LocalRaySettings, root: Path) -> tuple[list[str], dict[str, str]]:
@@ -60,7 +96,7 @@ def head_command(settings: LocalRaySettings, root: Path) -> tuple[list[str], dic
         settings: `one_box.ray` in `deployments/serve.yaml`.
         root: the folder that holds `.graft/`.
     """
-    program = [sys.executable, "-c", "from ray.scripts.scripts import main; main()", "start", "--head", "--block"]
+    program = [python_of_ray(root), "-c", "from ray.scripts.scripts import main; main()", "start", "--head", "--block"]
     options = {
         "node-ip-address": settings.host,
         "port": settings.gcs_port,

@@ -13,7 +13,7 @@ import pytest
 
 from install import install as installation
 from install import virtual_environment
-from install.install import install, main, require_supported_system, torch_lock
+from install.install import install, main, offered_torch, require_supported_system, torch_lock
 from install.lock_files import CUDA, DEV, MODELS, RUNTIME, TORCH, WITHOUT_CUDA, this_platform
 from install.virtual_environment import InstallError, VirtualEnvironment
 from tests.conftest import ROOT
@@ -26,11 +26,11 @@ if "index" in given:
     sys.exit(print(os.environ["INDEX"]) if "INDEX" in os.environ else "ERROR: no matching distribution")
 with open(root / "pip.log", "a") as log:
     print(json.dumps(given), file=log)
-if os.environ.get("FAIL", "nothing") in given:
-    sys.exit(1)
 lock = (root / given[-1]).read_text() if given[-1].endswith(".lock") else ""
+if os.environ.get("FAIL", "nothing") in lock.split():
+    sys.exit(1)
 for name, version in re.findall(r"^([a-z0-9-]+)==(\\S+)", lock, re.M):
-    folder = site / f"{name}-{version}{os.environ.get('BUILD', '') if name == 'torch' else ''}.dist-info"
+    folder = site / f"{name}-{version}.dist-info"
     folder.mkdir(exist_ok=True)
     (folder / "METADATA").write_text("Requires-Dist: nvidia-cublas\\n" if "CUDA" in os.environ else "")
 if given[-1] == ".":
@@ -58,7 +58,6 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(virtual_environment, "MAKE", ("-m", "venv", "--without-pip"))
     monkeypatch.setattr(installation, "require_supported_system", lambda: None)
     monkeypatch.setenv("INDEX", "torch (2.1)\nAvailable versions: 2.1, 2.0+cpu, 2.0")
-    monkeypatch.setenv("BUILD", "+cpu")
     give_pip(root)
     return root
 
@@ -75,7 +74,7 @@ def asked(root: Path) -> list[str]:
     log = root / "pip.log"
     calls = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
     log.unlink(missing_ok=True)
-    return [call[-1] for call in calls]
+    return [call[-1] if call[-1] == "." else Path(call[-1]).name for call in calls]
 
 
 def test_running_installs_its_lock_once_and_testing_adds_to_it(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -83,13 +82,13 @@ def test_running_installs_its_lock_once_and_testing_adds_to_it(root: Path, capsy
     assert asked(root) == [TORCH, RUNTIME, "."]
     assert capsys.readouterr().out.strip() == (
         "install: downloading 40 MB of packages and 100 MB of torch without CUDA into .venv; "
-        f"a whole installation took {installation.TOOK}. The first release downloads 7 MB of models and data."
+        f"{installation.TOOK}. The first release downloads 7 MB of models and data."
     )
     install(root, RUNTIME)
     assert (asked(root), capsys.readouterr().out) == ([], "")
     install(root, DEV)
-    assert asked(root) == [TORCH, DEV]
-    assert "downloading at most 60 MB of packages into .venv; a whole" in capsys.readouterr().out
+    assert asked(root) == [DEV]
+    assert "downloading at most 60 MB of packages into .venv; a whole installation" in capsys.readouterr().out
     install(root, RUNTIME)
     install(root, DEV)
     assert (asked(root), capsys.readouterr().out) == ([], ""), "running needs nothing after testing"
@@ -107,9 +106,9 @@ def test_a_changed_lock_is_installed(root: Path) -> None:
     (root / RUNTIME).write_text((root / RUNTIME).read_text(encoding="utf-8") + "three==3\n", encoding="utf-8")
     asked(root)
     install(root, RUNTIME)
-    assert asked(root) == [TORCH, RUNTIME]
+    assert asked(root) == [RUNTIME]
     install(root, DEV)
-    assert asked(root) == [TORCH, DEV], "the shared packages may have changed under it"
+    assert asked(root) == [DEV], "the shared packages may have changed under it"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="CUDA libraries are for Linux")
@@ -118,7 +117,6 @@ def test_cuda_libraries_come_with_a_build_of_torch_that_asks_for_them(
 ) -> None:
     monkeypatch.setenv("INDEX", "Available versions: 2.1, 2.0")
     monkeypatch.setenv("CUDA", "13")
-    monkeypatch.setenv("BUILD", "")
     install(root, RUNTIME)
     assert asked(root) == [TORCH, RUNTIME, CUDA, "."]
     assert "2500 MB of torch with CUDA (README.md" in capsys.readouterr().out
@@ -136,16 +134,16 @@ def test_a_build_of_torch_with_other_cuda_libraries_gets_its_own(
 
 
 def test_other_builds_of_torch_are_taken_by_their_hashes_alone(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with torch_lock(root) as path:
-        assert path == Path(TORCH)
+    with torch_lock(root, "2.0+cpu") as path:
+        assert f"torch==2.0+cpu \\\n    --hash=sha256:{'0' * 64}\n" in path.read_text(encoding="utf-8")
     monkeypatch.setenv("TORCH_HASHES", f"sha256:{'a' * 64},{'b' * 64}")
-    with torch_lock(root) as path:
+    with torch_lock(root, "2.0") as path:
         text = path.read_text(encoding="utf-8")
     assert f"torch==2.0 \\\n    --hash=sha256:{'a' * 64} \\\n    --hash=sha256:{'b' * 64}\n" in text
     assert "0" * 64 not in text
     assert "setuptools==1" in text
     monkeypatch.setenv("TORCH_HASHES", "latest")
-    with pytest.raises(InstallError, match="TORCH_HASHES: has no sha256"), torch_lock(root):
+    with pytest.raises(InstallError, match="TORCH_HASHES: has no sha256"), torch_lock(root, "2.0"):
         pass
 
 
@@ -153,10 +151,10 @@ def test_a_failure_is_told_in_one_sentence_and_tried_again(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(installation, "ROOT", root)
-    monkeypatch.setenv("FAIL", TORCH)
-    with pytest.raises(SystemExit, match=r"error: pip could not install requirements-torch\.lock.*TORCH_HASHES="):
+    monkeypatch.setenv("FAIL", "setuptools==1")
+    with pytest.raises(SystemExit, match=r"error: pip could not install .*requirements-torch\.lock.*TORCH_HASHES="):
         main(RUNTIME)
-    monkeypatch.setenv("FAIL", RUNTIME)
+    monkeypatch.setenv("FAIL", "one==1")
     with pytest.raises(SystemExit, match=r"^error: pip could not install requirements\.lock; its reason is above\.$"):
         main(RUNTIME)
     monkeypatch.delenv("FAIL")
@@ -176,6 +174,19 @@ def test_an_index_without_torch_is_named_before_anything_is_downloaded(
     assert asked(root) == []
 
 
+def test_the_build_of_torch_that_is_offered_is_the_one_that_is_locked_for_pip(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Left to choose by hashes, pip takes PyPI's build of several GB where the small one lies in a folder."""
+    environment = VirtualEnvironment(root)
+    assert offered_torch(environment) == "2.0+cpu"
+    monkeypatch.setenv("INDEX", "Available versions: 2.10.0, 2.0+cu126, 2.0, 1.0")
+    assert offered_torch(environment) == "2.0+cu126"
+    install(root, RUNTIME)
+    assert "MB of packages and torch 2.0+cu126 into" in capsys.readouterr().out
+    assert environment.torch_version() == "2.0+cu126"
+
+
 def test_a_linked_environment_keeps_the_graft_of_its_own_checkout(root: Path, tmp_path: Path) -> None:
     install(root, RUNTIME)
     asked(root)
@@ -186,7 +197,7 @@ def test_a_linked_environment_keeps_the_graft_of_its_own_checkout(root: Path, tm
     assert asked(other) == []
     (other / RUNTIME).write_text("one==2\n" + (other / RUNTIME).read_text(encoding="utf-8"), encoding="utf-8")
     install(other, RUNTIME)
-    assert asked(other) == [TORCH, RUNTIME]
+    assert asked(other) == [RUNTIME]
     assert VirtualEnvironment(other).graft_from() == root
 
 

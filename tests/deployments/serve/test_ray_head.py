@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import sys
 import tempfile
 from collections.abc import Iterator
 from operator import attrgetter
@@ -17,7 +18,7 @@ import pytest
 
 from deployments.core.ports import RAY_PORTS, free_port
 from deployments.core.settings import ServeSettings, load_serve_settings
-from deployments.serve.ray_head import head_command, ready, require_free_ports, temp_dir
+from deployments.serve.ray_head import head_command, private_dir, ready, require_free_ports, temp_dir
 from tasks.core.errors import GraftError
 
 SERVE_YAML = Path(__file__).parents[3] / "deployments/serve.yaml"
@@ -77,6 +78,29 @@ def test_a_long_path_gets_a_short_private_folder(
     folder.chmod(0o755)
     with pytest.raises(GraftError, match="only you can access"):
         temp_dir(deep)
+
+
+def test_a_path_with_spaces_or_quotes_never_reaches_rays_command_lines(
+    settings: ServeSettings, tmp_path: Path, short_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray writes its Python into a shell's command line and a library beside it into LD_PRELOAD, unquoted."""
+    monkeypatch.setattr(tempfile, "tempdir", str(short_root))
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "it's here" / ".venv"))
+    monkeypatch.setattr(sys, "executable", f"{sys.prefix}/bin/python")
+    root = short_root / "a 'b' #1"
+    for _ in range(2):
+        command, _ = head_command(settings.one_box.ray, root)
+        private = temp_dir(root)
+        assert command[0] == f"{private}/venv/bin/python"
+        assert f"--temp-dir={private}" in command
+    assert (private / "venv").readlink() == Path(sys.prefix)
+
+
+def test_a_temporary_folder_that_ray_cannot_use_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary files"))
+    folder = private_dir(tmp_path / "one")
+    assert folder.parent == Path("/tmp")
+    folder.rmdir()
 
 
 def test_an_absent_head_is_not_ready(settings: ServeSettings) -> None:
