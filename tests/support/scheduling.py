@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 SLOW_FOLDERS = ("tests/e2e/", "tests/integration/")
-SERVERS = {"stack", "ray_stack"}
+SERVERS = {"stack", "ray_stack", "s3_server"}
 """Fixtures that start servers: a test that uses one is slow."""
 STACK_GROUP = "stack"
 """The tests on the one Prefect stack, which run one after the other in one process."""

@@ -23,6 +23,8 @@ from tasks.model_package.manifest import MANIFEST, PROVENANCE, package_digest, r
 from tasks.package import build, provenance
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:

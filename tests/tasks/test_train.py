@@ -35,6 +35,8 @@ from tasks.training.trainer import CompletionTrainer
 from tests.conftest import ROOT
 from tests.support.examples import write_examples
 
+pytestmark = pytest.mark.slow
+
 
 def tune_process(settings: Settings, base: Path, prompts: Path, examples: Path, folder: Path) -> BaseProcess:
     """A process that trains into `folder` and writes what it prints to `output.txt` there.

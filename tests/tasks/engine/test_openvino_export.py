@@ -32,6 +32,8 @@ from tasks.engine.weight_fidelity import measure_fidelity
 from tasks.prompt.encoding import IGNORED
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 SHAPE = {
     "hidden_size": 64,
     "intermediate_size": 96,
