@@ -176,12 +176,12 @@ def locked_torch(root: Path) -> str:
 
 
 def pip(environment: VirtualEnvironment, arguments: Sequence[str], hint: str = "") -> None:
-    """Run `pip install` in the environment.
+    """Run `pip install` in the environment; Python compiles the modules that it imports, a small part, when it does.
 
     Raises:
         InstallError: it failed; it has printed why.
     """
-    command = pip_command(environment, ["--no-input", "install", "--no-cache-dir", *arguments])
+    command = pip_command(environment, ["--no-input", "install", "--no-cache-dir", "--no-compile", *arguments])
     done = subprocess.run(command, cwd=environment.root, env=pip_settings(), check=False)
     if done.returncode != 0:
         raise InstallError(f"pip could not install {arguments[-1]}; its reason is above. {hint}".strip())

@@ -30,6 +30,7 @@ CODE_ROOT = Path(__file__).resolve().parents[2]
 _LONGEST_TEMP_DIR = 36
 # In bytes. Ray puts sockets at TEMP/session_YYYY-MM-DD_HH-MM-SS_MICROS_PID/sockets/NAME, and Linux
 # cuts such a path at 107 bytes.
+_SESSIONS = "r"
 _PLAIN = re.compile(r"[\w./+@=-]+", re.ASCII)
 
 
@@ -43,7 +44,8 @@ def temp_dir(root: Path) -> Path:
     if _fits(default):
         default.mkdir(parents=True, exist_ok=True)
         return default
-    private = private_dir(root)
+    private = private_dir(root) / _SESSIONS  # Ray lets everyone into its folder, so it gets one inside
+    private.mkdir(exist_ok=True)
     print(f"ray: {default} is too long or has characters that Ray does not take; its session files go to {private}")
     return private
 
@@ -56,7 +58,7 @@ def private_dir(root: Path) -> Path:
     """
     name = f"graft-{hashlib.sha256(os.fsencode(root.resolve() / STATE / 'ray')).hexdigest()[:8]}"
     candidates = [Path(tempfile.gettempdir()) / name, Path("/tmp") / name]
-    private = next((path for path in candidates if _fits(path)), None)
+    private = next((path for path in candidates if _fits(path / _SESSIONS)), None)
     if private is None:
         raise GraftError(f"{candidates[0]}: too long for Ray's sockets; set TMPDIR to a shorter folder such as /tmp")
     private.mkdir(mode=0o700, exist_ok=True)
