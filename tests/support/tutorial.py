@@ -30,7 +30,7 @@ from tests.support.doc_pages import TERMINAL, Block, blocks, session
 from tests.support.prefect_stack import GraftStack
 
 _END = "<<the command has ended>>"
-_ANY_NUMBER = re.compile(r"\b[0-9a-f]{8,}\b|\d[\d.,:]*")
+_ANY_NUMBER = re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b|\b[0-9a-f]{8,}\b|\d[\d.,:]*")
 
 
 def plain(text: str) -> str:
@@ -107,7 +107,8 @@ class Terminal:
             assert time.monotonic() < deadline, "\n".join(self._lines)
             time.sleep(0.1)
         output = "\n".join(self._lines)
-        assert missing_lines(self._shown, self._lines) == [], output
+        missing = missing_lines(self._shown, self._lines)
+        assert not missing, f"{output}\nThe page shows these lines, and the command does not:\n{missing}"
         self._begun = False
         assert (status != 0) == any(line.startswith("error: ") for line in self._shown), output
         return output
