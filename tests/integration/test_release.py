@@ -141,7 +141,7 @@ def test_another_package_comes_to_production_by_its_phases_and_no_request_is_los
     """By the commands of the tutorial, which goes back and forward again, too."""
     before = stack.production()
     page = Tutorial(ROOT / "docs/tutorial/second-release.md", stack.root, addresses(stack), home=stack.home)
-    with Customers(base_url(stack)) as customers:
+    with Customers(base_url(stack), pause_s=0.5) as customers:
         outputs = page.run()
     assert str(before) in outputs["graft status"]
     after = stack.production()
