@@ -15,11 +15,10 @@ from pathlib import Path
 import openai
 import pandas
 import pytest
-import yaml
 
 from deployments.stack.prefect_api import PrefectApi
 from deployments.stack.stack_settings import load_stack_settings
-from tasks.core.paths import PROMPT_INJECTION_SOURCES, REDTEAM
+from tasks.core.paths import REDTEAM
 from tasks.evaluation.outputs import ROWS
 from tasks.model_package.manifest import package_digest
 from tasks.monitoring.telemetry_store import read_window
@@ -33,7 +32,7 @@ pytestmark = pytest.mark.e2e
 RUN_LIMIT_S = 2400.0
 SIZES = {
     "prepare.eval_fraction": 0.03,
-    "train.epochs": 0.06,
+    "train.epochs": 0.2,
     "engine.max_new_tokens": 32,
     "package.compared_rows": 8,
     # A few training steps show that a release works, not its quality, which `make run` measures.
@@ -56,9 +55,6 @@ def clone() -> Iterator[GraftStack]:
     thin(root / REDTEAM, 25)
     for rows in (root / "data/raw").glob("*.jsonl"):
         thin(rows, 2)
-    sources = yaml.safe_load((root / PROMPT_INJECTION_SOURCES).read_text(encoding="utf-8"))["sources"]
-    small = {name: source for name, source in sources.items() if source["set"] != "s-labs"}  # two thirds of all texts
-    edit_yaml(root / PROMPT_INJECTION_SOURCES, {"sources": small})
     edit_yaml(root / "deployments/prefect.yaml", {"deployments.2.schedules": [{"interval": 3600}]})
     (folder / "home").mkdir()
     made = GraftStack(root, folder / "home", PrefectApi(load_stack_settings(root).prefect.url))
