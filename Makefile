@@ -25,7 +25,7 @@ run: runtime
 
 # The number of processes that run tests; each takes up to 2 GB of memory.
 WORKERS ?= 2
-PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS)
 
 test: lint
 	$(PYTEST)
