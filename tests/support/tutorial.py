@@ -106,7 +106,7 @@ class Terminal:
         while (status := self._status()) is None:
             assert time.monotonic() < deadline, "\n".join(self._lines)
             time.sleep(0.1)
-        output = "\n".join(self._lines)
+        output = "\n".join(line for line in self._lines if not line.startswith(_END))
         missing = missing_lines(self._shown, self._lines)
         assert not missing, f"{output}\nThe page shows these lines, and the command does not:\n{missing}"
         self._begun = False
