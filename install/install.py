@@ -35,7 +35,7 @@ from install.lock_files import (
 from install.virtual_environment import InstallError, VirtualEnvironment
 
 ROOT = Path(__file__).resolve().parent.parent
-TOOK = "a whole installation without CUDA took 4 minutes on two cores with a fast network"
+TOOK = "a whole installation without CUDA took 2 minutes on two cores with a fast network"
 HASHES_VARIABLE = "TORCH_HASHES"
 OTHER_BUILDS = (
     f"{TORCH} takes torch from PyPI, and PyTorch's own builds without CUDA. For another build, give its sha256: "
