@@ -15,9 +15,11 @@ COMMA := ,
 export NO_PROXY := 127.0.0.1,localhost,::1$(addprefix $(COMMA),$(NO_PROXY))
 export no_proxy := $(NO_PROXY)
 $(foreach name,ALL_PROXY all_proxy,$(if $(findstring socks,$($(name))),$(eval unexport $(name))))
+# The stages, flows and replicas of a release are a hundred processes, which would compile the same modules again.
+unexport PYTHONDONTWRITEBYTECODE
 INSTALL = '$(PYTHON)' -m install.install
 
-.PHONY: run test test-fast lint format docs reference down lock python runtime dev
+.PHONY: run test test-fast test-tutorials lint format docs reference down lock python runtime dev
 .PHONY: bench-train bench-serve bench-semantic-cache bench-retrieval bench-assistant bench-guard bench-release
 
 run: runtime
@@ -32,7 +34,11 @@ test: lint
 
 # The inner loop: starts no server and trains no model.
 test-fast: lint
-	$(PYTEST) -m "not slow and not faults"
+	$(PYTEST) -m "not slow and not faults and not tutorials"
+
+# The tutorial on own data, with a Prefect server and a Ray of its own; the other two are part of `make test`.
+test-tutorials: dev
+	$(BIN)/python -m pytest -m tutorials
 
 # Rewrites the files; `make lint` only checks them.
 format: dev

@@ -34,7 +34,7 @@ SIZES = {
     "prepare.eval_fraction": 0.03,
     "train.epochs": 0.2,
     "engine.max_new_tokens": 32,
-    "package.compared_rows": 8,
+    "package.compared_rows": 4,
     # A few training steps show that a release works, not its quality, which `make run` measures.
     "gate.min_rows": 20,
     "gate.min_gain": -1.0,
@@ -52,9 +52,9 @@ def clone() -> Iterator[GraftStack]:
     folder = Path(tempfile.mkdtemp(prefix="ge-"))  # short: Ray's sockets lie below it
     root = copy_repository(folder / "r")
     edit_yaml(root / "params.yaml", SIZES)
-    thin(root / REDTEAM, 25)
+    thin(root / REDTEAM, 40)
     for rows in (root / "data/raw").glob("*.jsonl"):
-        thin(rows, 2)
+        thin(rows, 3)
     edit_yaml(root / "deployments/prefect.yaml", {"deployments.2.schedules": [{"interval": 3600}]})
     (folder / "home").mkdir()
     made = GraftStack(root, folder / "home", PrefectApi(load_stack_settings(root).prefect.url))

@@ -40,6 +40,11 @@ def watch_id(stack: GraftStack) -> str:
     return str(stack.api.deployment("watch", "watch")["id"])
 
 
+def nothing_changed(stack: GraftStack) -> None:
+    """Wait for a run of the flow `watch` that finds nothing to announce."""
+    stack.wait("a `watch` without changes", lambda: stack.watch() == "Unchanged")
+
+
 def test_up_again_changes_nothing(stack: GraftStack) -> None:
     before = stack.pids()
     assert set(before) == {"prefect", "ray", "worker"}
@@ -110,17 +115,15 @@ def test_monitor_says_what_it_can_of_a_handful_of_answers(stack: GraftStack) -> 
 
 @pytest.mark.usefixtures("released")
 def test_changed_data_leads_to_a_run_and_unchanged_data_to_none(stack: GraftStack) -> None:
-    watch = watch_id(stack)
     production, runs = stack.production(), stack.releases()
-    ticks = len(stack.api.runs(("COMPLETED",), watch))
-    stack.wait("two more ticks", lambda: len(stack.api.runs(("COMPLETED",), watch)) >= ticks + 2)
+    nothing_changed(stack)
     assert stack.releases().keys() == runs.keys()
 
     changed = stack.root / "data/raw/plant_care.jsonl"
     good = changed.read_text(encoding="utf-8")
     row = {"id": "broken", "label": "plant_care", "messages": [{"role": "assistant", "content": "I speak first"}]}
     changed.write_text(good + json.dumps(row) + "\n", encoding="utf-8")
-    stack.wait("a run by the flow watch", lambda: len(stack.releases()) > len(runs))
+    stack.wait("a run by the flow watch", lambda: stack.watch() and len(stack.releases()) > len(runs))
     run = stack.wait("its end", lambda: stack.releases(("FAILED", "COMPLETED")).get(newest(stack)["id"]), 200)
     assert run["state_name"] == "Failed"
     assert "role_order" in run["state"]["message"]
@@ -129,10 +132,10 @@ def test_changed_data_leads_to_a_run_and_unchanged_data_to_none(stack: GraftStac
     assert stack.production() == production
 
     changed.write_text(good, encoding="utf-8")
-    stack.wait("the run on repaired data", lambda: len(stack.releases()) > len(runs) + 1)
+    stack.wait("the run on repaired data", lambda: stack.watch() and len(stack.releases()) > len(runs) + 1)
     run = stack.wait("its end", lambda: stack.releases(("FAILED", "COMPLETED")).get(newest(stack)["id"]), 200)
     assert run["state_name"] == "Completed", run["state"]["message"]
-    time.sleep(2 * WATCH_EVERY_S)
+    nothing_changed(stack)
     assert len(stack.releases()) == len(runs) + 2
 
 
@@ -236,7 +239,7 @@ def test_a_killed_worker_is_replaced_and_its_run_closed(stack: GraftStack) -> No
 def test_what_died_is_run_once_more_and_what_changed_while_all_was_down_is_run_once(stack: GraftStack) -> None:
     shutil.copy(ROOT / "dvc.yaml", stack.root / "dvc.yaml")  # no stage is slow now
     died = newest(stack)
-    stack.wait("the run that makes up for the one that died", lambda: newest(stack)["id"] != died["id"])
+    stack.wait("the run for the one that died", lambda: stack.watch() and newest(stack)["id"] != died["id"])
     run = stack.wait("its end", lambda: stack.releases(("FAILED", "COMPLETED")).get(newest(stack)["id"]), 200)
     assert run["state_name"] == "Completed", run["state"]["message"]
 
@@ -248,9 +251,9 @@ def test_what_died_is_run_once_more_and_what_changed_while_all_was_down_is_run_o
     time.sleep(2 * WATCH_EVERY_S)  # scheduled runs without a worker
     status, output = stack.graft("up")
     assert status == 0, output
-    stack.wait("the run on what changed", lambda: len(stack.releases()) > len(runs))
+    stack.wait("the run on what changed", lambda: stack.watch() and len(stack.releases()) > len(runs))
     stack.wait("its end", lambda: newest(stack)["id"] in stack.releases(("FAILED",)), 200)
-    time.sleep(2 * WATCH_EVERY_S)
+    nothing_changed(stack)
     assert len(stack.releases()) == len(runs) + 1
     planned = [run["expected_start_time"] for run in stack.api.runs(("COMPLETED",), watch_id(stack))]
     assert len(planned) == len(set(planned)), "a tick ran twice"

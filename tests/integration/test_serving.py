@@ -286,7 +286,7 @@ def test_a_client_that_hangs_up_leaves_a_row(client: openai.OpenAI, first: str) 
 def test_a_client_that_loses_patience_leaves_a_row(client: openai.OpenAI, first: str) -> None:
     before = len(rows())
     with pytest.raises(openai.APITimeoutError):
-        client.with_options(timeout=0.3).chat.completions.create(model=first, **LONG)
+        client.with_options(timeout=0.1).chat.completions.create(model=first, **LONG)
     seen = wait_for_row(before)
     assert (seen["status"], seen["error"], seen["stream"]) == (499, "client_closed", False)
 
@@ -372,7 +372,7 @@ def test_no_step_of_a_rollout_loses_a_request(ray_stack: RayStack, first: str) -
 
     def keep_asking(number: int) -> None:
         with openai.OpenAI(base_url=rollout.base_url(), api_key="none", max_retries=0, default_headers=FRESH) as client:
-            while not stop.is_set():
+            while not stop.wait(0.1):
                 body = {"model": "production", "user": f"C-{number}", **SHORT}
                 if number % 2:
                     chunks = list(client.chat.completions.create(**body, stream=True))

@@ -20,6 +20,7 @@ from tests.conftest import ROOT
 from tests.support.prefect_stack import GraftStack, copy_repository, edit_yaml, make_small
 from tests.support.tutorial import Tutorial, addresses
 
+pytestmark = pytest.mark.tutorials
 MADE = ("build", ".dvc/cache", "dvc.lock")
 GIT = ["git", "-c", "user.name=Ada", "-c", "user.email=ada@example.org"]
 

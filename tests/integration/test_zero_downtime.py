@@ -86,7 +86,7 @@ def test_other_settings_lose_nothing(ray_stack: RayStack, first: str) -> None:
 def test_an_engine_that_fails_is_replaced(ray_stack: RayStack, first: str, fault: str) -> None:
     """There is no other replica, so requests wait for the new one: only begun streams are cut."""
     (victim,) = pids(ray_stack, first)
-    with steady_load(max_tokens=300) as load:
+    with steady_load(max_tokens=300, pause_s=0.0) as load:  # so that there are streams to cut
         FAULT.write_text(fault, encoding="utf-8")
         load.until(lambda: not FAULT.exists())
         load.wait()

@@ -51,8 +51,13 @@ class Load:
 
 
 @contextmanager
-def steady_load(max_tokens: int = 40) -> Iterator[Load]:
-    """Send requests without pause from six threads, half of them streaming, until the block ends; wait for all."""
+def steady_load(max_tokens: int = 40, pause_s: float = 0.2) -> Iterator[Load]:
+    """Send requests from six threads, half of them streaming, until the block ends; wait for all.
+
+    Args:
+        max_tokens: limit of each answer.
+        pause_s: each thread's pause before its next request, in seconds: new replicas need the processor to start.
+    """
     load, stop = Load(), threading.Event()
 
     def keep_asking(streams: bool) -> None:
@@ -60,7 +65,7 @@ def steady_load(max_tokens: int = 40) -> Iterator[Load]:
         options = {"max_tokens": max_tokens, "temperature": 1, "stream": streams}
         body = {"model": "production", "messages": MESSAGES, **options}
         with httpx.Client(base_url=rollout.base_url(), timeout=90.0) as client:
-            while not stop.is_set():
+            while not stop.wait(pause_s):
                 (_stream if streams else _whole)(client, body, load)
 
     with ThreadPoolExecutor(load.clients) as pool:

@@ -204,6 +204,12 @@ class GraftStack:
             time.sleep(0.5)
         return value
 
+    def watch(self) -> str:
+        """Run the flow `watch` now, instead of waiting for its schedule; the name of the run's last state."""
+        run = self.api.create_run(self.api.deployment("watch", "watch")["id"])["id"]
+        self.wait("the end of a run of `watch`", lambda: self.api.run(run)["state_type"] not in OPEN_STATES)
+        return str(self.api.run(run)["state_name"])
+
     def production(self) -> str | None:
         """The digest of the channel `production`, if any."""
         path = self.root / ".graft/registry/channels/production.json"

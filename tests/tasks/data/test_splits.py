@@ -63,3 +63,10 @@ def test_a_split_without_a_share_stays_empty() -> None:
 def test_something_must_be_left_to_train_on() -> None:
     with pytest.raises(GraftError, match="nothing to train on"):
         shares(0.6, 0.4)
+
+
+def test_a_large_split_group_counts_by_its_rows_and_not_as_one() -> None:
+    groups = ["large"] * 10 + [f"small {number}" for number in range(10)]
+    split_of = assign(groups, ["a"] * 20, {"train": 0.5, "eval": 0.25, "test": 0.25}, seed=0)
+    assert split_of["large"] == "train"
+    assert Counter(split_of[group] for group in groups) == {"train": 10, "eval": 5, "test": 5}
