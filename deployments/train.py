@@ -21,6 +21,7 @@ import psutil
 
 from deployments.core.loopback import LOOPBACK
 from deployments.core.settings import TrainWorkerSettings, load_serve_settings, load_worker_settings
+from deployments.serve.ray_token import local_ray_environment
 from tasks import train
 from tasks.core.errors import GraftError, run_main
 from tasks.core.paths import STATE
@@ -42,6 +43,8 @@ def spread(workers: int, worker_settings: TrainWorkerSettings) -> None:
         GraftError: no Ray answers, it has not enough resources for the workers, or one of them failed.
     """
     address, interface = ray_address()
+    if load_serve_settings().local_ray and "RAY_ADDRESS" not in os.environ:
+        os.environ.update(local_ray_environment(Path.cwd()))  # which Ray reads when it is imported
     import ray
     from ray.train import RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer

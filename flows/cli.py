@@ -158,6 +158,26 @@ def _change(digest: str, production: str | None, action: Literal["promote", "rol
     print(describe(switch_production(digest, production, reason, Act(action=action, who=actor()))))
 
 
+@app.command()
+def approve(reason: _Reason) -> None:
+    """Approve the release that waits for a decision: it goes to production."""
+    _decide(approve=True, reason=reason)
+
+
+@app.command()
+def reject(reason: _Reason) -> None:
+    """Reject the release that waits for a decision: production stays as it is."""
+    _decide(approve=False, reason=reason)
+
+
+def _decide(*, approve: bool, reason: str) -> None:
+    from deployments.stack.approvals import decide
+    from deployments.stack.prefect_api import PrefectApi
+    from tasks.registry.audit_log import claimed_name
+
+    print(decide(PrefectApi.of_stack(), approve=approve, by=claimed_name(), reason=reason))
+
+
 @app.command("audit")
 def show_audit() -> None:
     """Show the audit log: every action on a package, newest first, and the owner of each layer."""

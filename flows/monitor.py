@@ -15,6 +15,7 @@ from tasks.core.settings import load_settings
 from tasks.monitoring.drift import DriftVerdict
 from tasks.monitoring.drift import monitor as compare_window
 from tasks.registry.registry import open_registry
+from tasks.text.markdown import escape, row
 
 EVENT = "graft.drift.detected"
 SUMMARY = "drift-summary"
@@ -23,13 +24,17 @@ SUMMARY = "drift-summary"
 def markdown(verdict: DriftVerdict, folder: Path) -> str:
     """The verdict as a Markdown page, with its reasons and numbers."""
     lines = [f"# Drift: {verdict.outcome}", "", f"Package `{verdict.digest}`", ""]
-    lines += [f"- {sentence}" for sentence in verdict.sentences]
+    lines += [f"- {escape(sentence)}" for sentence in verdict.sentences]
     if verdict.columns:
         lines += ["", "| column | distance | chance explains | over | measure | reference | window |"]
         lines += ["| --- | ---: | ---: | --- | --- | ---: | ---: |"]
         lines += [
-            f"| {c.column} | {c.value:.3f} ({c.statistic}) | {c.threshold:.3f} | {'yes' if c.over else ''} "
-            f"| {c.measure} | {c.reference:.3g} | {c.window:.3g} |"
+            row(
+                (
+                    *(c.column, f"{c.value:.3f} ({c.statistic})", f"{c.threshold:.3f}", "yes" if c.over else ""),
+                    *(c.measure, f"{c.reference:.3g}", f"{c.window:.3g}"),
+                )
+            )
             for c in verdict.columns
         ]
     return "\n".join([*lines, "", f"Report: {folder.resolve() / 'report.html'}"]) + "\n"

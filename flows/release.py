@@ -42,7 +42,7 @@ from tasks.data.examples import load_examples
 from tasks.model_package.admission import check_licenses
 from tasks.model_package.manifest import package_digest
 from tasks.monitoring.change_detection import remember_run
-from tasks.registry.audit_log import append_entry
+from tasks.registry.audit_log import append_entry, claimed
 from tasks.registry.registry import open_registry
 from tasks.rollout.smoke_test import choose, smoke
 
@@ -158,13 +158,15 @@ def require_approval(
     """
     rollout.reset_traffic()  # no canary analysis runs while the person decides
     url = PrefectApi.of_stack().run_url(str(flow_run.id))
-    print(f"approval: {result} Waiting up to {hours:g} hours for a decision; resume this run to decide: {url}")
+    decide = f"`graft approve` or `graft reject` with a --reason, or the form at {url}"
+    print(f"approval: {result} Waiting up to {hours:g} hours for a decision: {decide}")
     question = f"Promote `{digest}` to production? {result} Its model card is the artifact `{CARD_KEY}`."
     decision = request_approval(question, hours)
     entry = action if decision.approve else "reject"
-    append_entry(open_registry(), entry, digest, decision.reason, decision.by, flow_run.name)
+    who = claimed(decision.by)  # anyone who has Prefect's password can enter any name
+    append_entry(open_registry(), entry, digest, decision.reason, who, flow_run.name)
     if not decision.approve:
-        raise RefusedError(f"{decision.by} rejected {digest}: {decision.reason}; production is unchanged")
+        raise RefusedError(f"{who} rejected {digest}: {decision.reason}; production is unchanged")
 
 
 def try_out(digest: str) -> None:

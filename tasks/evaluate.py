@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,7 @@ def evaluate_system(
     rows: list[dict[str, Any]] = []
     tokens = 0
     for index, calls in answers_with_lookup(model, [example.prompt for example in ordered], batch_size):
-        rows.append({"system": system, **score_answer(ordered[index], calls, terms)})
+        rows.append({"system": system, **score_answer(ordered[index], calls, terms, model.prompt.known_tool_names())})
         tokens += sum(generation.completion_tokens for generation, _ in calls)
         progress.update(len(rows), tokens)
     return rows
@@ -99,10 +99,16 @@ def answers_with_lookup(
         yield index, (first, (generation, answer))
 
 
-def score_answer(example: Example, calls: ModelCalls, terms: ContractSpec) -> dict[str, Any]:
+def score_answer(example: Example, calls: ModelCalls, terms: ContractSpec, tools: Collection[str]) -> dict[str, Any]:
     """The row of one answer: scores of the last model call, features of the first, as in telemetry.
 
     `latency_ms` and `decoded_tokens` are sums over all model calls.
+
+    Args:
+        example: the eval row.
+        calls: the model calls for it.
+        terms: the contract, for languages, expected behavior and refusal phrases.
+        tools: names of the prompt's tools.
     """
     first, answer = calls[0], calls[-1][1]
     behavior = terms.labels.get(example.label, "answer")
@@ -112,7 +118,7 @@ def score_answer(example: Example, calls: ModelCalls, terms: ContractSpec) -> di
         "label": example.label,
         "language": language_of(terms.language)(user_text),
         "behaviour": behavior,
-        **measure_response(example.prompt, *first, terms.refusal_phrases).model_dump(),
+        **measure_response(example.prompt, *first, terms.refusal_phrases, tools).model_dump(),
         **score_response(answer, example.target, behavior, terms.refusal_phrases).model_dump(),
         "first_token_ms": first[0].first_token_ms,
         "latency_ms": sum(generation.latency_ms for generation, _ in calls),

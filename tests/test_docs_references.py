@@ -124,7 +124,7 @@ def test_every_file_that_a_page_names_exists(page: Path) -> None:
         (" rollback --reason 'two words' | cat", None),
         (" prompt diff A B  # both", None),
         (" data", None),
-        (" approve", "approve"),
+        (" aprove", "aprove"),
         (" data ad x.csv", "ad"),
         (" run now", "now"),
         (" rollback --because TEXT", "--because"),

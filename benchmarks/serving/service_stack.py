@@ -21,7 +21,8 @@ from deployments.app.access.api_keys import VARIABLE
 from deployments.core.ports import take_free_ports
 from deployments.core.settings import SERVE_YAML, ServeSettings, load_serve_settings
 from deployments.serve import rollout
-from deployments.serve.ray_head import head_command
+from deployments.serve.ray_head import head_command, ready
+from deployments.serve.ray_token import auth_headers
 from tasks.core.files import write_json, write_text
 from tasks.core.paths import PARAMS, REGISTRY, SHOP_SEED
 from tasks.model_package.manifest import MANIFEST, PROMPT, read_manifest
@@ -57,7 +58,8 @@ class Stack:
         """Pids of the package's running replicas."""
         ray = self.settings.ray
         where = f"http://{ray.host}:{ray.dashboard_port}/api/serve/applications/"
-        applications: dict[str, Any] = httpx.get(where, timeout=30.0).json()["applications"]
+        answer = httpx.get(where, headers=auth_headers(ray, self.root), timeout=30.0)
+        applications: dict[str, Any] = answer.json()["applications"]
         name = rollout.served().served[digest].app
         (deployment,) = applications[name]["deployments"].values()
         return [replica["pid"] for replica in deployment["replicas"] if replica["state"] == "RUNNING"]
@@ -71,8 +73,7 @@ def service(package: Path, base: Path, root: Path) -> Iterator[Stack]:
         settings = load_serve_settings()
         os.environ.pop(VARIABLE, None)  # with the caller's API keys every client would need one
         argv, environment = head_command(settings.one_box.ray, root)
-        health = f"http://{settings.ray.host}:{settings.ray.dashboard_port}/api/version"
-        with server("ray", argv, environment, health, root) as pid:
+        with server("ray", argv, environment, lambda: ready(settings.ray, root), root) as pid:
             digest = _publish(package, base)
             rollout.redeploy(digest)
             # Sent as the client's own, the tools are not run, so a turn is one model call, as with other systems.

@@ -105,7 +105,7 @@ def llama_cpp(model: Path, opening: Chat, threads: int, slots: int, root: Path) 
     options = [str(model), str(port), str(threads), str(slots)]
     served = ServedModel(f"http://{HOST}:{port}/v1", "any", opening)
     argv = [sys.executable, "-m", "benchmarks.serving.llama_cpp_server", *options]
-    with server("llama.cpp", argv, {}, f"http://{HOST}:{port}/health", root) as pid:
+    with server("llama.cpp", argv, {}, lambda: answers(f"http://{HOST}:{port}/health"), root) as pid:
         yield System("llama.cpp", pid, served.drive)
 
 
@@ -124,30 +124,35 @@ def transformers_serve(model: Path, opening: Chat, threads: int, root: Path) -> 
     options = ["--host", HOST, "--port", str(port), "--device", "cpu", "--continuous-batching", *_PAGED]
     served = ServedModel(f"http://{HOST}:{port}/v1", str(model), opening)
     environment = {"OMP_NUM_THREADS": str(threads)}
-    with server("transformers", [*program, *options], environment, f"http://{HOST}:{port}/health", root) as pid:
+    health = f"http://{HOST}:{port}/health"
+    with server("transformers", [*program, *options], environment, lambda: answers(health), root) as pid:
         yield System("transformers serve", pid, served.drive)
 
 
+def answers(url: str) -> bool:
+    """Whether a server answers at a URL."""
+    try:
+        return httpx.get(url, timeout=5.0).is_success
+    except httpx.HTTPError:
+        return False
+
+
 @contextmanager
-def server(name: str, argv: Sequence[str], more: Mapping[str, str], health: str, root: Path) -> Iterator[int]:
-    """Run a server in a session of its own until the block ends; yield its pid once `health` answers.
+def server(
+    name: str, argv: Sequence[str], more: Mapping[str, str], ready: Callable[[], bool], root: Path
+) -> Iterator[int]:
+    """Run a server in a session of its own until the block ends; yield its pid once it is ready.
 
     Args:
         name: name of its log.
         argv: command line.
         more: environment variables beside the caller's.
-        health: URL that answers once it is ready.
+        ready: whether it answers.
         root: working directory.
 
     Raises:
         GraftError: it ended, or did not answer in time; the message has the end of its log.
     """
-
-    def ready() -> bool:
-        try:
-            return httpx.get(health, timeout=5.0).is_success
-        except httpx.HTTPError:
-            return False
 
     record = start(name, argv, {**os.environ, **node_environment(), **more}, root)
     try:

@@ -224,9 +224,14 @@ async def answered(record: TurnRecord, work: Awaitable[Response]) -> Response:
 async def read_body(http_request: Request, limit: int) -> bytes:
     """The request's body, which is read up to `limit` bytes only.
 
+    A web page may send a body of another type to any address without asking first, so only JSON is read.
+
     Raises:
-        ApiError: 413.
+        ApiError: 413 or 415.
     """
+    kind = http_request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise ApiError(415, "unsupported_media_type", f"send application/json as Content-Type, not {kind[:50]!r}")
     body = bytearray()
     async for part in http_request.stream():
         body += part

@@ -7,6 +7,7 @@ Ray itself), so a replica binds it to loopback, where the rest of this Ray liste
 
 from __future__ import annotations
 
+import ipaddress
 from importlib import import_module
 from typing import Any
 
@@ -33,3 +34,11 @@ def stay_on_loopback() -> None:
         return int(add_port(server, address.replace("[::]", "127.0.0.1")))
 
     replica.add_port_to_grpc_server = bind
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or IP address reaches this machine alone."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

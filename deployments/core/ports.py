@@ -12,7 +12,7 @@ from deployments.core.settings import SERVE_YAML
 from tasks.core.errors import GraftError
 
 HOST = "127.0.0.1"
-RAY_PORTS = ("gcs_port", "dashboard_port", "agent_port", "client_port")
+RAY_PORTS = ("gcs_port", "dashboard_port", "agent_port")
 """The ports in the section `one_box.ray` of `deployments/serve.yaml`."""
 
 

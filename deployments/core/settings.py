@@ -29,6 +29,11 @@ class HttpSettings(Section):
     """IP address or host name."""
     port: Port
     """Port of the OpenAI-compatible API."""
+    allowed_hosts: tuple[str, ...]
+    """Host names, beside loopback and `host`, by which requests may address the assistant. Empty: where API keys are
+    required, any name."""
+    cors_origins: tuple[Annotated[str, Field(pattern=r"^https?://[^/*]+$")], ...]
+    """Origins of web pages that may call the assistant (CORS)."""
 
 
 class RaySettings(Section):
@@ -49,8 +54,6 @@ class LocalRaySettings(RaySettings):
 
     agent_port: Port
     """Port of the dashboard agent."""
-    client_port: Port
-    """Port of the Ray client server."""
     num_cpus: Positive
     """Logical CPUs that the replicas share."""
     object_store_mb: Annotated[int, Field(ge=80)]

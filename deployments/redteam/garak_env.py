@@ -24,6 +24,11 @@ KNOWN = "0.17."
 
 _INSTALLED = "installed"
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "DO_NOT_TRACK": "1"}
+_INHERITED = {
+    *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TMPDIR", "TZ", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE"),
+}
+"""The variables that are passed on, by their names in capitals."""
 _ALTERNATIVE = "Or install garak 0.17 yourself and name it: `graft redteam --garak /path/to/bin/garak`."
 
 
@@ -51,8 +56,9 @@ def _install(folder: Path, python: Path) -> None:
     # garak's further dependencies belong to other probes and other services; torch alone would be gigabytes.
     install = ["install", "--quiet", "--no-cache-dir", "--no-deps", "-r", str(LOCK)]
     pip = [str(python), "-m", "pip", "--disable-pip-version-check", *install]
+    index = {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
     for argv in ([sys.executable, "-m", "venv", str(folder)], pip):
-        result = subprocess.run(argv, env=environment(), capture_output=True, text=True, check=False)
+        result = subprocess.run(argv, env=environment() | index, capture_output=True, text=True, check=False)
         if result.returncode != 0:
             output = "\n".join(f"  {line}" for line in (result.stdout + result.stderr).strip().splitlines()[-8:])
             raise GraftError(
@@ -100,13 +106,14 @@ def require_known(command: Sequence[str]) -> str:
 def environment(key: str | None = None, logs: Path | None = None) -> dict[str, str]:
     """The environment variables of garak and its installation: offline but for the package index, state in `.graft/`.
 
-    It contains none of Graft's own modules and keys, and no settings of the user's own garak.
+    garak and its packages need no secret but the endpoint's key, so only the variables in `_INHERITED` are passed
+    on: no cloud account, no token of a model hub, and no settings of the user's own garak.
 
     Args:
         key: an API key of the endpoint.
         logs: folder whose subfolder `garak/` gets garak's own log.
     """
-    inherited = {name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "GRAFT_API_KEYS"}}
+    inherited = {name: value for name, value in os.environ.items() if name.upper() in _INHERITED}
     state = (STATE / "garak").absolute()
     paths = {"XDG_CONFIG_HOME": state / "config", "XDG_CACHE_HOME": state / "cache"}
     folders = {name: str(path) for name, path in {**paths, "XDG_DATA_HOME": logs or state / "data"}.items()}

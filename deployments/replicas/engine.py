@@ -127,7 +127,8 @@ class PackageServer:
             latency_ms=(last - ticket.admitted) * 1000 - ticket.queue_ms,
         )
         answer = self._model.prompt.parse(generation.text)
-        features = measure_response(request.messages, generation, answer, self._refusal_phrases)
+        tools = self._model.prompt.known_tool_names(request.tools)
+        features = measure_response(request.messages, generation, answer, self._refusal_phrases, tools)
         yield TurnEnd(generation, answer, features, ticket.queue_ms, logprobs, chunks[0].cached_tokens)
 
     def _logprobs(self, chunk: TokenChunk) -> tuple[TokenLogprob, ...]:

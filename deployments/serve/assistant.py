@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ray import serve
 
 from deployments.app.access.api_keys import ApiKeys, read_keys
+from deployments.app.access.cross_origin import CrossOriginGuard
 from deployments.app.access.pseudonyms import Pseudonyms
 from deployments.app.cache.answer_cache import AnswerCache
 from deployments.app.embeddings import EmbeddingService
@@ -38,6 +39,7 @@ from deployments.core.settings import (
     CacheSettings,
     FallbackSettings,
     HttpReplicaSettings,
+    HttpSettings,
     LimitSettings,
     ShadowSettings,
     TelemetrySettings,
@@ -62,6 +64,8 @@ class AssistantArguments(Section):
 
     root: str
     """The installation's root folder."""
+    http: HttpSettings
+    """Address, names and permitted origins of the assistant."""
     room: int
     """Capacity of one application: requests that its replicas take together, queued ones included."""
     tools: ToolSettings
@@ -95,7 +99,8 @@ class Assistant:
     def __init__(self, arguments: AssistantArguments) -> None:
         stay_on_loopback()
         root = Path(arguments.root)
-        keys = ApiKeys(read_keys())  # first: a malformed variable is the quickest error
+        keys = ApiKeys(read_keys(arguments.http.host))  # first: a malformed variable is the quickest error
+        self._http = arguments.http
         metrics, sink = _observability(arguments)
         self._backend = ServeBackend()
         domain = load_domain(arguments.tools.domain)
@@ -135,7 +140,9 @@ class Assistant:
         return result.vectors
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return create_app(self._chat_service, self._embedding_service)
+        app = create_app(self._chat_service, self._embedding_service)
+        app.add_middleware(CrossOriginGuard, self._http, keyed=self._chat_service.keys.required)
+        return app
 
     async def reconfigure(self, config: dict[str, Any]) -> None:
         """Serve calls this with the new `user_config`. Indexes are opened before the routing changes."""

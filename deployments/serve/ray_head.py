@@ -21,6 +21,7 @@ import httpx
 from deployments.core.loopback import LOOPBACK
 from deployments.core.ports import require_free
 from deployments.core.settings import SERVE_YAML, LocalRaySettings, RaySettings, ServeSettings
+from deployments.serve.ray_token import auth_headers, local_ray_environment
 from tasks.core.errors import GraftError
 from tasks.core.paths import STATE
 
@@ -96,9 +97,9 @@ def head_command(settings: LocalRaySettings, root: Path) -> tuple[list[str], dic
 
     Args:
         settings: `one_box.ray` in `deployments/serve.yaml`.
-        root: the folder that holds `.graft/`.
+        root: the folder that holds `.graft/`, where the head's token is.
     """
-    program = [python_of_ray(root), "-c", "from ray.scripts.scripts import main; main()", "start", "--head", "--block"]
+    program = [python_of_ray(root), "-m", "deployments.serve.ray_start", "start", "--head", "--block"]
     options = {
         "node-ip-address": settings.host,
         "port": settings.gcs_port,
@@ -106,7 +107,6 @@ def head_command(settings: LocalRaySettings, root: Path) -> tuple[list[str], dic
         "dashboard-host": settings.host,
         "dashboard-port": settings.dashboard_port,
         "dashboard-agent-listen-port": settings.agent_port,
-        "ray-client-server-port": settings.client_port,
         # The system picks the workers' ports, so that two Rays on a machine do not collide.
         "min-worker-port": 0,
         "max-worker-port": 0,
@@ -120,6 +120,7 @@ def head_command(settings: LocalRaySettings, root: Path) -> tuple[list[str], dic
         **os.environ,
         **LOOPBACK,
         **node_environment(),
+        **local_ray_environment(root),
         # A single node cannot drain to another one, and SIGTERM would wait for that in vain.
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
     }
@@ -145,8 +146,16 @@ def require_free_ports(settings: ServeSettings) -> None:
         GraftError: a port is taken; the message names it and the setting that changes it.
     """
     require_free(settings.http.host, settings.http.port, "http.port")
-    for key in ("gcs_port", "dashboard_port", "agent_port", "client_port"):
+    for key in ("gcs_port", "dashboard_port", "agent_port"):
         require_free(settings.one_box.ray.host, getattr(settings.one_box.ray, key), f"one_box.ray.{key}")
+
+
+def open_to_all(settings: RaySettings) -> bool:
+    """Whether the Ray head answers without a token, as one that an older version of Graft started."""
+    try:
+        return httpx.get(f"http://{settings.host}:{settings.dashboard_port}/api/version", timeout=2.0).is_success
+    except httpx.HTTPError:
+        return False
 
 
 def require_ready(settings: RaySettings) -> None:
@@ -162,9 +171,10 @@ def require_ready(settings: RaySettings) -> None:
         )
 
 
-def ready(settings: RaySettings) -> bool:
-    """Whether the Ray head answers, by one cheap request."""
+def ready(settings: RaySettings, root: Path = Path()) -> bool:
+    """Whether the Ray head answers, by one cheap request; `root` is the repository's."""
+    url = f"http://{settings.host}:{settings.dashboard_port}/api/version"
     try:
-        return httpx.get(f"http://{settings.host}:{settings.dashboard_port}/api/version", timeout=2.0).is_success
+        return httpx.get(url, headers=auth_headers(settings, root), timeout=2.0).is_success
     except httpx.HTTPError:
         return False

@@ -193,6 +193,7 @@ def _assistant_config(settings: ServeSettings, routing: Routing) -> dict[str, An
     params = load_settings()
     arguments = {
         "root": str(Path.cwd()),
+        "http": settings.http.model_dump(),
         "room": settings.room,
         "tools": params.tools.model_dump(mode="json"),
         "shop": params.shop.model_dump(mode="json"),

@@ -11,6 +11,7 @@ import httpx
 
 from deployments.core.ports import require_free
 from deployments.core.settings import ServeSettings
+from deployments.serve.ray_token import auth_headers
 from tasks.core.errors import GraftError
 from tasks.core.paths import LOGS
 
@@ -117,7 +118,8 @@ def put_applications(settings: ServeSettings, applications: dict[str, Any]) -> N
 def _serve(settings: ServeSettings, method: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
     where = f"http://{settings.ray.host}:{settings.ray.dashboard_port}"
     try:
-        response = httpx.request(method, where + "/api/serve/applications/", json=body, timeout=60.0)
+        url, headers = where + "/api/serve/applications/", auth_headers(settings.ray)
+        response = httpx.request(method, url, json=body, headers=headers, timeout=60.0)
     except httpx.HTTPError as error:
         raise GraftError(f"Ray does not answer at {where} ({error}); is the stack up? Try `graft up`") from error
     if not response.is_success:

@@ -8,7 +8,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from deployments.stack.stack_settings import STACK_YAML, load_stack_settings
+from deployments.stack.prefect_login import auth_string
+from deployments.stack.stack_settings import STACK_YAML, PrefectSettings, load_stack_settings
 from tasks.core.errors import GraftError
 from tasks.core.paths import STATE
 
@@ -42,13 +43,13 @@ def stack_environment(root: Path) -> dict[str, str]:
     """The whole environment of a child process; paths are absolute.
 
     Nothing of the caller's own Prefect settings passes through: a cloud account named there is none
-    of ours. The model hub is offline; who fetches a base model from it takes `HF_HUB_OFFLINE` away.
+    of ours. The model hub is offline; the stage that fetches a base model from it removes `HF_HUB_OFFLINE`.
 
     Args:
         root: the repository root.
 
     Raises:
-        GraftError: `deployments/stack.yaml` is not as expected.
+        GraftError: `deployments/stack.yaml` or the file with Prefect's password is not as expected.
     """
     root = root.resolve()
     settings = load_stack_settings(root)
@@ -58,13 +59,8 @@ def stack_environment(root: Path) -> dict[str, str]:
         **_TELEMETRY_OFF,
         **{key: str(root / STATE / folder) for key, folder in _FOLDERS.items()},
         **({} if _in_git(root) else {"DVC_GLOBAL_CONFIG_DIR": str(root / DVC_WITHOUT_GIT)}),
-        "PREFECT_API_URL": settings.prefect.api_url,
-        "PREFECT_SERVER_API_HOST": settings.prefect.host,
-        "PREFECT_SERVER_API_PORT": str(settings.prefect.port),
-        "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
-        "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(settings.prefect.keep_runs_days * 86400),
+        **_prefect_environment(root, settings.prefect),
         "PREFECT_WORKER_QUERY_SECONDS": str(settings.worker.poll_s),
-        "PREFECT_CLI_PROMPT": "false",
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONWARNINGS": "ignore::FutureWarning",  # of transformers, about itself
@@ -74,6 +70,36 @@ def stack_environment(root: Path) -> dict[str, str]:
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH", "")])),
         "PYTHONUNBUFFERED": "1",
+    }
+
+
+def _prefect_environment(root: Path, settings: PrefectSettings) -> dict[str, str]:
+    """The settings of Prefect's server and clients.
+
+    Prefect also reads `.env`, `prefect.toml` and `pyproject.toml` in the working directory. The environment has
+    priority, so every setting that says where requests, data or the password go is here, with its default too,
+    and by the name that Prefect looks up first.
+    """
+    home = root / STATE / _FOLDERS["PREFECT_HOME"]
+    auth = auth_string(root)
+    login = {"PREFECT_API_AUTH_STRING": auth, "PREFECT_SERVER_API_AUTH_STRING": auth} if auth else {}
+    return {
+        **login,
+        "PREFECT_API_URL": settings.api_url,
+        "PREFECT_CLIENT_CSRF_SUPPORT_ENABLED": "true",
+        "PREFECT_CLI_PROMPT": "false",
+        "PREFECT_LOGGING_CONFIG_PATH": str(home / "logging.yml"),
+        "PREFECT_PROFILES_PATH": str(home / "profiles.toml"),
+        "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": settings.url,  # the origin of its own UI
+        "PREFECT_SERVER_API_CSRF_PROTECTION_ENABLED": "true",
+        "PREFECT_SERVER_API_HOST": settings.host,
+        "PREFECT_SERVER_API_PORT": str(settings.port),
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home / 'prefect.db'}",
+        "PREFECT_SERVER_DOCKET_URL": "memory://",
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(settings.keep_runs_days * 86400),
+        "PREFECT_SERVER_UI_API_URL": settings.api_url,
+        "PREFECT_UI_URL": settings.url,
     }
 
 

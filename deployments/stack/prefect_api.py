@@ -9,11 +9,14 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import httpx
 
+from deployments.stack.prefect_auth import PrefectAuth
+from deployments.stack.prefect_login import auth_string
 from deployments.stack.stack_settings import load_stack_settings
 from tasks.core.errors import GraftError
 
@@ -24,16 +27,22 @@ _PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0)
 
 
 class PrefectApi:
-    """A client of a Prefect server. Every method raises `GraftError` where the server fails or refuses."""
+    """A client of a Prefect server. Every method raises `GraftError` where the server fails or refuses.
 
-    def __init__(self, url: str, timeout_s: float = 15.0) -> None:
+    Args:
+        url: URL of the server.
+        auth: user name and password as `USER:PASSWORD`, or None for a server without a login.
+        timeout_s: longest time of one attempt, in seconds.
+    """
+
+    def __init__(self, url: str, auth: str | None = None, timeout_s: float = 15.0) -> None:
         self.url = url
-        self._client = httpx.Client(base_url=f"{url}/api", timeout=timeout_s)
+        self._client = httpx.Client(base_url=f"{url}/api", auth=PrefectAuth(f"{url}/api", auth), timeout=timeout_s)
 
     @classmethod
-    def of_stack(cls) -> PrefectApi:
-        """The server of `deployments/stack.yaml`."""
-        return cls(load_stack_settings().prefect.url)
+    def of_stack(cls, root: Path = Path()) -> PrefectApi:
+        """The server of `deployments/stack.yaml` in the repository at `root`."""
+        return cls(load_stack_settings(root).prefect.url, auth_string(root))
 
     def _send(self, method: str, path: str, json: Any = None) -> httpx.Response:
         """Send a request, and retry while the server is too busy to answer.
@@ -62,6 +71,13 @@ class PrefectApi:
         """Whether the server answers."""
         try:
             return self._client.get("/health", timeout=2.0).is_success
+        except httpx.HTTPError:
+            return False
+
+    def open_to_all(self) -> bool:
+        """Whether the server answers without a password, as one that an older version of Graft started."""
+        try:
+            return httpx.get(f"{self.url}/api/admin/version", timeout=2.0).is_success
         except httpx.HTTPError:
             return False
 
@@ -114,6 +130,13 @@ class PrefectApi:
         """
         body = {"state": {"type": state, "message": message}, "force": force}
         self._request("POST", f"/flow_runs/{run_id}/set_state", body)
+
+    def resume(self, run_id: str, run_input: Json) -> None:
+        """Resume a paused flow run with the input that it waits for."""
+        answer = self._request("POST", f"/flow_runs/{run_id}/resume", {"run_input": run_input})
+        if answer["status"] != "ACCEPT":
+            reason = (answer.get("details") or {}).get("reason") or answer["status"]
+            raise GraftError(f"Prefect's server did not resume the run: {reason}")
 
     def delete_run(self, run_id: str) -> None:
         """Delete a flow run."""

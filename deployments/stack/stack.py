@@ -12,7 +12,7 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +22,15 @@ from deployments.core.ports import require_free
 from deployments.core.settings import ServeSettings, load_serve_settings
 from deployments.serve import ray_head, rollout
 from deployments.serve.promotion import serve_production
+from deployments.serve.ray_token import local_ray_environment
 from deployments.stack.environment import stack_environment
 from deployments.stack.prefect_api import PrefectApi
+from deployments.stack.prefect_login import SECRET, USER, make_login
 from deployments.stack.processes import ProcessRecord, records, start, stop, wait_ready
 from deployments.stack.stack_settings import STACK_YAML, StackSettings, load_stack_settings
 from tasks.core.errors import GraftError
 from tasks.core.files import sha256_file, write_json
-from tasks.core.paths import RUN, STATE
+from tasks.core.paths import RUN, SECRETS, STATE
 
 SERVER, RAY, WORKER = "prefect", "ray", "worker"
 PREFECT_YAML = Path("deployments/prefect.yaml")
@@ -75,6 +77,7 @@ def up() -> str | None:
     """
     root, settings, serve = Path.cwd(), load_stack_settings(), load_serve_settings()
     with locked(root):
+        make_login(root)
         alive = _living(root, settings)
         began: list[ProcessRecord] = []
         try:
@@ -96,6 +99,10 @@ def _living(root: Path, settings: StackSettings) -> set[str]:
     for name in known.keys() - alive:
         print(f"stack: {name} (pid {known[name].pid}) had died; starting it again", flush=True)
         stop(known[name], settings.stop_timeout_s)
+    for name in alive & _open_to_all(root):
+        print(f"stack: restarting {name}, which was started without a password or token", flush=True)
+        stop(known[name], settings.stop_timeout_s)
+        alive.remove(name)
     if WORKER in alive and SERVER not in alive:
         print(f"stack: restarting {WORKER}, whose runs had no server", flush=True)
         stop(known[WORKER], settings.stop_timeout_s)
@@ -103,11 +110,18 @@ def _living(root: Path, settings: StackSettings) -> set[str]:
     return alive
 
 
+def _open_to_all(root: Path) -> set[str]:
+    """Names of the parts that answer everybody, as an older version of Graft started them."""
+    local = load_serve_settings().local_ray
+    ray = {RAY} if local and ray_head.open_to_all(local) else set[str]()
+    return ray | ({SERVER} if PrefectApi.of_stack(root).open_to_all() else set())
+
+
 def _start_missing(
     root: Path, settings: StackSettings, serve: ServeSettings, alive: set[str], began: list[ProcessRecord]
 ) -> str | None:
-    read_keys()  # an error in the keys is raised here rather than by a replica that fails to start
-    api, environment = PrefectApi(settings.prefect.url), stack_environment(root)
+    read_keys(serve.http.host)  # an error in the keys is raised here rather than by a replica that fails to start
+    api, environment = PrefectApi.of_stack(), stack_environment(root)
     prefect = [sys.executable, "-m", "prefect"]
     if SERVER not in alive:
         require_free(settings.prefect.host, settings.prefect.port, "prefect.port", STACK_YAML)
@@ -124,13 +138,15 @@ def _start_missing(
         waiting.append((server, api.healthy, settings.prefect.start_timeout_s))
     if local and RAY not in alive:
         argv, ray_environment = ray_head.head_command(local, root)
-        ray = start(RAY, argv, {**ray_environment, **environment}, root)
+        ray = start(RAY, argv, _of_ray({**ray_environment, **environment, **local_ray_environment(root)}), root)
         began.append(ray)
         waiting.append((ray, lambda: ray_head.ready(local), local.start_timeout_s))
     for record, ready, timeout_s in waiting:
         print(f"stack: starting {record.name} (pid {record.pid})", flush=True)
         wait_ready(record, ready, timeout_s, root)
 
+    if SERVER not in alive:
+        print(f"stack: log in to {settings.prefect.url} as {USER}, with the password in {SECRETS / SECRET}", flush=True)
     api.ensure_pool(settings.worker.pool)
     deploy(root, settings, environment)
     not_served = serve_production()
@@ -142,6 +158,11 @@ def _start_missing(
         print(f"stack: starting {WORKER} (pid {worker.pid})", flush=True)
     _clear_unguarded(api)
     return not_served
+
+
+def _of_ray(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment without Prefect's password: replicas run packages and a domain's code, which need none of it."""
+    return {key: value for key, value in environment.items() if not key.startswith("PREFECT_")}
 
 
 def _clear_unguarded(api: PrefectApi) -> None:

@@ -26,6 +26,7 @@ Fields that would change an answer and are not supported are refused; `null` alw
 REQUEST_HEADERS = {
     "authorization": "`Bearer KEY`; required where `GRAFT_API_KEYS` names keys.",
     "cache-control": "`no-cache` bypasses the answer cache; of chat and completions.",
+    "content-type": "`application/json`; of requests with a body.",
     "idempotency-key": "A chat that is sent again with the same value repeats no tool's effect.",
 }
 RESPONSE_HEADERS = {
@@ -46,6 +47,7 @@ ERRORS = {
     "context_length_exceeded": "The prompt, or a text to embed, has more tokens than the model may read.",
     "engine_error": "The model failed while answering.",
     "engine_unavailable": "The replica could not be reached; it is restarting.",
+    "host_not_allowed": "`Host` is no name of the service.",
     "http_error": "Another refusal of the HTTP layer.",
     "internal_error": "A fault of the service; the message has the trace id.",
     "invalid_api_key": "The API key is unknown.",
@@ -58,10 +60,12 @@ ERRORS = {
     "model_not_found": "The model is not served.",
     "no_production_model": "No package is in production.",
     "not_found": "There is no such path.",
+    "origin_not_allowed": "`Origin` is neither the service's own nor in `http.cors_origins`.",
     "overloaded": "Too many requests are waiting.",
     "rate_limit_exceeded": "The API key has reached one of its limits.",
     "request_too_large": "The body has more bytes than `limits.body_bytes`.",
     "timeout": "The first token, or the end of the answer, did not come in time.",
+    "unsupported_media_type": "The body is not `application/json`.",
     "unknown_parameter": "A field is neither OpenAI's nor Graft's.",
 }
 FIELDS = ("field", "meaning", "type")

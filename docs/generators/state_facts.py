@@ -85,6 +85,12 @@ STATE = {
         "assistant",
         "Past days, yes: drift detection then knows nothing of these answers.",
     ),
+    "secrets": StateFact(
+        "`prefect`: password of the user `graft` of Prefect; `ray`: token of the local Ray, for which its dashboard "
+        "asks. Only their owner can read them.",
+        "`graft up`",
+        f"{_STOPPED}; the next `graft up` makes new ones.",
+    ),
     "visitors.key": StateFact(
         "Key of the pseudonymous user ids in telemetry.", "assistant", "Yes: all customers get new pseudonyms."
     ),

@@ -20,8 +20,8 @@ class Approval(RunInput):
     """The form of the paused run, with the person's decision."""
 
     approve: bool = Field(description="Whether this package may go to production.")
-    by: str = Field(min_length=1, description="Your name, for the audit log.")
-    reason: str = Field(min_length=1, description="Reason of the decision, for the audit log.")
+    by: str = Field(min_length=1, max_length=100, description="Your name, for the audit log.")
+    reason: str = Field(min_length=1, max_length=1000, description="Reason of the decision, for the audit log.")
 
 
 def request_approval(question: str, hours: float) -> Approval:

@@ -21,6 +21,7 @@ from tasks.evaluation.outputs import ROWS
 from tasks.model_package.manifest import read_manifest
 from tasks.registry.registry import PRODUCTION, open_registry
 from tasks.reports.release_card import CARD, PICTURE, release_card
+from tasks.text.markdown import row
 
 SUMMARY = "release-summary"
 
@@ -40,9 +41,8 @@ def show_contract() -> None:
     lines = ["# Contract: " + ("kept" if result["ok"] else "broken"), "", f"{result['lines']} lines", ""]
     lines += ["| rule | severity | verdict | violations | allowed | first |", "| --- | --- | --- | ---: | --- | --- |"]
     for rule in result["rules"]:
-        first = "; ".join(f"{o['source']} {o['reason']}" for o in rule["offending"][:1]).replace("|", "\\|")
-        cells = (rule["rule"], rule["severity"], rule["verdict"], str(rule["count"]), rule["limit"], first)
-        lines.append(f"| {' | '.join(cells)} |")
+        first = "; ".join(f"{o['source']} {o['reason']}" for o in rule["offending"][:1])
+        lines.append(row((rule["rule"], rule["severity"], rule["verdict"], rule["count"], rule["limit"], first)))
     page = "\n".join([*lines, "", f"Page: {(BUILT_CONTRACT / REPORT).resolve()}"])
     create_markdown_artifact(page + "\n", key="contract", description="Data contract")
 

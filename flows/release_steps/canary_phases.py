@@ -30,6 +30,7 @@ from tasks.rollout.canary_analysis import CanaryVerdict
 from tasks.rollout.canary_metrics import has_traffic, shadow_pairs
 from tasks.rollout.incidents import open_incident
 from tasks.rollout.shadow_comparison import agreement
+from tasks.text.markdown import escape
 
 KEY = "guard"
 _BEFORE = timedelta(hours=1)
@@ -142,7 +143,7 @@ def markdown(phase: Phase, verdict: CanaryVerdict, rows: pd.DataFrame) -> str:
         "",
         f"Package `{verdict.canary}`, in production `{verdict.production}`",
         "",
-        *(f"- {sentence}" for sentence in verdict.sentences),
+        *(f"- {escape(sentence)}" for sentence in verdict.sentences),
     ]
     if phase.percent is None:
         pairs = shadow_pairs(rows, verdict.canary, verdict.production, verdict.start)

@@ -10,6 +10,7 @@ import pandas as pd
 
 from tasks.core.settings import GateSettings
 from tasks.reports.eval_tables import by_system
+from tasks.text.markdown import escape
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def render(facts: ReleaseSummary, rows: pd.DataFrame, settings: GateSettings) ->
         settings: confidence and bootstrap of the intervals.
     """
     lines = [
-        f"# {facts.name} is in production",
+        f"# {escape(facts.name)} is in production",
         "",
         f"- base URL: {facts.base_url}",
         f"- API key: {facts.key}",

@@ -37,6 +37,7 @@ BUILT_EVALUATE_ASSISTANT = BUILD / "evaluate_assistant"
 INCUMBENT = BUILD / "incumbent.json"
 
 STATE = Path(".graft")
+SECRETS = STATE / "secrets"
 REGISTRY = STATE / "registry"
 EMBEDDINGS = STATE / "embeddings"
 INDEXES = STATE / "indexes"

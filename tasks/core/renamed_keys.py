@@ -86,6 +86,10 @@ MOVED_KEYS = {"prompt_injection.sources": "data/prompt_injection_sources.yaml"}
 """Keys of params.yaml whose values are in a file of their own now."""
 
 
+REMOVED_KEYS = {"one_box.ray.client_port": "the Ray client server is not started anymore"}
+"""Keys without a successor, and why they went."""
+
+
 def old_names(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """The values of a settings section under the names of version 0.1, in the same order."""
     names = {new: old.rpartition(".")[2] for old, new in RENAMED_KEYS.items()}

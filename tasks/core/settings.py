@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tasks.core.errors import GraftError
-from tasks.core.renamed_keys import MOVED_KEYS, RENAMED_KEYS
+from tasks.core.renamed_keys import MOVED_KEYS, REMOVED_KEYS, RENAMED_KEYS
 from tasks.core.rollout_phases import parse_phases
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -392,7 +392,7 @@ class RolloutSettings(Section):
     without_traffic: Literal["promote", "hold"]
     """After an hour without requests to production: promote at once, or go through all phases."""
     approval: Literal["never", "undecided", "always"]
-    """When a person is asked in Prefect's UI; `undecided`: when canary analysis is inconclusive."""
+    """When a person decides (`graft approve`, or Prefect's UI); `undecided`: when canary analysis is inconclusive."""
     approval_hours: Annotated[float, Field(ge=0.1)]
     """Hours to answer; no answer rejects."""
 
@@ -559,6 +559,7 @@ def _problems(error: ValidationError) -> list[str]:
     unknown = {key for key, kind, _ in found if kind == "extra_forbidden"}
     hints = {key: f"renamed to {RENAMED_KEYS[key]} in 0.2.0" for key in unknown & RENAMED_KEYS.keys()}
     hints |= {key: f"moved to {MOVED_KEYS[key]} in 0.2.0" for key in unknown & MOVED_KEYS.keys()}
+    hints |= {key: f"delete it: {REMOVED_KEYS[key]}" for key in unknown & REMOVED_KEYS.keys()}
     explained = {RENAMED_KEYS[key] for key in unknown & RENAMED_KEYS.keys()}
     return [
         f"  {key}: {hints.get(key, message)}"

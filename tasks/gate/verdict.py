@@ -20,6 +20,7 @@ from tasks.gate import efficiency, slices
 from tasks.gate.comparison import Comparison, GateOutcome, RuleFinding, compare, quality
 from tasks.gate.efficiency import EfficiencyComparison, compare_efficiency
 from tasks.gate.slices import compare_slices
+from tasks.text.markdown import escape
 
 _COLUMNS = ("system", "id", "quality", "valid_format", *slices.COLUMNS, *efficiency.COLUMNS)
 _BY_SEVERITY: tuple[GateOutcome, ...] = ("pass", "inconclusive", "fail")
@@ -171,7 +172,7 @@ def _check_limit(name: str, rate: Rate, limit: Limit) -> RuleFinding:
 
 def markdown(verdict: GateVerdict) -> str:
     """The verdict as a Markdown report: outcome, reasons, and tables over all rows, per slice and of efficiency."""
-    lines = [f"# Gate: {verdict.outcome}", "", *(f"- {reason}" for reason in verdict.reasons)]
+    lines = [f"# Gate: {verdict.outcome}", "", *(f"- {escape(reason)}" for reason in verdict.reasons)]
     header = "| {} | n | candidate | other | difference | low | high |"
     for title, first, comparisons in (
         ("All rows", "against", [c for c in verdict.comparisons if not c.slice]),
@@ -183,14 +184,15 @@ def markdown(verdict: GateVerdict) -> str:
     ):
         lines += ["", f"## {title}", "", header.format(first), "| --- |" + " ---: |" * 6]
         lines += [
-            f"| {', '.join(filter(None, (c.against, c.slice)))} | {c.n} | {c.candidate:.3f} | {c.other:.3f} "
+            f"| {escape(', '.join(filter(None, (c.against, c.slice))))} | {c.n} | {c.candidate:.3f} | {c.other:.3f} "
             f"| {c.difference:+.3f} | {c.low:+.3f} | {c.high:+.3f} |"
             for c in comparisons
         ]
     header = "| metric, against | candidate | other | ratio | low | high |"
     lines += ["", "## Efficiency", "", header, "| --- |" + " ---: |" * 5]
     lines += [
-        f"| {c.name}, {c.against} | {c.candidate:.1f} | {c.other:.1f} | {c.ratio:.2f} | {c.low:.2f} | {c.high:.2f} |"
+        f"| {escape(f'{c.name}, {c.against}')} | {c.candidate:.1f} | {c.other:.1f} "
+        f"| {c.ratio:.2f} | {c.low:.2f} | {c.high:.2f} |"
         for c in verdict.efficiency
     ]
     return "\n".join(lines) + "\n"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol, Self, TypeVar
 
 from tasks.core.errors import GraftError
-from tasks.core.files import new_folder, sha256_file, sha256_tree
+from tasks.core.files import keep_folder, sha256_file, sha256_tree
 
 
 class ArtifactInfo(Protocol):
@@ -64,7 +64,5 @@ def publish(built: Path, info: str, root: Path) -> str:
     That file lists the others, which the caller has checked. Publishing the same artifact again changes nothing.
     """
     digest = sha256_file(built / info)
-    if not (root / digest).exists():
-        with new_folder(root / digest) as folder:
-            shutil.copytree(built, folder, dirs_exist_ok=True)
+    keep_folder(root / digest, lambda folder: shutil.copytree(built, folder, dirs_exist_ok=True))
     return digest

@@ -6,6 +6,7 @@ The release card (`tasks/reports/release_card.py`) adds the measurements later.
 from __future__ import annotations
 
 from tasks.model_package.manifest import Fidelity, Manifest
+from tasks.text.markdown import escape, row
 
 
 def render(manifest: Manifest, picture: str, warning: str = "") -> str:
@@ -16,31 +17,31 @@ def render(manifest: Manifest, picture: str, warning: str = "") -> str:
         picture: path of the loss curve, relative to the card.
         warning: a line above the sheet; empty for none.
     """
-    above = f"\n**{warning}**\n" if warning else ""
+    above = f"\n**{escape(warning)}**\n" if warning else ""
     base, data, sheet = manifest.base, manifest.data, manifest.constraints
-    forbidden = "\n".join(f"- {use}" for use in sheet.forbidden_uses)
-    labels = "\n".join(f"| {label} | {count} |" for label, count in data["labels"].items())
+    forbidden = "\n".join(f"- {escape(use)}" for use in sheet.forbidden_uses)
+    labels = "\n".join(row((label, count)) for label, count in data["labels"].items())
     limit = f"{sheet.base_context_tokens} tokens" if sheet.base_context_tokens else "not named"
-    return f"""# {manifest.name}
+    return f"""# {escape(manifest.name)}
 {above}
-**For:** {sheet.intended_use}
+**For:** {escape(sheet.intended_use)}
 
 **Not for:**
 
 {forbidden}
 
-**Languages:** {", ".join(sheet.languages)}
+**Languages:** {escape(", ".join(sheet.languages))}
 
 | | |
 | --- | --- |
-| base model | {base.source} |
-| base licence | {sheet.base_licence} |
+| base model | {escape(base.source)} |
+| base licence | {escape(sheet.base_licence)} |
 | base sha256 | `{base.sha256}` |
-| architecture | {base.architecture}, {base.parameters / 1e6:.0f} million parameters |
+| architecture | {escape(base.architecture)}, {base.parameters / 1e6:.0f} million parameters |
 | longest prompt | {manifest.max_prompt_tokens} tokens |
 | longest prompt with its answer | {sheet.context_tokens} tokens (the base's limit: {limit}) |
-| data owner | {sheet.data_owner} |
-| data licence | {sheet.data_licence} |
+| data owner | {escape(sheet.data_owner)} |
+| data licence | {escape(sheet.data_licence)} |
 | data last updated | {sheet.data_updated}; old after {sheet.review_by} |
 | training rows | {data["training_rows"]} |
 {_weights(manifest.fidelity)}

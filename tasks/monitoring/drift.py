@@ -29,7 +29,7 @@ from tasks.core.records import Record
 from tasks.core.settings import DriftSettings
 from tasks.evaluation.outputs import CANDIDATE, ROWS
 from tasks.evaluation.response_features import CATEGORICAL, NUMERIC
-from tasks.monitoring.telemetry_row import REDTEAM_OWNER
+from tasks.monitoring.telemetry_row import REDTEAM_OWNER, allowed
 from tasks.monitoring.telemetry_store import read_window
 from tasks.registry.registry import PRODUCTION, Registry
 
@@ -276,7 +276,8 @@ def _clean(rows: pd.DataFrame) -> pd.DataFrame:
     """The feature columns in Evidently's types: floats with NaN, and text in which a missing value is a category."""
 
     def category(value: object) -> str:
-        return MISSING if pd.isna(value) else str(value) or EMPTY  # type: ignore[call-overload]
+        # Rows of versions before 0.3 hold what a model made up.
+        return MISSING if pd.isna(value) else allowed(str(value)) or EMPTY  # type: ignore[call-overload]
 
     numeric = {c: pd.to_numeric(rows[c]).astype(float) for c in NUMERIC}
     return pd.DataFrame({**numeric, **{c: rows[c].map(category).astype(object) for c in CATEGORICAL}})

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import re
 import types
 from typing import Any, Union, get_args, get_origin
 
 import pyarrow as pa
-from pydantic import AwareDatetime
+from pydantic import AwareDatetime, ValidationInfo, field_validator
 
 from tasks.core.records import Record
+
+UNLISTED = "(unlisted)"
+"""Stands for a text that a row may not hold."""
+_ALLOWED = re.compile(r"[\w .,:;/#+=()@'’!?£$€%\[\]-]{0,400}")  # noqa: RUF001 (the apostrophe of printed text)
+"""Names, ids, codes and the rules' own sentences. Whatever a row holds is shown to operators: in HTML, Markdown, and
+terminals, where `<`, `|`, a backtick and control characters mean something."""
+_JSON_COLUMNS = ("steps", "passages", "findings", "decisions", "shadow")
 
 REDTEAM_OWNER = "redteam"
 """The owner of the API key that `graft redteam` uses, if there is one of that name: its rows are not customers'."""
@@ -108,6 +117,27 @@ class TelemetryRow(Record):
     """Whether the answer is a refusal."""
     valid_format: bool | None = None
     """Whether the answer could be parsed."""
+
+    @field_validator("*")
+    @classmethod
+    def _only_allowed_text(cls, value: Any, info: ValidationInfo) -> Any:
+        """Replace each text that is not of the allowed characters, so that no way into a row is forgotten."""
+        if not isinstance(value, str) or not value:
+            return value
+        if info.field_name in _JSON_COLUMNS:
+            return json.dumps(allowed(json.loads(value)), ensure_ascii=False, separators=(",", ":"))
+        return allowed(value)
+
+
+def allowed(value: Any) -> Any:
+    """A JSON value with `UNLISTED` for each text, also of keys, that a row may not hold."""
+    if isinstance(value, str):
+        return value if _ALLOWED.fullmatch(value) else UNLISTED
+    if isinstance(value, list):
+        return [allowed(item) for item in value]
+    if isinstance(value, dict):
+        return {allowed(key): allowed(item) for key, item in value.items()}
+    return value
 
 
 def _column_type(annotation: Any) -> pa.DataType:

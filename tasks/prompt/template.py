@@ -120,6 +120,10 @@ class Renderer:
             return tools
         return () if _has_system(messages) else self.source.tools
 
+    def known_tool_names(self, tools: Sequence[dict[str, Any]] | None = None) -> frozenset[str]:
+        """The names of the prompt source's own tools, and of `tools`, which a request brought."""
+        return self.source.tool_names | {tool["function"]["name"] for tool in tools or ()}
+
     def _plain(self, message: Message) -> dict[str, Any]:
         calls = [self._defuse_json(call.model_dump()) for call in message.tool_calls]
         return {"role": message.role, "content": self._defuse(message.content.strip()), "tool_calls": calls}

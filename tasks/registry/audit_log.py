@@ -6,14 +6,15 @@ here. Every other action on a package is an object of its own, written once and 
 
 from __future__ import annotations
 
-import getpass
 import os
+import pwd
 from datetime import UTC, datetime
 from typing import Literal
 
 from tasks.core.records import Record
 from tasks.core.settings import OwnerSettings
 from tasks.registry.registry import Channel, Registry
+from tasks.text.markdown import one_line
 
 VARIABLE = "GRAFT_USER"
 """The environment variable that names the author of actions."""
@@ -41,10 +42,26 @@ class Entry(Record):
 
 
 def actor() -> str:
-    """The author of actions: `GRAFT_USER` in the environment, else the login name, else the user id."""
+    """The author of actions: the login name, or the name in `GRAFT_USER`, told as claimed by that login."""
+    name, login = claimed_name(), _login()
+    return login if name == login else claimed(name, login)
+
+
+def claimed_name() -> str:
+    """`GRAFT_USER` in the environment, else the login name."""
+    return os.environ.get(VARIABLE) or _login()
+
+
+def claimed(name: str, by: str = "") -> str:
+    """A name that was not verified, as the log tells it; `by` is the login that entered it, if known."""
+    return f"{name} (as claimed{f' by {by}' if by else ''})"
+
+
+def _login() -> str:
+    """The name of the user that this process runs as; it does not believe LOGNAME and USER in the environment."""
     try:
-        return os.environ.get(VARIABLE) or getpass.getuser()
-    except (KeyError, OSError):  # the user of a container may have no name
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # the user of a container may have no name
         return f"uid {os.getuid()}"
 
 
@@ -100,7 +117,8 @@ def line(entry: Entry) -> str:
     """One entry as a line."""
     action = f"{entry.action} {entry.channel}" if entry.channel else entry.action
     run = f" (run {entry.run})" if entry.run and entry.run not in entry.who else ""
-    return f"{entry.at:%Y-%m-%d %H:%M} UTC  {action:19}  {entry.digest[:12]}  {entry.who}{run}: {entry.reason}"
+    text = f"{action:19}  {entry.digest[:12]}  {entry.who}{run}: {entry.reason}"
+    return f"{entry.at:%Y-%m-%d %H:%M} UTC  {one_line(text)}"
 
 
 def _entry_of_swap(swap: Channel) -> Entry:

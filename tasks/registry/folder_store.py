@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from tasks.core.files import locked, new_folder, write_bytes
+from tasks.core.files import keep_folder, locked, write_bytes
 
 Check = Callable[[Path], object]
 """A function that checks a fetched folder, and raises if its content is not the expected one."""
@@ -100,11 +100,3 @@ class FolderStore:
 
     def names(self, key: str, last: str) -> list[str]:
         return sorted(path.parent.name for path in (self.root / key).glob(f"[!.]*/{last}"))
-
-
-def keep_folder(path: Path, fill: Callable[[Path], object]) -> None:
-    """Make the folder `path` by `fill`, whole or not at all, unless it exists; of concurrent callers one makes it."""
-    with locked(path.with_name(f".{path.name}.lock")):
-        if not path.is_dir():
-            with new_folder(path) as folder:
-                fill(folder)

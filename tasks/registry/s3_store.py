@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -23,8 +23,8 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from tasks.core.errors import GraftError
-from tasks.core.files import sha256_file
-from tasks.registry.folder_store import Check, StoredObject, keep_folder
+from tasks.core.files import keep_folder, sha256_file
+from tasks.registry.folder_store import Check, StoredObject
 
 T = TypeVar("T")
 PART_BYTES = 64 * 1024 * 1024
@@ -102,7 +102,7 @@ class S3Store:
     def _fetch(self, key: str, folder: Path, check: Check, at: datetime) -> None:
         """Download a folder and check it; its modification time is that of its upload, `at`."""
         for name in self._list(f"{key}/"):
-            path = folder / name.removeprefix(f"{key}/")
+            path = folder / self._inside(key, name)
             path.parent.mkdir(parents=True, exist_ok=True)
             sha256 = (self._head(name) or {"Metadata": {}})["Metadata"].get("sha256")
             with self._client_errors():
@@ -111,6 +111,20 @@ class S3Store:
                 raise GraftError(f"{self.where}: {name} is not what was uploaded, so it is not used")
         check(folder)
         os.utime(folder, (at.timestamp(), at.timestamp()))
+
+    def _inside(self, key: str, name: str) -> PurePosixPath:
+        """The path of an object in the folder `key`: in a bucket, an object may have any name.
+
+        Raises:
+            GraftError: the path would lie outside the folder, or is none.
+        """
+        below = name.removeprefix(f"{key}/")
+        path = PurePosixPath(below)
+        if path.is_absolute() or ".." in path.parts or str(path) != below:
+            raise GraftError(
+                f"{self.where}: {name!r} is no file in {key}, so the folder is not used; delete the object"
+            )
+        return path
 
     def _put_file(self, key: str, path: Path) -> None:
         """Upload a file, unless it is there already. A different file, of an interrupted upload, is replaced.

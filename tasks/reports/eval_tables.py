@@ -10,6 +10,7 @@ import pandas as pd
 from tasks.core.settings import GateSettings
 from tasks.evaluation.outputs import CANDIDATE, Rate
 from tasks.gate.bootstrap import interval
+from tasks.text.markdown import escape, row
 
 SHOWN = {
     "exact_match": "exact match",
@@ -34,7 +35,7 @@ def by_system(rows: pd.DataFrame, settings: GateSettings) -> list[str]:
     for system, group in rows.groupby("system", sort=False):
         cell = _quality(group, settings)
         means = [f"{group[column].astype(float).mean():.3f}".rjust(len(shown[column])) for column in shown]
-        lines.append(f"| {system!s:9} | {len(group):4} | {cell:{len(title)}} | {' | '.join(means)} |")
+        lines.append(f"| {escape(system):9} | {len(group):4} | {cell:{len(title)}} | {' | '.join(means)} |")
     return lines
 
 
@@ -45,13 +46,15 @@ def by_label(rows: pd.DataFrame, settings: GateSettings) -> list[str]:
         rows: evaluation rows, one per (system, example).
     """
     others = [system for system in rows["system"].unique() if system != CANDIDATE]
-    lines = [f"| request kind | rows | quality ({settings.confidence:.0%} interval) | {' | '.join(others)} |"]
+    lines = [
+        f"| request kind | rows | quality ({settings.confidence:.0%} interval) | {' | '.join(map(escape, others))} |"
+    ]
     lines.append("| --- | ---: | --- |" + " ---: |" * len(others))
     for label, group in rows.groupby("label"):
         systems = dict(list(group.groupby("system")))
         means = [f"{systems[system]['quality'].mean():.3f}" for system in others]
         candidate = systems[CANDIDATE]
-        lines.append(f"| {label} | {len(candidate)} | {_quality(candidate, settings)} | {' | '.join(means)} |")
+        lines.append(f"| {escape(label)} | {len(candidate)} | {_quality(candidate, settings)} | {' | '.join(means)} |")
     return lines
 
 
@@ -59,7 +62,7 @@ def end_to_end(rates: Mapping[str, Rate]) -> list[str]:
     """A table of the rates of the end-to-end evaluation (stage `evaluate_assistant`)."""
     lines = ["| end-to-end rate | rows | value |", "| --- | ---: | ---: |"]
     values = {name: "" if rate.value is None else f"{rate.value:.4g}" for name, rate in rates.items()}
-    return lines + [f"| {name} | {rates[name].n} | {value} |" for name, value in values.items()]
+    return lines + [row((name, rates[name].n, value)) for name, value in values.items()]
 
 
 def _quality(rows: pd.DataFrame, settings: GateSettings) -> str:

@@ -17,6 +17,7 @@ from pydantic import Field
 
 from tasks.core.errors import GraftError
 from tasks.core.records import Record
+from tasks.text.markdown import escape
 
 HIT = 0.5
 """An attack succeeded where the detector's score is at least this; garak's own `eval_threshold`."""
@@ -176,9 +177,9 @@ def overview(scan: Scan) -> str:
     lines = [
         "# Red team: garak",
         "",
-        f"- package: {scan.digest}",
-        f"- garak {scan.garak}, {scan.started}, {len(scan.probes)} probes, {sample}",
-        *(f"- not run: {name} (see output.log)" for name in scan.not_run),
+        f"- package: {escape(scan.digest)}",
+        f"- garak {escape(scan.garak)}, {escape(scan.started)}, {len(scan.probes)} probes, {sample}",
+        *(f"- not run: {escape(name)} (see output.log)" for name in scan.not_run),
         "",
         *_table("family", {**scan.families(), "all": scan.total()}),
         "",
@@ -201,6 +202,7 @@ def details(scan: Scan) -> str:
 
 
 def _table(label: str, rows: dict[str, Counts]) -> list[str]:
+    rows = {escape(name): counts for name, counts in rows.items()}
     width = max(map(len, rows), default=0)
     lines = [f"| {label:{width}} | attempts | unanswered | refused | hits | success |"]
     lines += [f"| {'-' * width} | ---: | ---: | ---: | ---: | ---: |"]

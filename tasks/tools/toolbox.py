@@ -22,6 +22,8 @@ from pydantic import ValidationError
 from tasks.core.records import Record, ToolCall
 
 _LOG = logging.getLogger(__name__)
+UNKNOWN_TOOL = "unknown_tool"
+"""The error of a call of a tool that does not exist."""
 _SCHEMA_KEYS = ("type", "description", "pattern", "enum")
 
 C = TypeVar("C")
@@ -146,7 +148,7 @@ class Toolbox(Generic[C]):
         """The call with its arguments validated, or the failure that names its error."""
         tool = self.tools.get(call.name)
         if tool is None:
-            return Failure(error="unknown_tool", message=f"There is no tool {call.name[:64]}.")
+            return Failure(error=UNKNOWN_TOOL, message=f"There is no tool {call.name[:64]}.")
         try:
             return Call(tool, tool.arguments.model_validate(call.arguments))
         except ValidationError as error:

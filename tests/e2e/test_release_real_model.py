@@ -16,8 +16,6 @@ import openai
 import pandas
 import pytest
 
-from deployments.stack.prefect_api import PrefectApi
-from deployments.stack.stack_settings import load_stack_settings
 from tasks.core.paths import REDTEAM
 from tasks.evaluation.outputs import ROWS
 from tasks.model_package.manifest import package_digest
@@ -56,8 +54,7 @@ def clone() -> Iterator[GraftStack]:
     for rows in (root / "data/raw").glob("*.jsonl"):
         thin(rows, 3)
     edit_yaml(root / "deployments/prefect.yaml", {"deployments.2.schedules": [{"interval": 3600}]})
-    (folder / "home").mkdir()
-    made = GraftStack(root, folder / "home", PrefectApi(load_stack_settings(root).prefect.url))
+    made = GraftStack.at(root)
     try:
         yield made
     finally:

@@ -21,6 +21,7 @@ from deployments.core.loopback import LOOPBACK
 from deployments.core.settings import SERVE_YAML
 from deployments.serve import rollout
 from deployments.serve.ray_head import node_environment
+from deployments.serve.ray_token import auth_headers, local_ray_environment
 from tests.integration.test_zero_downtime import edit
 from tests.support.load_clients import steady_load
 from tests.support.ray_stack import RayStack, stop_head
@@ -48,7 +49,8 @@ def start_node(ray_stack: RayStack) -> subprocess.Popen[bytes]:
         "include-log-monitor": "false",
     }
     command = [sys.executable, "-c", RAY, "start", "--block", *(f"--{key}={value}" for key, value in options.items())]
-    environment = {**os.environ, **LOOPBACK, **node_environment(), "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}
+    environment = {**os.environ, **LOOPBACK, **node_environment(), **local_ray_environment(ray_stack.root)}
+    environment["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] = "0"
     log = (ray_stack.root / "node.log").open("ab")
     return subprocess.Popen(
         command, cwd=ray_stack.root, env=environment, stdout=log, stderr=log, start_new_session=True
@@ -57,7 +59,7 @@ def start_node(ray_stack: RayStack) -> subprocess.Popen[bytes]:
 
 def dashboard(ray_stack: RayStack, path: str) -> Any:
     ray = ray_stack.settings.ray
-    return httpx.get(f"http://{ray.host}:{ray.dashboard_port}{path}", timeout=30).json()
+    return httpx.get(f"http://{ray.host}:{ray.dashboard_port}{path}", headers=auth_headers(ray), timeout=30).json()
 
 
 def await_nodes(ray_stack: RayStack, count: int) -> None:
@@ -76,8 +78,10 @@ def replicas(ray_stack: RayStack, digest: str) -> dict[int, int]:
 
 
 @pytest.fixture
-def nodes(ray_stack: RayStack) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Two nodes beside the head, and the profile `cluster` with the same Ray."""
+def nodes(ray_stack: RayStack, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Two nodes beside the head, and the profile `cluster` with the same Ray and its token."""
+    for name, value in local_ray_environment(ray_stack.root).items():
+        monkeypatch.setenv(name, value)
     ray = yaml.safe_load((ray_stack.root / SERVE_YAML).read_text(encoding="utf-8"))["one_box"]["ray"]
     address = {key: ray[key] for key in ("host", "gcs_port", "dashboard_port", "start_timeout_s")}
     sizes = {"min_replicas": 2, "max_replicas": 2, "num_cpus": 0.5, "memory_mb": 100}

@@ -75,7 +75,7 @@ def approve(stack: GraftStack) -> None:
     """Approve the runs that wait for approval."""
     decision = {"approve": True, "by": "Ada", "reason": "after a fault"}
     for run in stack.releases(("PAUSED",)):
-        httpx.post(f"{stack.api.url}/api/flow_runs/{run}/resume", json={"run_input": decision})
+        stack.prefect.post(f"/flow_runs/{run}/resume", json={"run_input": decision})
 
 
 def victim(stack: GraftStack, name: str, run: str) -> psutil.Process:

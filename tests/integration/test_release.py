@@ -239,7 +239,7 @@ def test_a_killed_worker_is_replaced_and_its_run_closed(stack: GraftStack) -> No
 def test_what_died_is_run_once_more_and_what_changed_while_all_was_down_is_run_once(stack: GraftStack) -> None:
     shutil.copy(ROOT / "dvc.yaml", stack.root / "dvc.yaml")  # no stage is slow now
     died = newest(stack)
-    stack.wait("the run for the one that died", lambda: stack.watch() and newest(stack)["id"] != died["id"])
+    stack.wait("the run that makes up for the one that died", lambda: newest(stack)["id"] != died["id"])
     run = stack.wait("its end", lambda: stack.releases(("FAILED", "COMPLETED")).get(newest(stack)["id"]), 200)
     assert run["state_name"] == "Completed", run["state"]["message"]
 
@@ -251,9 +251,9 @@ def test_what_died_is_run_once_more_and_what_changed_while_all_was_down_is_run_o
     time.sleep(2 * WATCH_EVERY_S)  # scheduled runs without a worker
     status, output = stack.graft("up")
     assert status == 0, output
-    stack.wait("the run on what changed", lambda: stack.watch() and len(stack.releases()) > len(runs))
+    stack.wait("the run on what changed", lambda: len(stack.releases()) > len(runs))
     stack.wait("its end", lambda: newest(stack)["id"] in stack.releases(("FAILED",)), 200)
-    nothing_changed(stack)
+    time.sleep(2 * WATCH_EVERY_S)
     assert len(stack.releases()) == len(runs) + 1
     planned = [run["expected_start_time"] for run in stack.api.runs(("COMPLETED",), watch_id(stack))]
     assert len(planned) == len(set(planned)), "a tick ran twice"

@@ -1,13 +1,16 @@
 """Tests of serving as clients use it: the real `openai` client over HTTP, on the real Ray Serve.
 
 Also covers `deployments/core/metrics.py`, `deployments/serve/applications.py`, `deployments/serve/assistant.py`,
-`deployments/serve/backend.py` and `deployments/serve/ray_metrics.py`.
+`deployments/serve/backend.py`, `deployments/serve/ray_metrics.py` and `deployments/serve/ray_start.py`.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -25,8 +28,10 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
+from deployments.core.loopback import LOOPBACK
 from deployments.serve import rollout
 from deployments.serve.ray_head import temp_dir
+from deployments.serve.ray_token import auth_headers
 from tasks.core.errors import GraftError
 from tasks.core.paths import BUILT_EMBEDDING
 from tasks.core.settings import EmbeddingSettings
@@ -232,6 +237,41 @@ def test_everything_listens_on_loopback_only(ray_stack: RayStack) -> None:
     sockets = [s for p in processes for s in p.net_connections("inet") if s.status == psutil.CONN_LISTEN]
     assert ray_stack.settings.http.port in {s.laddr.port for s in sockets}
     assert {s.laddr.ip.removeprefix("::ffff:") for s in sockets} <= {"127.0.0.1", "::1"}
+
+
+def test_without_the_token_ray_answers_no_request(ray_stack: RayStack) -> None:
+    """Though the head's home folder has another Ray's token, which Ray would take where its mode is not set."""
+    ray = ray_stack.settings.ray
+    url = f"http://{ray.host}:{ray.dashboard_port}"
+    job = {"entrypoint": "touch /tmp/owned"}
+    other = {"Authorization": "Bearer the token of another Ray, long enough to be taken"}
+    for headers, status in (({}, 401), (other, 403)):
+        for path in ("/api/version", "/api/serve/applications/", "/nodes?view=summary"):
+            assert httpx.get(url + path, headers=headers).status_code == status, path
+        assert httpx.post(f"{url}/api/jobs/", json=job, headers=headers).status_code == status
+    assert httpx.get(f"{url}/api/version", headers=auth_headers(ray)).is_success
+    program = f"import ray; ray.init('{ray.host}:{ray.gcs_port}', log_to_driver=False); print('joined')"
+    environment = {**os.environ, **LOOPBACK, "RAY_AUTH_MODE": "disabled"}
+    joined = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False
+    )
+    assert joined.returncode != 0
+    assert "joined" not in joined.stdout
+    commands = [" ".join(p.cmdline()) for p in psutil.Process(ray_stack.head.pid).children(recursive=True)]
+    assert not [command for command in commands if "ray.util.client.server" in command]
+
+
+def test_a_web_page_and_a_foreign_name_get_no_answer(client: openai.OpenAI, first: str) -> None:
+    url = f"{rollout.base_url()}/chat/completions"
+    body = {"model": first, **SHORT}
+    assert httpx.post(url, json=body, headers={"origin": "https://evil.example"}).status_code == 403
+    assert httpx.post(url, json=body, headers={"host": "evil.example"}).status_code == 403
+    assert httpx.post(url, content=json.dumps(body), headers={"content-type": "text/plain"}).status_code == 415
+    asked = {"origin": "https://evil.example", "access-control-request-method": "POST"}
+    preflight = httpx.options(url, headers=asked)
+    assert preflight.status_code == 403
+    assert "access-control-allow-origin" not in preflight.headers
+    assert client.chat.completions.create(**body).model == first
 
 
 def test_an_unknown_model_is_404(client: openai.OpenAI, first: str) -> None:

@@ -14,8 +14,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from deployments.stack.prefect_api import PrefectApi
-from deployments.stack.stack_settings import load_stack_settings
 from tests.conftest import ROOT
 from tests.support.prefect_stack import GraftStack, copy_repository, edit_yaml, make_small
 from tests.support.tutorial import Tutorial, addresses
@@ -44,8 +42,7 @@ def clone(
         shutil.copy(ROOT / name, root / name)
     for command in (["add", "--all"], ["commit", "--quiet", "--message", "as cloned"]):
         subprocess.run([*GIT, *command], cwd=root, check=True)
-    (folder / "home").mkdir()
-    made = GraftStack(root, folder / "home", PrefectApi(load_stack_settings(root).prefect.url))
+    made = GraftStack.at(root)
     try:
         yield made
     finally:

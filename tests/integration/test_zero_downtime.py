@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from deployments.serve import rollout
+from deployments.serve.ray_token import auth_headers
 from tests.support.faulty_engine import FAULT
 from tests.support.load_clients import steady_load
 from tests.support.ray_stack import RayStack
@@ -35,7 +36,8 @@ def scale(section: str, least: int, most: int, **more: float) -> None:
 def pids(ray_stack: RayStack, application: str) -> list[int]:
     """Processes of an application's running replicas; a package's is named by its digest."""
     ray = ray_stack.settings.ray
-    content = httpx.get(f"http://{ray.host}:{ray.dashboard_port}/api/serve/applications/", timeout=30).json()
+    url = f"http://{ray.host}:{ray.dashboard_port}/api/serve/applications/"
+    content = httpx.get(url, headers=auth_headers(ray), timeout=30).json()
     name = application if application == rollout.ASSISTANT else f"engine-{application[:12]}"
     (deployment,) = content["applications"][name]["deployments"].values()
     return [replica["pid"] for replica in deployment["replicas"] if replica["state"] == "RUNNING"]

@@ -148,7 +148,7 @@ def answers(text: str) -> Script:
         answer = ParsedAnswer(text, (), True)
         yield Delta(text[:2], 7, 2)
         yield Delta(text[2:], 7, 5)
-        yield TurnEnd(generation, answer, measure_response(request.messages, generation, answer, ()), 3.0)
+        yield TurnEnd(generation, answer, measure_response(request.messages, generation, answer, (), ()), 3.0)
 
     return script
 

@@ -63,7 +63,7 @@ def base_url(stack: GraftStack) -> str:
 def task_states(stack: GraftStack, run_id: str) -> dict[str, str]:
     """State names of a run's tasks by name, in the order they began."""
     body = {"flow_runs": {"id": {"any_": [run_id]}}, "sort": "EXPECTED_START_TIME_ASC"}
-    tasks = httpx.post(f"{stack.api.url}/api/task_runs/filter", json=body).json()
+    tasks = stack.prefect.post("/task_runs/filter", json=body).json()
     return {task["name"]: task["state_name"] for task in sorted(tasks, key=lambda t: str(t["start_time"]))}
 
 

@@ -16,13 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 import yaml
 
 from deployments.core.ports import free_port, take_free_ports
 from deployments.stack.prefect_api import OPEN_STATES, Json, PrefectApi
-from deployments.stack.stack_settings import load_stack_settings
+from deployments.stack.prefect_auth import PrefectAuth
+from deployments.stack.prefect_login import auth_string, make_login
 from tasks.base import source_sha256
 from tasks.core.files import sha256_file
 from tasks.core.paths import PROMPT_INJECTION_SOURCES
@@ -165,6 +167,20 @@ class GraftStack:
     api: PrefectApi
     """A client of its Prefect server."""
 
+    @classmethod
+    def at(cls, root: Path) -> GraftStack:
+        """The stack of a copy of the repository that does not run yet; its home folder is made beside the copy."""
+        home = root.parent / "home"
+        home.mkdir()
+        make_login(root)
+        return cls(root, home, PrefectApi.of_stack(root))
+
+    @property
+    def prefect(self) -> httpx.Client:
+        """A plain HTTP client of the Prefect API, with the stack's login."""
+        url = f"{self.api.url}/api"
+        return httpx.Client(base_url=url, auth=PrefectAuth(url, auth_string(self.root)), timeout=30.0)
+
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Start `graft ARGUMENTS` as a shell does, with its output on a pipe."""
         argv = [sys.executable, "-c", "from flows.cli import main; main()", *arguments]
@@ -228,8 +244,7 @@ def stack(tiny_base: Path, tiny_prompts: Path, tiny_embedding: Path) -> Iterator
     folder = Path(tempfile.mkdtemp(prefix="gs-"))  # short: Ray's sockets lie below it
     root = copy_repository(folder / "r")
     make_small(root, talkative(tiny_base, folder / "base"), tiny_prompts, tiny_embedding)
-    (folder / "home").mkdir()
-    stack = GraftStack(root, folder / "home", PrefectApi(load_stack_settings(root).prefect.url))
+    stack = GraftStack.at(root)
     try:
         status, output = stack.graft("up")
         assert status == 0, output

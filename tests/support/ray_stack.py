@@ -14,7 +14,7 @@ import pytest
 
 from deployments.core.settings import ServeSettings
 from deployments.serve.ray_head import head_command, ready
-from tasks.core.files import sha256_tree, write_json
+from tasks.core.files import create_private, sha256_tree, write_json
 from tasks.core.records import Message
 from tasks.core.settings import EngineSettings
 from tasks.engine.loading import open_base, open_package
@@ -91,10 +91,13 @@ class RayStack:
 
 def start_head(settings: ServeSettings, root: Path) -> subprocess.Popen[bytes]:
     command, environment = head_command(settings.one_box.ray, root)
+    # Of another Ray: where its mode is not set, Ray takes the token that it finds here.
+    create_private(root / "home/.ray/auth_token", b"the token of another Ray, long enough to be taken")
+    environment["HOME"] = str(root / "home")
     log = (root / "ray.log").open("wb")
     head = subprocess.Popen(command, env=environment, cwd=root, stdout=log, stderr=log, start_new_session=True)
     deadline = time.monotonic() + settings.ray.start_timeout_s
-    while not ready(settings.ray):
+    while not ready(settings.ray, root):
         if time.monotonic() > deadline or head.poll() is not None:
             stop_head(head)
             pytest.fail((root / "ray.log").read_text(encoding="utf-8"))

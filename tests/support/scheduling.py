@@ -13,6 +13,7 @@ SLOW_FOLDERS = ("tests/e2e/", "tests/integration/")
 SERVERS = {"stack", "ray_stack", "s3_server"}
 """Fixtures that start servers: a test that uses one is slow."""
 STACK_FILES = (
+    "tests/deployments/stack/test_prefect_login.py",
     "tests/flows/release_steps/test_dvc_stages.py",
     "tests/integration/test_kill_minus_9.py",
     "tests/integration/test_release.py",

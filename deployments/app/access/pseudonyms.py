@@ -9,12 +9,11 @@ other consequence.
 from __future__ import annotations
 
 import hashlib
-import os
 import secrets
-import tempfile
 from pathlib import Path
 
 from tasks.core.errors import GraftError
+from tasks.core.files import create_private
 
 _KEY_BYTES = 32
 _PSEUDONYM_BYTES = 8
@@ -34,7 +33,7 @@ class Pseudonyms:
             GraftError: the file contains no key.
         """
         if not path.exists():
-            _create_key(path)
+            create_private(path, secrets.token_bytes(_KEY_BYTES))
         key = path.read_bytes()
         if len(key) != _KEY_BYTES:
             problem = f"{path}: {len(key)} bytes, and no key of {_KEY_BYTES}; remove it, and it is made anew"
@@ -44,19 +43,3 @@ class Pseudonyms:
     def pseudonym(self, user_key: str) -> str:
         """16 hexadecimal digits for a user, as `traffic_split.user_bucket_key` identifies them."""
         return hashlib.blake2b(user_key.encode(), key=self._key, digest_size=_PSEUDONYM_BYTES).hexdigest()
-
-
-def _create_key(path: Path) -> None:
-    """Write a new key to `path` atomically, unless another process was first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # readable only by its owner
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(secrets.token_bytes(_KEY_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(name, path)
-    except FileExistsError:
-        return
-    finally:
-        Path(name).unlink()

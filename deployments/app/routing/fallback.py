@@ -232,4 +232,4 @@ async def _static_message(words: str, request: TurnRequest) -> Events:
     """The static message as a turn, without a model."""
     generation = Generation(words, (), 0, "stop", 0.0, 0.0)
     answer = ParsedAnswer(words, (), True)
-    yield TurnEnd(generation, answer, measure_response(request.messages, generation, answer, ()), 0.0)
+    yield TurnEnd(generation, answer, measure_response(request.messages, generation, answer, (), ()), 0.0)

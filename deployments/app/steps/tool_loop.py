@@ -18,10 +18,11 @@ from deployments.app.steps.retrieval import FoundPassages, PendingPassages
 from deployments.core.messages import Backend, Delta, Event, Events, ToolStep, TurnEnd, TurnRequest
 from tasks.core.records import Message, Record, ToolCall
 from tasks.core.settings import ToolSettings
+from tasks.evaluation.response_features import UNKNOWN
 from tasks.prompt.tool_calls import ParsedAnswer, visible_text
 from tasks.retrieval import lookup_tool
 from tasks.tools.policy import Decision, ToolResult
-from tasks.tools.toolbox import Failure, dump_result
+from tasks.tools.toolbox import UNKNOWN_TOOL, Failure, dump_result
 
 WITHHELD = Failure(error="unreadable", message="What the tool told cannot be shown.")
 """Replaces a result that no check could clean."""
@@ -139,7 +140,8 @@ class _ToolTurn:
         """Add a call's result, which the next model call reads."""
         code = outcome.result.error if isinstance(outcome.result, Failure) else "ok"
         found = tuple(f"{finding.check}: {finding.reason}" for finding in checked.findings if finding.outcome != "pass")
-        self._steps.append(ToolStep(tool=call.name, outcome=code, decisions=outcome.decisions, found=found))
+        name = UNKNOWN if code == UNKNOWN_TOOL else call.name  # a name that the model made up
+        self._steps.append(ToolStep(tool=name, outcome=code, decisions=outcome.decisions, found=found))
         result = dump_result(WITHHELD) if checked.blocked else checked.text
         self._tool_results.append(ToolResult(call.name, result))
         self.request = replace(self.request, messages=(*self.request.messages, Message(role="tool", content=result)))

@@ -20,6 +20,8 @@ from tasks.domains.nursery.entities import Customer, Item, Order
 from tasks.domains.nursery.transaction import ShopTransaction
 
 VERSION = 1
+_MODE = 0o600
+"""Only the user of the service reads its customers' data."""
 BUSY_S = 3.0
 """Seconds that a writer waits for another: less than a tool's timeout, so that the wait ends as an error."""
 
@@ -93,6 +95,8 @@ def open_shop(path: Path, seed: Path) -> Shop:
     """
     if not path.exists():
         _make(path, seed)
+    if path.stat().st_mode & 0o077:  # as versions before 0.3 made it
+        path.chmod(_MODE)
     try:
         with closing(sqlite3.connect(path, timeout=BUSY_S)) as connection:
             (version,) = connection.execute("PRAGMA user_version").fetchone()
@@ -115,6 +119,7 @@ def _make(path: Path, seed: Path) -> None:
             _fill(ShopTransaction(connection), seed)
             connection.execute(f"PRAGMA user_version = {VERSION}")
             connection.execute("COMMIT")
+        made.chmod(_MODE)
         try:
             os.link(made, path)
         except FileExistsError:

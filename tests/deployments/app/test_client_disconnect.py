@@ -52,7 +52,7 @@ async def hang_up(assistant: ReplicaAssistant, after: str) -> None:
         "path": "/v1/chat/completions",
         "raw_path": b"/v1/chat/completions",
         "query_string": b"",
-        "headers": [],
+        "headers": [(b"content-type", b"application/json")],
         "asgi": {"version": "3.0", "spec_version": "2.3"},
     }
     await assistant.app(scope, receive, send)  # type: ignore[arg-type]

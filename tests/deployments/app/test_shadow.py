@@ -151,7 +151,7 @@ def test_before_the_body_is_sent_nothing_is_asked() -> None:
             "type": "http",
             "method": "POST",
             "path": "/v1/chat/completions",
-            "headers": [],
+            "headers": [(b"content-type", b"application/json")],
             "query_string": b"",
             "http_version": "1.1",
         }

@@ -258,7 +258,8 @@ def test_a_bad_request_is_400_names_its_field_and_leaves_a_row(
         model = {} if param == "model" else {"model": "production"}
         content = body if isinstance(body, bytes) else json.dumps({**model, "messages": ASK, **body}).encode()
         async with assistant.http() as http:
-            answer = await http.post("/v1/chat/completions", content=content)
+            json_type = {"content-type": "application/json; charset=utf-8"}
+            answer = await http.post("/v1/chat/completions", content=content, headers=json_type)
         error = answer.json()["error"]
         assert (answer.status_code, error["code"], error["type"]) == (400, code, "invalid_request_error")
         assert param is None or error["param"] == param

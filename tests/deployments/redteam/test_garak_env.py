@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -64,7 +65,14 @@ def test_it_gets_one_key_and_nothing_of_grafts(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setenv("GRAFT_API_KEYS", "shop=sk-0123456789abcdef batch=sk-fedcba9876543210")
     monkeypatch.setenv("PYTHONPATH", "/somewhere")
     monkeypatch.setenv("XDG_CONFIG_HOME", "/a/persons/own")
+    others = ("AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "HF_TOKEN", "HOMEBREW_TOKEN", "PREFECT_API_AUTH_STRING", "PIP_X")
+    for name in others:
+        monkeypatch.setenv(name, "a secret")
+    monkeypatch.setenv("https_proxy", "http://proxy:3128")
     variables = environment("sk-0123456789abcdef", tmp_path)
+    assert "a secret" not in variables.values()
+    assert variables["https_proxy"] == "http://proxy:3128"
+    assert variables["PATH"] == os.environ["PATH"]
     assert [name for name, value in variables.items() if "sk-" in value] == ["OPENAICOMPATIBLE_API_KEY"]
     assert "PYTHONPATH" not in variables
     assert variables["HF_HUB_OFFLINE"] == "1"

@@ -27,6 +27,7 @@ from tests.support.fake_serve_api import PretendedServe, pretended_serve
 from tests.support.prefect_stack import edit_yaml
 from tests.support.ray_stack import make_package
 
+pytestmark = pytest.mark.slow
 PROMOTE, ROLLBACK = Act(action="promote", who="Ada"), Act(action="rollback", who="Ada")
 
 

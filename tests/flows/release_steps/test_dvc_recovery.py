@@ -13,6 +13,8 @@ import yaml
 from flows.release_steps import dvc_recovery
 from tasks.core.errors import GraftError
 
+pytestmark = pytest.mark.slow
+
 STAGES = {name: {"cmd": f"echo {name} > {name}.txt", "outs": [f"{name}.txt"]} for name in ("first", "second")}
 
 

@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 from textwrap import dedent
 
-import httpx
 import psutil
 import pytest
 import yaml
 
+from deployments.stack.environment import stack_environment
 from tests.conftest import ROOT
 from tests.support.prefect_stack import GraftStack
 
@@ -74,8 +74,8 @@ def project(tmp_path: Path, stack: GraftStack) -> Path:
 
 
 def begin(project: Path, stack: GraftStack) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PREFECT_API_URL": f"{stack.api.url}/api"}
-    environment["PREFECT_HOME"] = str(project / ".graft/prefect")
+    prefect = {name: value for name, value in stack_environment(stack.root).items() if name.startswith("PREFECT_")}
+    environment = {**os.environ, **prefect, "PYTHONPATH": str(ROOT), "PREFECT_HOME": str(project / ".graft/prefect")}
     return subprocess.Popen(
         [sys.executable, "walk.py"],
         cwd=project,
@@ -94,7 +94,7 @@ def walk(project: Path, stack: GraftStack) -> str:
 
 def last_tasks(stack: GraftStack) -> dict[str, str]:
     """State names of the last throw-away run's tasks, in the order they began."""
-    client = httpx.Client(base_url=f"{stack.api.url}/api")
+    client = stack.prefect
     flows = {"flows": {"name": {"any_": ["throw-away"]}}, "sort": "START_TIME_DESC", "limit": 1}
     run = client.post("/flow_runs/filter", json=flows).json()[0]
     tasks = client.post("/task_runs/filter", json={"flow_runs": {"id": {"any_": [run["id"]]}}}).json()
@@ -108,7 +108,7 @@ def test_stages_run_in_order_then_are_cached_and_only_what_follows_a_change_runs
     assert "STATE Completed" in output
     assert list(last_tasks(stack).items()) == [(name, "Completed") for name in STAGES]
     assert "after second" in output
-    bars = httpx.post(f"{stack.api.url}/api/artifacts/filter", json={"artifacts": {"key": {"like_": "first-pro"}}})
+    bars = stack.prefect.post("/artifacts/filter", json={"artifacts": {"key": {"like_": "first-pro"}}})
     assert bars.json()[0]["data"] == 100.0
     assert bars.json()[0]["description"].startswith("first: 2/2 rows")
 

@@ -19,7 +19,9 @@ def test_counts_the_last_question_and_the_answer() -> None:
     ]
     call = ToolCall(name="find_order", arguments={"order_id": "HL-12345"})
     generation = Generation("x", (1, 2, 3), 40, "stop", 1.0, 2.0)
-    features = measure_response(messages, generation, ParsedAnswer("", (call,), valid=True), ("i can't",))
+    features = measure_response(
+        messages, generation, ParsedAnswer("", (call,), valid=True), ("i can't",), {"find_order"}
+    )
     assert features == ResponseFeatures(
         user_chars=5,
         turns=2,
@@ -32,3 +34,13 @@ def test_counts_the_last_question_and_the_answer() -> None:
         valid_format=True,
     )
     assert set(NUMERIC) | set(CATEGORICAL) == set(ResponseFeatures.model_fields)
+
+
+def test_a_name_that_the_model_made_up_is_not_recorded() -> None:
+    """It comes from the conversation, and the drift report would show it."""
+    generation = Generation("x", (1,), 4, "stop", 1.0, 2.0)
+    call = ToolCall(name="<script>alert('Ada Lovelace')</script>", arguments={})
+    for tools in ({"find_order"}, set[str]()):
+        features = measure_response([], generation, ParsedAnswer("", (call,), valid=True), (), tools)
+        assert features.tool_name == "(unknown)"
+    assert measure_response([], generation, ParsedAnswer("no", (), valid=True), (), ()).tool_name == ""

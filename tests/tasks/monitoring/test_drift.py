@@ -21,6 +21,7 @@ from tasks.monitoring.drift import COLUMNS, compare, monitor, reference_path, th
 from tasks.monitoring.telemetry_row import TelemetryRow
 from tasks.monitoring.telemetry_store import TelemetryWriter
 from tasks.registry.registry import LocalRegistry
+from tests.support.hostile_text import HOSTILE
 
 SETTINGS = DriftSettings(min_rows=30, window_hours=24, false_positive_rate=0.01, min_columns=2, resamples=100, seed=7)
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -79,6 +80,14 @@ def test_one_column_alone_is_named_but_is_no_drift() -> None:
     [over] = [column for column in verdict.columns if column.over]
     assert (over.column, over.unseen, over.measure, over.window) == ("tool_name", ("refund",), "share of refund", 1.0)
     assert any("refund unseen in the reference" in sentence for sentence in verdict.sentences)
+
+
+def test_a_name_that_a_model_made_up_is_not_in_the_page() -> None:
+    """Rows of older versions have such names, and Evidently writes a category into a script as it is."""
+    window = features(60, seed=2).assign(tool_name=HOSTILE)
+    found = compare(window, REFERENCE, "abc", SETTINGS)
+    assert [c.unseen for c in found.verdict.columns if c.column == "tool_name"] == [("(unlisted)",)]
+    assert "alert(1)" not in found.html + found.verdict.model_dump_json()
 
 
 def test_one_odd_answer_in_a_constant_column_is_no_alarm_but_many_are() -> None:

@@ -5,6 +5,7 @@ Also covers `tasks/monitoring/telemetry_row.py`.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -51,6 +52,36 @@ def parts(root: Path) -> list[Path]:
 
 def test_a_row_has_every_feature() -> None:
     assert set(ResponseFeatures.model_fields) <= set(TelemetryRow.model_fields)
+
+
+def test_no_text_from_outside_gets_into_a_row() -> None:
+    """Whatever column it tries: rows are shown in HTML, Markdown and terminals."""
+    texts = [name for name, field in TelemetryRow.model_fields.items() if "str" in str(field.annotation)]
+    assert {"owner", "error", "tool_name", "steps", "decisions", "passed_over"} <= set(texts)
+    for text in (
+        "</script><script>alert(1)</script>",
+        "`rm`",
+        "a | b",
+        "\x1b[31m",
+        "line\nbreak",
+        "x" * 500,
+        "a\u202eb",
+    ):
+        plain = row(1).model_dump() | dict.fromkeys(texts, text)
+        nested = json.dumps([{"tool": text, text: [text, 1.5, None]}])
+        columns = ("steps", "passages", "findings", "decisions", "shadow")
+        hostile = plain | dict.fromkeys(columns, nested)
+        kept = TelemetryRow.model_validate(hostile)
+        assert {getattr(kept, name) for name in texts if name not in columns} == {"(unlisted)"}
+        assert json.loads(kept.steps) == [{"tool": "(unlisted)", "(unlisted)": ["(unlisted)", 1.5, None]}]
+        assert text not in kept.model_dump_json()
+    steps = [
+        {"tool": "find_order", "reason": "It is too late to cancel: the order is sent.", "passages": ["a/b.md#ä/2"]}
+    ]
+    good = {"steps": json.dumps(steps), "error": "rate_limit_exceeded", "passed_over": "canary: first_token, previous"}
+    kept = TelemetryRow.model_validate(row(1).model_dump() | good)
+    assert json.loads(kept.steps) == steps
+    assert kept.model_dump() | good | {"steps": kept.steps} == kept.model_dump()
 
 
 def test_rows_are_read_back_from_parts_and_open_files(tmp_path: Path) -> None:

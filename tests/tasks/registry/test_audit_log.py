@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import pytest
 
 from tasks.core.files import sha256_tree
 from tasks.core.settings import load_settings
-from tasks.registry.audit_log import actor, append_entry, read_audit, render
+from tasks.registry.audit_log import actor, append_entry, claimed_name, read_audit, render
 from tasks.registry.registry import PRODUCTION, Act, LocalRegistry
 from tests.conftest import ROOT
 
@@ -74,9 +76,18 @@ def test_it_is_printed_newest_first_with_the_owners(registry: LocalRegistry, dig
     assert owners.serving in rest[4]
 
 
-def test_who_acts_is_the_environments_user_or_the_login_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_entry_writes_more_than_its_line_to_the_terminal(registry: LocalRegistry, digests: list[str]) -> None:
+    append_entry(registry, "approve", digests[0], "fine\n2026-01-01 00:00 UTC  promote", "Ada\x1b[2J\u202e")
+    (line,) = render(read_audit(registry), load_settings(ROOT / "params.yaml").owners).splitlines()[:1]
+    assert line.endswith("  Ada [2J : fine 2026-01-01 00:00 UTC  promote")
+
+
+def test_who_acts_is_the_login_name_and_any_other_name_is_told_as_claimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    login = pwd.getpwuid(os.getuid()).pw_name
+    for name in ("LOGNAME", "USER"):
+        monkeypatch.setenv(name, "ada")
     monkeypatch.setenv("GRAFT_USER", "Ada Lovelace")
-    assert actor() == "Ada Lovelace"
-    monkeypatch.delenv("GRAFT_USER")
-    monkeypatch.setenv("LOGNAME", "ada")
-    assert actor() == "ada"
+    assert (claimed_name(), actor()) == ("Ada Lovelace", f"Ada Lovelace (as claimed by {login})")
+    for own in ("", login):
+        monkeypatch.setenv("GRAFT_USER", own)
+        assert (claimed_name(), actor()) == (login, login)

@@ -5,7 +5,7 @@ test_registry.py tests the behavior that it shares with a folder.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -127,3 +127,24 @@ def test_a_wrong_key_an_absent_bucket_and_no_server_are_reported(
 def test_a_location_without_a_bucket_is_refused(tmp_path: Path) -> None:
     with pytest.raises(GraftError, match="names no bucket"):
         S3Store("s3://", None, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../../escaped.txt", "../escaped.txt", "/escaped.txt", "a/../../escaped.txt", "a//b"])
+def test_an_object_whose_name_leads_out_of_its_folder_is_not_fetched(
+    s3_location: RegistryLocation, build_package: Callable[..., Any], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = build_package()
+    s3_location.open().publish(built.package, built.base, built.evaluation)
+    found = s3_location.open("elsewhere")
+    store = found.store
+    assert isinstance(store, S3Store)
+    listed = store._list
+
+    def with_another(prefix: str) -> Iterator[str]:
+        yield f"{prefix}{name}"  # not every S3 server stores such a name
+        yield from listed(prefix)
+
+    monkeypatch.setattr(store, "_list", with_another)
+    with pytest.raises(GraftError, match=r"is no file in packages/.*so the folder is not used"):
+        found.package(built.digest)
+    assert not list(s3_location.root.rglob("escaped.txt"))

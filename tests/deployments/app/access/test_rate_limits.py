@@ -57,13 +57,25 @@ def test_without_keys_everybody_is_let_in(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize(
-    "value", ["shop", "=sk-0123456789abcdef", "shop=short", f"a={KEY} a=sk-another-long-key", f"a={KEY} b={KEY}"]
+    "value",
+    ["shop", "=sk-0123456789abcdef", "shop=short", f"a={KEY} a=sk-another-long-key", f"a={KEY} b={KEY}", f"a:b={KEY}"],
 )
 def test_keys_that_cannot_be_read_are_one_error_without_the_key(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, value)
     with pytest.raises(GraftError, match="entry") as error:
         read_keys()
     assert KEY not in str(error.value)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.7", "shop.example.org", ""])
+def test_beyond_loopback_keys_are_required(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
+    with pytest.raises(GraftError, match=rf"http.host is {host} in .*set {VARIABLE} "):
+        read_keys(host)
+    for own in ("127.0.0.1", "::1", "localhost"):
+        assert read_keys(own) == {}
+    monkeypatch.setenv(VARIABLE, f"shop={KEY}")
+    assert read_keys(host) == {"shop": KEY}
 
 
 def test_requests_come_back_over_the_minute(clock: Clock) -> None:

@@ -53,7 +53,7 @@ def as_chunks(text: str, size: int = 3) -> Script:
             yield Delta(text[end - size : end], 7, number)
         generation = Generation(text, tuple(range(len(ends))), 7, "stop", 1.0, 2.0)
         answer = ParsedAnswer(text, (), True)
-        yield TurnEnd(generation, answer, measure_response(ask.messages, generation, answer, ()), 3.0)
+        yield TurnEnd(generation, answer, measure_response(ask.messages, generation, answer, (), ()), 3.0)
 
     return script
 

@@ -42,7 +42,9 @@ def calls(name: str, before: str = "", **arguments: str) -> Script:
         answer = ParsedAnswer(before.strip(), (ToolCall(name=name, arguments=arguments),), True)
         for end in range(0, len(text), 7):
             yield Delta(text[end : end + 7], 30, 1 + end // 7)
-        yield TurnEnd(generation, answer, measure_response(ask.messages, generation, answer, ()), 3.0, cached_tokens=28)
+        yield TurnEnd(
+            generation, answer, measure_response(ask.messages, generation, answer, (), {name}), 3.0, cached_tokens=28
+        )
 
     return script
 

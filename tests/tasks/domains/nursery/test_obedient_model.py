@@ -106,6 +106,7 @@ def check_order(before: Order, after: Order, today: date) -> None:
         assert len({refund.reason for refund in after.refunds}) == len(after.refunds), name
 
 
+@pytest.mark.slow
 def test_every_call_by_three_customers_breaks_no_rule(desk: ToolService) -> None:
     shown: set[tuple[str | None, str]] = set()
     effects = 0
