@@ -276,7 +276,7 @@ def _clean(rows: pd.DataFrame) -> pd.DataFrame:
     """The feature columns in Evidently's types: floats with NaN, and text in which a missing value is a category."""
 
     def category(value: object) -> str:
-        # Rows of versions before 0.3 hold what a model made up.
+        # Rows of version 0.1 hold names that a model made up.
         return MISSING if pd.isna(value) else allowed(str(value)) or EMPTY  # type: ignore[call-overload]
 
     numeric = {c: pd.to_numeric(rows[c]).astype(float) for c in NUMERIC}

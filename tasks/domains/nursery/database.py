@@ -95,7 +95,7 @@ def open_shop(path: Path, seed: Path) -> Shop:
     """
     if not path.exists():
         _make(path, seed)
-    if path.stat().st_mode & 0o077:  # as versions before 0.3 made it
+    if path.stat().st_mode & 0o077:  # as version 0.1 made it
         path.chmod(_MODE)
     try:
         with closing(sqlite3.connect(path, timeout=BUSY_S)) as connection:
